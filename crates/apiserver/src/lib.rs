@@ -1,0 +1,1 @@
+//! The embedded Kubernetes API: durable store, watch, admission, authorization and discovery.

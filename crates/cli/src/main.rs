@@ -1,0 +1,2 @@
+//! The ferrovirt command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The controllers: watches and leases around the decisions of the plan crate, against any Kubernetes API.

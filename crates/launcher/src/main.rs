@@ -1,0 +1,2 @@
+//! The launcher of one machine.
+fn main() {}

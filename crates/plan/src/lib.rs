@@ -1,0 +1,1 @@
+//! Rendering of grants into pods, SCCs and roles, reading them back, and the pure decisions of every controller.

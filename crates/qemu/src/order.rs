@@ -1,0 +1,234 @@
+//! The order: everything that a launcher needs to know to run one guest, decided elsewhere.
+//!
+//! `ferrovirt-plan` renders it, the node agent sends it together with open descriptors, the launcher obeys. All
+//! paths are paths inside the launcher's container.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of [`Order`]; a launcher refuses every other.
+pub const VERSION: u32 = 1;
+
+/// One guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Order {
+    /// Always [`VERSION`].
+    pub version: u32,
+    /// `namespace_name`, shown as the guest's name by QEMU.
+    pub name: String,
+    /// SMBIOS UUID.
+    pub uuid: String,
+    /// SMBIOS serial.
+    pub serial_number: Option<String>,
+    /// QEMU machine type.
+    pub machine: String,
+    /// Accelerator.
+    pub accelerator: Accelerator,
+    /// QEMU CPU model (`max`, `host`, or a named one).
+    pub cpu_model: String,
+    /// Sockets, each with `cores` cores.
+    pub sockets: u32,
+    /// Cores, each with `threads` threads.
+    pub cores: u32,
+    /// Threads of one core.
+    pub threads: u32,
+    /// Guest memory.
+    pub memory: Memory,
+    /// Direct kernel boot; firmware boots the disks otherwise.
+    pub kernel: Option<Kernel>,
+    /// Disks in order.
+    pub disks: Vec<Disk>,
+    /// Network interfaces in order.
+    pub nics: Vec<Nic>,
+    /// A serial port.
+    pub serial: bool,
+    /// A VGA adapter with VNC.
+    pub graphics: bool,
+    /// A memory balloon.
+    pub balloon: bool,
+    /// A virtio random number generator.
+    pub rng: bool,
+    /// ACPI is offered to the guest.
+    pub acpi: bool,
+    /// Leave the guest paused after start.
+    pub start_paused: bool,
+    /// Seconds that a graceful shutdown may take.
+    pub grace_seconds: u32,
+}
+
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Accelerator {
+    /// The host's virtualization extensions, through /dev/kvm.
+    Kvm,
+    /// Software emulation.
+    Tcg,
+}
+
+/// Guest memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Memory {
+    /// Size in bytes.
+    pub bytes: u64,
+    /// What backs it.
+    pub backing: Backing,
+}
+
+/// What backs guest memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Backing {
+    /// Ordinary pages.
+    Anonymous,
+    /// An anonymous file of huge pages: needs no mount and no permission on a directory.
+    HugeMemfd {
+        /// Bytes of a page.
+        page_bytes: u64,
+    },
+    /// A file that QEMU creates and unlinks in a hugetlbfs directory, as the documented profile's rules describe.
+    HugeDirectory {
+        /// The directory.
+        path: String,
+    },
+}
+
+/// Direct kernel boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Kernel {
+    /// Kernel image.
+    pub kernel: Option<String>,
+    /// Initial RAM file system.
+    pub initrd: Option<String>,
+    /// Kernel command line.
+    pub args: String,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Disk {
+    /// Name, a DNS label, unique in the order.
+    pub name: String,
+    /// File or block device.
+    pub path: String,
+    /// Format of the bytes.
+    pub format: Format,
+    /// Opened read-only.
+    pub read_only: bool,
+    /// Writes go to a temporary overlay that ends with QEMU.
+    pub overlay: bool,
+    /// A CD-ROM drive.
+    pub cdrom: bool,
+    /// The bus.
+    pub bus: Bus,
+    /// Serial number shown to the guest.
+    pub serial: Option<String>,
+    /// Boot position, from 1.
+    pub boot_order: Option<u32>,
+    /// Cache mode.
+    pub cache: Cache,
+    /// Queues of a virtio disk; 1 for one queue.
+    pub queues: u32,
+}
+
+/// Format of a disk's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Format {
+    /// As they are.
+    Raw,
+    /// QEMU copy-on-write.
+    Qcow2,
+}
+
+/// Bus of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Bus {
+    /// virtio-blk.
+    Virtio,
+    /// AHCI.
+    Sata,
+    /// virtio-scsi.
+    Scsi,
+    /// USB storage.
+    Usb,
+}
+
+/// Cache mode of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Cache {
+    /// Direct, with native asynchronous I/O, where the file system can; writethrough otherwise. The launcher
+    /// finds out by opening the file.
+    Auto,
+    /// O_DIRECT.
+    None,
+    /// Host page cache for reads, writes go through.
+    Writethrough,
+    /// Host page cache.
+    Writeback,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Nic {
+    /// Name, a DNS label, unique in the order.
+    pub name: String,
+    /// MAC address, `02:00:00:00:00:01` form.
+    pub mac: String,
+    /// QEMU device model: virtio, e1000, e1000e, rtl8139.
+    pub model: String,
+    /// Queues of the TAP; 1 means a TAP without the multi-queue flag.
+    pub queues: u32,
+    /// Where the TAP comes from.
+    pub tap: Tap,
+    /// Boot position, from 1.
+    pub boot_order: Option<u32>,
+    /// What the guest is told by DHCP; nobody answers when absent.
+    pub dhcp: Option<Lease>,
+}
+
+/// Where a TAP comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Tap {
+    /// The node agent opened every queue and sends the descriptors with the order (minimal profile).
+    Passed,
+    /// The launcher creates it, opens every queue, attaches it to the bridge and sets it up, with the
+    /// capability NET_ADMIN and /dev/net/tun (documented profile).
+    Created {
+        /// Interface name, at most 15 bytes.
+        interface: String,
+        /// Bridge in the pod's network namespace.
+        bridge: String,
+        /// Maximum transmission unit in bytes.
+        mtu: u32,
+    },
+}
+
+/// The one DHCP lease that an interface's guest gets. Addresses in dotted form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Lease {
+    /// Address of the guest.
+    pub address: std::net::Ipv4Addr,
+    /// Prefix length of the guest's network.
+    pub prefix: u8,
+    /// Address of the server, on the pod's bridge.
+    pub server: std::net::Ipv4Addr,
+    /// Default gateway.
+    pub gateway: Option<std::net::Ipv4Addr>,
+    /// Name servers.
+    pub dns: Vec<std::net::Ipv4Addr>,
+    /// Search domains.
+    pub search: Vec<String>,
+    /// Host name.
+    pub hostname: String,
+    /// MTU in bytes.
+    pub mtu: u16,
+}

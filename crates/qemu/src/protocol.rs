@@ -1,0 +1,113 @@
+//! Messages between the node agent and a launcher.
+//!
+//! The socket is `SOCK_SEQPACKET`: one JSON message to a packet, at most [`MAX_MESSAGE`] bytes. The agent creates
+//! and binds it (mode 0600, owned by the launcher's user) and hands the listening descriptor to the launcher as
+//! file descriptor 3, so that an agent that starts anew finds it by path. Descriptors travel as SCM_RIGHTS with
+//! the message that names them. Every connection gets an [`Event::State`] at once and another at each change.
+
+use crate::order::Order;
+use serde::{Deserialize, Serialize};
+
+/// Largest message in bytes; a longer one ends the connection.
+pub const MAX_MESSAGE: usize = 128 * 1024;
+/// Most descriptors in one message (the kernel's SCM_MAX_FD is 253); more queues travel in further
+/// [`Request::Descriptors`] messages before the order.
+pub const MAX_DESCRIPTORS: usize = 250;
+/// The listening descriptor of a launcher.
+pub const LISTEN_FD: i32 = 3;
+
+/// Agent to launcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Request {
+    /// Descriptors for the order that follows, one purpose for each, in the order of SCM_RIGHTS.
+    Descriptors {
+        /// What each descriptor is.
+        purposes: Vec<Purpose>,
+    },
+    /// Start the guest. A second one, whatever it says, is refused: a launcher runs one guest in its life.
+    Start {
+        /// The guest.
+        order: Box<Order>,
+    },
+    /// Ask the guest to shut down; end QEMU when the seconds are over.
+    Shutdown {
+        /// Seconds; the order's own when absent, none means at once.
+        grace_seconds: Option<u32>,
+    },
+    /// Stop the vCPUs.
+    Pause,
+    /// Run the vCPUs again.
+    Unpause,
+}
+
+/// What a passed descriptor is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Purpose {
+    /// One queue of the TAP of this interface.
+    TapQueue {
+        /// Name of the interface.
+        nic: String,
+    },
+    /// UDP socket on port 67 of the pod's bridge, for the interface's DHCP answers.
+    Dhcp {
+        /// Name of the interface.
+        nic: String,
+    },
+}
+
+/// Launcher to agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Event {
+    /// Where the guest is.
+    State {
+        /// The state.
+        state: State,
+        /// QEMU's process, as the container numbers it.
+        qemu_pid: Option<i32>,
+    },
+    /// A request could not be carried out.
+    Refused {
+        /// Why, for a person.
+        message: String,
+    },
+}
+
+/// Where a guest is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// No order yet.
+    Waiting,
+    /// QEMU is starting.
+    Starting,
+    /// vCPUs run.
+    Running,
+    /// vCPUs are stopped by request.
+    Paused,
+    /// The guest was asked to shut down.
+    ShuttingDown,
+    /// QEMU is gone. The launcher exits once this is sent: with 0 for [`Ending::Shutdown`], with 1 otherwise.
+    Ended {
+        /// How.
+        ending: Ending,
+        /// For a person: QEMU's last words or the reason of the shutdown.
+        message: String,
+    },
+}
+
+/// How a guest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Ending {
+    /// The guest shut itself down, by itself or when asked.
+    Shutdown,
+    /// Ended by the launcher because the grace period was over or none was given.
+    Destroyed,
+    /// The guest panicked.
+    Panicked,
+    /// QEMU could not be started or died.
+    Failed,
+}

@@ -1,0 +1,1 @@
+//! SecurityContextConstraints admission: constraints, requester and pod in; the defaulted pod or every refusal out.
