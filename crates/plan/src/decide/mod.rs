@@ -1,0 +1,1 @@
+//! The pure decisions of every controller: a snapshot and the time in, actions out.

@@ -1,0 +1,1 @@
+//! Subresources that change an object: a patch or a refusal out of the objects as they are.
