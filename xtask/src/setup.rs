@@ -1,0 +1,70 @@
+//! Debian packages, by name.
+
+use crate::run;
+use anyhow::{Context, Result};
+use std::process::Command;
+
+/// What each package is for.
+const PACKAGES: [(&str, &str); 18] = [
+    ("qemu-system-x86", "runs the guests"),
+    ("qemu-utils", "qemu-img makes the guest's disk"),
+    ("seabios", "firmware of guests that boot a disk"),
+    ("crun", "the OCI runtime of the node agent"),
+    ("iproute2", "looked at by tests"),
+    ("nftables", "masquerade in pods"),
+    ("containernetworking-plugins", "the pod network"),
+    ("busybox-static", "the guest's user space"),
+    ("cpio", "packs the guest's initial RAM file system"),
+    ("kmod", "depmod orders the guest's modules"),
+    ("binutils", "strips the guest's modules"),
+    ("e2fsprogs", "file system of the guest's disk"),
+    ("grub-common", "grub-mkimage makes the guest's disk bootable"),
+    ("grub-pc-bin", "GRUB's modules for it"),
+    ("gcc", "links Rust programs and builds their C parts"),
+    ("libc6-dev", "the static launcher"),
+    ("procps", "looked at by tests"),
+    ("ca-certificates", "apt over TLS, where it is used"),
+];
+
+/// Installs what is missing. Runs apt only when something is.
+pub fn install() -> Result<()> {
+    let missing: Vec<&str> = PACKAGES.iter().map(|(name, _)| *name).filter(|name| !installed(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing {}", missing.join(" "));
+    let _ = run(Command::new("apt-get").args(["-q", "update"]));
+    let attempt = apt(&missing, &[]);
+    if attempt.is_err() && installed("qemu-utils") && missing.contains(&"qemu-system-x86") {
+        // A qemu-utils from another suite keeps the release's qemu-system-x86 out: take the release's own for both.
+        let release = release()?;
+        let own = format!("qemu-utils/{release}");
+        return apt(&missing, &[own.as_str()]);
+    }
+    attempt
+}
+
+fn apt(names: &[&str], more: &[&str]) -> Result<()> {
+    run(Command::new("apt-get")
+        .args(["-q", "install", "-y", "--no-install-recommends", "--allow-downgrades"])
+        .args(names)
+        .args(more)
+        .env("DEBIAN_FRONTEND", "noninteractive"))
+    .context("install these packages by hand, then run the command again")
+}
+
+fn installed(name: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["-W", "-f", "${db:Status-Status}", name])
+        .output()
+        .is_ok_and(|output| output.stdout == b"installed")
+}
+
+/// The release's code name, from os-release.
+fn release() -> Result<String> {
+    let text = std::fs::read_to_string("/etc/os-release")?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .map(str::to_owned)
+        .context("/etc/os-release has no VERSION_CODENAME")
+}
