@@ -1,1 +1,6 @@
-//! Wire types of kubevirt.io and security.openshift.io, their CRDs, defaulting, validation and conversion into the model.
+//! Wire types of kubevirt.io, their CRDs, defaulting, validation and conversion into the model.
+
+pub mod kubevirt;
+mod wire;
+
+pub use wire::Opaque;
