@@ -1,7 +1,12 @@
 //! System calls that the standard library does not offer; the only crate with unsafe code.
 //!
-//! What `rustix` already offers safely (poll, socketpair, pidfd, wait) is used from there directly.
+//! What `rustix` already offers safely (poll, socketpair, pidfd, wait, mount) is used from there directly.
 
+pub mod kvm;
+pub mod link;
+pub mod netns;
 pub mod process;
 pub mod seqpacket;
 pub mod signal;
+pub mod tap;
+pub mod udp;
