@@ -1,0 +1,88 @@
+//! The vocabulary that the stages of a request share: who asks, and for what.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::registry::Kind;
+
+/// An authenticated user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserInfo {
+    /// User name, for example `system:serviceaccount:kubevirt:kubevirt-controller`.
+    pub name: String,
+    /// UID, empty when the credential has none.
+    pub uid: String,
+    /// Groups, `system:authenticated` or `system:unauthenticated` included.
+    pub groups: Vec<String>,
+    /// What else the credential says.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// What authorization is asked about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, or an own verb such as `use`;
+    /// for paths that are no resources the method in small letters.
+    pub verb: String,
+    /// API group, empty for core.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Plural resource name; empty when the request is for a path that is no resource.
+    pub resource: String,
+    /// Subresource or empty.
+    pub subresource: String,
+    /// Namespace or empty.
+    pub namespace: String,
+    /// Object name or empty.
+    pub name: String,
+    /// The path.
+    pub path: String,
+}
+
+/// What authorization answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Yes, and by which binding.
+    Allow(String),
+    /// No. The reason may be empty; the caller words the 403.
+    Deny(String),
+}
+
+/// The verb of admission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// POST of a new object.
+    Create,
+    /// PUT or PATCH.
+    Update,
+    /// DELETE; `object` is null.
+    Delete,
+}
+
+/// One request at the admission stage. Admission may change `object`.
+pub struct AdmissionRequest<'a> {
+    /// Which kind of object.
+    pub kind: &'static Kind,
+    /// The version in the request's path (objects are always handed over in the stored version).
+    pub version: &'a str,
+    /// Create, update or delete.
+    pub operation: Operation,
+    /// `status` or empty.
+    pub subresource: &'a str,
+    /// Namespace or empty.
+    pub namespace: &'a str,
+    /// Name; generated names are already there.
+    pub name: &'a str,
+    /// Who asks.
+    pub user: &'a UserInfo,
+    /// The stored object, for update and delete.
+    pub old: Option<&'a Value>,
+    /// The new object; null for delete.
+    pub object: &'a mut Value,
+    /// Nothing will be stored.
+    pub dry_run: bool,
+    /// For the `Warning:` headers of the answer.
+    pub warnings: &'a mut Vec<String>,
+}

@@ -1,0 +1,124 @@
+//! The recent history, and those who follow it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Key, Prefix, Shared, StoreError};
+
+/// How many events the history keeps. A client that is slower than this lists again.
+const MAX_EVENTS: usize = 4096;
+/// How many bytes of JSON the history keeps alive, at most (counted as serialized; twice that in memory).
+const MAX_BYTES: usize = 4 << 20;
+
+/// What happened to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// It is new.
+    Added,
+    /// It changed.
+    Modified,
+    /// It is gone.
+    Deleted,
+}
+
+/// One change of one object.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// Revision of this change.
+    pub revision: u64,
+    /// Which object.
+    pub key: Key,
+    /// The object after the change; after a delete its last state, with the revision of the delete.
+    pub object: Arc<Value>,
+    /// The object before the change, if there was one.
+    pub old: Option<Arc<Value>>,
+}
+
+/// Ring of recent events, in order of revision.
+pub(crate) struct History {
+    events: VecDeque<(Arc<Event>, usize)>,
+    bytes: usize,
+    /// A watch can start from this revision or a later one.
+    oldest: u64,
+}
+
+impl History {
+    pub(crate) fn new(revision: u64) -> Self {
+        Self { events: VecDeque::new(), bytes: 0, oldest: revision }
+    }
+
+    pub(crate) fn push(&mut self, event: Event, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.events.push_back((Arc::new(event), bytes));
+        while self.events.len() > MAX_EVENTS || (self.bytes > MAX_BYTES && self.events.len() > 1) {
+            if let Some((event, bytes)) = self.events.pop_front() {
+                self.bytes = self.bytes.saturating_sub(bytes);
+                self.oldest = event.revision;
+            }
+        }
+    }
+
+    /// Events after `revision` that lie below `prefix`.
+    fn since(&self, revision: u64, prefix: &Prefix) -> Result<Vec<Arc<Event>>, StoreError> {
+        if revision < self.oldest {
+            return Err(StoreError::Expired { asked: revision, oldest: self.oldest });
+        }
+        let start = self.events.partition_point(|(event, _)| event.revision <= revision);
+        let new = self.events.range(start..);
+        Ok(new.filter(|(event, _)| prefix.contains(&event.key)).map(|(event, _)| Arc::clone(event)).collect())
+    }
+}
+
+/// Follows the changes below one prefix. Holds no queue of its own: it remembers the revision up to which it has
+/// read the shared history.
+pub struct Watcher {
+    shared: Arc<Shared>,
+    tick: tokio::sync::watch::Receiver<u64>,
+    prefix: Prefix,
+    seen: u64,
+}
+
+impl Watcher {
+    pub(crate) fn new(shared: Arc<Shared>, prefix: Prefix, revision: u64) -> Result<Self, StoreError> {
+        let tick = shared.tick.clone();
+        {
+            let state = shared.read();
+            if revision > state.revision {
+                return Err(StoreError::FromTheFuture { asked: revision, current: state.revision });
+            }
+            if revision < state.history.oldest {
+                return Err(StoreError::Expired { asked: revision, oldest: state.history.oldest });
+            }
+        }
+        Ok(Self { shared, tick, prefix, seen: revision })
+    }
+
+    /// The revision up to which everything has been handed out: what a bookmark says.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.seen
+    }
+
+    /// Waits for the next changes: at least one, in order. Cancel-safe: a future that is dropped loses nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Expired`] when this watcher was too slow: list again. [`StoreError::Closed`] at shutdown.
+    pub async fn next(&mut self) -> Result<Vec<Arc<Event>>, StoreError> {
+        loop {
+            self.tick.borrow_and_update();
+            let (revision, events) = {
+                let state = self.shared.read();
+                (state.revision, state.history.since(self.seen, &self.prefix)?)
+            };
+            self.seen = revision;
+            if !events.is_empty() {
+                return Ok(events);
+            }
+            self.tick.changed().await.map_err(|_| StoreError::Closed)?;
+        }
+    }
+}
