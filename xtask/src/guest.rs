@@ -36,17 +36,17 @@ const MODULES: [&str; 13] = [
 ];
 
 /// Where the parts of the guest are.
-pub struct Guest {
+pub(crate) struct Guest {
     /// Kernel (bzImage).
-    pub kernel: PathBuf,
+    pub(crate) kernel: PathBuf,
     /// Initial RAM file system.
-    pub initrd: PathBuf,
+    pub(crate) initrd: PathBuf,
     /// Image directory for `ferrovirt up --image-dir`: `ferrovirt/guest-kernel` and `ferrovirt/guest-disk`.
-    pub images: PathBuf,
+    pub(crate) images: PathBuf,
 }
 
 /// Makes the guest below `target`, or finds it made.
-pub fn build(target: &Path) -> Result<Guest> {
+pub(crate) fn build(target: &Path) -> Result<Guest> {
     let dir = target.join("guest");
     fs::create_dir_all(&dir)?;
     let package = kernel_package()?;

@@ -17,7 +17,7 @@ fn blob(dir: &Path, media_type: &str, bytes: &[u8]) -> Result<Value> {
 }
 
 /// Writes the layout folder `dir` for one image `tag` whose only layer holds `files` (path in the image, file).
-pub fn layout(dir: &Path, tag: &str, files: &[(&str, &Path)]) -> Result<()> {
+pub(crate) fn layout(dir: &Path, tag: &str, files: &[(&str, &Path)]) -> Result<()> {
     fs::create_dir_all(dir.join("blobs/sha256"))?;
     let mut tar = tar::Builder::new(Vec::new());
     for (name, path) in files {

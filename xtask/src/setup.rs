@@ -27,7 +27,7 @@ const PACKAGES: [(&str, &str); 18] = [
 ];
 
 /// Installs what is missing. Runs apt only when something is.
-pub fn install() -> Result<()> {
+pub(crate) fn install() -> Result<()> {
     let missing: Vec<&str> = PACKAGES.iter().map(|(name, _)| *name).filter(|name| !installed(name)).collect();
     if missing.is_empty() {
         return Ok(());

@@ -1,0 +1,50 @@
+//! A whole Ferrovirt on this machine, seen from outside: what a person has at hand (the binaries, kubectl, /proc)
+//! and nothing of the inside. Used by the end-to-end tests, the demo and the benchmarks.
+
+// Indexing a JSON value that is not there gives null; nothing else is indexed here.
+#![allow(clippy::indexing_slicing)]
+
+pub mod cluster;
+pub mod host;
+pub mod process;
+
+pub use cluster::{Cluster, Options};
+
+use anyhow::{Result, bail};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.ancestors().nth(2).unwrap_or(own).to_owned()
+}
+
+/// Where builds go: `CARGO_TARGET_DIR`, or `target` in the repository.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Looks again and again until `look` finds something, at the most for `limit`; `what` names it in the error.
+///
+/// Looking costs little compared with what is waited for (a guest's boot), so the pause between two looks is short
+/// and fixed; nothing depends on its length.
+pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        let last = match look() {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        if start.elapsed() > limit {
+            match last {
+                Some(error) => bail!("waited {limit:?} for {what}; the last look failed: {error:#}"),
+                None => bail!("waited {limit:?} for {what}"),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
