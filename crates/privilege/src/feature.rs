@@ -1,0 +1,376 @@
+//! Features of a machine: the left column of the table.
+
+use ferrovirt_model::machine::{
+    Binding, Bus, Cpu, Devices, Disk, DiskTarget, Firmware, Interface, KernelBoot, Machine, Memory, NicModel,
+    Port, Protocol, Scheduling, Source,
+};
+use std::{collections::BTreeSet, fmt};
+
+/// What a machine, or the system itself, can do that needs rights.
+///
+/// Options that change the rights are features of their own, so that a read-only disk cannot get write access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Feature {
+    /// Every machine: a launcher with QEMU in a pod.
+    BaseMachine,
+    /// Hardware virtualization.
+    Kvm,
+    /// An interface with a TAP, of any binding.
+    Tap,
+    /// An interface behind NAT in the pod.
+    Masquerade,
+    /// An interface on a bridge with the pod's own.
+    Bridge,
+    /// More than one queue on an interface.
+    MultiQueue,
+    /// Addresses for guests by DHCP.
+    Dhcp,
+    /// Guest memory in huge pages.
+    HugePages,
+    /// A disk in a container image below a throw-away overlay.
+    ContainerDisk,
+    /// Direct kernel boot.
+    KernelBoot,
+    /// A file of the node that is only read.
+    HostDiskRead,
+    /// A file of the node that is written.
+    HostDiskWrite,
+    /// A file of the node that is made, with its directory, when it is missing, and written.
+    HostDiskCreate,
+    /// A claim in file-system mode that is only read.
+    ClaimFileRead,
+    /// A claim in file-system mode that is written.
+    ClaimFileWrite,
+    /// A claim in block mode that is only read.
+    ClaimBlockRead,
+    /// A claim in block mode that is written.
+    ClaimBlockWrite,
+    /// Throw-away overlays of disks.
+    Overlay,
+    /// Scratch disks.
+    EmptyDisk,
+    /// A NoCloud seed.
+    CloudInit,
+    /// A NoCloud seed whose contents are in a secret.
+    CloudInitSecret,
+    /// A VGA adapter with VNC.
+    Graphics,
+    /// A serial port with a console.
+    SerialConsole,
+    /// Virtual functions of network cards. Documented; machines cannot ask for it yet.
+    Sriov,
+    /// The controllers and the node agent.
+    ControlPlane,
+    /// People.
+    UserRoles,
+}
+
+impl Feature {
+    /// Every feature, in the order of the documents.
+    pub const ALL: [Self; 26] = [
+        Self::BaseMachine,
+        Self::Kvm,
+        Self::Tap,
+        Self::Masquerade,
+        Self::Bridge,
+        Self::MultiQueue,
+        Self::Dhcp,
+        Self::HugePages,
+        Self::ContainerDisk,
+        Self::KernelBoot,
+        Self::HostDiskRead,
+        Self::HostDiskWrite,
+        Self::HostDiskCreate,
+        Self::ClaimFileRead,
+        Self::ClaimFileWrite,
+        Self::ClaimBlockRead,
+        Self::ClaimBlockWrite,
+        Self::Overlay,
+        Self::EmptyDisk,
+        Self::CloudInit,
+        Self::CloudInitSecret,
+        Self::Graphics,
+        Self::SerialConsole,
+        Self::Sriov,
+        Self::ControlPlane,
+        Self::UserRoles,
+    ];
+
+    /// The name in texts and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BaseMachine => "base machine",
+            Self::Kvm => "kvm",
+            Self::Tap => "tap networking",
+            Self::Masquerade => "masquerade binding",
+            Self::Bridge => "bridge binding",
+            Self::MultiQueue => "multi-queue",
+            Self::Dhcp => "dhcp",
+            Self::HugePages => "huge pages",
+            Self::ContainerDisk => "container disk",
+            Self::KernelBoot => "kernel boot",
+            Self::HostDiskRead => "host disk, read-only",
+            Self::HostDiskWrite => "host disk",
+            Self::HostDiskCreate => "host disk, made when missing",
+            Self::ClaimFileRead => "file claim, read-only",
+            Self::ClaimFileWrite => "file claim",
+            Self::ClaimBlockRead => "block claim, read-only",
+            Self::ClaimBlockWrite => "block claim",
+            Self::Overlay => "throw-away overlay",
+            Self::EmptyDisk => "empty disk",
+            Self::CloudInit => "cloud-init",
+            Self::CloudInitSecret => "cloud-init from a secret",
+            Self::Graphics => "graphics",
+            Self::SerialConsole => "serial console",
+            Self::Sriov => "sr-iov",
+            Self::ControlPlane => "control plane",
+            Self::UserRoles => "user roles",
+        }
+    }
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What the rights of a machine depend on beside the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The cluster allows software emulation instead of /dev/kvm.
+    pub emulation: bool,
+    /// Names of the claims in the machine's namespace that are in block mode.
+    pub block_claims: BTreeSet<String>,
+}
+
+/// One use of a feature by a machine, with the texts that fill the placeholders of its grants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Use {
+    pub(crate) feature: Feature,
+    pub(crate) texts: Vec<(&'static str, String)>,
+}
+
+/// The features of a machine.
+pub fn features(machine: &Machine, surroundings: &Surroundings) -> BTreeSet<Feature> {
+    uses(machine, surroundings).into_iter().map(|used| used.feature).collect()
+}
+
+/// Every use of a feature by the machine. The whole model is taken apart here without a rest pattern: a field of
+/// the model that no feature claims is bound to `_` with the reason beside it.
+pub(crate) fn uses(machine: &Machine, surroundings: &Surroundings) -> Vec<Use> {
+    let Machine {
+        // Identity: every machine has it.
+        namespace: _,
+        name: _,
+        uid: _,
+        cpu,
+        memory,
+        // A type of QEMU's own emulation.
+        machine_type: _,
+        firmware,
+        disks,
+        interfaces,
+        devices,
+        // What the guest is shown.
+        acpi: _,
+        // When QEMU ends; the launcher ends its own child and needs no right for it.
+        grace_seconds: _,
+        // QMP between the launcher and its own child.
+        start_paused: _,
+        scheduling,
+    } = machine;
+    let mut out = vec![plain(Feature::BaseMachine)];
+    if !surroundings.emulation {
+        out.push(plain(Feature::Kvm));
+    }
+    cpu_uses(cpu);
+    memory_uses(memory, &mut out);
+    firmware_uses(firmware, &mut out);
+    for disk in disks {
+        disk_uses(disk, surroundings, &mut out);
+    }
+    for interface in interfaces {
+        interface_uses(interface, &mut out);
+    }
+    device_uses(devices, &mut out);
+    scheduling_uses(scheduling);
+    out
+}
+
+fn plain(feature: Feature) -> Use {
+    Use { feature, texts: Vec::new() }
+}
+
+fn with(feature: Feature, texts: &[(&'static str, &str)]) -> Use {
+    Use { feature, texts: texts.iter().map(|(name, text)| (*name, (*text).to_owned())).collect() }
+}
+
+/// Processors are threads of QEMU; time is a share, not a right. Nothing claims a field of this type.
+fn cpu_uses(cpu: &Cpu) {
+    let Cpu { sockets: _, cores: _, threads: _, model: _, request_millis: _, limit_millis: _ } = cpu;
+}
+
+fn memory_uses(memory: &Memory, out: &mut Vec<Use>) {
+    // Ordinary memory is a share, counted by the pod's cgroup.
+    let Memory { guest, huge_pages, request: _, limit: _ } = memory;
+    if let Some(page) = huge_pages {
+        let quantity = guest.to_string();
+        out.push(with(Feature::HugePages, &[("{page}", &page.to_string()), ("{size}", &quantity)]));
+    }
+}
+
+fn firmware_uses(firmware: &Firmware, out: &mut Vec<Use>) {
+    // Texts in SMBIOS tables.
+    let Firmware { uuid: _, serial: _, kernel_boot } = firmware;
+    if let Some(KernelBoot { image, kernel_path: _, initrd_path: _, args: _ }) = kernel_boot {
+        out.push(with(Feature::KernelBoot, &[("{image}", image)]));
+    }
+}
+
+fn disk_uses(disk: &Disk, surroundings: &Surroundings, out: &mut Vec<Use>) {
+    let Disk {
+        name,
+        target,
+        bus,
+        read_only,
+        // Shown to the guest.
+        serial: _,
+        boot_order: _,
+        // O_DIRECT is a flag of open, not a right.
+        cache: _,
+        source,
+    } = disk;
+    // Emulated controllers.
+    match bus {
+        Bus::Virtio | Bus::Sata | Bus::Scsi | Bus::Usb => {}
+    }
+    let read_only = *read_only
+        || match target {
+            DiskTarget::Cdrom => true,
+            DiskTarget::Disk => false,
+        };
+    match source {
+        Source::ContainerDisk { image, path: _ } => {
+            out.push(with(Feature::ContainerDisk, &[("{volume}", name), ("{image}", image)]));
+            if !read_only {
+                out.push(plain(Feature::Overlay));
+            }
+        }
+        Source::HostDisk { path, create } => {
+            let directory = parent(path);
+            let feature = match (read_only, create) {
+                (true, _) => Feature::HostDiskRead,
+                (false, None) => Feature::HostDiskWrite,
+                (false, Some(_capacity)) => Feature::HostDiskCreate,
+            };
+            out.push(with(feature, &[("{volume}", name), ("{directory}", directory)]));
+        }
+        Source::EmptyDisk { capacity: _ } => out.push(with(Feature::EmptyDisk, &[("{volume}", name)])),
+        Source::Claim { claim, read_only: claim_read_only, ephemeral } => {
+            let written = !(read_only || *claim_read_only || *ephemeral);
+            let feature = match (surroundings.block_claims.contains(claim), written) {
+                (false, false) => Feature::ClaimFileRead,
+                (false, true) => Feature::ClaimFileWrite,
+                (true, false) => Feature::ClaimBlockRead,
+                (true, true) => Feature::ClaimBlockWrite,
+            };
+            out.push(with(feature, &[("{volume}", name), ("{claim}", claim)]));
+            if *ephemeral && !read_only {
+                out.push(plain(Feature::Overlay));
+            }
+        }
+        Source::CloudInit { user_data, network_data } => {
+            out.push(with(Feature::CloudInit, &[("{volume}", name)]));
+            for payload in [user_data, network_data].into_iter().flatten() {
+                if let ferrovirt_model::machine::Payload::Secret(secret) = payload {
+                    out.push(with(Feature::CloudInitSecret, &[("{volume}", name), ("{secret}", secret)]));
+                }
+            }
+        }
+    }
+}
+
+fn interface_uses(interface: &Interface, out: &mut Vec<Use>) {
+    let Interface {
+        name,
+        model,
+        // Shown to the guest.
+        mac: _,
+        boot_order: _,
+        binding,
+        ports,
+        queues,
+    } = interface;
+    // Emulated devices.
+    match model {
+        NicModel::Virtio | NicModel::E1000 | NicModel::E1000e | NicModel::Rtl8139 => {}
+    }
+    // Which ports are forwarded is a line of the pod's own address translation, part of the binding.
+    for Port { name: _, protocol, port: _ } in ports {
+        match protocol {
+            Protocol::Tcp | Protocol::Udp => {}
+        }
+    }
+    let nic = [("{nic}", name.as_str())];
+    out.push(with(Feature::Tap, &nic));
+    out.push(match binding {
+        Binding::Masquerade => with(Feature::Masquerade, &nic),
+        Binding::Bridge => with(Feature::Bridge, &nic),
+    });
+    out.push(with(Feature::Dhcp, &nic));
+    if *queues > 1 {
+        out.push(with(Feature::MultiQueue, &nic));
+    }
+}
+
+fn device_uses(devices: &Devices, out: &mut Vec<Use>) {
+    let Devices {
+        graphics,
+        serial_console,
+        // QEMU gives memory of its own back.
+        balloon: _,
+        // The system call getrandom, part of the base profile.
+        rng: _,
+        // Threads of QEMU.
+        block_multi_queue: _,
+    } = devices;
+    if *graphics {
+        out.push(plain(Feature::Graphics));
+    }
+    if *serial_console {
+        out.push(plain(Feature::SerialConsole));
+    }
+}
+
+/// What the scheduler and the namespace are asked, with their own checks. Nothing claims a field of this type: the
+/// pod gets no token even where a service account is named.
+fn scheduling_uses(scheduling: &Scheduling) {
+    let Scheduling {
+        node_selector: _,
+        hostname: _,
+        subdomain: _,
+        service_account: _,
+        priority_class: _,
+        scheduler: _,
+    } = scheduling;
+}
+
+/// The directory of an absolute path.
+fn parent(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        Some(("", _)) | None => "/",
+        Some((directory, _)) => directory,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_of_a_path() {
+        assert_eq!(parent("/disk.img"), "/");
+        assert_eq!(parent("/var/lib/disk.img"), "/var/lib");
+    }
+}

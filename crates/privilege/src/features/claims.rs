@@ -1,0 +1,123 @@
+//! Disks on PersistentVolumeClaims, as a file of a mounted volume or as a block device.
+
+use super::Table;
+use crate::{
+    grant::{Grant, Phase, Subject},
+    right::{Access, DeviceSource, Right, VolumeSource},
+};
+
+const SCC: Grant = Grant::new(
+    Subject::Controller,
+    Phase::Start,
+    &[Right::Scc { field: "volumes", value: "persistentVolumeClaim" }],
+    "admission: an SCC refuses volume types that it does not list",
+    "disks live on PersistentVolumeClaims",
+    "claim-scc",
+);
+
+const FILE: &str = "/var/run/kubevirt-private/vmi-disks/{volume}";
+const MOUNT: &str =
+    "kernel: a path that is not in the pod's mount namespace does not resolve (path_lookupat)";
+const DEVICE: &str =
+    "kernel: devcgroup_check_permission refuses a block device without a rule for the access";
+const OPEN: &str = "kernel: may_open and sb_permission on the disk's file";
+
+const fn mount(access: Access) -> Right<&'static str> {
+    Right::Mount { volume: "{volume}", path: FILE, source: VolumeSource::Claim("{claim}"), access }
+}
+
+const fn device(access: Access) -> Right<&'static str> {
+    Right::Device { path: "/dev/{volume}", source: DeviceSource::Claim("{claim}"), access }
+}
+
+pub(super) const FILE_READ: Table = Table {
+    both: &[&[
+        SCC,
+        Grant::new(
+            Subject::Qemu,
+            Phase::Start,
+            &[mount(Access::Read)],
+            MOUNT,
+            "the claim is mounted; the guest does not write it",
+            "claim-file-mount-read",
+        ),
+        Grant::new(
+            Subject::Qemu,
+            Phase::Running,
+            &[Right::Open { path: FILE, access: Access::Read }],
+            OPEN,
+            "QEMU reads the disk",
+            "claim-file-open-read",
+        ),
+    ]],
+    ..Table::NONE
+};
+
+pub(super) const FILE_WRITE: Table = Table {
+    both: &[&[
+        SCC,
+        Grant::new(
+            Subject::Qemu,
+            Phase::Start,
+            &[mount(Access::ReadWrite)],
+            MOUNT,
+            "the claim that holds the disk is mounted",
+            "claim-file-mount",
+        ),
+        Grant::new(
+            Subject::Qemu,
+            Phase::Running,
+            &[Right::Open { path: FILE, access: Access::ReadWrite }],
+            OPEN,
+            "QEMU reads and writes the disk",
+            "claim-file-open",
+        ),
+    ]],
+    ..Table::NONE
+};
+
+pub(super) const BLOCK_READ: Table = Table {
+    both: &[&[
+        SCC,
+        Grant::new(
+            Subject::Qemu,
+            Phase::Start,
+            &[device(Access::Read)],
+            DEVICE,
+            "the claim is a block device; the guest does not write it",
+            "claim-block-device-read",
+        ),
+        Grant::new(
+            Subject::Qemu,
+            Phase::Running,
+            &[Right::Open { path: "/dev/{volume}", access: Access::Read }],
+            DEVICE,
+            "QEMU reads the disk",
+            "claim-block-open-read",
+        ),
+    ]],
+    ..Table::NONE
+};
+
+pub(super) const BLOCK_WRITE: Table = Table {
+    both: &[&[
+        SCC,
+        Grant::new(
+            Subject::Qemu,
+            Phase::Start,
+            &[device(Access::ReadWrite)],
+            DEVICE,
+            "the claim that holds the disk is a block device",
+            "claim-block-device",
+        ),
+        Grant::new(
+            Subject::Qemu,
+            Phase::Running,
+            &[Right::Open { path: "/dev/{volume}", access: Access::ReadWrite }],
+            DEVICE,
+            "QEMU reads and writes the disk",
+            "claim-block-open",
+        ),
+    ]],
+    ..Table::NONE
+};

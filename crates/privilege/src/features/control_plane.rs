@@ -1,0 +1,208 @@
+//! The controllers and the node agent: rights do not vanish when launchers lose them, they move here.
+
+use super::{Table, node};
+use crate::{
+    grant::{Grant, Phase, Subject, verbs},
+    right::Right,
+};
+
+pub(super) const TABLE: Table = Table { both: &[CONTROLLER, AGENT, HOST, node::GRANTS], ..Table::NONE };
+
+const RBAC: &str = "authorizer: RBAC refuses a verb that no role of the account has";
+
+const fn lease(verb: &'static str) -> Right<&'static str> {
+    Right::Verb {
+        group: "coordination.k8s.io",
+        resource: "leases",
+        verb,
+        namespace: Some("kubevirt"),
+        name: None,
+    }
+}
+
+const CONTROLLER: &[Grant] = &[
+    Grant::new(
+        Subject::Controller,
+        Phase::Running,
+        verbs![
+            "kubevirt.io" "virtualmachines": "get" "list" "watch" "update" "patch",
+            "kubevirt.io" "virtualmachines/status": "update" "patch",
+        ],
+        RBAC,
+        "follows virtual machines, records what they do and keeps their finalizer",
+        "controller-virtualmachines",
+    ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Running,
+        verbs![
+            "kubevirt.io" "virtualmachineinstances": "get" "list" "watch" "create" "update" "patch" "delete",
+            "kubevirt.io" "virtualmachineinstances/status": "update" "patch",
+        ],
+        RBAC,
+        "a running machine is a VirtualMachineInstance, which it makes, moves through its phases and removes",
+        "controller-instances",
+    ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Running,
+        verbs![
+            "kubevirt.io" "virtualmachines/finalizers": "update",
+            "kubevirt.io" "virtualmachineinstances/finalizers": "update",
+        ],
+        "admission: OwnerReferencesPermissionEnforcement asks for update of the owner's finalizers",
+        "machines own their instances and instances own their pods, and deletion of the owner waits for them",
+        "controller-finalizers",
+    ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Running,
+        verbs!["kubevirt.io" "kubevirts": "get" "list" "watch"],
+        RBAC,
+        "the profile and the defaults of the cluster are on the KubeVirt object",
+        "controller-kubevirts",
+    ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Running,
+        verbs!["" "pods": "get" "list" "watch" "create" "patch" "delete"],
+        RBAC,
+        "each instance runs in a virt-launcher pod",
+        "controller-pods",
+    ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Running,
+        verbs!["" "events": "create" "patch"],
+        RBAC,
+        "users learn from events what became of their machines",
+        "controller-events",
+    ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Start,
+        verbs!["" "persistentvolumeclaims": "get" "list" "watch"],
+        RBAC,
+        "a machine waits for its claims, and the claim's mode decides between a mount and a device",
+        "controller-claims",
+    ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Start,
+        verbs!["" "namespaces": "get" "list" "watch"],
+        RBAC,
+        "a namespace that is going away gets no new pods",
+        "controller-namespaces",
+    ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Running,
+        &[lease("get"), lease("create"), lease("update"), lease("patch")],
+        RBAC,
+        "one controller is active at a time",
+        "controller-lease",
+    ),
+];
+
+const AGENT: &[Grant] = &[
+    Grant::new(
+        Subject::NodeAgent,
+        Phase::Running,
+        verbs![
+            "kubevirt.io" "virtualmachineinstances": "get" "list" "watch" "update" "patch",
+            "kubevirt.io" "virtualmachineinstances/status": "update" "patch",
+        ],
+        RBAC,
+        "starts the machines of its node and reports their state and addresses",
+        "agent-instances",
+    ),
+    Grant::new(
+        Subject::NodeAgent,
+        Phase::Start,
+        verbs!["kubevirt.io" "kubevirts": "get" "list" "watch"],
+        RBAC,
+        "the profile and the defaults of the cluster are on the KubeVirt object",
+        "agent-kubevirts",
+    ),
+    Grant::new(
+        Subject::NodeAgent,
+        Phase::Running,
+        verbs!["" "events": "create" "patch"],
+        RBAC,
+        "users learn from events what happened on the node",
+        "agent-events",
+    ),
+    Grant::new(
+        Subject::NodeAgent,
+        Phase::Running,
+        verbs!["" "nodes": "get" "patch"],
+        RBAC,
+        "labels its node with what machines may use there",
+        "agent-node-labels",
+    ),
+];
+
+/// The agent's own powers on its node, used for every machine.
+const HOST: &[Grant] = &[
+    Grant::new(
+        Subject::Node,
+        Phase::Start,
+        &[
+            Right::Host { operation: "mount volumes and the pod's root", capability: "SYS_ADMIN" },
+            Right::Host { operation: "create namespaces and enter them", capability: "SYS_ADMIN" },
+        ],
+        "kernel: may_mount asks ns_capable(CAP_SYS_ADMIN), create_new_namespaces asks it too",
+        "each launcher has its own root, volumes and namespaces",
+        "node-mounts",
+    ),
+    Grant::new(
+        Subject::Node,
+        Phase::Start,
+        &[
+            Right::Host { operation: "give volumes and sockets to the launcher's user", capability: "CHOWN" },
+            Right::Host { operation: "reach files of every launcher's user", capability: "DAC_OVERRIDE" },
+        ],
+        "kernel: chown_common asks capable_wrt_inode_uidgid(CAP_CHOWN); generic_permission asks CAP_DAC_OVERRIDE",
+        "the launcher is not root, so that somebody has to give it what it may write",
+        "node-ownership",
+    ),
+    Grant::new(
+        Subject::Node,
+        Phase::Start,
+        &[Right::Host { operation: "make device nodes in the pod", capability: "MKNOD" }],
+        "kernel: vfs_mknod asks capable(CAP_MKNOD)",
+        "a pod sees the devices that it was granted and no other",
+        "node-devices",
+    ),
+    Grant::new(
+        Subject::Node,
+        Phase::Start,
+        &[
+            Right::Host { operation: "start the launcher as its user and group", capability: "SETUID" },
+            Right::Host { operation: "set the launcher's groups", capability: "SETGID" },
+            Right::Host { operation: "drop the launcher's capabilities", capability: "SETPCAP" },
+        ],
+        "kernel: __sys_setresuid asks CAP_SETUID, setgroups CAP_SETGID, cap_prctl_drop CAP_SETPCAP",
+        "the container runtime takes away what the launcher does not get",
+        "node-identity",
+    ),
+    Grant::new(
+        Subject::Node,
+        Phase::Running,
+        &[
+            Right::Host { operation: "write the limits of the pod's cgroup", capability: "DAC_OVERRIDE" },
+            Right::Host { operation: "signal the launcher", capability: "KILL" },
+        ],
+        "kernel: cgroup_file_open and kernfs permissions; check_kill_permission asks CAP_KILL",
+        "limits hold for the whole pod, and a deleted pod ends",
+        "node-lifecycle",
+    ),
+    Grant::new(
+        Subject::Node,
+        Phase::Start,
+        &[Right::Host { operation: "join the pod to the node's network", capability: "NET_ADMIN" }],
+        "kernel: rtnetlink_rcv_msg asks netlink_net_capable(CAP_NET_ADMIN)",
+        "the pod has an address of the node's pod network",
+        "node-network",
+    ),
+];
