@@ -20,7 +20,7 @@ pub enum Kvm {
     Hangs,
 }
 
-/// Runs a few real-mode instructions in a virtual processor, in a child process that is killed at the deadline.
+/// Runs a few instructions in 64-bit mode in a virtual processor, in a child process that is killed at the deadline.
 ///
 /// # Errors
 /// What fork(2) and waitpid(2) say.
@@ -80,10 +80,12 @@ mod child {
     const KVM_SET_SREGS: libc::Ioctl = 0x4138_ae84;
     const KVM_EXIT_HLT: u32 = 5;
 
-    /// mov ax, 1; add ax, 1; hlt
-    const CODE: [u8; 7] = [0xb8, 0x01, 0x00, 0x83, 0xc0, 0x01, 0xf4];
-    const GUEST_ADDRESS: u64 = 0x1000;
+    /// mov ecx, 1 << 24; loop: dec ecx; jnz loop; hlt. Long enough to be interrupted by the host's timer, which is
+    /// where half-working nesting shows.
+    const CODE: [u8; 10] = [0xb9, 0x00, 0x00, 0x00, 0x01, 0xff, 0xc9, 0x75, 0xfc, 0xf4];
     const PAGE: usize = 4096;
+    const PAGES: usize = 4;
+    const CODE_ADDRESS: u64 = 0x3000;
 
     /// `struct kvm_userspace_memory_region`
     #[repr(C)]
@@ -103,17 +105,65 @@ mod child {
         rflags: u64,
     }
 
-    /// `struct kvm_sregs`, of which only the code segment's base and selector matter here.
+    /// `struct kvm_segment`
     #[repr(C)]
-    struct Segments {
-        cs_base: u64,
-        cs_limit: u32,
-        cs_selector: u16,
-        rest: [u8; 298],
+    #[derive(Clone, Copy)]
+    struct Segment {
+        base: u64,
+        limit: u32,
+        selector: u16,
+        kind: u8,
+        present: u8,
+        dpl: u8,
+        db: u8,
+        s: u8,
+        l: u8,
+        g: u8,
+        avl: u8,
+        unusable: u8,
+        padding: u8,
     }
 
+    /// `struct kvm_sregs`
+    #[repr(C)]
+    struct Special {
+        cs: Segment,
+        /// ds, es, fs, gs, ss
+        data: [Segment; 5],
+        tr_ldt: [Segment; 2],
+        tables: [u64; 4],
+        cr0: u64,
+        cr2: u64,
+        cr3: u64,
+        cr4: u64,
+        cr8: u64,
+        efer: u64,
+        apic_base: u64,
+        interrupts: [u64; 4],
+    }
+
+    const fn flat(selector: u16, kind: u8, long: u8) -> Segment {
+        Segment {
+            base: 0,
+            limit: u32::MAX,
+            selector,
+            kind,
+            present: 1,
+            dpl: 0,
+            db: 1 - long,
+            s: 1,
+            l: long,
+            g: 1,
+            avl: 0,
+            unusable: 0,
+            padding: 0,
+        }
+    }
+
+    /// Runs the code in 64-bit mode, as every guest that we care about does: on some machines real mode works and
+    /// this does not.
     pub(super) fn run() -> i32 {
-        const { assert!(size_of::<Segments>() == 312 && size_of::<Registers>() == 144) };
+        const { assert!(size_of::<Special>() == 312 && size_of::<Registers>() == 144) };
         // SAFETY: every pointer is to a live local or to a mapping of the size that is named with it, with the
         // layout that the request number stands for; mappings live until the process ends.
         unsafe {
@@ -126,14 +176,18 @@ mod child {
             }
             let vm = libc::ioctl(kvm, KVM_CREATE_VM, 0);
             let length = libc::ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-            let ram = map(PAGE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1);
+            let ram = map(PAGES * PAGE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1);
             let (Some(ram), Ok(length)) = (ram, usize::try_from(length)) else { return 3 };
             if vm < 0 || length < 12 {
                 return 3;
             }
-            std::ptr::copy_nonoverlapping(CODE.as_ptr(), ram, CODE.len());
+            // Page tables at 0, 0x1000 and 0x2000 map the first 2 MiB onto themselves: present, writable, large.
+            ram.cast::<u64>().write(0x1000 | 3);
+            ram.add(PAGE).cast::<u64>().write(0x2000 | 3);
+            ram.add(2 * PAGE).cast::<u64>().write(0x83);
+            std::ptr::copy_nonoverlapping(CODE.as_ptr(), ram.add(3 * PAGE), CODE.len());
             let region =
-                Region { slot: 0, flags: 0, guest: GUEST_ADDRESS, size: PAGE as u64, host: ram as u64 };
+                Region { slot: 0, flags: 0, guest: 0, size: (PAGES * PAGE) as u64, host: ram as u64 };
             if libc::ioctl(vm, KVM_SET_USER_MEMORY_REGION, &raw const region) < 0 {
                 return 4;
             }
@@ -142,14 +196,19 @@ mod child {
                 return 5;
             }
             let Some(shared) = map(length, libc::MAP_SHARED, vcpu) else { return 6 };
-            let mut segments: Segments = std::mem::zeroed();
-            if libc::ioctl(vcpu, KVM_GET_SREGS, &raw mut segments) < 0 {
+            let mut special: Special = std::mem::zeroed();
+            if libc::ioctl(vcpu, KVM_GET_SREGS, &raw mut special) < 0 {
                 return 7;
             }
-            segments.cs_base = 0;
-            segments.cs_selector = 0;
-            let registers = Registers { general: [0; 16], rip: GUEST_ADDRESS, rflags: 2 };
-            if libc::ioctl(vcpu, KVM_SET_SREGS, &raw const segments) < 0
+            special.cs = flat(8, 11, 1);
+            special.data = [flat(16, 3, 0); 5];
+            // Protection and paging; physical address extension; long mode enabled and active.
+            special.cr0 = 0x8000_0001;
+            special.cr3 = 0;
+            special.cr4 = 0x20;
+            special.efer = 0x500;
+            let registers = Registers { general: [0; 16], rip: CODE_ADDRESS, rflags: 2 };
+            if libc::ioctl(vcpu, KVM_SET_SREGS, &raw const special) < 0
                 || libc::ioctl(vcpu, KVM_SET_REGS, &raw const registers) < 0
                 || libc::ioctl(vcpu, KVM_RUN, 0) < 0
             {
