@@ -1,5 +1,11 @@
 //! QEMU as data: the launcher's order, the messages between node agent and launcher, the command line, QMP
-//! messages and the run-state of one guest. Nothing here opens a file or a socket.
+//! messages, the run-state of one guest and the DHCP answers to it. Nothing here opens a file or a socket.
 
+pub mod command;
+pub mod dhcp;
+pub mod guest;
 pub mod order;
 pub mod protocol;
+pub mod qmp;
+
+pub use command::{Descriptors, OrderError, command_line};
