@@ -1,13 +1,18 @@
 //! The project's own commands: `cargo xtask demo`, `test`, `setup`, `guest`, ...
 
+mod build;
+mod demo;
+mod generate;
 mod guest;
 mod oci;
 mod setup;
+mod test;
+mod tidy;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, ExitCode},
 };
 
@@ -20,10 +25,39 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Set everything up and show a machine from `kubectl apply` to its login prompt
+    Demo {
+        /// Leave it running and print what to type next
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Set everything up and run all tests
+    Test {
+        /// Only end-to-end tests whose name contains this
+        #[arg(long)]
+        e2e: Option<String>,
+    },
     /// Install the Debian packages that the project needs, by name
     Setup,
     /// Make the test guest in target/guest
     Guest,
+    /// Build the programs into target/dist
+    Build,
+    /// Write the files that are generated from the code
+    Generate {
+        /// Only say whether they are current
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check what no compiler checks: edges between crates, lints, duplicates, generated files, formatting
+    Tidy,
+    /// Run a folder of cases with known answers
+    Conformance {
+        /// What to check: scc
+        what: String,
+        /// The folder
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -38,6 +72,14 @@ fn main() -> ExitCode {
 
 fn perform(task: Task) -> Result<()> {
     match task {
+        Task::Demo { keep } => {
+            everything()?;
+            demo::demo(keep)
+        }
+        Task::Test { e2e } => {
+            everything()?;
+            test::test(e2e.as_deref())
+        }
         Task::Setup => setup::install(),
         Task::Guest => {
             setup::install()?;
@@ -47,19 +89,30 @@ fn perform(task: Task) -> Result<()> {
             println!("images {}", guest.images.display());
             Ok(())
         }
+        Task::Build => build::build().map(|dist| println!("programs are in {}", dist.display())),
+        Task::Generate { check: false } => generate::write(),
+        Task::Generate { check: true } => generate::check(),
+        Task::Tidy => tidy::check(),
+        Task::Conformance { what, directory } => match what.as_str() {
+            "scc" => {
+                let summary = ferrovirt_conformance::run(&directory, &mut std::io::stdout())?;
+                anyhow::ensure!(summary.passed(), "some answers differ");
+                Ok(())
+            }
+            other => bail!("nothing is called `{other}` here: use `scc`"),
+        },
     }
 }
 
-/// The repository's root.
-pub(crate) fn root() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own).to_owned()
+/// Packages, guest and programs: what demo, tests and benchmarks start from.
+fn everything() -> Result<()> {
+    setup::install()?;
+    guest::build(&target())?;
+    build::build()?;
+    Ok(())
 }
 
-/// Where builds go: `CARGO_TARGET_DIR`, or `target` in the repository.
-pub(crate) fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
-}
+pub(crate) use ferrovirt_e2e::{root, target};
 
 /// Runs a command that has to succeed.
 pub(crate) fn run(command: &mut Command) -> Result<()> {

@@ -1,0 +1,144 @@
+//! Checks of the repository that no compiler makes: who may depend on whom, that every crate inherits the lints,
+//! that text is formatted and generated files are current.
+
+use crate::{generate, root, run};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    process::Command,
+};
+
+/// The allowed edges between our crates, and no others. `cli`, `e2e` and `xtask` may use anything.
+const EDGES: [(&str, &[&str]); 14] = [
+    ("model", &[]),
+    ("scc", &[]),
+    ("selinux", &[]),
+    ("sys", &[]),
+    ("qemu", &[]),
+    ("api", &["model"]),
+    ("privilege", &["model"]),
+    ("plan", &["model", "api", "privilege", "scc", "selinux", "qemu"]),
+    ("apiserver", &["api", "scc", "plan"]),
+    ("control", &["plan", "api", "model"]),
+    ("agent", &["plan", "api", "model", "qemu", "sys"]),
+    ("launcher", &["qemu", "sys"]),
+    ("conformance", &["scc"]),
+    ("privileges", &[]),
+];
+
+/// Crates that decide: no clock, no files, no sockets, no async runtime, no system calls.
+const PURE: [&str; 7] = ["model", "api", "privilege", "scc", "selinux", "qemu", "plan"];
+const NOT_PURE: [&str; 9] = ["tokio", "hyper", "kube", "rustix", "rustls", "redb", "axum", "tempfile", "libc"];
+
+/// Runs every check; the error lists all that is wrong.
+pub(crate) fn check() -> Result<()> {
+    let mut wrong = Vec::new();
+    let packages = packages()?;
+    edges(&packages, &mut wrong);
+    lints(&packages, &mut wrong)?;
+    unsafe_code(&mut wrong)?;
+    duplicates(&mut wrong)?;
+    if let Err(error) = generate::check() {
+        wrong.push(format!("{error:#}"));
+    }
+    ensure!(wrong.is_empty(), "the repository is not tidy:\n  {}", wrong.join("\n  "));
+    run(Command::new("cargo").current_dir(root()).args(["fmt", "--all", "--check"]))
+        .context("run `cargo fmt --all`")?;
+    println!("tidy: edges, lints, unsafe, duplicates, generated files and formatting are in order");
+    Ok(())
+}
+
+/// One package of the workspace: its manifest and the packages that it uses outside its tests.
+struct Package {
+    name: String,
+    manifest: String,
+    uses: BTreeSet<String>,
+}
+
+fn packages() -> Result<Vec<Package>> {
+    let output = Command::new("cargo")
+        .current_dir(root())
+        .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
+        .output()?;
+    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let all = metadata.get("packages").and_then(Value::as_array).context("no packages")?;
+    Ok(all
+        .iter()
+        .map(|package| Package {
+            name: text(package, "name"),
+            manifest: text(package, "manifest_path"),
+            uses: package
+                .get("dependencies")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter(|dependency| text(dependency, "kind") != "dev")
+                .map(|dependency| text(dependency, "name"))
+                .collect(),
+        })
+        .collect())
+}
+
+fn edges(packages: &[Package], wrong: &mut Vec<String>) {
+    let allowed: BTreeMap<_, _> = EDGES.into_iter().collect();
+    for package in packages {
+        let short = package.name.trim_start_matches("ferrovirt-");
+        if PURE.contains(&short) {
+            for name in NOT_PURE.iter().filter(|name| package.uses.contains(**name)) {
+                wrong.push(format!("{short} decides and may not use {name}"));
+            }
+        }
+        if ["cli", "e2e", "xtask"].contains(&short) {
+            continue;
+        }
+        let Some(may) = allowed.get(short) else {
+            wrong.push(format!("{short} is not in the list of edges in xtask/src/tidy.rs"));
+            continue;
+        };
+        for used in package.uses.iter().filter_map(|name| name.strip_prefix("ferrovirt-")) {
+            if !may.contains(&used) {
+                wrong.push(format!("{short} may not depend on {used}"));
+            }
+        }
+    }
+}
+
+fn lints(packages: &[Package], wrong: &mut Vec<String>) -> Result<()> {
+    for package in packages {
+        if !fs::read_to_string(&package.manifest)?.contains("[lints]\nworkspace = true") {
+            wrong.push(format!("{} does not inherit the workspace's lints", package.manifest));
+        }
+    }
+    Ok(())
+}
+
+/// `unsafe` is for `crates/sys` alone.
+fn unsafe_code(wrong: &mut Vec<String>) -> Result<()> {
+    let output = Command::new("git").current_dir(root()).args(["grep", "-l", "allow(unsafe_code"]).output()?;
+    for file in String::from_utf8_lossy(&output.stdout).lines() {
+        if !file.starts_with("crates/sys/") && file != "xtask/src/tidy.rs" {
+            wrong.push(format!("{file} allows unsafe code; only crates/sys may"));
+        }
+    }
+    Ok(())
+}
+
+/// Two versions of one crate cost build time and memory: each is a decision, written down in `deny.toml`.
+fn duplicates(wrong: &mut Vec<String>) -> Result<()> {
+    let lock = fs::read_to_string(root().join("Cargo.lock"))?;
+    let deny = fs::read_to_string(root().join("deny.toml"))?;
+    let mut versions: BTreeMap<&str, u32> = BTreeMap::new();
+    for name in lock.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')) {
+        *versions.entry(name).or_default() += 1;
+    }
+    for (name, count) in versions.into_iter().filter(|(_, count)| *count > 1) {
+        if !deny.contains(&format!("crate = \"{name}\"")) {
+            wrong.push(format!("{count} versions of {name} in Cargo.lock: unify them, or give the cause in deny.toml"));
+        }
+    }
+    Ok(())
+}
