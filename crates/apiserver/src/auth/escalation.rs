@@ -1,0 +1,118 @@
+//! Nobody hands out what they do not have: the check on writes of roles and bindings.
+//!
+//! A role may be written by who holds all of its rules, or the verb `escalate` on it; a binding by who holds all rules
+//! of the role it refers to, or the verb `bind` on that role.
+
+use serde_json::Value;
+
+use super::authorizer::Authorizer;
+use super::rbac::{GROUP, aggregate};
+use super::rules::{Rule, not_covered};
+use crate::request::{AdmissionRequest, Attributes, Operation};
+use crate::status::ApiError;
+use crate::store::{Key, Prefix, Store};
+
+/// Checks a create or update of an RBAC object; every other request passes.
+///
+/// # Errors
+/// 403 that lists the rules that the user lacks, 404 when a binding's role does not exist and the user has no `bind`.
+pub fn check(store: &Store, authorizer: &Authorizer, request: &AdmissionRequest<'_>) -> Result<(), ApiError> {
+    if request.kind.group != GROUP || request.operation == Operation::Delete {
+        return Ok(());
+    }
+    match request.kind.plural {
+        "roles" | "clusterroles" => check_role(authorizer, request),
+        "rolebindings" | "clusterrolebindings" => check_binding(store, authorizer, request),
+        _ => Ok(()),
+    }
+}
+
+fn check_role(authorizer: &Authorizer, request: &AdmissionRequest<'_>) -> Result<(), ApiError> {
+    let rules = Rule::list(request.object);
+    let aggregation = |object: &Value| object.get("aggregationRule").cloned();
+    let unchanged = request
+        .old
+        .is_some_and(|old| Rule::list(old) == rules && aggregation(old) == aggregation(request.object));
+    if unchanged || may(authorizer, request, "escalate", request.kind.plural, request.name) {
+        return Ok(());
+    }
+    if request.object.get("aggregationRule").is_some_and(|rule| !rule.is_null()) {
+        // Whoever can aggregate can collect anything, so only the holder of everything may without `escalate`.
+        let all = || vec!["*".to_owned()];
+        let everything = [
+            Rule { api_groups: all(), resources: all(), verbs: all(), ..Rule::default() },
+            Rule { non_resource_urls: all(), verbs: all(), ..Rule::default() },
+        ];
+        refuse_missing(authorizer, request, &everything)?;
+    }
+    refuse_missing(authorizer, request, &rules)
+}
+
+fn check_binding(
+    store: &Store,
+    authorizer: &Authorizer,
+    request: &AdmissionRequest<'_>,
+) -> Result<(), ApiError> {
+    let text = |path: &str| request.object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+    let (kind, role) = (text("/roleRef/kind"), text("/roleRef/name"));
+    let same = |field: &str| request.old.is_some_and(|old| old.get(field) == request.object.get(field));
+    if same("roleRef") && same("subjects") {
+        return Ok(());
+    }
+    let (resource, home) = if kind == "Role" { ("roles", request.namespace) } else { ("clusterroles", "") };
+    if may(authorizer, request, "bind", resource, role) {
+        return Ok(());
+    }
+    let entry = store
+        .get(&Key::new(GROUP, resource, home, role))
+        .ok_or_else(|| ApiError::not_found(GROUP, resource, role))?;
+    let rules = if entry.object.get("aggregationRule").is_some() {
+        let all = store.list(&Prefix::resource(GROUP, "clusterroles")).entries;
+        let all: Vec<&Value> = all.iter().map(|(_, entry)| entry.object.as_ref()).collect();
+        aggregate(&entry.object, &all)
+    } else {
+        Rule::list(&entry.object)
+    };
+    refuse_missing(authorizer, request, &rules)
+}
+
+fn may(
+    authorizer: &Authorizer,
+    request: &AdmissionRequest<'_>,
+    verb: &str,
+    resource: &str,
+    name: &str,
+) -> bool {
+    let attributes = Attributes {
+        verb: verb.into(),
+        group: GROUP.into(),
+        version: "v1".into(),
+        resource: resource.into(),
+        namespace: request.namespace.into(),
+        name: name.into(),
+        ..Attributes::default()
+    };
+    authorizer.may(request.user, &attributes)
+}
+
+fn refuse_missing(
+    authorizer: &Authorizer,
+    request: &AdmissionRequest<'_>,
+    wanted: &[Rule],
+) -> Result<(), ApiError> {
+    let held = authorizer.rules_of(request.user, request.namespace);
+    let missing = not_covered(&held, wanted);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    let message = format!(
+        "{}.{GROUP} {:?} is forbidden: user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
+        request.kind.plural,
+        request.name,
+        request.user.name,
+        request.user.groups,
+        lines.join("\n")
+    );
+    Err(ApiError::forbidden(GROUP, request.kind.plural, request.name, message))
+}

@@ -1,0 +1,68 @@
+//! Authentication and authorization.
+//!
+//! [`Auth`] is the one object that the request path holds: [`Auth::authenticate`] turns credentials into a
+//! [`UserInfo`], [`Auth::authorizer`] decides, [`Auth::review`] answers the review kinds and [`Auth::token_request`]
+//! makes service-account tokens. Roles and bindings are read from the store; nothing is cached beyond the next change.
+
+mod authenticator;
+mod authorizer;
+pub mod escalation;
+pub mod pki;
+pub mod rbac;
+mod review;
+pub mod rules;
+pub mod token;
+pub mod user;
+
+pub use authenticator::{Tie, node_of};
+pub use authorizer::{Authorizer, denied};
+pub use pki::Pki;
+pub use user::{service_account_name, split_service_account};
+
+use crate::request::{Attributes, Decision, UserInfo};
+use crate::status::ApiError;
+use crate::store::Store;
+
+/// Authentication and authorization over one store.
+pub struct Auth {
+    /// Where accounts, roles and bindings are.
+    store: Store,
+    /// Signs and verifies tokens.
+    key: token::TokenKey,
+    /// Decides.
+    pub authorizer: Authorizer,
+}
+
+impl Auth {
+    /// From the store and the PKCS#8 key in [`Pki::token_key`].
+    ///
+    /// # Errors
+    /// When the key is not a P-256 key.
+    pub fn new(store: Store, token_key: &[u8]) -> Result<Self, ApiError> {
+        let key = token::TokenKey::new(token_key)
+            .ok_or_else(|| ApiError::internal("the key that signs tokens (pki/sa.key) is no P-256 key"))?;
+        Ok(Self { authorizer: Authorizer::new(store.clone()), store, key })
+    }
+
+    /// Decides one request.
+    #[must_use]
+    pub fn authorize(&self, user: &UserInfo, request: &Attributes) -> Decision {
+        self.authorizer.authorize(user, request)
+    }
+}
+
+/// A random UUID (version 4); nothing when the system's randomness fails.
+#[must_use]
+pub fn unique() -> Option<String> {
+    use ring::rand::SecureRandom as _;
+    let mut bytes = [0u8; 16];
+    ring::rand::SystemRandom::new().fill(&mut bytes).ok()?;
+    let number = (u128::from_be_bytes(bytes) & !(0xf << 76)) | (4 << 76);
+    let number = (number & !(3 << 62)) | (2 << 62);
+    let hex = format!("{number:032x}");
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
+    Some([part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-"))
+}
+
+#[cfg(test)]
+mod tests;
