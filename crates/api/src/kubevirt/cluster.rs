@@ -38,6 +38,7 @@ crate::wire::wire! {
         api_configuration: Option<Opaque>,
         architecture_configuration: Option<ArchConfiguration>,
         #[serde(rename = "autoCPULimitNamespaceLabelSelector")]
+        #[serde(default)]
         #[schemars(schema_with = "wire::object")]
         auto_cpu_limit_namespace_label_selector: Option<LabelSelector>,
         changed_block_tracking_label_selectors: Option<Opaque>,
@@ -45,6 +46,7 @@ crate::wire::wire! {
         confidential_compute: Option<Opaque>,
         controller_configuration: Option<Opaque>,
         cpu_model: Option<String>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::quantity")]
         cpu_request: Option<Quantity>,
         default_runtime_class: Option<String>,
@@ -136,6 +138,7 @@ crate::wire::wire! {
 
     LiveUpdateConfiguration {
         max_cpu_sockets: Option<u32>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::quantity")]
         max_guest: Option<Quantity>,
         max_hotplug_ratio: Option<u32>,
@@ -166,8 +169,10 @@ crate::wire::wire! {
     }
 
     KubeVirtCondition {
+        #[serde(default)]
         #[schemars(schema_with = "wire::time")]
         last_probe_time: Option<Time>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::time")]
         last_transition_time: Option<Time>,
         message: Option<String>,

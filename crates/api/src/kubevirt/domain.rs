@@ -135,9 +135,11 @@ crate::wire::wire! {
     }
 
     Memory {
+        #[serde(default)]
         #[schemars(schema_with = "wire::quantity")]
         guest: Option<Quantity>,
         hugepages: Option<Hugepages>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::quantity")]
         max_guest: Option<Quantity>,
         reserved_overhead: Option<ReservedOverhead>,
@@ -148,6 +150,7 @@ crate::wire::wire! {
     }
 
     ReservedOverhead {
+        #[serde(default)]
         #[schemars(schema_with = "wire::quantity")]
         added_overhead: Option<Quantity>,
         mem_lock: Option<String>,

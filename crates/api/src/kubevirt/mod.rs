@@ -19,6 +19,7 @@ mod status;
 mod vm;
 mod vmi;
 mod volume;
+mod words;
 
 pub use cluster::*;
 pub use credentials::*;
@@ -33,3 +34,4 @@ pub use status::*;
 pub use vm::*;
 pub use vmi::*;
 pub use volume::*;
+pub use words::*;

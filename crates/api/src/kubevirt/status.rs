@@ -50,8 +50,10 @@ crate::wire::wire! {
     }
 
     VirtualMachineInstanceCondition {
+        #[serde(default)]
         #[schemars(schema_with = "wire::time")]
         last_probe_time: Option<Time>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::time")]
         last_transition_time: Option<Time>,
         message: Option<String>,
@@ -104,18 +106,23 @@ crate::wire::wire! {
     }
 
     MemoryStatus {
+        #[serde(default)]
         #[schemars(schema_with = "wire::quantity")]
         guest_at_boot: Option<Quantity>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::quantity")]
         guest_current: Option<Quantity>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::quantity")]
         guest_requested: Option<Quantity>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::quantity")]
         memory_overhead: Option<Quantity>,
     }
 
     VirtualMachineInstancePhaseTransitionTimestamp {
         phase: Option<String>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::time")]
         phase_transition_timestamp: Option<Time>,
     }
@@ -164,8 +171,10 @@ crate::wire::wire! {
 
     DomainMemoryDumpInfo {
         claim_name: Option<String>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::time")]
         end_timestamp: Option<Time>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::time")]
         start_timestamp: Option<Time>,
         target_file_name: Option<String>,

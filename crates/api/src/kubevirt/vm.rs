@@ -80,8 +80,10 @@ crate::wire::wire! {
     }
 
     VirtualMachineCondition {
+        #[serde(default)]
         #[schemars(schema_with = "wire::time")]
         last_probe_time: Option<Time>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::time")]
         last_transition_time: Option<Time>,
         message: Option<String>,
@@ -94,6 +96,7 @@ crate::wire::wire! {
         consecutive_fail_count: Option<i32>,
         #[serde(rename = "lastFailedVMIUID")]
         last_failed_vmi_uid: Option<String>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::time")]
         retry_after_timestamp: Option<Time>,
     }

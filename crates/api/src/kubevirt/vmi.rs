@@ -13,9 +13,11 @@ crate::wire::wire! {
     VirtualMachineInstanceSpec {
         #[serde(default)]
         access_credentials: Vec<AccessCredential>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::object")]
         affinity: Option<Affinity>,
         architecture: Option<String>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::object")]
         dns_config: Option<PodDNSConfig>,
         dns_policy: Option<String>,
@@ -49,15 +51,18 @@ crate::wire::wire! {
     }
 
     Probe {
+        #[serde(default)]
         #[schemars(schema_with = "wire::object")]
         exec: Option<ExecAction>,
         failure_threshold: Option<i32>,
         guest_agent_ping: Option<GuestAgentPing>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::object")]
         http_get: Option<HTTPGetAction>,
         initial_delay_seconds: Option<i32>,
         period_seconds: Option<i32>,
         success_threshold: Option<i32>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::object")]
         tcp_socket: Option<TCPSocketAction>,
         timeout_seconds: Option<i32>,

@@ -30,8 +30,10 @@ crate::wire::wire! {
     CloudInitNoCloudSource {
         network_data: Option<String>,
         network_data_base64: Option<String>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::object")]
         network_data_secret_ref: Option<LocalObjectReference>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::object")]
         secret_ref: Option<LocalObjectReference>,
         user_data: Option<String>,
@@ -41,8 +43,10 @@ crate::wire::wire! {
     CloudInitConfigDriveSource {
         network_data: Option<String>,
         network_data_base64: Option<String>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::object")]
         network_data_secret_ref: Option<LocalObjectReference>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::object")]
         secret_ref: Option<LocalObjectReference>,
         user_data: Option<String>,
@@ -87,11 +91,13 @@ crate::wire::wire! {
     }
 
     EphemeralVolumeSource {
+        #[serde(default)]
         #[schemars(schema_with = "wire::object")]
         persistent_volume_claim: Option<k8s_openapi::api::core::v1::PersistentVolumeClaimVolumeSource>,
     }
 
     HostDisk {
+        #[serde(default)]
         #[schemars(schema_with = "wire::quantity")]
         capacity: Option<Quantity>,
         path: String,
@@ -122,8 +128,10 @@ crate::wire::wire! {
     }
 
     SysprepSource {
+        #[serde(default)]
         #[schemars(schema_with = "wire::object")]
         config_map: Option<LocalObjectReference>,
+        #[serde(default)]
         #[schemars(schema_with = "wire::object")]
         secret: Option<LocalObjectReference>,
     }
