@@ -35,8 +35,13 @@ fn indent(text: &str) {
 
 fn show(command: &mut Command) -> Result<()> {
     let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
-    let words: Vec<_> = words.iter().map(AsRef::as_ref).filter(|word: &&str| !word.contains("kubeconfig")).collect();
-    println!("  $ {} {}", command.get_program().to_string_lossy().rsplit('/').next().unwrap_or(""), words.join(" "));
+    let words: Vec<_> =
+        words.iter().map(AsRef::as_ref).filter(|word: &&str| !word.contains("kubeconfig")).collect();
+    println!(
+        "  $ {} {}",
+        command.get_program().to_string_lossy().rsplit('/').next().unwrap_or(""),
+        words.join(" ")
+    );
     let output = command.output()?;
     indent(&String::from_utf8_lossy(&output.stdout));
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -45,7 +50,10 @@ fn show(command: &mut Command) -> Result<()> {
 
 /// Runs the demonstration. With `keep`, leaves everything running and says what to type next.
 pub(crate) fn demo(keep: bool) -> Result<()> {
-    ensure!(rustix::process::geteuid().is_root(), "the demo starts containers and needs root: run it with sudo");
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "the demo starts containers and needs root: run it with sudo"
+    );
     let steps = Steps(Instant::now());
     let before = Host::look()?;
     let reserved = Reserved::new(PAGES).context("the demo reserves 256 MiB of huge pages for its machine")?;
@@ -59,7 +67,8 @@ pub(crate) fn demo(keep: bool) -> Result<()> {
     let mut last = String::new();
     wait_for("the machine to be ready", Duration::from_secs(120), || {
         let machine = cluster.json(&["get", "vm", MACHINE])?;
-        let status = machine.pointer("/status/printableStatus").and_then(|value| value.as_str()).unwrap_or("-");
+        let status =
+            machine.pointer("/status/printableStatus").and_then(|value| value.as_str()).unwrap_or("-");
         if status != last {
             last = status.to_owned();
             steps.say(&format!("machine is {last}"));

@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask demo`, `test`, `setup`, `guest`, ...
 
+mod bench;
 mod build;
 mod demo;
 mod generate;
@@ -36,6 +37,15 @@ enum Task {
         /// Only end-to-end tests whose name contains this
         #[arg(long)]
         e2e: Option<String>,
+    },
+    /// Measure speed and memory beside bare QEMU
+    Bench {
+        /// Rounds of each measurement
+        #[arg(long, default_value_t = 10)]
+        rounds: usize,
+        /// Machines started at once
+        #[arg(long, default_value_t = 20)]
+        crowd: usize,
     },
     /// Install the Debian packages that the project needs, by name
     Setup,
@@ -80,6 +90,10 @@ fn perform(task: Task) -> Result<()> {
             everything()?;
             test::test(e2e.as_deref())
         }
+        Task::Bench { rounds, crowd } => {
+            let guest = everything()?;
+            bench::bench(&guest, rounds, crowd)
+        }
         Task::Setup => setup::install(),
         Task::Guest => {
             setup::install()?;
@@ -105,11 +119,11 @@ fn perform(task: Task) -> Result<()> {
 }
 
 /// Packages, guest and programs: what demo, tests and benchmarks start from.
-fn everything() -> Result<()> {
+fn everything() -> Result<guest::Guest> {
     setup::install()?;
-    guest::build(&target())?;
+    let guest = guest::build(&target())?;
     build::build()?;
-    Ok(())
+    Ok(guest)
 }
 
 pub(crate) use ferrovirt_e2e::{root, target};

@@ -28,7 +28,8 @@ const PACKAGES: [(&str, &str); 18] = [
 
 /// Installs what is missing. Runs apt only when something is.
 pub(crate) fn install() -> Result<()> {
-    let mut missing: Vec<&str> = PACKAGES.iter().map(|(name, _)| *name).filter(|name| !installed(name)).collect();
+    let mut missing: Vec<&str> =
+        PACKAGES.iter().map(|(name, _)| *name).filter(|name| !installed(name)).collect();
     if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
         // Debian's package of kubectl; one from elsewhere does as well.
         missing.push("kubernetes-client");

@@ -6,7 +6,9 @@ use std::process::Command;
 
 fn cargo(words: &[&str]) -> Result<()> {
     println!("cargo {}", words.join(" "));
-    run(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).current_dir(root()).args(words))
+    run(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(root())
+        .args(words))
 }
 
 /// Runs everything, or only the end-to-end tests whose name contains `only`.
@@ -15,7 +17,16 @@ fn cargo(words: &[&str]) -> Result<()> {
 /// cores can do.
 pub(crate) fn test(only: Option<&str>) -> Result<()> {
     if let Some(name) = only {
-        return cargo(&["test", "--locked", "-p", "ferrovirt-e2e", "--", "--test-threads=1", "--nocapture", name]);
+        return cargo(&[
+            "test",
+            "--locked",
+            "-p",
+            "ferrovirt-e2e",
+            "--",
+            "--test-threads=1",
+            "--nocapture",
+            name,
+        ]);
     }
     tidy::check()?;
     cargo(&["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])?;

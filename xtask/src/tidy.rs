@@ -30,7 +30,8 @@ const EDGES: [(&str, &[&str]); 14] = [
 
 /// Crates that decide: no clock, no files, no sockets, no async runtime, no system calls.
 const PURE: [&str; 7] = ["model", "api", "privilege", "scc", "selinux", "qemu", "plan"];
-const NOT_PURE: [&str; 9] = ["tokio", "hyper", "kube", "rustix", "rustls", "redb", "axum", "tempfile", "libc"];
+const NOT_PURE: [&str; 9] =
+    ["tokio", "hyper", "kube", "rustix", "rustls", "redb", "axum", "tempfile", "libc"];
 
 /// Runs every check; the error lists all that is wrong.
 pub(crate) fn check() -> Result<()> {
@@ -64,7 +65,8 @@ fn packages() -> Result<Vec<Package>> {
         .output()?;
     ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout)?;
-    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text =
+        |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let all = metadata.get("packages").and_then(Value::as_array).context("no packages")?;
     Ok(all
         .iter()
@@ -118,7 +120,8 @@ fn lints(packages: &[Package], wrong: &mut Vec<String>) -> Result<()> {
 
 /// `unsafe` is for `crates/sys` alone.
 fn unsafe_code(wrong: &mut Vec<String>) -> Result<()> {
-    let output = Command::new("git").current_dir(root()).args(["grep", "-l", "allow(unsafe_code"]).output()?;
+    let output =
+        Command::new("git").current_dir(root()).args(["grep", "-l", "allow(unsafe_code"]).output()?;
     for file in String::from_utf8_lossy(&output.stdout).lines() {
         if !file.starts_with("crates/sys/") && file != "xtask/src/tidy.rs" {
             wrong.push(format!("{file} allows unsafe code; only crates/sys may"));
@@ -137,7 +140,9 @@ fn duplicates(wrong: &mut Vec<String>) -> Result<()> {
     }
     for (name, count) in versions.into_iter().filter(|(_, count)| *count > 1) {
         if !deny.contains(&format!("crate = \"{name}\"")) {
-            wrong.push(format!("{count} versions of {name} in Cargo.lock: unify them, or give the cause in deny.toml"));
+            wrong.push(format!(
+                "{count} versions of {name} in Cargo.lock: unify them, or give the cause in deny.toml"
+            ));
         }
     }
     Ok(())

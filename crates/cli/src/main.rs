@@ -1,2 +1,65 @@
-//! The ferrovirt command.
-fn main() {}
+//! The `ferrovirt` command: `up` on one machine, and the tools of users and reviewers.
+
+mod client;
+mod console;
+mod explain;
+mod machine;
+mod requirements;
+mod up;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "ferrovirt", version, about = "Virtual machines on Kubernetes with provable least privilege")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything on this machine: API server, controllers and node agent, until Ctrl-C
+    Up(up::Options),
+    /// Show which privileges a machine gets, why, and what the documented profile would add
+    Explain(explain::Options),
+    /// Print the privilege table: features by grants and subjects by grants
+    Matrix,
+    /// Attach to the serial console of a machine; leave with Ctrl-]
+    Console(machine::Target),
+    /// Start a stopped machine
+    Start(machine::Target),
+    /// Stop a machine: ACPI shutdown, then the end of its grace period
+    Stop(machine::Target),
+    /// Stop a machine and start it anew
+    Restart(machine::Target),
+    /// Stop a machine's vCPUs
+    Pause(machine::Target),
+    /// Run a paused machine's vCPUs again
+    Unpause(machine::Target),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match perform(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Up(options) => up::up(options),
+        Command::Explain(options) => explain::explain(&options),
+        Command::Matrix => explain::matrix(),
+        Command::Console(target) => client::run(console::attach(target)),
+        Command::Start(target) => client::run(machine::start(target)),
+        Command::Stop(target) => client::run(machine::stop(target)),
+        Command::Restart(target) => client::run(machine::restart(target)),
+        Command::Pause(target) => client::run(machine::pause(target)),
+        Command::Unpause(target) => client::run(machine::unpause(target)),
+    }
+}

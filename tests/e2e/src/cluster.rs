@@ -45,6 +45,13 @@ impl Cluster {
 
     /// Starts it and waits until it answers and its node is ready.
     pub fn start(options: Options) -> Result<Self> {
+        let mut cluster = Self::start_without_waiting(options)?;
+        cluster.wait_ready()?;
+        Ok(cluster)
+    }
+
+    /// Starts it.
+    pub fn start_without_waiting(options: Options) -> Result<Self> {
         let directory = match options.data {
             Some(_) => None,
             None => Some(tempfile::Builder::new().prefix("ferrovirt-").tempdir()?),
@@ -55,8 +62,12 @@ impl Cluster {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut cluster = Self { options, directory, data, port, up: None };
         cluster.launch()?;
-        cluster.wait_ready()?;
         Ok(cluster)
+    }
+
+    /// Whether something listens on the API's port.
+    pub fn answers(&self) -> bool {
+        std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok()
     }
 
     /// Starts the process again after [`Self::stop`] or a kill, on the same data and port.
@@ -180,14 +191,18 @@ impl Cluster {
 
     /// The guest's serial output so far, as the launcher keeps it.
     pub fn serial(&self, namespace: &str, name: &str) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(self.serial_path(namespace, name)?)?).into_owned())
+    }
+
+    /// The file in which the launcher keeps the guest's serial output.
+    pub fn serial_path(&self, namespace: &str, name: &str) -> Result<PathBuf> {
         let instance = self.json(&["get", "vmi", name, "-n", namespace])?;
         let uid = instance["metadata"]["uid"].as_str().context("the instance has no uid")?.to_owned();
         let pods =
             self.json(&["get", "pods", "-n", namespace, "-l", &format!("kubevirt.io/created-by={uid}")])?;
         let pod = pods["items"][0]["metadata"]["uid"].as_str().context("no launcher pod yet")?.to_owned();
         let pod_dir = self.data.join("agent/pods").join(pod);
-        let path = find_file(&pod_dir, "serial.log").context("no serial output yet")?;
-        Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+        find_file(&pod_dir, "serial.log").context("no serial output yet")
     }
 
     fn explain_failure(&self, error: anyhow::Error) -> anyhow::Error {
