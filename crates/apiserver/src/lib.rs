@@ -4,14 +4,18 @@
 //! (`registry`), admission (`admission`), store (`store`), answer in the form that the client asked for (`rest`).
 //!
 //! Where the stages meet, for whoever writes one of them:
-//! * `auth::Authenticator::authenticate(&self, &http::HeaderMap, Option<&[u8]>) -> Result<UserInfo, ApiError>`: the
-//!   slice is the DER of the verified client certificate.
-//! * `auth::authorize(&Store, &UserInfo, &Attributes) -> Decision`.
-//! * `auth::review(&Server state, &Kind, &UserInfo, Value) -> Result<Value, ApiError>`: the review kinds (POST only).
-//! * `admission::admit(&Store, &mut AdmissionRequest<'_>) -> Result<(), ApiError>`.
-//! * `subresource::handle(...)`: everything below an object that is not `status`.
-//! * `builtin::spawn(Store, ...)`: in-process controllers that work on the store.
+//! * `app::App` holds what every stage can reach; `app::{Body, Answer, json, refusal}` make answers.
+//! * `Auth::authenticate(&self, &HeaderMap, Option<&[u8]>) -> Result<UserInfo, ApiError>`: the slice is the DER of
+//!   the verified client certificate. `Auth::authorize(&self, &UserInfo, &Attributes) -> Decision`.
+//! * `Auth::review(&self, &Kind, &UserInfo, namespace: &str, Value) -> Result<Value, ApiError>`: the review kinds.
+//! * `admission::admit(&App, &mut AdmissionRequest<'_>) -> Result<(), ApiError>`.
+//! * `subresource::handle(&Arc<App>, Target, Request<Incoming>) -> Result<Answer, ApiError>` (async): everything below
+//!   an object that is not `status`, and all of subresources.kubevirt.io but its discovery.
+//! * `builtin::spawn(Arc<App>)`: in-process controllers that work on the store.
 
+pub mod app;
+pub mod auth;
+pub mod clock;
 pub mod registry;
 pub mod request;
 pub mod status;

@@ -86,3 +86,15 @@ pub struct AdmissionRequest<'a> {
     /// For the `Warning:` headers of the answer.
     pub warnings: &'a mut Vec<String>,
 }
+
+/// An authorized request for a subresource: who, and for what.
+pub struct Target {
+    /// Kind of the parent object. For subresources.kubevirt.io the kind in kubevirt.io.
+    pub kind: Option<&'static Kind>,
+    /// The request as it was authorized.
+    pub attributes: Attributes,
+    /// Path segments after the subresource, for example the port and protocol of a port-forward.
+    pub rest: Vec<String>,
+    /// Who asks.
+    pub user: UserInfo,
+}
