@@ -1,5 +1,7 @@
 //! The DHCP server, message by message.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // helpers of tests
+
 use ferrovirt_qemu::{
     dhcp::{Answer, Destination, Kind, Malformed, Request, answer},
     order::Lease,

@@ -1,6 +1,8 @@
 //! Whole command lines: `golden/<case>/order.json` gives `golden/<case>/command.txt`, one argument to a line.
 //! `GOLDEN=write` writes what is made now; the difference is the review.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // helpers of tests
+
 use ferrovirt_qemu::{Descriptors, command_line, order::Order};
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path};

@@ -1,5 +1,7 @@
 //! Lives of a guest, told as what QEMU says and what the launcher then does.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // helpers of tests
+
 use ferrovirt_qemu::{
     guest::{Action, Exit, Guest, Refusal},
     order::Order,

@@ -1,5 +1,7 @@
 //! Orders that must not reach QEMU, and strings that must not become options.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // helpers of tests
+
 use ferrovirt_qemu::{
     Descriptors, OrderError, command_line,
     order::{Backing, Bus, Kernel, Order},

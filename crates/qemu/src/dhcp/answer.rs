@@ -74,10 +74,11 @@ fn build(request: &Request, lease: &Lease, kind: u8, address: Option<Ipv4Addr>) 
         message.option(15, domain.as_bytes());
     }
     message.option(119, &search(&lease.search, message.room()));
-    let to = if request.client.is_unspecified() {
-        Destination::Broadcast
+    // Only to the address that it was given: a guest must not choose where its launcher sends to.
+    let to = if request.client == lease.address {
+        Destination::Unicast(lease.address)
     } else {
-        Destination::Unicast(request.client)
+        Destination::Broadcast
     };
     Answer { bytes: message.finish(), to }
 }

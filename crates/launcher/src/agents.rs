@@ -1,0 +1,158 @@
+//! Connections of the node agent: usually one, two while it is being replaced.
+
+use crate::log;
+use ferrovirt_qemu::protocol::{Event, MAX_DESCRIPTORS, MAX_MESSAGE, Purpose, Request};
+use ferrovirt_sys::seqpacket::{Connection, Listener};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+/// Most connections at a time.
+const MOST: usize = 16;
+/// Most descriptors that wait for an order.
+const MOST_DESCRIPTORS: usize = 4000;
+
+/// A descriptor and what it is.
+pub(crate) type Passed = (Purpose, OwnedFd);
+
+/// Listener and connections.
+pub(crate) struct Agents {
+    listener: Listener,
+    connections: Vec<Agent>,
+    next: u64,
+}
+
+struct Agent {
+    id: u64,
+    connection: Connection,
+    /// Descriptors that came before an order. They go with the connection, so that an agent that starts anew can
+    /// send all of them again.
+    passed: Vec<Passed>,
+}
+
+impl Agents {
+    pub(crate) fn new(listener: Listener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, connections: Vec::new(), next: 0 })
+    }
+
+    pub(crate) fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
+        self.connections.iter().map(|agent| (agent.id, agent.connection.as_fd()))
+    }
+
+    /// Takes a new connection and greets it with `state`.
+    pub(crate) fn accept(&mut self, state: &Event) {
+        let connection = match self.listener.accept() {
+            Ok(connection) => connection,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => return log::line(&format!("accepting a connection: {error}")),
+        };
+        if self.connections.len() >= MOST {
+            return log::line("too many connections: one was closed");
+        }
+        if connection.set_nonblocking(true).is_ok() {
+            self.next += 1;
+            self.connections.push(Agent { id: self.next, connection, passed: Vec::new() });
+            self.send(self.next, state);
+        }
+    }
+
+    /// The next request of a connection. Descriptors are kept; `waiting` says whether an order may still come. What
+    /// cannot be read is answered here.
+    pub(crate) fn receive(&mut self, id: u64, waiting: bool) -> Option<Request> {
+        let agent = self.connections.iter_mut().find(|agent| agent.id == id)?;
+        let message = match agent.connection.recv(MAX_MESSAGE) {
+            Ok(Some(message)) => message,
+            Ok(None) => {
+                self.close(id);
+                return None;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                self.refuse(
+                    id,
+                    format!("a message has at most {MAX_MESSAGE} bytes and {MAX_DESCRIPTORS} descriptors"),
+                );
+                self.close(id);
+                return None;
+            }
+            Err(error) => {
+                log::line(&format!("a connection ended: {error}"));
+                self.close(id);
+                return None;
+            }
+        };
+        match serde_json::from_slice::<Request>(&message.bytes) {
+            Err(error) => {
+                self.refuse(id, format!("this is no request that this launcher knows: {error}"));
+                None
+            }
+            Ok(Request::Descriptors { purposes }) => {
+                let problem = if purposes.len() != message.fds.len() {
+                    format!("{} purposes for {} descriptors", purposes.len(), message.fds.len())
+                } else if !waiting {
+                    "a guest was already started".into()
+                } else if agent.passed.len() + purposes.len() > MOST_DESCRIPTORS {
+                    format!("more than {MOST_DESCRIPTORS} descriptors")
+                } else {
+                    agent.passed.extend(purposes.into_iter().zip(message.fds));
+                    return None;
+                };
+                self.refuse(id, problem);
+                None
+            }
+            Ok(_) if !message.fds.is_empty() => {
+                self.refuse(id, "descriptors come with a descriptors message only".into());
+                None
+            }
+            Ok(request) => Some(request),
+        }
+    }
+
+    /// The descriptors that a connection has passed.
+    pub(crate) fn take_passed(&mut self, id: u64) -> Vec<Passed> {
+        self.connections
+            .iter_mut()
+            .find(|agent| agent.id == id)
+            .map(|agent| std::mem::take(&mut agent.passed))
+            .unwrap_or_default()
+    }
+
+    /// Drops what waited for an order on every connection: there will be no other order.
+    pub(crate) fn drop_passed(&mut self) {
+        for agent in &mut self.connections {
+            agent.passed = Vec::new();
+        }
+    }
+
+    pub(crate) fn close(&mut self, id: u64) {
+        self.connections.retain(|agent| agent.id != id);
+    }
+
+    pub(crate) fn refuse(&mut self, id: u64, message: String) {
+        log::line(&format!("refused: {message}"));
+        self.send(id, &Event::Refused { message });
+    }
+
+    pub(crate) fn broadcast(&mut self, event: &Event) {
+        let everyone: Vec<u64> = self.connections.iter().map(|agent| agent.id).collect();
+        for id in everyone {
+            self.send(id, event);
+        }
+    }
+
+    /// Sends to one connection; one that does not take it is closed: it must not hold up the guest, and gets the
+    /// state anew when it connects again.
+    fn send(&mut self, id: u64, event: &Event) {
+        let Ok(bytes) = serde_json::to_vec(event) else { return };
+        let Some(agent) = self.connections.iter().find(|agent| agent.id == id) else { return };
+        if agent.connection.send(&bytes, &[]).is_err() {
+            self.close(id);
+        }
+    }
+}

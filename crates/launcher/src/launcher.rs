@@ -1,0 +1,392 @@
+//! The poll loop.
+
+use crate::{
+    agents::Agents,
+    dhcp::Server,
+    log,
+    options::Options,
+    qemu::{self, Heard, Qemu},
+    serial::Serial,
+    start::{self, Started},
+};
+use ferrovirt_qemu::{
+    guest::{Action, Guest},
+    order::Order,
+    protocol::{Ending, Event, LISTEN_FD, Request, State},
+};
+use ferrovirt_sys::{process::inherited, seqpacket::Listener, signal::SignalFd};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::Signal,
+};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+/// Pieces of a stream that are moved before other work has its turn.
+const AT_ONCE: usize = 16;
+
+/// The launcher could not begin or go on.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {error}")]
+pub(crate) struct Fatal {
+    what: &'static str,
+    error: io::Error,
+}
+
+/// What a ready descriptor belongs to.
+#[derive(Clone, Copy)]
+enum Source {
+    Signals,
+    Listener,
+    Agent(u64),
+    Qmp,
+    Stderr,
+    SerialListener,
+    SerialGuest,
+    SerialClient,
+    Dhcp(usize),
+}
+
+struct Launcher {
+    options: Options,
+    clock: Instant,
+    signals: SignalFd,
+    agents: Agents,
+    /// The one guest, once an order came.
+    guest: Option<Guest>,
+    qemu: Option<Qemu>,
+    serial: Option<Serial>,
+    dhcp: Vec<Server>,
+    grace: Duration,
+    /// Who asked for the command that is under way.
+    asker: u64,
+    ended: Option<Ending>,
+}
+
+/// Runs until the guest has ended; true when it shut itself down.
+pub(crate) fn run(options: Options) -> Result<bool, Fatal> {
+    let fatal = |what| move |error| Fatal { what, error };
+    // What is made here is for this user only: sockets, the serial log, and files of QEMU, which inherits it.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let signals = SignalFd::new(&[Signal::TERM, Signal::INT, Signal::CHILD]).map_err(fatal("signals"))?;
+    let listener = inherited(LISTEN_FD)
+        .and_then(Listener::from_fd)
+        .map_err(fatal("file descriptor 3 must be the listening SOCK_SEQPACKET socket of the node agent"))?;
+    let agents = Agents::new(listener).map_err(fatal("the listening socket"))?;
+    let mut launcher = Launcher {
+        options,
+        clock: Instant::now(),
+        signals,
+        agents,
+        guest: None,
+        qemu: None,
+        serial: None,
+        dhcp: Vec::new(),
+        grace: Duration::ZERO,
+        asker: 0,
+        ended: None,
+    };
+    loop {
+        if let Some(ending) = launcher.ended {
+            return Ok(ending == Ending::Shutdown);
+        }
+        for (source, events) in launcher.wait().map_err(fatal("poll"))? {
+            launcher.handle(source, events);
+        }
+        let now = launcher.now();
+        if let Some(guest) = &mut launcher.guest
+            && guest.deadline().is_some_and(|deadline| deadline <= now)
+        {
+            let actions = guest.tick(now);
+            launcher.act(actions);
+        }
+    }
+}
+
+impl Launcher {
+    fn now(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    fn state(&self) -> Event {
+        let state = self.guest.as_ref().map_or(State::Waiting, |guest| guest.state().clone());
+        Event::State { state, qemu_pid: self.qemu.as_ref().map(Qemu::pid) }
+    }
+
+    /// Waits for the next things to do.
+    fn wait(&self) -> io::Result<Vec<(Source, PollFlags)>> {
+        let mut watched = Watched { sources: Vec::new(), fds: Vec::new() };
+        watched.add(Source::Signals, self.signals.as_fd(), true, false);
+        watched.add(Source::Listener, self.agents.listener(), true, false);
+        for (id, fd) in self.agents.connections() {
+            watched.add(Source::Agent(id), fd, true, false);
+        }
+        if let Some(qemu) = &self.qemu {
+            if let Some((fd, write)) = qemu.qmp() {
+                watched.add(Source::Qmp, fd, true, write);
+            }
+            if let Some(fd) = qemu.stderr() {
+                watched.add(Source::Stderr, fd, true, false);
+            }
+        }
+        if let Some(serial) = &self.serial {
+            watched.add(Source::SerialListener, serial.listener(), true, false);
+            if let Some((fd, write)) = serial.guest() {
+                watched.add(Source::SerialGuest, fd, true, write);
+            }
+            if let Some((fd, read, write)) = serial.client() {
+                watched.add(Source::SerialClient, fd, read, write);
+            }
+        }
+        for (index, server) in self.dhcp.iter().enumerate() {
+            watched.add(Source::Dhcp(index), server.socket(), true, false);
+        }
+        let timeout = self.guest.as_ref().and_then(Guest::deadline).map(|deadline| {
+            let left = deadline.saturating_sub(self.now());
+            Timespec {
+                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        match poll(&mut watched.fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready = watched.sources.iter().zip(&watched.fds).filter(|(_, fd)| !fd.revents().is_empty());
+        Ok(ready.map(|(source, fd)| (*source, fd.revents())).collect())
+    }
+
+    fn handle(&mut self, source: Source, events: PollFlags) {
+        // A hang-up or error shows in the read that follows.
+        let readable = events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
+        let writable = events.contains(PollFlags::OUT);
+        match source {
+            Source::Signals => self.signal(),
+            Source::Listener => {
+                let state = self.state();
+                self.agents.accept(&state);
+            }
+            Source::Agent(id) => self.request(id),
+            Source::Qmp => {
+                if writable && let Some(qemu) = &mut self.qemu {
+                    qemu.flush();
+                }
+                if readable {
+                    self.hear();
+                }
+            }
+            Source::Stderr => {
+                if let Some(qemu) = &mut self.qemu {
+                    (0..AT_ONCE).any(|_| !qemu.copy_stderr());
+                }
+            }
+            Source::SerialListener => self.with_serial(Serial::accept),
+            Source::SerialGuest => self.with_serial(|serial| {
+                if writable {
+                    serial.write_guest();
+                }
+                if readable {
+                    (0..AT_ONCE).any(|_| !serial.read_guest());
+                }
+            }),
+            Source::SerialClient => self.with_serial(|serial| {
+                if writable {
+                    serial.write_client();
+                }
+                if readable {
+                    serial.read_client();
+                }
+            }),
+            Source::Dhcp(index) => {
+                if self.dhcp.get(index).is_some_and(|server| !server.serve()) {
+                    // The indexes of this round stay valid: a descriptor that is looked at twice has nothing to read.
+                    self.dhcp.remove(index);
+                }
+            }
+        }
+    }
+
+    fn with_serial(&mut self, work: impl FnOnce(&mut Serial)) {
+        if let Some(serial) = &mut self.serial {
+            work(serial);
+        }
+    }
+
+    fn signal(&mut self) {
+        while let Ok(Some(number)) = self.signals.read() {
+            if number == Signal::CHILD.as_raw() {
+                if let Some(exit) = qemu::reap(self.qemu.as_mut()) {
+                    self.gone(exit);
+                }
+            } else {
+                self.shutdown(None);
+            }
+        }
+    }
+
+    fn request(&mut self, id: u64) {
+        let waiting = self.guest.is_none();
+        let Some(request) = self.agents.receive(id, waiting) else { return };
+        let asked = match (request, &mut self.guest) {
+            (Request::Descriptors { .. }, _) => return,
+            (Request::Start { .. }, Some(_)) => {
+                return self
+                    .agents
+                    .refuse(id, "a guest was already started: a launcher runs one in its life".into());
+            }
+            (Request::Start { order }, None) => return self.start(id, &order),
+            (Request::Shutdown { grace_seconds }, _) => {
+                return self.shutdown(grace_seconds.map(|seconds| Duration::from_secs(seconds.into())));
+            }
+            (_, None) => return self.agents.refuse(id, "no guest was started yet".into()),
+            (Request::Pause, Some(guest)) => guest.pause(),
+            (Request::Unpause, Some(guest)) => guest.unpause(),
+        };
+        match asked {
+            Ok(actions) => {
+                self.asker = id;
+                self.act(actions);
+            }
+            Err(refusal) => self.agents.refuse(id, refusal.to_string()),
+        }
+    }
+
+    fn start(&mut self, id: u64, order: &Order) {
+        let passed = self.agents.take_passed(id);
+        self.agents.drop_passed();
+        self.grace = Duration::from_secs(order.grace_seconds.into());
+        self.guest = Some(Guest::new(order));
+        log::line(&format!("starting {}", order.name));
+        match start::start(order, passed, &self.options) {
+            Ok(Started { qemu, serial, dhcp }) => {
+                self.qemu = Some(qemu);
+                self.serial = serial;
+                self.dhcp = dhcp;
+                let state = self.state();
+                self.agents.broadcast(&state);
+            }
+            Err(error) => self.end(Ending::Failed, error.to_string()),
+        }
+    }
+
+    /// `grace`: the order's own when absent.
+    fn shutdown(&mut self, grace: Option<Duration>) {
+        let now = self.now();
+        match &mut self.guest {
+            Some(guest) => {
+                let actions = guest.shutdown(grace.unwrap_or(self.grace), now);
+                self.act(actions);
+            }
+            None => self.end(Ending::Destroyed, "ended before an order came".into()),
+        }
+    }
+
+    /// Takes what QEMU says; false when there was nothing.
+    fn hear(&mut self) -> bool {
+        let now = self.now();
+        let (Some(qemu), Some(guest)) = (&mut self.qemu, &mut self.guest) else { return false };
+        let (more, actions) = match qemu.hear() {
+            Heard::Nothing => (false, Vec::new()),
+            Heard::Messages(messages) => {
+                (true, messages.into_iter().flat_map(|said| guest.message(said, now)).collect())
+            }
+            Heard::Closed => {
+                guest.closed(now);
+                (false, Vec::new())
+            }
+            Heard::Nonsense(why) => (false, guest.broken(&why, now)),
+        };
+        self.act(actions);
+        more
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Send(line) => {
+                    let now = self.now();
+                    let sent = self.qemu.as_mut().map_or(Ok(()), |qemu| qemu.send(&line));
+                    if let (Err(why), Some(guest)) = (sent, &mut self.guest) {
+                        let actions = guest.broken(&why, now);
+                        self.act(actions);
+                    }
+                }
+                Action::Kill => {
+                    if let Some(qemu) = &self.qemu {
+                        qemu.kill();
+                    }
+                }
+                Action::State(state) => {
+                    log::line(&format!("the guest is {}", word(&state)));
+                    let event = Event::State { state, qemu_pid: self.qemu.as_ref().map(Qemu::pid) };
+                    self.agents.broadcast(&event);
+                }
+                Action::Log(text) => log::line(&text),
+                Action::Refused(text) => self.agents.refuse(self.asker, text),
+            }
+        }
+    }
+
+    /// QEMU's process has ended: what it said last is still to be read.
+    fn gone(&mut self, exit: ferrovirt_qemu::guest::Exit) {
+        while self.hear() {}
+        self.with_serial(|serial| while serial.read_guest() {});
+        let last_words = match &mut self.qemu {
+            Some(qemu) => {
+                while qemu.copy_stderr() {}
+                qemu.last_words()
+            }
+            None => String::new(),
+        };
+        self.qemu = None;
+        if let Some(guest) = &mut self.guest
+            && let State::Ended { ending, message } = guest.gone(exit, &last_words)
+        {
+            self.end(ending, message);
+        }
+    }
+
+    /// Tells everyone, and whoever looks later, how it ended.
+    fn end(&mut self, ending: Ending, message: String) {
+        log::line(&format!("ended ({ending:?}): {message}"));
+        let event = Event::State { state: State::Ended { ending, message }, qemu_pid: None };
+        self.agents.broadcast(&event);
+        if let Ok(bytes) = serde_json::to_vec(&event)
+            && let Err(error) = std::fs::write(self.options.run.join("ended.json"), bytes)
+        {
+            log::line(&format!("ended.json: {error}"));
+        }
+        self.ended = Some(ending);
+    }
+}
+
+/// Descriptors to wait for, and what each belongs to.
+struct Watched<'a> {
+    sources: Vec<Source>,
+    fds: Vec<PollFd<'a>>,
+}
+
+impl<'a> Watched<'a> {
+    fn add(&mut self, source: Source, fd: BorrowedFd<'a>, read: bool, write: bool) {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::IN, read);
+        flags.set(PollFlags::OUT, write);
+        self.sources.push(source);
+        self.fds.push(PollFd::from_borrowed_fd(fd, flags));
+    }
+}
+
+fn word(state: &State) -> &'static str {
+    match state {
+        State::Waiting => "waited for",
+        State::Starting => "starting",
+        State::Running => "running",
+        State::Paused => "paused",
+        State::ShuttingDown => "shutting down",
+        State::Ended { .. } => "ended",
+    }
+}

@@ -1,0 +1,144 @@
+//! From an order and passed descriptors to a running QEMU.
+
+use crate::{
+    agents::Passed,
+    dhcp::Server,
+    disks::{self, DiskError},
+    log,
+    options::Options,
+    qemu::{self, Qemu},
+    serial::Serial,
+};
+use ferrovirt_qemu::{
+    Descriptors, OrderError, command_line,
+    order::{Nic, Order, Tap},
+    protocol::Purpose,
+};
+use std::{collections::BTreeMap, io, os::fd::OwnedFd};
+
+/// Everything that belongs to a started guest.
+pub(crate) struct Started {
+    pub(crate) qemu: Qemu,
+    pub(crate) serial: Option<Serial>,
+    pub(crate) dhcp: Vec<Server>,
+}
+
+/// Why a guest could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// The order cannot be carried out.
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    /// A disk is not there or may not be opened.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A step of the documented profile's own network setup.
+    #[error("interface {nic:?}: {step}: {error}")]
+    Tap { nic: String, step: &'static str, error: io::Error },
+    /// QEMU's program could not be started.
+    #[error("{path} could not be started: {error}")]
+    Qemu { path: String, error: io::Error },
+    /// Anything else that the kernel refused.
+    #[error("{what}: {error}")]
+    System { what: &'static str, error: io::Error },
+}
+
+/// First descriptor number in QEMU.
+const FIRST: i32 = 3;
+
+pub(crate) fn start(order: &Order, passed: Vec<Passed>, options: &Options) -> Result<Started, StartError> {
+    let system = |what| move |error| StartError::System { what, error };
+    let mut sources = Sources::new(passed);
+    let mut fds = Numbered { next: FIRST, fds: Vec::new() };
+    let mut descriptors = Descriptors::default();
+
+    let (ours, theirs) = qemu::pair().map_err(system("a socket for QMP"))?;
+    descriptors.qmp = fds.add(theirs);
+    let mut console = None;
+    if order.serial {
+        let (ours, theirs) = qemu::pair().map_err(system("a socket for the serial port"))?;
+        descriptors.serial = Some(fds.add(theirs));
+        console = Some(ours);
+    }
+    if order.graphics {
+        descriptors.vnc = Some(options.run.join("sockets/vnc.sock").to_string_lossy().into_owned());
+    }
+    disks::probe(&order.disks, &mut descriptors)?;
+    let mut dhcp = Vec::new();
+    for nic in &order.nics {
+        let queues = match &nic.tap {
+            Tap::Passed => sources.taps.remove(&nic.name).unwrap_or_default(),
+            // A name that nothing has checked yet only reaches the kernel's own check of interface names.
+            Tap::Created { interface, bridge, mtu } => create(nic, interface, bridge, *mtu)?,
+        };
+        descriptors.taps.insert(nic.name.clone(), queues.into_iter().map(|fd| fds.add(fd)).collect());
+        match (sources.dhcp.remove(&nic.name), &nic.dhcp) {
+            (Some(socket), Some(_)) => dhcp.extend(Server::new(socket, nic)),
+            (None, Some(_)) => {
+                log::line(&format!(
+                    "interface {:?}: no socket was passed, so DHCP is not answered",
+                    nic.name
+                ));
+            }
+            (_, None) => {}
+        }
+    }
+    let arguments = command_line(order, &descriptors)?;
+
+    std::fs::create_dir_all(options.run.join("sockets")).map_err(system("the folder of the sockets"))?;
+    let serial = match console {
+        Some(ours) => {
+            Some(Serial::new(ours, &options.run).map_err(system("the serial port's socket and log"))?)
+        }
+        None => None,
+    };
+    let qemu = Qemu::start(&options.qemu, arguments, ours, fds.fds, &options.overlays)
+        .map_err(|error| StartError::Qemu { path: options.qemu.display().to_string(), error })?;
+    Ok(Started { qemu, serial, dhcp })
+}
+
+/// Passed descriptors by interface.
+struct Sources {
+    taps: BTreeMap<String, Vec<OwnedFd>>,
+    dhcp: BTreeMap<String, OwnedFd>,
+}
+
+impl Sources {
+    fn new(passed: Vec<Passed>) -> Self {
+        let mut sources = Self { taps: BTreeMap::new(), dhcp: BTreeMap::new() };
+        for (purpose, fd) in passed {
+            match purpose {
+                Purpose::TapQueue { nic } => sources.taps.entry(nic).or_default().push(fd),
+                Purpose::Dhcp { nic } => drop(sources.dhcp.insert(nic, fd)),
+            }
+        }
+        sources
+    }
+}
+
+/// Descriptors under the numbers that they get in QEMU.
+struct Numbered {
+    next: i32,
+    fds: Vec<(OwnedFd, i32)>,
+}
+
+impl Numbered {
+    fn add(&mut self, fd: OwnedFd) -> i32 {
+        let number = self.next;
+        self.next += 1;
+        self.fds.push((fd, number));
+        number
+    }
+}
+
+/// The documented profile's way: the launcher makes the TAP with its own NET_ADMIN.
+fn create(nic: &Nic, interface: &str, bridge: &str, mtu: u32) -> Result<Vec<OwnedFd>, StartError> {
+    use ferrovirt_sys::{link, tap};
+    let step = |step| move |error| StartError::Tap { nic: nic.name.clone(), step, error };
+    let owner = rustix::process::getuid().as_raw();
+    let queues = tap::create(interface, nic.queues, owner).map_err(step("making the TAP and its queues"))?;
+    link::set_mtu(interface, mtu).map_err(step("setting the TAP's MTU"))?;
+    link::attach(bridge, interface).map_err(step("attaching the TAP to the bridge"))?;
+    link::up(interface).map_err(step("setting the TAP up"))?;
+    Ok(queues)
+}
