@@ -1,0 +1,83 @@
+//! JSON patches from two versions of a typed object.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// Operations that turn `old` into `new`, beginning with a test of the resource version in `meta`; none when equal.
+///
+/// Only members that differ are named, so that what newer writers added beside them stays. Lists are replaced whole.
+pub(super) fn between<T: Serialize>(meta: &ObjectMeta, old: &T, new: &T) -> Vec<Value> {
+    // Serialization of wire types into values cannot fail; if it ever did, doing nothing is the safe answer.
+    let (Ok(old), Ok(new)) = (serde_json::to_value(old), serde_json::to_value(new)) else {
+        return Vec::new();
+    };
+    let mut ops = Vec::new();
+    compare(&mut String::new(), &old, &new, &mut ops);
+    if !ops.is_empty()
+        && let Some(version) = &meta.resource_version
+    {
+        ops.insert(0, json!({"op": "test", "path": "/metadata/resourceVersion", "value": version}));
+    }
+    ops
+}
+
+fn compare(path: &mut String, old: &Value, new: &Value, ops: &mut Vec<Value>) {
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            for key in old.keys().filter(|key| !new.contains_key(*key)) {
+                ops.push(json!({"op": "remove", "path": format!("{path}/{}", escape(key))}));
+            }
+            for (key, value) in new {
+                let length = path.len();
+                path.push('/');
+                path.push_str(&escape(key));
+                match old.get(key) {
+                    Some(before) => compare(path, before, value, ops),
+                    None => ops.push(json!({"op": "add", "path": *path, "value": value})),
+                }
+                path.truncate(length);
+            }
+        }
+        (old, new) if old == new => {}
+        // `add` replaces an existing member, and does not mind when the stored object lacks it.
+        (_, new) => ops.push(json!({"op": "add", "path": *path, "value": new})),
+    }
+}
+
+/// A key as part of a JSON pointer (RFC 6901).
+fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ops(old: Value, new: Value) -> Vec<Value> {
+        let meta = ObjectMeta { resource_version: Some("7".into()), ..ObjectMeta::default() };
+        between(&meta, &old, &new)
+    }
+
+    #[test]
+    fn equal_objects_need_no_patch() {
+        assert!(ops(json!({"a": [1]}), json!({"a": [1]})).is_empty());
+    }
+
+    #[test]
+    fn only_what_differs_is_named_and_keys_are_escaped() {
+        assert_eq!(
+            ops(
+                json!({"l": {"a/b": "1", "x": "1"}, "s": [1]}),
+                json!({"l": {"a/b": "2"}, "s": [1, 2], "n": {}})
+            ),
+            [
+                json!({"op": "test", "path": "/metadata/resourceVersion", "value": "7"}),
+                json!({"op": "remove", "path": "/l/x"}),
+                json!({"op": "add", "path": "/l/a~1b", "value": "2"}),
+                json!({"op": "add", "path": "/n", "value": {}}),
+                json!({"op": "add", "path": "/s", "value": [1, 2]}),
+            ]
+        );
+    }
+}

@@ -1,0 +1,6 @@
+//! Tables of snapshots and what follows from them, and a simulation of everything at once.
+
+mod simulation;
+mod vm;
+mod vmi;
+mod world;

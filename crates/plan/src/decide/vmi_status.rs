@@ -1,0 +1,146 @@
+//! The status of a VirtualMachineInstance, as far as the controller writes it.
+
+use ferrovirt_api::kubevirt::{
+    VirtualMachineInstance, VirtualMachineInstanceCondition, VirtualMachineInstancePhaseTransitionTimestamp,
+};
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+
+use super::conditions::{Condition, find, remove, set};
+use super::{Claim, ClaimState, NODE_LABEL, pods};
+
+/// Reasons of `Synchronized=False` that the controller writes and takes away; others are the node agent's.
+const TROUBLES: [&str; 5] =
+    ["FailedCreate", "FailedPvcNotFound", "InvalidMachine", "ErrImagePull", "ImagePullBackOff"];
+
+/// What keeps the machine from starting.
+pub(super) struct Trouble {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+/// Copies what the pod says into the instance, moves the phase, and writes the conditions.
+pub(super) fn refresh(
+    vmi: &mut VirtualMachineInstance,
+    pod: Option<&Pod>,
+    own: &[&Pod],
+    claims: &[Claim],
+    to: Option<&'static str>,
+    trouble: Option<&Trouble>,
+    now: Timestamp,
+) {
+    if let Some(pod) = pod.filter(|pod| pods::is_up(pod))
+        && let Some(node) = pods::node(pod)
+    {
+        let labels = vmi.metadata.labels.get_or_insert_default();
+        if labels.get(NODE_LABEL).is_none_or(|label| label != node) {
+            labels.insert(NODE_LABEL.to_owned(), node.to_owned());
+        }
+    }
+    let status = vmi.status.get_or_insert_default();
+    if let Some(phase) = to.filter(|phase| status.phase.as_deref() != Some(phase)) {
+        status.phase = Some(phase.to_owned());
+        status.phase_transition_timestamps.push(VirtualMachineInstancePhaseTransitionTimestamp {
+            phase: Some(phase.to_owned()),
+            phase_transition_timestamp: Some(Time(now)),
+        });
+    }
+    status.active_pods = own
+        .iter()
+        .filter(|pod| !pods::is_down(pod))
+        .map(|pod| (pods::uid(pod).to_owned(), pods::node(pod).unwrap_or_default().to_owned()))
+        .collect();
+    if let Some(pod) = pod {
+        if let Some(qos) = pod.status.as_ref().and_then(|s| s.qos_class.clone()) {
+            status.qos_class = Some(qos);
+        }
+        if pods::is_up(pod) {
+            status.node_name = pods::node(pod).map(str::to_owned).or(status.node_name.take());
+            status.migration_transport = Some("Unix".to_owned());
+            let image = pod.spec.as_ref().and_then(|s| s.containers.first()).and_then(|c| c.image.clone());
+            status.launcher_container_image_version =
+                image.or(status.launcher_container_image_version.take());
+        }
+    }
+
+    let phase = status.phase.clone().unwrap_or_default();
+    let list = &mut status.conditions;
+    set(list, ready(pod, &phase), now);
+    let over = matches!(phase.as_str(), "Succeeded" | "Failed");
+    match pod.and_then(|pod| pod_condition(pod, "PodScheduled")).filter(|c| c.status == "False" && !over) {
+        Some(condition) => set(list, mirror(condition), now),
+        None => remove(list, "PodScheduled"),
+    }
+    let unbound: Vec<&str> =
+        claims.iter().filter(|c| c.state == ClaimState::Pending).map(|c| c.name.as_str()).collect();
+    if matches!(phase.as_str(), "Pending" | "Scheduling") && !unbound.is_empty() {
+        let message = format!("waiting for PersistentVolumeClaim {} to be bound", unbound.join(", "));
+        set(
+            list,
+            VirtualMachineInstanceCondition::new("Provisioning", "True", "ClaimsNotBound", &message),
+            now,
+        );
+    } else {
+        remove(list, "Provisioning");
+    }
+    match trouble {
+        Some(trouble) => set_trouble(vmi, trouble, now),
+        // A refusal stays until the pod is there: the next attempt may be refused again.
+        None if pod.is_some() => {
+            list.retain(|c| c.kind() != "Synchronized" || !TROUBLES.contains(&c.reason()));
+        }
+        None => {}
+    }
+}
+
+/// Writes `Synchronized=False`.
+pub(super) fn set_trouble(vmi: &mut VirtualMachineInstance, trouble: &Trouble, now: Timestamp) {
+    let condition =
+        VirtualMachineInstanceCondition::new("Synchronized", "False", trouble.reason, &trouble.message);
+    set(&mut vmi.status.get_or_insert_default().conditions, condition, now);
+}
+
+/// The instance does not say so yet.
+pub(super) fn is_news(vmi: &VirtualMachineInstance, trouble: &Trouble) -> bool {
+    let list = vmi.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    find(list, "Synchronized").is_none_or(|c| {
+        c.reason() != trouble.reason || c.message.as_deref() != Some(trouble.message.as_str())
+    })
+}
+
+/// When the phase was entered.
+pub(super) fn phase_since(vmi: &VirtualMachineInstance) -> Option<Timestamp> {
+    let status = vmi.status.as_ref()?;
+    let entry = status.phase_transition_timestamps.iter().rev().find(|t| t.phase == status.phase)?;
+    entry.phase_transition_timestamp.as_ref().map(|t| t.0)
+}
+
+fn ready(pod: Option<&Pod>, phase: &str) -> VirtualMachineInstanceCondition {
+    let not =
+        |reason: &str, message: &str| VirtualMachineInstanceCondition::new("Ready", "False", reason, message);
+    let Some(pod) = pod else { return not("PodNotExists", "virt-launcher pod does not exist") };
+    if pods::is_going(pod) {
+        return not("PodTerminating", "virt-launcher pod is terminating");
+    }
+    if phase != "Running" {
+        return not("GuestNotRunning", "Guest VM is not reported as running");
+    }
+    match pod_condition(pod, "Ready") {
+        Some(condition) => mirror(condition),
+        None => not("PodConditionMissing", "virt-launcher pod has no Ready condition"),
+    }
+}
+
+fn pod_condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.iter().flatten().find(|c| c.type_ == kind)
+}
+
+fn mirror(condition: &PodCondition) -> VirtualMachineInstanceCondition {
+    VirtualMachineInstanceCondition::new(
+        &condition.type_,
+        &condition.status,
+        condition.reason.as_deref().unwrap_or_default(),
+        condition.message.as_deref().unwrap_or_default(),
+    )
+}
