@@ -1,1 +1,66 @@
 //! SecurityContextConstraints admission: constraints, requester and pod in; the defaulted pod or every refusal out.
+//!
+//! The crate is pure: it reads no file, no clock and no cluster, and it never panics on what it is given. The
+//! caller keeps a compiled set of constraints ([`Constraints::compile`]), asks for a decision with the state that
+//! it has ([`Constraints::admit`]), and waits or retries where [`Denied::may_pass_later`] says that it helps.
+//!
+//! ```
+//! use ferrovirt_scc::{Constraints, NamespaceValues, Operation, Outcome, Request, defaults, Subject};
+//! let constraints = Constraints::compile(defaults::all());
+//! let everyone = |_: &Subject<'_>, scc: &str, _: &str| scc == "restricted-v2";
+//! let request = Request {
+//!     operation: Operation::Create,
+//!     subresource: "",
+//!     name: "p",
+//!     namespace: "demo",
+//!     values: Some(NamespaceValues {
+//!         uid_range: Some("1000620000/10000"),
+//!         mcs: Some("s0:c25,c10"),
+//!         supplemental_groups: None,
+//!     }),
+//!     user: "alice",
+//!     groups: &[],
+//! };
+//! let mut pod = serde_json::json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}});
+//! let Ok(Outcome::Admitted(admitted)) = constraints.admit(&request, &everyone, &mut pod) else { unreachable!() };
+//! assert_eq!(admitted.scc, "restricted-v2");
+//! assert_eq!(pod["spec"]["containers"][0]["securityContext"]["runAsUser"], 1000620000);
+//! ```
+
+mod access;
+mod audit;
+mod compiled;
+pub mod defaults;
+mod equal;
+mod evaluate;
+mod exec;
+mod names;
+mod namespace;
+mod object;
+mod order;
+mod pass;
+mod patch;
+mod pod;
+mod quote;
+mod refusal;
+mod scan;
+mod seccomp;
+mod skip;
+mod types;
+mod volume;
+
+pub use access::{Authorizer, Grants, Subject, SubjectType};
+pub use audit::AuditAnnotation;
+pub use compiled::{Constraints, STANDARD_NAMES};
+pub use exec::may_enter;
+pub use names::*;
+pub use namespace::{BLOCK_COUNT, BLOCK_SIZE, Block, NamespaceValues, allocate, first_free};
+pub use object::{FieldError, default_object, prepare, validate_object};
+pub use order::{Why, points, why_before};
+pub use pass::{Admitted, Cause, Denied, Operation, Outcome, Pass, Request};
+pub use refusal::{Body, Form, Refusal};
+pub use skip::{exempt_namespace, nothing_relevant_changed};
+pub use types::{
+    FlexVolume, GroupStrategy, IdRange, RunAsUserStrategy, SELinuxOptions, SELinuxStrategy,
+    SecurityContextConstraints,
+};

@@ -1,0 +1,139 @@
+//! What the audit log is told about a decision.
+
+use crate::access::Authorizer;
+use crate::order::why_before;
+use crate::pass::{MayChange, Walk};
+use crate::quote::quoted;
+use crate::refusal::joined;
+
+/// One audit annotation. The key is without its prefix, see [`AuditAnnotation::full_key`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditAnnotation {
+    /// Key without prefix.
+    pub key: String,
+    /// Text.
+    pub value: String,
+}
+
+impl AuditAnnotation {
+    fn new(key: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { key: key.into(), value: value.into() }
+    }
+
+    /// The key as it stands in the log. One of them has a prefix of its own, which log readers rely on.
+    pub fn full_key(&self) -> String {
+        match self.key.as_str() {
+            "denied" => "securityserviceconstraints.admission.openshift.io/denied".to_owned(),
+            key => format!("securitycontextconstraints.admission.openshift.io/{key}"),
+        }
+    }
+}
+
+/// Adds later annotations; one with the same key replaces the earlier one.
+pub(crate) fn merge(all: &mut Vec<AuditAnnotation>, later: Vec<AuditAnnotation>) {
+    for annotation in later {
+        all.retain(|a| a.key != annotation.key);
+        all.push(annotation);
+    }
+}
+
+/// The SCCs that could not be used, up to a position or all.
+fn denied<A: Authorizer>(walk: &mut Walk<'_, '_, A>, until: Option<usize>) -> AuditAnnotation {
+    let mut names = String::new();
+    for at in walk.candidates.iter(walk.constraints.list.len()).take_while(|at| Some(*at) != until) {
+        let Some(scc) = walk.compiled(at) else { continue };
+        if walk.rights.subject(at, &scc.name).is_none() {
+            if !names.is_empty() {
+                names.push(',');
+            }
+            names.push_str(&scc.name);
+        }
+    }
+    AuditAnnotation::new("denied", names)
+}
+
+fn too_restrictive<A: Authorizer>(walk: &Walk<'_, '_, A>) -> Vec<AuditAnnotation> {
+    let one = |tried: &crate::pass::Tried| {
+        let name = walk.compiled(tried.at).map_or("", |c| c.name.as_str());
+        AuditAnnotation::new(format!("too-restrictive-{name}"), joined(walk.refusals_of(*tried)))
+    };
+    walk.tried.iter().map(one).collect()
+}
+
+/// Annotations of a request that is let in under the SCC at `at`.
+pub(crate) fn admitted<A: Authorizer>(
+    walk: &mut Walk<'_, '_, A>,
+    at: usize,
+    may: MayChange,
+    hint: &str,
+) -> Vec<AuditAnnotation> {
+    let chosen = walk.compiled(at).map_or("", |c| c.name.as_str());
+    let mut list = Vec::new();
+    if may == MayChange::Everything {
+        list.push(denied(walk, Some(at)));
+        list.extend(too_restrictive(walk));
+        let second = walk.next_fit(Some(at), may).and_then(|(second, _)| walk.compiled(second));
+        let reason = match (walk.compiled(at), second) {
+            (Some(first), Some(second)) => {
+                let (a, b) = (quoted(&first.name), quoted(&second.name));
+                let why = why_before(&first.scc, &second.scc).as_str();
+                format!("{a} is most restrictive, not denied, and chosen over {b} because {a} {why}")
+            }
+            _ => format!("{} is the only one not too restrictive and not denied", quoted(chosen)),
+        };
+        list.push(AuditAnnotation::new("reason", reason));
+        return list;
+    }
+    if !hint.is_empty() && hint != chosen {
+        list.push(hint_failed(walk, hint));
+        let reason = format!(
+            "originally chosen {} did not pass final validation after mutating admission, but {} did instead",
+            quoted(hint),
+            quoted(chosen)
+        );
+        list.push(AuditAnnotation::new("reason-validation", reason));
+    }
+    list.push(AuditAnnotation::new("chosen", chosen));
+    list
+}
+
+/// Annotations of a request that no SCC lets in.
+pub(crate) fn refused<A: Authorizer>(
+    walk: &mut Walk<'_, '_, A>,
+    may: MayChange,
+    hint: &str,
+) -> Vec<AuditAnnotation> {
+    let mut list = Vec::new();
+    if may == MayChange::Everything {
+        let all_denied = walk.tried.is_empty();
+        list.push(denied(walk, None));
+        list.extend(too_restrictive(walk));
+        let reason = if all_denied { "all denied" } else { "all too restrictive or denied" };
+        list.push(AuditAnnotation::new("reason", reason));
+    } else if !hint.is_empty() {
+        list.push(hint_failed(walk, hint));
+        let text = format!(
+            "originally chosen {} got denied in final validation after mutating admission, and no other matched",
+            quoted(hint)
+        );
+        merge(&mut list, vec![AuditAnnotation::new("denied-validation", text)]);
+    }
+    list
+}
+
+/// Why the SCC that the annotation names did not pass.
+fn hint_failed<A: Authorizer>(walk: &Walk<'_, '_, A>, hint: &str) -> AuditAnnotation {
+    let tried = walk.tried.iter().find(|t| walk.compiled(t.at).is_some_and(|c| c.name == hint));
+    match tried {
+        Some(tried) => {
+            AuditAnnotation::new(format!("too-restrictive-{hint}"), joined(walk.refusals_of(*tried)))
+        }
+        None => AuditAnnotation::new(
+            "denied-validation",
+            format!(
+                "originally chosen {} got denied in final validation after mutating admission",
+                quoted(hint)
+            ),
+        ),
+    }
+}
