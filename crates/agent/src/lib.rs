@@ -1,1 +1,4 @@
 //! The node agent: runs launcher pods through an OCI runtime and does the privileged part of every machine.
+
+pub mod network;
+pub mod oci;

@@ -1,0 +1,65 @@
+//! The pod network: an address from CNI, and behind it the bridge, TAP queues and translation of each machine.
+
+pub mod cni;
+pub mod host;
+pub mod pod;
+
+use std::{
+    io::{self, Write},
+    process::{Command, Stdio},
+};
+
+/// A failed step of a pod's network.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A program that is not there.
+    #[error("cannot start {program}: {source}; install the package `{package}`")]
+    Start {
+        /// The program.
+        program: &'static str,
+        /// The Debian package that has it.
+        package: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A program that said no.
+    #[error("{program}: {message}")]
+    Failed {
+        /// The program.
+        program: &'static str,
+        /// Its last words.
+        message: String,
+    },
+    /// The kernel said no.
+    #[error("{what}: {source}")]
+    Kernel {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+    /// An answer of a CNI plug-in that makes no sense.
+    #[error("CNI plug-in answered {0}")]
+    Answer(String),
+    /// A machine that this version cannot connect.
+    #[error("{0}")]
+    Unsupported(&'static str),
+}
+
+/// Runs a program to its end with `input` on its standard input; on the calling thread's network namespace.
+fn run(program: &'static str, package: &'static str, args: &[&str], input: &str) -> Result<String, Error> {
+    let start = |source| Error::Start { program, package, source };
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(start)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that ends early says why on its standard error.
+        let _closed = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(start)?;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Error::Failed { program, message });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,441 @@
+//! The bundle: one pod's compute container as an OCI runtime configuration, exactly its security context.
+
+use super::cgroup::{self, HugeLimit};
+use ferrovirt_api::quantity::Amount;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+/// Processes and threads of one launcher: QEMU's vCPUs, workers and the launcher itself, with a wide margin.
+const PIDS: i64 = 4096;
+/// What a container has that neither drops nor adds: the set that container engines agree on.
+const USUAL: [&str; 14] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+];
+
+/// Why a container cannot be configured; the reason is Kubernetes' `CreateContainerConfigError`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The pod asks for what this node does not give to launcher pods.
+    #[error(
+        "{field} is set, but this node runs launcher pods only, which never have it: remove it from the pod"
+    )]
+    Refused {
+        /// Path in the pod.
+        field: &'static str,
+    },
+    /// `runAsNonRoot` and user 0.
+    #[error("runAsNonRoot is true and the user is 0: set runAsUser to another number")]
+    Root,
+    /// A number that cannot be a user or group.
+    #[error("{field} is {value}: use 0 to 4294967294")]
+    Id {
+        /// Which field.
+        field: &'static str,
+        /// What was given.
+        value: i64,
+    },
+    /// A resource amount that cannot be read.
+    #[error("resources: {0}")]
+    Quantity(#[from] ferrovirt_api::quantity::QuantityError),
+    /// A seccomp profile that is not there.
+    #[error("seccompProfile.localhostProfile: this node has none: use RuntimeDefault")]
+    Localhost,
+    /// A device of the node.
+    #[error("{path}: {source}: the device is missing on this node")]
+    Device {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Users, groups and rights of the container's process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Group that owns volumes.
+    pub fs_group: Option<u32>,
+    /// Supplementary groups, with `fs_group`.
+    pub groups: Vec<u32>,
+    /// What the process has: in all five sets.
+    pub capabilities: BTreeSet<String>,
+    /// What it may gain, only ever more than `capabilities` when privilege escalation is allowed.
+    pub bounding: BTreeSet<String>,
+    /// No privilege can be gained through execve.
+    pub no_new_privileges: bool,
+    /// The root file system is read-only.
+    pub read_only_root: bool,
+    /// The seccomp profile is the runtime's default.
+    pub runtime_default_seccomp: bool,
+}
+
+impl Identity {
+    /// Reads pod and container security contexts; the container's win.
+    ///
+    /// # Errors
+    /// For what launcher pods never have, and impossible numbers.
+    pub fn of(pod: &Pod, container: &Container) -> Result<Self, Error> {
+        let spec = pod.spec.clone().unwrap_or_default();
+        for (field, set) in [
+            ("spec.hostNetwork", spec.host_network),
+            ("spec.hostPID", spec.host_pid),
+            ("spec.hostIPC", spec.host_ipc),
+            ("spec.shareProcessNamespace", spec.share_process_namespace),
+        ] {
+            if set == Some(true) {
+                return Err(Error::Refused { field });
+            }
+        }
+        let pod = spec.security_context.unwrap_or_default();
+        let own = container.security_context.clone().unwrap_or_default();
+        if own.privileged == Some(true) {
+            return Err(Error::Refused { field: "securityContext.privileged" });
+        }
+        let image = super::rootfs::IMAGE_ID;
+        let uid = id("runAsUser", own.run_as_user.or(pod.run_as_user))?.unwrap_or(image);
+        let gid = id("runAsGroup", own.run_as_group.or(pod.run_as_group))?.unwrap_or(image);
+        if uid == 0 && own.run_as_non_root.or(pod.run_as_non_root) == Some(true) {
+            return Err(Error::Root);
+        }
+        let fs_group = id("fsGroup", pod.fs_group)?;
+        let mut groups = Vec::new();
+        for group in pod.supplemental_groups.into_iter().flatten() {
+            groups.extend(id("supplementalGroups", Some(group))?);
+        }
+        groups.extend(fs_group);
+
+        let changes = own.capabilities.unwrap_or_default();
+        let name = |text: &String| text.to_uppercase().trim_start_matches("CAP_").to_owned();
+        let drop: BTreeSet<String> = changes.drop.iter().flatten().map(name).collect();
+        let add: BTreeSet<String> = changes.add.iter().flatten().map(name).collect();
+        let mut bounding = BTreeSet::new();
+        if !drop.contains("ALL") {
+            bounding.extend(USUAL.iter().map(|c| (*c).to_owned()).filter(|c| !drop.contains(c)));
+        }
+        bounding.extend(add.iter().cloned());
+        let capabilities = if uid == 0 { bounding.clone() } else { add };
+
+        let profile = own.seccomp_profile.or(pod.seccomp_profile).map(|profile| profile.type_);
+        if profile.as_deref() == Some("Localhost") {
+            return Err(Error::Localhost);
+        }
+        Ok(Self {
+            uid,
+            gid,
+            fs_group,
+            groups,
+            capabilities,
+            bounding,
+            no_new_privileges: own.allow_privilege_escalation == Some(false),
+            read_only_root: own.read_only_root_filesystem == Some(true),
+            runtime_default_seccomp: profile.as_deref() == Some("RuntimeDefault"),
+        })
+    }
+}
+
+fn id(field: &'static str, value: Option<i64>) -> Result<Option<u32>, Error> {
+    match value {
+        None => Ok(None),
+        Some(value) => match u32::try_from(value) {
+            Ok(id) if id != u32::MAX => Ok(Some(id)),
+            _ => Err(Error::Id { field, value }),
+        },
+    }
+}
+
+/// A mount of the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Absolute path in the container.
+    pub destination: String,
+    /// `bind`, `tmpfs`, `hugetlbfs`, ...
+    pub kind: &'static str,
+    /// Path on the node, or the file system's name.
+    pub source: PathBuf,
+    /// Mount options.
+    pub options: Vec<String>,
+}
+
+impl Mount {
+    /// A bind mount: never with set-user-ID programs or device nodes.
+    pub fn bind(source: PathBuf, destination: &str, read_only: bool) -> Self {
+        let mut options = vec!["rbind".to_owned(), "nosuid".to_owned(), "nodev".to_owned()];
+        options.push(if read_only { "ro" } else { "rw" }.to_owned());
+        Self { destination: destination.to_owned(), kind: "bind", source, options }
+    }
+
+    fn of(destination: &str, kind: &'static str, options: &[&str]) -> Self {
+        Self {
+            destination: destination.to_owned(),
+            kind,
+            source: PathBuf::from(kind),
+            options: options.iter().map(|o| (*o).to_owned()).collect(),
+        }
+    }
+}
+
+/// A device node of the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    path: String,
+    kind: char,
+    major: u32,
+    minor: u32,
+    writable: bool,
+}
+
+impl Device {
+    /// A device of the node, under another path in the container.
+    ///
+    /// # Errors
+    /// When it is not there or is no device.
+    pub fn of(node: &Path, path: &str, writable: bool) -> Result<Self, Error> {
+        let failed = |source| Error::Device { path: node.to_owned(), source };
+        let data = fs::metadata(node).map_err(failed)?;
+        let kind = match data.file_type() {
+            kind if kind.is_char_device() => 'c',
+            kind if kind.is_block_device() => 'b',
+            _ => return Err(failed(io::Error::other("not a device"))),
+        };
+        let number = data.rdev();
+        Ok(Self {
+            path: path.to_owned(),
+            kind,
+            major: rustix::fs::major(number),
+            minor: rustix::fs::minor(number),
+            writable,
+        })
+    }
+}
+
+/// The extended resources that are devices, and their nodes.
+pub const DEVICES: [(&str, &str); 3] = [
+    ("devices.kubevirt.io/kvm", "/dev/kvm"),
+    ("devices.kubevirt.io/tun", "/dev/net/tun"),
+    ("devices.kubevirt.io/vhost-net", "/dev/vhost-net"),
+];
+
+/// The devices that a container's resources ask for.
+///
+/// # Errors
+/// When the node lacks one.
+pub fn devices(container: &Container) -> Result<Vec<Device>, Error> {
+    let mut devices = Vec::new();
+    for (resource, node) in DEVICES {
+        if amount(container, resource)?.is_some_and(|amount| !amount.is_zero()) {
+            devices.push(Device::of(Path::new(node), node, true)?);
+        }
+    }
+    Ok(devices)
+}
+
+/// Huge page limits of a container: page size to bytes.
+///
+/// # Errors
+/// For unreadable amounts.
+pub fn huge_pages(container: &Container) -> Result<BTreeMap<u64, u64>, Error> {
+    let mut limits = BTreeMap::new();
+    let Some(resources) = &container.resources else { return Ok(limits) };
+    for (name, value) in resources.limits.iter().flatten() {
+        if let Some(size) = name.strip_prefix("hugepages-") {
+            limits.insert(Amount::parse(size)?.bytes()?.0, Amount::parse(&value.0)?.bytes()?.0);
+        }
+    }
+    Ok(limits)
+}
+
+/// A container's limit of a resource, or its request where it has no limit.
+fn amount(container: &Container, name: &str) -> Result<Option<Amount>, Error> {
+    let Some(resources) = &container.resources else { return Ok(None) };
+    let limit = resources.limits.as_ref().and_then(|all| all.get(name));
+    let request = resources.requests.as_ref().and_then(|all| all.get(name));
+    Ok(limit.or(request).map(|value| Amount::parse(&value.0)).transpose()?)
+}
+
+/// What the node adds to the pod.
+#[derive(Debug)]
+pub struct Node<'a> {
+    /// The skeleton of [`super::rootfs`].
+    pub rootfs: &'a Path,
+    /// The launcher's program.
+    pub launcher: &'a Path,
+    /// The pod's network namespace.
+    pub netns: &'a Path,
+    /// Who limits huge pages.
+    pub huge: HugeLimit,
+    /// The default seccomp profile in the runtime's form.
+    pub seccomp: Value,
+}
+
+/// The runtime's configuration.
+///
+/// # Errors
+/// For unreadable amounts.
+pub fn config(
+    pod: &Pod,
+    container: &Container,
+    identity: &Identity,
+    volumes: &[Mount],
+    devices: &[Device],
+    node: &Node<'_>,
+) -> Result<Value, Error> {
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let mut args: Vec<String> =
+        container.command.iter().flatten().chain(container.args.iter().flatten()).cloned().collect();
+    match args.first_mut() {
+        Some(program) if program == super::rootfs::IMAGE_COMMAND => {
+            *program = super::rootfs::REAL_COMMAND.to_owned();
+        }
+        Some(_) => {}
+        None => args.push(super::rootfs::REAL_COMMAND.to_owned()),
+    }
+    let mut env = vec!["PATH=/usr/sbin:/usr/bin".to_owned()];
+    for variable in container.env.iter().flatten() {
+        if let Some(value) = &variable.value {
+            env.push(format!("{}={value}", variable.name));
+        }
+    }
+    let caps: Vec<String> = identity.capabilities.iter().map(|c| format!("CAP_{c}")).collect();
+    let bounding: Vec<String> = identity.bounding.iter().map(|c| format!("CAP_{c}")).collect();
+    let mut mounts = system_mounts(node);
+    mounts.extend_from_slice(volumes);
+    let mut linux = json!({
+        "cgroupsPath": format!("/{}", cgroup::name(&uid)),
+        "namespaces": [
+            {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
+            {"type": "network", "path": node.netns},
+        ],
+        "resources": resources(container, devices, node.huge)?,
+        "devices": devices.iter().map(|d| json!({
+            "path": d.path, "type": d.kind, "major": d.major, "minor": d.minor,
+            "fileMode": if d.writable { 0o660 } else { 0o440 }, "uid": identity.uid, "gid": identity.gid,
+        })).collect::<Vec<_>>(),
+        "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+            "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware"],
+        "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+    });
+    if identity.runtime_default_seccomp
+        && let Some(linux) = linux.as_object_mut()
+    {
+        linux.insert("seccomp".to_owned(), node.seccomp.clone());
+    }
+    Ok(json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false,
+            "user": {"uid": identity.uid, "gid": identity.gid, "additionalGids": identity.groups, "umask": 0o027},
+            "args": args,
+            "env": env,
+            "cwd": container.working_dir.as_deref().unwrap_or("/"),
+            "capabilities": {
+                "bounding": bounding, "effective": caps, "permitted": caps, "inheritable": caps, "ambient": caps,
+            },
+            "rlimits": rlimits(),
+            "noNewPrivileges": identity.no_new_privileges,
+        },
+        "root": {"path": node.rootfs, "readonly": identity.read_only_root},
+        "hostname": hostname(pod),
+        "mounts": mounts.iter().map(|m| json!({
+            "destination": m.destination, "type": m.kind, "source": m.source, "options": m.options,
+        })).collect::<Vec<_>>(),
+        "linux": linux,
+    }))
+}
+
+/// Host name of a pod: its own, or its name cut to 63 bytes.
+pub fn hostname(pod: &Pod) -> String {
+    let own = pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
+    own.or_else(|| pod.metadata.name.clone()).unwrap_or_default().chars().take(63).collect()
+}
+
+fn system_mounts(node: &Node<'_>) -> Vec<Mount> {
+    let small =
+        |destination| Mount::of(destination, "tmpfs", &["nosuid", "nodev", "noexec", "mode=755", "size=1m"]);
+    let mut mounts = vec![
+        Mount::of("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+        Mount::of("/dev", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]),
+        Mount::of("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        small("/run"),
+        small("/var"),
+        Mount::bind("/usr".into(), "/usr", true),
+        Mount::bind(node.launcher.to_owned(), super::rootfs::REAL_COMMAND, true),
+    ];
+    for file in ["/etc/ld.so.cache", "/etc/alternatives"] {
+        if Path::new(file).exists() {
+            mounts.push(Mount::bind(file.into(), file, true));
+        }
+    }
+    mounts
+}
+
+fn resources(container: &Container, devices: &[Device], huge: HugeLimit) -> Result<Value, Error> {
+    let mut allowed = vec![json!({"allow": false, "access": "rwm"})];
+    for device in devices {
+        allowed.push(json!({
+            "allow": true, "type": device.kind, "major": device.major, "minor": device.minor,
+            "access": if device.writable { "rw" } else { "r" },
+        }));
+    }
+    let mut all = serde_json::Map::new();
+    all.insert("devices".to_owned(), allowed.into());
+    all.insert("pids".to_owned(), json!({"limit": PIDS}));
+    let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
+    let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+    if let Some(limit) = limits.and_then(|l| l.get("memory")) {
+        all.insert("memory".to_owned(), json!({"limit": Amount::parse(&limit.0)?.bytes()?.0}));
+    }
+    let mut cpu = serde_json::Map::new();
+    if let Some(request) = requests.and_then(|r| r.get("cpu")) {
+        // The kubelet's rule: 1024 shares for each processor, never under 2.
+        let millis = Amount::parse(&request.0)?.millis()?;
+        cpu.insert("shares".to_owned(), (millis.saturating_mul(1024) / 1000).clamp(2, 262_144).into());
+    }
+    if let Some(limit) = limits.and_then(|l| l.get("cpu")) {
+        let millis = Amount::parse(&limit.0)?.millis()?;
+        cpu.insert("period".to_owned(), 100_000.into());
+        cpu.insert("quota".to_owned(), millis.saturating_mul(100).max(1000).into());
+    }
+    all.insert("cpu".to_owned(), cpu.into());
+    if huge == HugeLimit::Runtime {
+        let limits: Vec<Value> = huge_pages(container)?
+            .iter()
+            .map(|(page, bytes)| json!({"pageSize": cgroup::page_name(*page), "limit": bytes}))
+            .collect();
+        all.insert("hugepageLimits".to_owned(), limits.into());
+    }
+    Ok(all.into())
+}
+
+/// Open files as many as QEMU may need, within what this process may give: raising a hard limit takes
+/// CAP_SYS_RESOURCE, which a nested root may lack. No core dumps: they would hold guest memory.
+fn rlimits() -> Value {
+    use rustix::process::{Resource, getrlimit};
+    let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX).min(1 << 20);
+    json!([
+        {"type": "RLIMIT_NOFILE", "soft": files, "hard": files},
+        {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+    ])
+}
