@@ -204,7 +204,7 @@ impl Guest {
             return actions;
         }
         if grace.is_zero() || !self.acpi {
-            let why = if self.acpi {
+            let why = if grace.is_zero() {
                 "the guest was ended without a grace period"
             } else {
                 "the guest was ended: it has no ACPI to be asked by"
