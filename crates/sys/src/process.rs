@@ -88,12 +88,17 @@ fn prepare(setup: Setup) -> io::Result<Plan> {
             if fd.as_raw_fd() >= free { fd } else { rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), free)? };
         fds.push((high, number));
     }
+    // Above every target too: the child overwrites those before it joins the namespace.
+    let network_namespace = match setup.network_namespace {
+        Some(fd) if fd.as_raw_fd() < free => Some(rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), free)?),
+        other => other,
+    };
     let child = InChild {
         fds,
         parent_death: setup.parent_death,
         parent: Some(rustix::process::getpid()),
         hide_unified_cgroups: setup.hide_unified_cgroups,
-        network_namespace: setup.network_namespace,
+        network_namespace,
     };
     Ok(Plan { child, reserved })
 }
