@@ -47,8 +47,10 @@ pub enum Feature {
     ClaimBlockWrite,
     /// Throw-away overlays of disks.
     Overlay,
-    /// Scratch disks.
+    /// Scratch disks that are written.
     EmptyDisk,
+    /// Scratch disks that are only read.
+    EmptyDiskRead,
     /// A NoCloud seed.
     CloudInit,
     /// A NoCloud seed whose contents are in a secret.
@@ -67,7 +69,7 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature, in the order of the documents.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::BaseMachine,
         Self::Kvm,
         Self::Tap,
@@ -87,6 +89,7 @@ impl Feature {
         Self::ClaimBlockWrite,
         Self::Overlay,
         Self::EmptyDisk,
+        Self::EmptyDiskRead,
         Self::CloudInit,
         Self::CloudInitSecret,
         Self::Graphics,
@@ -118,6 +121,7 @@ impl Feature {
             Self::ClaimBlockWrite => "block claim",
             Self::Overlay => "throw-away overlay",
             Self::EmptyDisk => "empty disk",
+            Self::EmptyDiskRead => "empty disk, read-only",
             Self::CloudInit => "cloud-init",
             Self::CloudInitSecret => "cloud-init from a secret",
             Self::Graphics => "graphics",
@@ -266,7 +270,10 @@ fn disk_uses(disk: &Disk, surroundings: &Surroundings, out: &mut Vec<Use>) {
             };
             out.push(with(feature, &[("{volume}", name), ("{directory}", directory)]));
         }
-        Source::EmptyDisk { capacity: _ } => out.push(with(Feature::EmptyDisk, &[("{volume}", name)])),
+        Source::EmptyDisk { capacity: _ } => {
+            let feature = if read_only { Feature::EmptyDiskRead } else { Feature::EmptyDisk };
+            out.push(with(feature, &[("{volume}", name)]));
+        }
         Source::Claim { claim, read_only: claim_read_only, ephemeral } => {
             let written = !(read_only || *claim_read_only || *ephemeral);
             let feature = match (surroundings.block_claims.contains(claim), written) {

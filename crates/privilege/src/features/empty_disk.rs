@@ -6,31 +6,48 @@ use crate::{
     right::{Access, Right, VolumeSource},
 };
 
-pub(super) const TABLE: Table = Table {
+const MOUNT: Grant = Grant::new(
+    Subject::Qemu,
+    Phase::Running,
+    &[Right::Mount {
+        volume: "ephemeral-disks",
+        path: "/var/run/kubevirt-ephemeral-disks",
+        source: VolumeSource::Scratch,
+        access: Access::ReadWrite,
+    }],
+    "kernel: a path that is not in the pod's mount namespace does not resolve (path_lookupat)",
+    "the disk's file is in the pod's scratch space and ends with it",
+    "empty-disk-mount",
+);
+
+const FILE: &str = "/var/run/kubevirt-ephemeral-disks/disk-data/{volume}";
+const OPEN: &str = "kernel: may_open and sb_permission on the disk's file";
+
+pub(super) const WRITE: Table = Table {
     both: &[&[
+        MOUNT,
         Grant::new(
             Subject::Qemu,
             Phase::Running,
-            &[Right::Mount {
-                volume: "ephemeral-disks",
-                path: "/var/run/kubevirt-ephemeral-disks",
-                source: VolumeSource::Scratch,
-                access: Access::ReadWrite,
-            }],
-            "kernel: open for writing on the read-only root fails with EROFS (mnt_want_write)",
-            "the disk's file is in the pod's scratch space and ends with it",
-            "empty-disk-mount",
-        ),
-        Grant::new(
-            Subject::Qemu,
-            Phase::Running,
-            &[Right::Open {
-                path: "/var/run/kubevirt-ephemeral-disks/disk-data/{volume}",
-                access: Access::ReadWrite,
-            }],
-            "kernel: may_open and sb_permission on the disk's file",
+            &[Right::Open { path: FILE, access: Access::ReadWrite }],
+            OPEN,
             "QEMU reads and writes the disk",
             "empty-disk-open",
+        ),
+    ]],
+    ..Table::NONE
+};
+
+pub(super) const READ: Table = Table {
+    both: &[&[
+        MOUNT,
+        Grant::new(
+            Subject::Qemu,
+            Phase::Running,
+            &[Right::Open { path: FILE, access: Access::Read }],
+            OPEN,
+            "QEMU reads the disk",
+            "empty-disk-open-read",
         ),
     ]],
     ..Table::NONE
