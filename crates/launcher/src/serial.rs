@@ -222,3 +222,133 @@ fn send(mut stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
 fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    struct Port {
+        serial: Serial,
+        guest: UnixStream,
+        folder: tempfile::TempDir,
+    }
+
+    impl Port {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::create_dir(folder.path().join("sockets")).unwrap();
+            let (ours, guest) = UnixStream::pair().unwrap();
+            Self { serial: Serial::new(ours.into(), folder.path()).unwrap(), guest, folder }
+        }
+
+        fn client(&mut self) -> UnixStream {
+            let client = UnixStream::connect(self.folder.path().join("sockets/serial0.sock")).unwrap();
+            client.set_nonblocking(true).unwrap();
+            self.serial.accept();
+            client
+        }
+
+        fn says(&mut self, bytes: &[u8]) {
+            for piece in bytes.chunks(PIECE) {
+                self.guest.write_all(piece).unwrap();
+                while self.serial.read_guest() {}
+            }
+        }
+
+        fn log(&self) -> Vec<u8> {
+            std::fs::read(self.folder.path().join("serial.log")).unwrap()
+        }
+    }
+
+    fn heard(client: &mut UnixStream) -> Vec<u8> {
+        let mut all = Vec::new();
+        // Ends with the error of an empty non-blocking socket, or with its end.
+        let _ = client.read_to_end(&mut all);
+        all
+    }
+
+    fn noise(length: usize) -> Vec<u8> {
+        (0..length).map(|n| (n / 251 % 251) as u8 ^ (n % 251) as u8).collect()
+    }
+
+    #[test]
+    fn a_new_client_gets_recent_output_and_takes_the_place_of_the_one_before() {
+        let mut port = Port::new();
+        let output = noise(40_000);
+        port.says(&output);
+        let mut first = port.client();
+        assert_eq!(heard(&mut first), output[output.len() - 16 * 1024..]);
+        let mut second = port.client();
+        port.says(b"more");
+        assert_eq!(first.read(&mut [0]).unwrap(), 0);
+        assert!(heard(&mut second).ends_with(b"more"));
+    }
+
+    #[test]
+    fn a_slow_client_loses_the_oldest_output_and_holds_up_nobody() {
+        let mut port = Port::new();
+        let mut client = port.client();
+        let output = noise(2_000_000);
+        port.says(&output);
+        let mut got = heard(&mut client);
+        assert!(got.len() < output.len());
+        assert_eq!(got, output[..got.len()]);
+        loop {
+            port.serial.write_client();
+            let more = heard(&mut client);
+            if more.is_empty() {
+                break;
+            }
+            got = more;
+        }
+        assert!(output.ends_with(&got));
+    }
+
+    #[test]
+    fn what_is_typed_waits_for_the_guest() {
+        let mut port = Port::new();
+        let mut client = port.client();
+        port.guest.set_nonblocking(true).unwrap();
+        let typed = noise(1_000_000);
+        let mut sent = 0;
+        let mut received = Vec::new();
+        while received.len() < typed.len() {
+            if let Ok(length) = client.write(&typed[sent..]) {
+                sent += length;
+            }
+            match port.serial.client() {
+                Some((_, true, _)) => port.serial.read_client(),
+                _ => port.serial.write_guest(),
+            }
+            if port.serial.guest().unwrap().1 || sent == typed.len() {
+                received.extend(heard(&mut port.guest));
+            }
+        }
+        assert_eq!(received, typed);
+    }
+
+    #[test]
+    fn the_log_keeps_the_last_of_the_output_in_a_bounded_file() {
+        let mut port = Port::new();
+        let output = noise(5 * 1024 * 1024 + 12_345);
+        for piece in output.chunks(100_000) {
+            port.says(piece);
+            assert!(port.log().len() as u64 <= 2 * LOG + PIECE as u64);
+        }
+        let log = port.log();
+        assert!(log.len() as u64 >= LOG);
+        assert!(output.ends_with(&log));
+    }
+
+    #[test]
+    fn a_guest_that_closed_its_port_leaves_the_client_what_was_said() {
+        let mut port = Port::new();
+        port.says(b"bye");
+        drop(std::mem::replace(&mut port.guest, UnixStream::pair().unwrap().0));
+        assert!(!port.serial.read_guest());
+        assert!(port.serial.guest().is_none());
+        let mut client = port.client();
+        assert_eq!(heard(&mut client), b"bye");
+    }
+}

@@ -109,9 +109,13 @@ impl Devices {
         Ok(())
     }
 
-    pub(super) fn balloon(&mut self) -> Result<(), OrderError> {
+    pub(super) fn balloon(&mut self, backing: &Backing) -> Result<(), OrderError> {
+        // Pages that the guest does not use go back to the host, unless they were reserved for it: a huge page that
+        // was given back may be gone when the guest wants it again, which would kill QEMU.
+        let reporting = matches!(backing, Backing::Anonymous);
         self.pci(json!({
-            "driver": "virtio-balloon-pci", "id": "balloon0", "disable-legacy": "on", "free-page-reporting": true,
+            "driver": "virtio-balloon-pci", "id": "balloon0", "disable-legacy": "on",
+            "free-page-reporting": reporting,
         }))
     }
 

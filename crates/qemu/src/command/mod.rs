@@ -121,7 +121,7 @@ pub fn command_line(order: &Order, descriptors: &Descriptors) -> Result<Vec<OsSt
     }
     devices.disks(order, descriptors)?;
     if order.balloon {
-        devices.balloon()?;
+        devices.balloon(&order.memory.backing)?;
     }
     if order.rng {
         devices.rng()?;
