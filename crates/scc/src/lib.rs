@@ -43,6 +43,7 @@ mod patch;
 mod pod;
 mod quote;
 mod refusal;
+mod review;
 mod scan;
 mod seccomp;
 mod skip;
@@ -59,6 +60,7 @@ pub use object::{FieldError, default_object, prepare, validate_object};
 pub use order::{Why, points, why_before};
 pub use pass::{Admitted, Cause, Denied, Operation, Outcome, Pass, Request};
 pub use refusal::{Body, Form, Refusal};
+pub use review::{ReviewError, ReviewKind, ReviewRequest, review};
 pub use skip::{exempt_namespace, nothing_relevant_changed};
 pub use types::{
     FlexVolume, GroupStrategy, IdRange, RunAsUserStrategy, SELinuxOptions, SELinuxStrategy,

@@ -202,7 +202,7 @@ pub(crate) struct Rights<'a, A> {
     authorizer: &'a A,
     namespace: &'a str,
     account: Option<(String, [String; 2])>,
-    user: Subject<'a>,
+    user: Option<Subject<'a>>,
     account_bits: Bits,
     user_bits: Bits,
     ask_account: bool,
@@ -210,13 +210,13 @@ pub(crate) struct Rights<'a, A> {
 }
 
 impl<'a, A: Authorizer> Rights<'a, A> {
-    /// `account` is the name of the pod's service account, empty for none; `user` is the other subject.
+    /// `account` is the name of the pod's service account, empty for none; `user` is the other subject, if any.
     pub(crate) fn new(
         constraints: &'a Constraints,
         authorizer: &'a A,
         namespace: &'a str,
         account: &str,
-        user: Subject<'a>,
+        user: Option<Subject<'a>>,
     ) -> Self {
         let account = (!account.is_empty()).then(|| {
             let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
@@ -239,7 +239,7 @@ impl<'a, A: Authorizer> Rights<'a, A> {
         };
         let ask_account =
             account.as_ref().is_some_and(|(user, groups)| fill(&mut account_bits, &Subject { user, groups }));
-        let ask_user = fill(&mut user_bits, &user);
+        let ask_user = user.is_some_and(|user| fill(&mut user_bits, &user));
         Rights {
             constraints,
             authorizer,
@@ -268,7 +268,7 @@ impl<'a, A: Authorizer> Rights<'a, A> {
         }
         if self.ask_user
             && !self.user_bits.has(at)
-            && self.authorizer.may_use(&self.user, scc, self.namespace)
+            && self.user.is_some_and(|user| self.authorizer.may_use(&user, scc, self.namespace))
         {
             self.user_bits.set(at);
         }
@@ -511,7 +511,7 @@ impl Constraints {
             constraints: self,
             pod: &pod,
             values: &resolved,
-            rights: Rights::new(self, authorizer, request.namespace, pod.service_account, subject),
+            rights: Rights::new(self, authorizer, request.namespace, pod.service_account, Some(subject)),
             candidates,
             record: Record::default(),
             tried: Vec::new(),
