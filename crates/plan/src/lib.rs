@@ -1,4 +1,16 @@
 //! Rendering of grants into pods, SCCs and roles, reading them back, and the pure decisions of every controller.
 
+pub mod config;
 pub mod decide;
+pub mod explain;
+pub mod generate;
+pub mod judge;
+pub mod lift;
+pub mod matrix;
+pub mod order;
+pub mod paths;
+pub mod render;
 pub mod subresource;
+
+#[cfg(test)]
+mod samples;

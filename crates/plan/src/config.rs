@@ -1,0 +1,149 @@
+//! What the cluster is configured to do, read from the KubeVirt object.
+
+use ferrovirt_api::kubevirt::KubeVirt;
+use ferrovirt_model::{Profile, profile::UnknownProfile};
+use ferrovirt_privilege::Surroundings;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Namespace of the controllers, their accounts and the KubeVirt object.
+pub const NAMESPACE: &str = "kubevirt";
+/// Name of the KubeVirt object.
+pub const KUBEVIRT: &str = "kubevirt";
+
+/// The configuration that rendering depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// How much privilege launcher pods get (`spec.configuration.privilegeProfile`).
+    pub profile: Profile,
+    /// Software emulation is allowed, and /dev/kvm not asked for (`developerConfiguration.useEmulation`).
+    pub use_emulation: bool,
+    /// Image of the launcher.
+    pub launcher_image: String,
+    /// Processors of guests for each processor that is requested (`developerConfiguration.cpuAllocationRatio`).
+    pub cpu_allocation_ratio: u64,
+    /// Percentage of its memory that a guest may have been promised (`developerConfiguration.memoryOvercommit`).
+    pub memory_overcommit: u64,
+    /// Node labels that every launcher pod requires (`developerConfiguration.nodeSelectors`).
+    pub node_selectors: BTreeMap<String, String>,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            profile: Profile::default(),
+            use_emulation: false,
+            launcher_image: concat!("ferrovirt/virt-launcher:", env!("CARGO_PKG_VERSION")).to_owned(),
+            // Both are upstream's defaults.
+            cpu_allocation_ratio: 10,
+            memory_overcommit: 100,
+            node_selectors: BTreeMap::new(),
+        }
+    }
+}
+
+/// A KubeVirt object that cannot be acted on.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The profile is unknown.
+    #[error("spec.configuration.privilegeProfile of the KubeVirt object")]
+    Profile(#[source] UnknownProfile),
+    /// A type that the privilege table does not know.
+    #[error(
+        "spec.configuration.selinuxLauncherType of the KubeVirt object is not supported: the type of launcher pods is \
+         part of the privilege profile; choose spec.configuration.privilegeProfile instead"
+    )]
+    SelinuxType,
+    /// A number that is divided by is not positive.
+    #[error(
+        "spec.configuration.developerConfiguration.{field} of the KubeVirt object is {value}: use a positive number"
+    )]
+    NotPositive {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: i32,
+    },
+}
+
+impl ClusterConfig {
+    /// Reads the configuration; what is absent has its default.
+    ///
+    /// # Errors
+    /// An unknown profile, and numbers that cannot be divided by.
+    pub fn from_kubevirt(object: &KubeVirt) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        let Some(given) = &object.spec.configuration else { return Ok(config) };
+        if let Some(profile) = &given.privilege_profile {
+            config.profile = profile.parse().map_err(ConfigError::Profile)?;
+        }
+        if given.selinux_launcher_type.as_ref().is_some_and(|name| !name.is_empty()) {
+            return Err(ConfigError::SelinuxType);
+        }
+        if let Some(developer) = &given.developer_configuration {
+            config.use_emulation = developer.use_emulation.unwrap_or_default();
+            config.node_selectors = developer.node_selectors.clone();
+            if let Some(value) = developer.cpu_allocation_ratio {
+                config.cpu_allocation_ratio = positive("cpuAllocationRatio", value)?;
+            }
+            if let Some(value) = developer.memory_overcommit {
+                config.memory_overcommit = positive("memoryOvercommit", value)?;
+            }
+        }
+        Ok(config)
+    }
+
+    /// What the rights of a machine depend on beside the machine.
+    pub fn surroundings(&self, block_claims: &BTreeSet<String>) -> Surroundings {
+        Surroundings { emulation: self.use_emulation, block_claims: block_claims.clone() }
+    }
+}
+
+fn positive(field: &'static str, value: i32) -> Result<u64, ConfigError> {
+    match u64::try_from(value) {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(ConfigError::NotPositive { field, value }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(spec: serde_json::Value) -> Result<ClusterConfig, ConfigError> {
+        let object = json!({"metadata": {"name": "kubevirt"}, "spec": spec});
+        ClusterConfig::from_kubevirt(&serde_json::from_value(object).unwrap())
+    }
+
+    #[test]
+    fn the_default_is_minimal() {
+        assert_eq!(read(json!({})).unwrap(), ClusterConfig::default());
+        assert_eq!(ClusterConfig::default().profile, Profile::Minimal);
+    }
+
+    #[test]
+    fn fields_are_read() {
+        let config = read(json!({"configuration": {
+            "privilegeProfile": "documented",
+            "developerConfiguration": {"useEmulation": true, "cpuAllocationRatio": 4},
+        }}))
+        .unwrap();
+        assert_eq!(
+            (config.profile, config.use_emulation, config.cpu_allocation_ratio),
+            (Profile::Documented, true, 4)
+        );
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        assert!(matches!(
+            read(json!({"configuration": {"privilegeProfile": "huge"}})),
+            Err(ConfigError::Profile(_))
+        ));
+        let config = json!({"configuration": {"developerConfiguration": {"cpuAllocationRatio": 0}}});
+        assert_eq!(
+            read(config).unwrap_err().to_string(),
+            "spec.configuration.developerConfiguration.cpuAllocationRatio of the KubeVirt object is 0: use a positive number"
+        );
+    }
+}

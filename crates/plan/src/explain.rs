@@ -1,0 +1,277 @@
+//! What a machine is granted and why, for people and for programs.
+
+use ferrovirt_model::{Machine, Profile};
+use ferrovirt_privilege::{Feature, Grant, GrantSet, Held, Right, Surroundings, machine_grants};
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write as _},
+};
+
+/// Width of a line of text.
+const WIDTH: usize = 110;
+
+/// The explanation of one machine under one profile. Its [`Display`](fmt::Display) is the text, its serialization the
+/// JSON form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// `namespace/name`.
+    pub machine: String,
+    /// The profile.
+    pub profile: String,
+    /// The machine's features with what each is granted, in the order of the documents.
+    pub features: Vec<FeatureExplanation>,
+    /// What launcher, QEMU and the controller's SCC get under this profile, counted.
+    pub held: Counts,
+    /// What the documented profile grants to the same machine in addition, when this is the minimal one.
+    pub saved: Vec<SavedRight>,
+    /// What this profile grants that the documented one does not: what is passed instead of being taken.
+    pub instead: Vec<SavedRight>,
+}
+
+/// One feature of the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FeatureExplanation {
+    /// Its name.
+    pub feature: String,
+    /// What it is granted; empty when the base machine's grants are enough.
+    pub grants: Vec<GrantExplanation>,
+}
+
+/// One entry of the table, filled in for the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GrantExplanation {
+    /// Who.
+    pub subject: String,
+    /// When.
+    pub phase: String,
+    /// What, one text for each right. System calls are counted in the text form.
+    pub rights: Vec<String>,
+    /// What refuses without it.
+    pub hook: String,
+    /// Why.
+    pub reason: String,
+    /// The scenario that fails without it.
+    pub witness: String,
+}
+
+/// A right that one profile has and the other does not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SavedRight {
+    /// Who would have it.
+    pub subject: String,
+    /// What.
+    pub right: String,
+    /// Features that ask for it in that profile.
+    pub features: Vec<String>,
+}
+
+/// Numbers of rights in the pod and of Linux capabilities among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Linux capabilities.
+    pub capabilities: usize,
+    /// Device nodes.
+    pub devices: usize,
+    /// SELinux permissions beyond the base type.
+    pub selinux: usize,
+    /// Mounts.
+    pub mounts: usize,
+}
+
+/// Explains a machine whose claims are in file-system mode on a cluster with KVM.
+pub fn explain(machine: &Machine, profile: Profile) -> Explanation {
+    explain_in(machine, &Surroundings::default(), profile)
+}
+
+/// Explains a machine in its surroundings.
+pub fn explain_in(machine: &Machine, surroundings: &Surroundings, profile: Profile) -> Explanation {
+    let here = machine_grants(machine, surroundings, profile);
+    let documented = machine_grants(machine, surroundings, Profile::Documented);
+    let present = ferrovirt_privilege::features(machine, surroundings);
+    let features = present.into_iter().map(|feature| explain_feature(feature, &here)).collect();
+    Explanation {
+        machine: format!("{}/{}", machine.namespace, machine.name),
+        profile: profile.name().to_owned(),
+        features,
+        held: Counts::of(&here),
+        saved: list(&documented.minus(&here)),
+        instead: list(&here.minus(&documented)),
+    }
+}
+
+fn explain_feature(feature: Feature, grants: &GrantSet) -> FeatureExplanation {
+    let mut entries: BTreeMap<&Grant, BTreeSet<&Held>> = BTreeMap::new();
+    for (held, origins) in grants.iter() {
+        for origin in origins.iter().filter(|origin| origin.feature == feature) {
+            entries.entry(origin.grant).or_default().insert(held);
+        }
+    }
+    let explained = |(grant, held): (&Grant, BTreeSet<&Held>)| GrantExplanation {
+        subject: grant.subject.to_string(),
+        phase: grant.phase.to_string(),
+        rights: held.into_iter().map(|held| held.right.to_string()).collect(),
+        hook: grant.hook.to_string(),
+        reason: grant.reason.to_string(),
+        witness: grant.witness.to_string(),
+    };
+    FeatureExplanation { feature: feature.to_string(), grants: entries.into_iter().map(explained).collect() }
+}
+
+fn list(grants: &GrantSet) -> Vec<SavedRight> {
+    let saved = |(held, origins): (&Held, &BTreeSet<ferrovirt_privilege::Origin>)| SavedRight {
+        subject: held.subject.to_string(),
+        right: held.right.to_string(),
+        features: origins
+            .iter()
+            .map(|origin| origin.feature.to_string())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect(),
+    };
+    grants.iter().map(saved).collect()
+}
+
+impl Counts {
+    fn of(grants: &GrantSet) -> Self {
+        let mut counts = Self::default();
+        for (held, _) in grants.iter() {
+            match held.right {
+                Right::Capability(_) => counts.capabilities += 1,
+                Right::Device { .. } => counts.devices += 1,
+                Right::Selinux { .. } => counts.selinux += 1,
+                Right::Mount { .. } => counts.mounts += 1,
+                _ => {}
+            }
+        }
+        counts
+    }
+}
+
+impl Explanation {
+    /// The JSON form.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "machine {}, profile {}", self.machine, self.profile)?;
+        let Counts { capabilities, devices, selinux, mounts } = self.held;
+        writeln!(
+            f,
+            "its pod has: {capabilities} capabilities, {devices} devices, {selinux} further SELinux permissions, \
+             {mounts} mounts"
+        )?;
+        let names: Vec<_> = self.features.iter().map(|feature| feature.feature.as_str()).collect();
+        wrapped(f, "features: ", &names.join(", "))?;
+        for feature in &self.features {
+            writeln!(f, "\n{}", feature.feature)?;
+            if feature.grants.is_empty() {
+                writeln!(f, "  needs nothing more")?;
+            }
+            for grant in &feature.grants {
+                let mut rights =
+                    grant.rights.iter().filter(|right| !right.starts_with("system call ")).peekable();
+                let calls = grant.rights.iter().filter(|right| right.starts_with("system call ")).count();
+                let head = format!("  {:<20}", grant.subject);
+                if calls > 0 {
+                    writeln!(f, "{head}{calls} system calls")?;
+                } else if let Some(first) = rights.next() {
+                    writeln!(f, "{head}{first}")?;
+                }
+                for right in rights {
+                    writeln!(f, "{:<22}{right}", "")?;
+                }
+                wrapped(f, &format!("{:<22}why   ", ""), &grant.reason)?;
+                wrapped(f, &format!("{:<22}hook  ", ""), &grant.hook)?;
+            }
+        }
+        if self.saved.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "\nthe documented profile would grant in addition:")?;
+        rights(f, &self.saved)?;
+        if !self.instead.is_empty() {
+            writeln!(f, "\nwhat this profile does instead:")?;
+            rights(f, &self.instead)?;
+        }
+        Ok(())
+    }
+}
+
+fn rights(f: &mut fmt::Formatter<'_>, list: &[SavedRight]) -> fmt::Result {
+    let width = list.iter().map(|saved| saved.right.len()).max().unwrap_or_default().min(70);
+    for saved in list {
+        writeln!(f, "  {:<20}{:<width$}  {}", saved.subject, saved.right, saved.features.join(", "))?;
+    }
+    Ok(())
+}
+
+/// Writes `text` after `head`, broken at spaces and indented below its start.
+fn wrapped(f: &mut fmt::Formatter<'_>, head: &str, text: &str) -> fmt::Result {
+    let indent = head.chars().count();
+    let mut line = head.to_owned();
+    let mut empty = true;
+    for word in text.split(' ') {
+        if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            writeln!(f, "{line}")?;
+            line = " ".repeat(indent);
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line.write_str(word)?;
+        empty = false;
+    }
+    writeln!(f, "{line}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    #[test]
+    fn a_plain_machine_has_no_capability_and_says_what_is_saved() {
+        let mut machine = samples::plain();
+        machine.interfaces =
+            vec![samples::interface("default", ferrovirt_model::machine::Binding::Masquerade, 4)];
+        let explanation = explain(&machine, Profile::Minimal);
+        assert_eq!(explanation.held, Counts { capabilities: 0, devices: 1, selinux: 0, mounts: 3 });
+        let saved: Vec<_> = explanation.saved.iter().map(|saved| saved.right.as_str()).collect();
+        for right in ["capability NET_ADMIN", "capability NET_RAW", "capability SYS_NICE"] {
+            assert!(saved.contains(&right), "{saved:#?}");
+        }
+        let text = explanation.to_string();
+        assert!(text.contains("0 capabilities"), "{text}");
+        assert!(text.contains("the documented profile would grant in addition:"), "{text}");
+        assert!(text.lines().all(|line| line.trim_end() == line), "{text}");
+        assert_eq!(explanation.json()["profile"], "minimal");
+    }
+
+    #[test]
+    fn the_documented_profile_saves_nothing() {
+        let explanation = explain(&samples::full(), Profile::Documented);
+        assert!(explanation.saved.is_empty() && explanation.instead.is_empty());
+        assert_eq!(explanation.held.capabilities, 3);
+        // The four documented rules without the one of SR-IOV, which this machine does not use.
+        assert_eq!(explanation.held.selinux, 3 + 6 + 2);
+    }
+
+    #[test]
+    fn every_feature_is_explained_with_its_reasons() {
+        for profile in [Profile::Minimal, Profile::Documented] {
+            let explanation = explain(&samples::full(), profile);
+            let grants = explanation.features.iter().flat_map(|feature| &feature.grants);
+            assert!(grants.into_iter().all(|grant| !grant.reason.is_empty() && !grant.rights.is_empty()));
+        }
+    }
+}

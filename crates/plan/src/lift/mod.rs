@@ -1,0 +1,14 @@
+//! Back from what is applied to rights: whatever a document grants is seen here, whoever wrote it.
+//!
+//! Each function reads one kind of document and returns every right in it, also those that no feature asks for; the
+//! proof is that the result equals the grants that the document was rendered from.
+
+pub mod cil;
+pub mod order;
+pub mod pod;
+pub mod rbac;
+pub mod scc;
+pub mod seccomp;
+
+#[cfg(test)]
+mod tests;

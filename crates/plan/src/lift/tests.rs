@@ -1,0 +1,279 @@
+//! What is rendered and read back is what was granted, mechanism by mechanism.
+
+use super::*;
+use crate::{
+    config::ClusterConfig,
+    order::{DiskFacts, NicFacts, NodeFacts, order},
+    render, samples,
+};
+use ferrovirt_api::kubevirt::VirtualMachineInstance;
+use ferrovirt_model::{
+    Machine, PageSize, Profile,
+    machine::{Binding, Bus, DiskTarget, KernelBoot, NicModel},
+};
+use ferrovirt_privilege::{GrantSet, Subject, Surface, cluster_grants, machine_grants};
+use ferrovirt_qemu::order::{Accelerator, Format, Lease};
+use k8s_openapi::api::core::v1::Pod;
+use proptest::prelude::*;
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+const PROFILES: [Profile; 2] = [Profile::Minimal, Profile::Documented];
+
+fn config(profile: Profile, use_emulation: bool) -> ClusterConfig {
+    ClusterConfig { profile, use_emulation, ..ClusterConfig::default() }
+}
+
+fn block_claims() -> BTreeSet<String> {
+    BTreeSet::from(["block".to_owned()])
+}
+
+fn granted(machine: &Machine, config: &ClusterConfig) -> GrantSet {
+    machine_grants(machine, &config.surroundings(&block_claims()), config.profile)
+}
+
+fn rendered(machine: &Machine, config: &ClusterConfig) -> Pod {
+    let mut owner = VirtualMachineInstance::default();
+    owner.metadata.uid = Some(machine.uid.clone());
+    owner.metadata.annotations =
+        Some([("openshift.io/required-scc".to_owned(), "privileged".to_owned())].into());
+    render::pod_with_claims(machine, &owner, config, &block_claims())
+}
+
+fn facts(machine: &Machine) -> NodeFacts {
+    let mut facts = NodeFacts::new(Accelerator::Tcg);
+    facts.block_claims = block_claims();
+    for disk in &machine.disks {
+        let root = crate::paths::disk_root(disk, false);
+        let path = crate::paths::disk_file(disk, true).is_none().then(|| format!("{root}/disk/only.img"));
+        facts.disks.insert(disk.name.clone(), DiskFacts { path, format: Format::Raw });
+    }
+    for interface in &machine.interfaces {
+        let address = Ipv4Addr::new(10, 0, 2, 2);
+        let lease = Lease {
+            address,
+            prefix: 24,
+            server: Ipv4Addr::new(10, 0, 2, 1),
+            gateway: None,
+            dns: vec![],
+            search: vec![],
+            hostname: machine.name.clone(),
+            mtu: 1500,
+        };
+        let made = NicFacts {
+            mac: "02:00:00:00:00:01".into(),
+            lease: Some(lease),
+            tap: "tap0".into(),
+            bridge: "k6t-eth0".into(),
+            mtu: 1500,
+        };
+        facts.nics.insert(interface.name.clone(), made);
+    }
+    facts
+}
+
+/// Proof 2, for the documents of one machine.
+fn equal(machine: &Machine, profile: Profile, emulation: bool) {
+    let config = config(profile, emulation);
+    let grants = granted(machine, &config);
+    assert_eq!(pod::lift(&rendered(machine, &config)), grants.on(Surface::Pod), "pod of {machine:#?}");
+    let order = order(machine, &config, &facts(machine)).unwrap();
+    assert_eq!(super::order::lift(&order), grants.on(Surface::Order), "order of {machine:#?}");
+}
+
+fn any_machine() -> impl Strategy<Value = Machine> {
+    let sources = samples::sources();
+    let disk =
+        (0..sources.len(), any::<bool>(), any::<bool>(), prop_oneof![Just(Bus::Virtio), Just(Bus::Sata)]);
+    let interface = (any::<bool>(), 1..=4_u32, any::<bool>());
+    let kernel = proptest::option::of((any::<bool>(), any::<bool>()));
+    (
+        proptest::collection::vec(disk, 0..6),
+        proptest::collection::vec(interface, 0..3),
+        proptest::option::of(Just(2_u64 << 20)),
+        kernel,
+        any::<(bool, bool, bool, bool)>(),
+        1..=8_u32,
+    )
+        .prop_map(
+            move |(disks, interfaces, page, kernel, (graphics, serial, balloon, paused), cores)| {
+                let mut machine = samples::plain();
+                machine.cpu.cores = cores;
+                machine.memory.huge_pages = page.and_then(PageSize::new);
+                machine.devices.graphics = graphics;
+                machine.devices.serial_console = serial;
+                machine.devices.balloon = balloon;
+                machine.start_paused = paused;
+                machine.firmware.kernel_boot = kernel.map(|(kernel, initrd)| KernelBoot {
+                    image: "guests/kernel:6".into(),
+                    kernel_path: (kernel || !initrd).then(|| "/boot/vmlinuz".into()),
+                    initrd_path: initrd.then(|| "/boot/initrd".into()),
+                    args: "quiet".into(),
+                });
+                for (n, (source, read_only, cdrom, bus)) in disks.into_iter().enumerate() {
+                    let mut disk = samples::disk(&format!("disk{n}"), sources[source].clone());
+                    (disk.read_only, disk.bus) = (read_only, bus);
+                    disk.target = if cdrom { DiskTarget::Cdrom } else { DiskTarget::Disk };
+                    machine.disks.push(disk);
+                }
+                for (n, (masquerade, queues, virtio)) in interfaces.into_iter().enumerate() {
+                    let binding = if masquerade { Binding::Masquerade } else { Binding::Bridge };
+                    let queues = if virtio { queues } else { 1 };
+                    let mut interface = samples::interface(&format!("net{n}"), binding, queues);
+                    interface.model = if virtio { NicModel::Virtio } else { NicModel::E1000 };
+                    machine.interfaces.push(interface);
+                }
+                machine
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn the_documents_of_a_machine_are_its_grants(machine in any_machine(), documented: bool, emulation: bool) {
+        equal(&machine, if documented { Profile::Documented } else { Profile::Minimal }, emulation);
+    }
+}
+
+#[test]
+fn the_documents_of_the_table_of_machines_are_their_grants() {
+    for profile in PROFILES {
+        for emulation in [false, true] {
+            equal(&samples::plain(), profile, emulation);
+            equal(&samples::full(), profile, emulation);
+            for source in samples::sources() {
+                for read_only in [false, true] {
+                    let mut machine = samples::plain();
+                    machine.disks = vec![samples::disk("root", source.clone())];
+                    machine.disks[0].read_only = read_only;
+                    equal(&machine, profile, emulation);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_documents_of_the_cluster_are_its_grants() {
+    for profile in PROFILES {
+        let grants = cluster_grants(profile);
+        let text = render::cil::rules(&grants);
+        assert_eq!(cil::lift(&text).unwrap(), grants.on(Surface::Selinux));
+        assert_eq!(seccomp::lift(&render::seccomp::profile()), grants.on(Surface::Seccomp));
+        assert_eq!(scc::lift(&render::scc::controller(&grants)), grants.on(Surface::Scc));
+    }
+}
+
+/// Proof 6: nothing in the manifests gives a right that no feature asked for.
+#[test]
+fn the_installation_grants_what_the_table_says_and_nothing_else() {
+    for profile in PROFILES {
+        let grants = cluster_grants(profile);
+        let config = config(profile, false);
+        let installed = render::install(&config);
+        let lifted = rbac::lift(&installed).unwrap();
+        let asked: BTreeSet<_> = grants
+            .iter()
+            .map(|(held, _)| held)
+            .filter(|held| held.right.surface() == Surface::Rbac && held.subject != Subject::Node)
+            .cloned()
+            .collect();
+        assert_eq!(lifted, asked);
+        let sccs: BTreeSet<_> = installed
+            .iter()
+            .filter(|manifest| manifest["kind"] == "SecurityContextConstraints")
+            .flat_map(scc::lift)
+            .collect();
+        assert_eq!(sccs, grants.on(Surface::Scc));
+        let node = rbac::lift(&render::rbac::roles(&grants, Subject::Node)).unwrap();
+        assert!(node.iter().all(|held| held.subject == Subject::Node));
+        let rights: BTreeSet<_> = node.into_iter().map(|held| held.right).collect();
+        let asked = grants.of(Subject::Node).into_iter().filter(|right| right.surface() == Surface::Rbac);
+        assert_eq!(rights, asked.collect());
+        // Every kind of manifest has been read, or grants nothing by itself.
+        let kinds: BTreeSet<_> =
+            installed.iter().map(|manifest| manifest["kind"].as_str().unwrap()).collect();
+        let known = [
+            "ClusterRole",
+            "ClusterRoleBinding",
+            "CustomResourceDefinition",
+            "KubeVirt",
+            "Namespace",
+            "Role",
+            "RoleBinding",
+            "SecurityContextConstraints",
+            "ServiceAccount",
+        ];
+        assert_eq!(kinds, BTreeSet::from(known));
+    }
+}
+
+/// Proof 4 for pods: whatever is added to a rendered pod is seen.
+#[test]
+fn a_pod_with_more_is_seen() {
+    let config = config(Profile::Minimal, false);
+    let machine = samples::full();
+    let good = rendered(&machine, &config);
+    let expected = granted(&machine, &config).on(Surface::Pod);
+    type Change = fn(&mut k8s_openapi::api::core::v1::PodSpec);
+    let changes: [(&str, Change); 14] = [
+        ("host network", |spec| spec.host_network = Some(true)),
+        ("host processes", |spec| spec.host_pid = Some(true)),
+        ("token", |spec| spec.automount_service_account_token = None),
+        ("second container", |spec| spec.containers.push(spec.containers[0].clone())),
+        ("init container", |spec| spec.init_containers = Some(spec.containers.clone())),
+        ("user", |spec| spec.security_context.as_mut().unwrap().run_as_user = Some(0)),
+        ("root", |spec| spec.security_context.as_mut().unwrap().run_as_non_root = None),
+        ("seccomp", |spec| spec.security_context.as_mut().unwrap().seccomp_profile = None),
+        ("unmounted volume", |spec| {
+            let mut volume = spec.volumes.as_ref().unwrap()[0].clone();
+            volume.name = "more".into();
+            spec.volumes.as_mut().unwrap().push(volume);
+        }),
+        ("write access", |spec| {
+            let mounts = spec.containers[0].volume_mounts.as_mut().unwrap();
+            mounts.iter_mut().find(|mount| mount.read_only == Some(true)).unwrap().read_only = None;
+        }),
+        ("capability", |spec| {
+            let context = spec.containers[0].security_context.as_mut().unwrap();
+            context.capabilities.as_mut().unwrap().add = Some(vec!["NET_ADMIN".into()]);
+        }),
+        ("all capabilities", |spec| {
+            spec.containers[0].security_context.as_mut().unwrap().capabilities = None;
+        }),
+        ("privileged", |spec| {
+            spec.containers[0].security_context.as_mut().unwrap().privileged = Some(true);
+        }),
+        ("device", |spec| {
+            let resources = spec.containers[0].resources.as_mut().unwrap();
+            let one = k8s_openapi::apimachinery::pkg::api::resource::Quantity("1".into());
+            resources.limits.as_mut().unwrap().insert("devices.kubevirt.io/tun".into(), one);
+        }),
+    ];
+    for (what, change) in changes {
+        let mut pod = good.clone();
+        change(pod.spec.as_mut().unwrap());
+        assert_ne!(pod::lift(&pod), expected, "{what}");
+    }
+}
+
+/// Pod Security `restricted`, the rules of it that a launcher pod could break.
+#[test]
+fn a_plain_minimal_machine_needs_nothing() {
+    let mut machine = samples::plain();
+    machine.interfaces = vec![samples::interface("default", Binding::Masquerade, 4)];
+    let config = config(Profile::Minimal, true);
+    let pod = rendered(&machine, &config);
+    let lifted = pod::lift(&pod);
+    let mounts = lifted.iter().all(|right| matches!(right, ferrovirt_privilege::Right::Mount { .. }));
+    assert!(mounts, "{lifted:#?}");
+    // A machine cannot choose the SCC of its pod.
+    assert!(!pod.metadata.annotations.unwrap().contains_key("openshift.io/required-scc"));
+}
+
+#[test]
+fn a_cil_text_that_is_not_ours_is_refused() {
+    for text in ["(", ")", "(typeattributeset x (y))", "(allow a b (c))", "allow", &"(".repeat(100)] {
+        assert!(cil::lift(text).is_err(), "{text}");
+    }
+    assert!(cil::lift("; only a comment").unwrap().is_empty());
+}

@@ -1,0 +1,252 @@
+//! From a machine and what the node found out to the order that its launcher obeys.
+
+use crate::{config::ClusterConfig, paths};
+use ferrovirt_model::{
+    Machine, Profile,
+    machine::{self, Binding, Cache, DiskTarget, NicModel, Source},
+};
+use ferrovirt_qemu::order::{self, Accelerator, Backing, Format, Lease, Order, Tap};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the node agent found out about one machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// How the guest's instructions are executed here.
+    pub accelerator: Accelerator,
+    /// Claims of the machine's namespace that are in block mode.
+    pub block_claims: BTreeSet<String>,
+    /// For each disk, by name. A disk that is missing here is raw and has its fixed file.
+    pub disks: BTreeMap<String, DiskFacts>,
+    /// For each interface, by name.
+    pub nics: BTreeMap<String, NicFacts>,
+}
+
+impl NodeFacts {
+    /// Nothing known but the accelerator.
+    pub fn new(accelerator: Accelerator) -> Self {
+        Self { accelerator, block_claims: BTreeSet::new(), disks: BTreeMap::new(), nics: BTreeMap::new() }
+    }
+}
+
+/// What the node agent found out about a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskFacts {
+    /// Path in the pod, where it is not fixed by the machine (the only file of an image's `/disk`).
+    pub path: Option<String>,
+    /// Format of the bytes.
+    pub format: Format,
+}
+
+/// What the node agent made for an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicFacts {
+    /// MAC address of the guest, `02:00:00:00:00:01` form.
+    pub mac: String,
+    /// What the guest is told by DHCP; nobody answers when absent.
+    pub lease: Option<Lease>,
+    /// Name of the TAP, at most 15 bytes; the launcher makes it in the documented profile.
+    pub tap: String,
+    /// Bridge in the pod.
+    pub bridge: String,
+    /// Maximum transmission unit in bytes.
+    pub mtu: u32,
+}
+
+/// A fact that an order cannot do without.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum MissingFact {
+    /// Nobody looked which file of the image is the disk.
+    #[error(
+        "the file of container disk `{disk}` is not known: give volumes[].containerDisk.path, or let /disk of the image hold exactly one file"
+    )]
+    DiskFile {
+        /// Name of the disk.
+        disk: String,
+    },
+    /// The interface was not made.
+    #[error("interface `{nic}` was not set up on this node")]
+    Nic {
+        /// Name of the interface.
+        nic: String,
+    },
+}
+
+/// The order for a machine.
+///
+/// # Errors
+/// A fact that the machine needs is missing.
+pub fn order(machine: &Machine, config: &ClusterConfig, facts: &NodeFacts) -> Result<Order, MissingFact> {
+    let documented = config.profile == Profile::Documented;
+    let backing = match machine.memory.huge_pages {
+        None => Backing::Anonymous,
+        Some(_) if documented => Backing::HugeDirectory { path: paths::HUGE_PAGES.to_owned() },
+        Some(page) => Backing::HugeMemfd { page_bytes: page.bytes() },
+    };
+    let disks: Result<Vec<_>, _> = machine.disks.iter().map(|d| disk(d, machine, facts)).collect();
+    let nics: Result<Vec<_>, _> = machine.interfaces.iter().map(|i| nic(i, facts, documented)).collect();
+    Ok(Order {
+        version: order::VERSION,
+        name: format!("{}_{}", machine.namespace, machine.name),
+        uuid: machine.firmware.uuid.clone(),
+        serial_number: machine.firmware.serial.clone(),
+        machine: machine.machine_type.clone(),
+        accelerator: facts.accelerator,
+        cpu_model: cpu_model(&machine.cpu.model, facts.accelerator),
+        sockets: machine.cpu.sockets,
+        cores: machine.cpu.cores,
+        threads: machine.cpu.threads,
+        memory: order::Memory { bytes: machine.memory.guest.0, backing },
+        kernel: machine.firmware.kernel_boot.as_ref().map(kernel),
+        disks: disks?,
+        nics: nics?,
+        serial: machine.devices.serial_console,
+        graphics: machine.devices.graphics,
+        balloon: machine.devices.balloon,
+        rng: machine.devices.rng,
+        acpi: machine.acpi,
+        start_paused: machine.start_paused,
+        grace_seconds: machine.grace_seconds,
+    })
+}
+
+/// `host-model` and `host-passthrough` are the host's processor where guests run on it, and all that can be
+/// emulated where they do not.
+fn cpu_model(model: &str, accelerator: Accelerator) -> String {
+    match (model, accelerator) {
+        ("host-model" | "host-passthrough", Accelerator::Kvm) => "host",
+        ("host-model" | "host-passthrough", Accelerator::Tcg) => "max",
+        (named, _) => named,
+    }
+    .to_owned()
+}
+
+fn kernel(boot: &machine::KernelBoot) -> order::Kernel {
+    let inside =
+        |path: &Option<String>| path.as_ref().map(|path| paths::join(&paths::kernel_directory(), path));
+    order::Kernel {
+        kernel: inside(&boot.kernel_path),
+        initrd: inside(&boot.initrd_path),
+        args: boot.args.clone(),
+    }
+}
+
+fn disk(disk: &machine::Disk, machine: &Machine, facts: &NodeFacts) -> Result<order::Disk, MissingFact> {
+    let block = matches!(&disk.source, Source::Claim { claim, .. } if facts.block_claims.contains(claim));
+    let known = facts.disks.get(&disk.name);
+    let path = known
+        .and_then(|facts| facts.path.clone())
+        .or_else(|| paths::disk_file(disk, block))
+        .ok_or_else(|| MissingFact::DiskFile { disk: disk.name.clone() })?;
+    let cdrom = disk.target == DiskTarget::Cdrom;
+    let read_only = disk.read_only || cdrom;
+    let (overlay, read_only) = match &disk.source {
+        // The image is shared: what the guest writes never reaches it.
+        Source::ContainerDisk { .. } => (!read_only, read_only),
+        Source::HostDisk { .. } | Source::EmptyDisk { .. } => (false, read_only),
+        Source::Claim { ephemeral, read_only: claim_read_only, .. } => {
+            (*ephemeral && !read_only, read_only || (*claim_read_only && !*ephemeral))
+        }
+        Source::CloudInit { .. } => (false, true),
+    };
+    let virtio = disk.bus == machine::Bus::Virtio;
+    Ok(order::Disk {
+        name: disk.name.clone(),
+        path,
+        format: known.map_or(Format::Raw, |facts| facts.format),
+        read_only,
+        overlay,
+        cdrom,
+        bus: match disk.bus {
+            machine::Bus::Virtio => order::Bus::Virtio,
+            machine::Bus::Sata => order::Bus::Sata,
+            machine::Bus::Scsi => order::Bus::Scsi,
+            machine::Bus::Usb => order::Bus::Usb,
+        },
+        serial: disk.serial.clone(),
+        boot_order: disk.boot_order,
+        cache: match disk.cache {
+            None => order::Cache::Auto,
+            Some(Cache::None) => order::Cache::None,
+            Some(Cache::Writethrough) => order::Cache::Writethrough,
+            Some(Cache::Writeback) => order::Cache::Writeback,
+        },
+        queues: if machine.devices.block_multi_queue && virtio { machine.cpu.vcpus() } else { 1 },
+    })
+}
+
+fn nic(
+    interface: &machine::Interface,
+    facts: &NodeFacts,
+    documented: bool,
+) -> Result<order::Nic, MissingFact> {
+    let made =
+        facts.nics.get(&interface.name).ok_or_else(|| MissingFact::Nic { nic: interface.name.clone() })?;
+    // The node agent has already made what a binding needs; the guest sees no difference.
+    match interface.binding {
+        Binding::Masquerade | Binding::Bridge => {}
+    }
+    Ok(order::Nic {
+        name: interface.name.clone(),
+        mac: made.mac.clone(),
+        model: match interface.model {
+            NicModel::Virtio => "virtio",
+            NicModel::E1000 => "e1000",
+            NicModel::E1000e => "e1000e",
+            NicModel::Rtl8139 => "rtl8139",
+        }
+        .to_owned(),
+        queues: interface.queues.max(1),
+        tap: match documented {
+            true => Tap::Created { interface: made.tap.clone(), bridge: made.bridge.clone(), mtu: made.mtu },
+            false => Tap::Passed,
+        },
+        boot_order: interface.boot_order,
+        dhcp: made.lease.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    #[test]
+    fn a_missing_fact_is_named() {
+        let config = ClusterConfig::default();
+        let mut machine = samples::plain();
+        machine.interfaces = vec![samples::interface("default", Binding::Masquerade, 1)];
+        let error = order(&machine, &config, &NodeFacts::new(Accelerator::Tcg)).unwrap_err();
+        assert_eq!(error, MissingFact::Nic { nic: "default".into() });
+        machine = samples::plain();
+        machine.disks =
+            vec![samples::disk("root", Source::ContainerDisk { image: "a/b".into(), path: None })];
+        let error = order(&machine, &config, &NodeFacts::new(Accelerator::Tcg)).unwrap_err();
+        assert_eq!(error, MissingFact::DiskFile { disk: "root".into() });
+    }
+
+    #[test]
+    fn what_the_guest_may_write_decides_overlay_and_mode() {
+        let mut machine = samples::plain();
+        machine.disks = samples::full().disks;
+        let mut facts = NodeFacts::new(Accelerator::Tcg);
+        facts.block_claims.insert("block".into());
+        let order = order(&machine, &ClusterConfig::default(), &facts).unwrap();
+        let seen: Vec<_> =
+            order.disks.iter().map(|disk| (disk.path.as_str(), disk.read_only, disk.overlay)).collect();
+        assert_eq!(
+            seen,
+            [
+                ("/var/run/kubevirt-image-volume/d0/disk/alpine.qcow2", false, true),
+                ("/var/run/kubevirt-private/vmi-disks/d1/a.img", false, false),
+                ("/var/run/kubevirt-private/vmi-disks/d2/b.img", false, false),
+                ("/var/run/kubevirt-ephemeral-disks/disk-data/d3/disk.img", false, false),
+                ("/var/run/kubevirt-private/vmi-disks/d4/disk.img", false, false),
+                ("/var/run/kubevirt-private/vmi-disks/d5/disk.img", true, false),
+                ("/var/run/kubevirt-private/vmi-disks/d6/disk.img", false, true),
+                ("/dev/d7", false, false),
+                ("/dev/d8", true, false),
+                ("/var/run/kubevirt-private/cloud-init/d9/seed.iso", true, false),
+            ]
+        );
+    }
+}

@@ -1,0 +1,16 @@
+//! From grants to what is applied: pods, SCCs, roles, SELinux modules, seccomp profiles, manifests.
+
+pub mod cil;
+pub mod install;
+mod overhead;
+pub mod pod;
+mod pod_meta;
+mod pod_resources;
+mod pod_volumes;
+pub mod rbac;
+pub mod scc;
+pub mod seccomp;
+
+pub use install::install;
+pub use overhead::overhead;
+pub use pod::{pod, pod_name, pod_with_claims};

@@ -1,0 +1,82 @@
+//! Volumes, mounts and block devices of the compute container, from the grants.
+
+use ferrovirt_privilege::{Access, DeviceSource, GrantSet, Right, Surface, VolumeSource};
+use k8s_openapi::api::core::v1::{
+    EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource,
+    SecretVolumeSource, Volume, VolumeDevice, VolumeMount,
+};
+
+/// What a pod mounts.
+#[derive(Default)]
+pub(super) struct Storage {
+    pub(super) volumes: Vec<Volume>,
+    pub(super) mounts: Vec<VolumeMount>,
+    pub(super) devices: Vec<VolumeDevice>,
+}
+
+/// In order of the mount paths, so that a parent is mounted before what is inside it.
+pub(super) fn storage(grants: &GrantSet) -> Storage {
+    let mut rights: Vec<_> = grants.on(Surface::Pod).into_iter().collect();
+    rights.sort_by(|a, b| path(a).cmp(path(b)));
+    let mut out = Storage::default();
+    for right in rights {
+        match right {
+            Right::Mount { volume, path, source, access } => {
+                out.volumes.push(self::volume(&volume, &source, access));
+                out.mounts.push(VolumeMount {
+                    name: volume,
+                    mount_path: path,
+                    read_only: (access == Access::Read).then_some(true),
+                    ..Default::default()
+                });
+            }
+            Right::Device { path, source: DeviceSource::Claim(claim), access } => {
+                let name = path.trim_start_matches("/dev/").to_owned();
+                out.volumes.push(volume(&name, &VolumeSource::Claim(claim), access));
+                out.devices.push(VolumeDevice { name, device_path: path });
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+fn path(right: &Right<String>) -> &str {
+    match right {
+        Right::Mount { path, .. } | Right::Device { path, .. } => path,
+        _ => "",
+    }
+}
+
+fn volume(name: &str, source: &VolumeSource<String>, access: Access) -> Volume {
+    let mut volume = Volume { name: name.to_owned(), ..Default::default() };
+    match source {
+        VolumeSource::Scratch => volume.empty_dir = Some(EmptyDirVolumeSource::default()),
+        VolumeSource::HugePages => {
+            volume.empty_dir =
+                Some(EmptyDirVolumeSource { medium: Some("HugePages".to_owned()), ..Default::default() });
+        }
+        VolumeSource::Image(reference) => {
+            volume.image = Some(ImageVolumeSource {
+                reference: Some(reference.clone()),
+                pull_policy: Some("IfNotPresent".to_owned()),
+            });
+        }
+        VolumeSource::HostPath { path, create } => {
+            let kind = if *create { "DirectoryOrCreate" } else { "Directory" };
+            volume.host_path =
+                Some(HostPathVolumeSource { path: path.clone(), type_: Some(kind.to_owned()) });
+        }
+        VolumeSource::Claim(claim) => {
+            volume.persistent_volume_claim = Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim.clone(),
+                read_only: (access == Access::Read).then_some(true),
+            });
+        }
+        VolumeSource::Secret(secret) => {
+            volume.secret =
+                Some(SecretVolumeSource { secret_name: Some(secret.clone()), ..Default::default() });
+        }
+    }
+    volume
+}

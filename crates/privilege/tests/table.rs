@@ -1,0 +1,194 @@
+//! What must be true of the whole table.
+
+use ferrovirt_model::{
+    Bytes, Machine, Profile,
+    machine::{Bus, Cpu, Devices, Disk, DiskTarget, Firmware, Memory, Scheduling, Source},
+};
+use ferrovirt_privilege::{
+    Feature, Grant, Right, Subject, Surface, Surroundings, cluster_grants, feature_grants, features, grants,
+    machine_grants,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+const PROFILES: [Profile; 2] = [Profile::Minimal, Profile::Documented];
+
+fn table() -> Vec<(Feature, &'static Grant)> {
+    let all = Feature::ALL.into_iter().flat_map(|feature| PROFILES.map(|profile| (feature, profile)));
+    all.flat_map(|(feature, profile)| grants(feature, profile).map(move |grant| (feature, grant))).collect()
+}
+
+fn machine() -> Machine {
+    Machine {
+        namespace: "demo".into(),
+        name: "small".into(),
+        uid: String::new(),
+        cpu: Cpu {
+            sockets: 1,
+            cores: 1,
+            threads: 1,
+            model: "host-model".into(),
+            request_millis: None,
+            limit_millis: None,
+        },
+        memory: Memory { guest: Bytes::mib(128), huge_pages: None, request: None, limit: None },
+        machine_type: "q35".into(),
+        firmware: Firmware { uuid: String::new(), serial: None, kernel_boot: None },
+        disks: vec![],
+        interfaces: vec![],
+        devices: Devices {
+            graphics: false,
+            serial_console: false,
+            balloon: false,
+            rng: false,
+            block_multi_queue: false,
+        },
+        acpi: true,
+        grace_seconds: 0,
+        start_paused: false,
+        scheduling: Scheduling::default(),
+    }
+}
+
+/// Proof 3 needs a scenario for each grant; a scenario tells grants apart.
+#[test]
+fn a_witness_belongs_to_one_grant() {
+    let mut seen: BTreeMap<&str, &Grant> = BTreeMap::new();
+    for (feature, grant) in table() {
+        let witness = grant.witness.as_str();
+        let plain =
+            witness.chars().all(|char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '-');
+        assert!(plain, "{feature}: `{witness}` is no identifier");
+        let first = seen.entry(witness).or_insert(grant);
+        assert_eq!(*first, grant, "{feature}: witness `{witness}` is used twice");
+    }
+}
+
+#[test]
+fn reasons_and_hooks_are_sentences_for_a_reviewer() {
+    for (feature, grant) in table() {
+        for text in [grant.reason.as_str(), grant.hook.as_str()] {
+            assert!(text.split_whitespace().count() >= 3, "{feature}: `{text}`");
+            assert!(!text.contains("  "), "{feature}: `{text}`");
+        }
+        let known = ["kernel: ", "security hook", "admission: ", "authorizer: "];
+        assert!(
+            known.iter().any(|start| grant.hook.as_str().starts_with(start)),
+            "{feature}: {}",
+            grant.hook
+        );
+    }
+}
+
+#[test]
+fn the_documented_values_are_in_the_table() {
+    let grants = cluster_grants(Profile::Documented);
+    let scc = |field: &str, value: &str| Right::Scc { field: field.into(), value: value.into() };
+    let values = grants.on(Surface::Scc);
+    let capabilities: BTreeSet<_> = values
+        .iter()
+        .filter(|right| matches!(right, Right::Scc { field, .. } if field == "allowedCapabilities"))
+        .cloned()
+        .collect();
+    let documented = ["NET_ADMIN", "NET_RAW", "SYS_NICE"].map(|name| scc("allowedCapabilities", name));
+    assert_eq!(capabilities, BTreeSet::from(documented));
+    assert!(values.contains(&scc("allowHostDirVolumePlugin", "true")));
+    assert!(
+        !values.iter().any(|right| matches!(right, Right::Scc { field, .. } if field.contains("Privilege")))
+    );
+
+    let rule = |target: &str, class: &str, permission: &str| Right::Selinux {
+        source: "virt_launcher.process".into(),
+        target: target.into(),
+        class: class.into(),
+        permission: permission.into(),
+    };
+    let mut rules = BTreeSet::from([rule("sysfs_t", "file", "write")]);
+    rules.extend(["relabelfrom", "relabelto", "attach_queue"].map(|p| rule("self", "tun_socket", p)));
+    rules.extend(
+        ["add_name", "create", "write", "remove_name", "rmdir", "setattr"]
+            .map(|p| rule("hugetlbfs_t", "dir", p)),
+    );
+    rules.extend(["create", "unlink"].map(|p| rule("hugetlbfs_t", "file", p)));
+    assert_eq!(grants.on(Surface::Selinux), rules);
+}
+
+/// The SCC and the roles do not change with the profile.
+#[test]
+fn what_is_installed_is_the_same_in_both_profiles() {
+    let [minimal, documented] = PROFILES.map(cluster_grants);
+    for surface in [Surface::Scc, Surface::Rbac, Surface::Seccomp] {
+        assert_eq!(minimal.on(surface), documented.on(surface));
+    }
+}
+
+#[test]
+fn launchers_of_the_minimal_profile_hold_no_capability() {
+    for feature in Feature::ALL {
+        for subject in [Subject::Qemu, Subject::Launcher] {
+            let rights = feature_grants(feature, Profile::Minimal).of(subject);
+            let taken = |right: &Right<String>| {
+                matches!(right, Right::Capability(_) | Right::PodField { .. } | Right::Selinux { .. })
+            };
+            assert!(!rights.iter().any(taken), "{feature}");
+        }
+    }
+}
+
+#[test]
+fn a_read_only_disk_is_granted_no_write() {
+    let claim = |claim_read_only, ephemeral| Source::Claim {
+        claim: "data".into(),
+        read_only: claim_read_only,
+        ephemeral,
+    };
+    let sources = [
+        Source::ContainerDisk { image: "a".into(), path: None },
+        Source::HostDisk { path: "/srv/a.img".into(), create: None },
+        Source::HostDisk { path: "/srv/a.img".into(), create: Some(Bytes::mib(1)) },
+        Source::EmptyDisk { capacity: Bytes::mib(1) },
+        claim(false, false),
+        claim(true, false),
+        claim(false, true),
+    ];
+    for block in [false, true] {
+        let mut surroundings = Surroundings::default();
+        if block {
+            surroundings.block_claims.insert("data".into());
+        }
+        for source in &sources {
+            for profile in PROFILES {
+                let mut machine = machine();
+                machine.disks = vec![Disk {
+                    name: "root".into(),
+                    target: DiskTarget::Disk,
+                    bus: Bus::Virtio,
+                    read_only: true,
+                    serial: None,
+                    boot_order: None,
+                    cache: None,
+                    source: source.clone(),
+                }];
+                let opened = machine_grants(&machine, &surroundings, profile).on(Surface::Order);
+                let write = opened.iter().any(|right| right.to_string().contains("write"));
+                assert!(!write && !opened.is_empty(), "{source:?}: {opened:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn emulation_takes_the_device_away() {
+    let emulated = Surroundings { emulation: true, ..Surroundings::default() };
+    assert!(features(&machine(), &Surroundings::default()).contains(&Feature::Kvm));
+    assert!(!features(&machine(), &emulated).contains(&Feature::Kvm));
+    let with = machine_grants(&machine(), &Surroundings::default(), Profile::Minimal);
+    let without = machine_grants(&machine(), &emulated, Profile::Minimal);
+    assert!(without.within(&with) && !with.within(&without));
+    let difference: Vec<_> = with.minus(&without).iter().map(|(held, _)| held.right.to_string()).collect();
+    assert_eq!(difference, ["device /dev/kvm (read, write) by devices.kubevirt.io/kvm"]);
+    assert_eq!(without.plus(with.minus(&emulated_set())), with);
+}
+
+fn emulated_set() -> ferrovirt_privilege::GrantSet {
+    machine_grants(&machine(), &Surroundings { emulation: true, ..Surroundings::default() }, Profile::Minimal)
+}
