@@ -195,7 +195,8 @@ impl Guest {
     /// another grace; only an earlier end is taken over.
     pub fn shutdown(&mut self, grace: Duration, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
-        if self.ending.is_some() || matches!(self.state, State::Ended { .. }) {
+        let under_way = self.alarms.iter().any(|(_, alarm)| *alarm == Alarm::Kill);
+        if under_way || matches!(self.state, State::Ended { .. }) {
             return actions;
         }
         if !self.ready {
@@ -288,7 +289,7 @@ impl Guest {
     }
 
     fn destroy(&mut self, why: &str, actions: &mut Vec<Action>, now: Duration) {
-        self.ending = Some((Ending::Destroyed, why.into()));
+        self.ending.get_or_insert((Ending::Destroyed, why.into()));
         self.alarms = vec![(now + LAST, Alarm::Kill)];
         self.enter(State::ShuttingDown, actions);
     }

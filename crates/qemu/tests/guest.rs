@@ -202,3 +202,12 @@ fn a_qemu_that_says_goodbye_and_stays_is_killed() {
     assert_eq!(life.after(5), ["kill"]);
     assert_eq!(life.gone().0, Ending::Shutdown);
 }
+
+#[test]
+fn a_guest_that_stays_after_a_panic_can_still_be_ended() {
+    let mut life = Life::running();
+    life.hears(r#"{"event":"GUEST_PANICKED","data":{"action":"pause"}}"#);
+    life.hears(r#"{"event":"STOP"}"#);
+    assert_eq!(life.shutdown(0), ["state shuttingDown", "quit#3"]);
+    assert_eq!(life.gone().0, Ending::Panicked);
+}

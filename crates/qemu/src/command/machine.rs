@@ -25,15 +25,20 @@ impl Args {
             machine.push_str(",acpi=off");
         }
         let size = order.memory.bytes;
+        // Clearing a large guest's pages takes one thread a second for a few GiB.
+        let vcpus = check::vcpus(order)?;
+        let threads = vcpus.min(8);
         let object = match &order.memory.backing {
             Backing::Anonymous => None,
             // Preallocation turns a lack of pages into an error here; a later touch would be a deadly SIGBUS.
             Backing::HugeMemfd { page_bytes } => Some(json!({
                 "qom-type": "memory-backend-memfd", "id": "ram", "size": size, "share": true, "prealloc": true,
+                "prealloc-threads": threads,
                 "hugetlb": true, "hugetlbsize": page_bytes,
             })),
             Backing::HugeDirectory { path } => Some(json!({
                 "qom-type": "memory-backend-file", "id": "ram", "size": size, "share": true, "prealloc": true,
+                "prealloc-threads": threads,
                 "mem-path": path,
             })),
         };
@@ -43,7 +48,6 @@ impl Args {
         self.option("-machine", machine);
         self.option("-accel", accelerator(order));
         self.option("-cpu", escape(&order.cpu_model));
-        let vcpus = check::vcpus(order)?;
         let (sockets, cores, threads) = (order.sockets, order.cores, order.threads);
         self.option("-smp", format!("cpus={vcpus},sockets={sockets},cores={cores},threads={threads}"));
         self.option("-m", format!("size={size}B"));
