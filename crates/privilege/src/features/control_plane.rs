@@ -10,23 +10,13 @@ pub(super) const TABLE: Table = Table { both: &[CONTROLLER, AGENT, HOST, node::G
 
 const RBAC: &str = "authorizer: RBAC refuses a verb that no role of the account has";
 
-const fn lease(verb: &'static str) -> Right<&'static str> {
-    Right::Verb {
-        group: "coordination.k8s.io",
-        resource: "leases",
-        verb,
-        namespace: Some("kubevirt"),
-        name: None,
-    }
-}
-
 const CONTROLLER: &[Grant] = &[
     Grant::new(
         Subject::Controller,
         Phase::Running,
         verbs![
-            "kubevirt.io" "virtualmachines": "get" "list" "watch" "update" "patch",
-            "kubevirt.io" "virtualmachines/status": "update" "patch",
+            "kubevirt.io" "virtualmachines": "list" "watch" "patch",
+            "kubevirt.io" "virtualmachines/status": "patch",
         ],
         RBAC,
         "follows virtual machines, records what they do and keeps their finalizer",
@@ -35,10 +25,7 @@ const CONTROLLER: &[Grant] = &[
     Grant::new(
         Subject::Controller,
         Phase::Running,
-        verbs![
-            "kubevirt.io" "virtualmachineinstances": "get" "list" "watch" "create" "update" "patch" "delete",
-            "kubevirt.io" "virtualmachineinstances/status": "update" "patch",
-        ],
+        verbs!["kubevirt.io" "virtualmachineinstances": "list" "watch" "create" "patch" "delete"],
         RBAC,
         "a running machine is a VirtualMachineInstance, which it makes, moves through its phases and removes",
         "controller-instances",
@@ -57,17 +44,20 @@ const CONTROLLER: &[Grant] = &[
     Grant::new(
         Subject::Controller,
         Phase::Running,
-        verbs!["kubevirt.io" "kubevirts": "get" "list" "watch"],
+        verbs![
+            "kubevirt.io" "kubevirts": "list" "watch",
+            "kubevirt.io" "kubevirts/status": "patch",
+        ],
         RBAC,
-        "the profile and the defaults of the cluster are on the KubeVirt object",
+        "the profile and the defaults of the cluster are on the KubeVirt object, and its status says what is in force",
         "controller-kubevirts",
     ),
     Grant::new(
         Subject::Controller,
         Phase::Running,
-        verbs!["" "pods": "get" "list" "watch" "create" "patch" "delete"],
+        verbs!["" "pods": "get" "list" "watch" "create" "delete"],
         RBAC,
-        "each instance runs in a virt-launcher pod",
+        "each instance runs in a virt-launcher pod, and before one is given up the server itself is asked for it",
         "controller-pods",
     ),
     Grant::new(
@@ -81,26 +71,10 @@ const CONTROLLER: &[Grant] = &[
     Grant::new(
         Subject::Controller,
         Phase::Start,
-        verbs!["" "persistentvolumeclaims": "get" "list" "watch"],
+        verbs!["" "persistentvolumeclaims": "list" "watch"],
         RBAC,
         "a machine waits for its claims, and the claim's mode decides between a mount and a device",
         "controller-claims",
-    ),
-    Grant::new(
-        Subject::Controller,
-        Phase::Start,
-        verbs!["" "namespaces": "get" "list" "watch"],
-        RBAC,
-        "a namespace that is going away gets no new pods",
-        "controller-namespaces",
-    ),
-    Grant::new(
-        Subject::Controller,
-        Phase::Running,
-        &[lease("get"), lease("create"), lease("update"), lease("patch")],
-        RBAC,
-        "one controller is active at a time",
-        "controller-lease",
     ),
 ];
 
