@@ -1,0 +1,37 @@
+//! Claims bound to volumes of this node.
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use std::path::PathBuf;
+
+/// A bound claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Directory or block device on the node.
+    pub path: PathBuf,
+    /// Block mode.
+    pub block: bool,
+    /// Bytes of the volume.
+    pub capacity: u64,
+}
+
+impl Claim {
+    /// `None` while the claim is not bound, or its volume is of a kind that is not on a node.
+    pub fn of(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<Self> {
+        if claim.status.as_ref()?.phase.as_deref() != Some("Bound") {
+            return None;
+        }
+        let spec = volume.spec.as_ref()?;
+        let path = match (&spec.host_path, &spec.local) {
+            (Some(source), _) => &source.path,
+            (None, Some(source)) => &source.path,
+            (None, None) => return None,
+        };
+        let capacity = spec.capacity.as_ref().and_then(|all| all.get("storage"));
+        let capacity = capacity.and_then(|size| ferrovirt_api::quantity::bytes(size).ok());
+        Some(Self {
+            path: PathBuf::from(path),
+            block: spec.volume_mode.as_deref() == Some("Block"),
+            capacity: capacity.unwrap_or_default().0,
+        })
+    }
+}

@@ -1,0 +1,222 @@
+//! The files behind a machine's disks: found, made or filled before the launcher starts.
+
+use super::{Error, Objects, Places, io_error, iso, unsupported};
+use crate::{image, oci::bundle::Identity};
+use ferrovirt_model::{
+    Machine,
+    machine::{Disk, Payload, Source},
+};
+use ferrovirt_plan::{order::DiskFacts, paths};
+use ferrovirt_qemu::order::Format;
+use k8s_openapi::api::core::v1::Secret;
+use rustix::fs::{FileType, Mode, OFlags};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, Read, Write},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, fchown},
+    },
+};
+
+/// Secrets that the machine's disks name, beyond what its pod mounts.
+pub fn secrets(machine: &Machine) -> BTreeSet<String> {
+    let payloads = machine.disks.iter().flat_map(|disk| match &disk.source {
+        Source::CloudInit { user_data, network_data } => vec![user_data, network_data],
+        _ => vec![],
+    });
+    payloads
+        .flatten()
+        .filter_map(|payload| match payload {
+            Payload::Secret(name) => Some(name.clone()),
+            Payload::Inline(_) => None,
+        })
+        .collect()
+}
+
+/// Finds or makes the file of every disk. Blocks.
+///
+/// # Errors
+/// When a file is missing or cannot be made.
+pub fn prepare(
+    machine: &Machine,
+    places: &Places,
+    identity: &Identity,
+    objects: &Objects,
+) -> Result<BTreeMap<String, DiskFacts>, Error> {
+    let work = Work { machine, places, identity, objects };
+    machine.disks.iter().map(|disk| Ok((disk.name.clone(), work.disk(disk)?))).collect()
+}
+
+struct Work<'a> {
+    machine: &'a Machine,
+    places: &'a Places,
+    identity: &'a Identity,
+    objects: &'a Objects,
+}
+
+impl Work<'_> {
+    fn disk(&self, disk: &Disk) -> Result<DiskFacts, Error> {
+        let raw = DiskFacts { path: None, format: Format::Raw };
+        let block = match &disk.source {
+            Source::Claim { claim, .. } => self.objects.claims.get(claim).is_some_and(|claim| claim.block),
+            _ => false,
+        };
+        let file = paths::disk_file(disk, block);
+        match (&disk.source, file) {
+            (Source::ContainerDisk { image, path }, _) => {
+                let inside = paths::disk_root(disk, false);
+                let (root, _) = self
+                    .places
+                    .find(&inside)
+                    .ok_or_else(|| unsupported(&disk.name, "the pod does not mount its image"))?;
+                let file = image::disk(root, image, path.as_deref())?;
+                let path = paths::join(&inside, &file);
+                let format = self.format(disk, &path)?;
+                Ok(DiskFacts { path: Some(path), format })
+            }
+            (Source::CloudInit { user_data, network_data }, Some(file)) => {
+                let seed = self.seed(disk, user_data.as_ref(), network_data.as_ref())?;
+                self.folder(disk, &file)?;
+                let mut out = File::from(self.make(disk, &file, 0o400)?);
+                out.write_all(&seed).map_err(|source| io_error(&disk.name, file.as_ref(), source))?;
+                Ok(raw)
+            }
+            (Source::EmptyDisk { capacity }, Some(file)) => {
+                self.folder(disk, &file)?;
+                self.sparse(disk, &file, capacity.0)?;
+                Ok(raw)
+            }
+            (Source::HostDisk { path, create }, Some(file)) => {
+                match (self.places.open(&file, OFlags::PATH, Mode::empty()), create) {
+                    (Ok(_), _) => Ok(raw),
+                    (Err(error), Some(capacity)) if error.kind() == io::ErrorKind::NotFound => {
+                        self.sparse(disk, &file, capacity.0).map(|()| raw)
+                    }
+                    (Err(source), _) => Err(io_error(&disk.name, path.as_ref(), source)),
+                }
+            }
+            (Source::Claim { claim, read_only, .. }, Some(file)) => {
+                if !block && !*read_only {
+                    let capacity = self.objects.claims.get(claim).map_or(0, |claim| claim.capacity);
+                    self.claim_file(disk, &file, capacity)?;
+                }
+                Ok(raw)
+            }
+            (_, None) => Ok(raw),
+        }
+    }
+
+    /// The file of a claim belongs to the launcher; it is made as large as the volume says when it is missing.
+    fn claim_file(&self, disk: &Disk, path: &str, capacity: u64) -> Result<(), Error> {
+        let failed = |source| io_error(&disk.name, path.as_ref(), source);
+        match self.places.open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
+            Ok(fd) => {
+                let file = File::from(fd);
+                let data = file.metadata().map_err(failed)?;
+                if !data.is_file() {
+                    return Err(unsupported(&disk.name, "disk.img of the claim is not a regular file"));
+                }
+                // A second name of the file may lead to something else than this claim: then it keeps its owner.
+                if data.uid() != self.identity.uid && data.nlink() == 1 {
+                    fchown(&file, Some(self.identity.uid), None).map_err(failed)?;
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && capacity > 0 => {
+                self.sparse(disk, path, capacity)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn sparse(&self, disk: &Disk, path: &str, size: u64) -> Result<(), Error> {
+        let made = File::from(self.make(disk, path, 0o660)?);
+        made.set_len(size).map_err(|source| io_error(&disk.name, path.as_ref(), source))
+    }
+
+    /// A new file of the launcher's, never through a link.
+    fn make(&self, disk: &Disk, path: &str, mode: u32) -> Result<OwnedFd, Error> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let make = || -> io::Result<OwnedFd> {
+            let fd = self.places.open(path, flags, Mode::from_raw_mode(mode))?;
+            let group = self.identity.fs_group.unwrap_or(self.identity.gid);
+            fchown(&fd, Some(self.identity.uid), Some(group))?;
+            Ok(fd)
+        };
+        make().map_err(|source| io_error(&disk.name, path.as_ref(), source))
+    }
+
+    /// The directories of `path`, which lies in an empty volume of the pod that nobody else has seen yet.
+    fn folder(&self, disk: &Disk, path: &str) -> Result<(), Error> {
+        let failed = |source| io_error(&disk.name, path.as_ref(), source);
+        let (root, rest) = self
+            .places
+            .find(path)
+            .ok_or_else(|| unsupported(&disk.name, "the pod does not mount its directory"))?;
+        let mut folder = root.to_owned();
+        for part in rest.split('/').rev().skip(1).collect::<Vec<_>>().into_iter().rev() {
+            folder.push(part);
+            if !folder.is_dir() {
+                std::fs::create_dir(&folder).map_err(failed)?;
+                std::os::unix::fs::chown(&folder, Some(self.identity.uid), Some(self.identity.gid))
+                    .map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn format(&self, disk: &Disk, path: &str) -> Result<Format, Error> {
+        let failed = |source| io_error(&disk.name, path.as_ref(), source);
+        let fd = self.places.open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).map_err(failed)?;
+        let kind =
+            FileType::from_raw_mode(rustix::fs::fstat(&fd).map_err(|error| failed(error.into()))?.st_mode);
+        if kind != FileType::RegularFile {
+            return Err(unsupported(&disk.name, "the disk of the image is not a regular file"));
+        }
+        let mut magic = Vec::new();
+        File::from(fd).take(4).read_to_end(&mut magic).map_err(failed)?;
+        Ok(if magic == b"QFI\xfb" { Format::Qcow2 } else { Format::Raw })
+    }
+
+    fn seed(&self, disk: &Disk, user: Option<&Payload>, network: Option<&Payload>) -> Result<Vec<u8>, Error> {
+        let user = self.payload(disk, user, ["userdata", "userData"])?.unwrap_or_default();
+        let network = self.payload(disk, network, ["networkdata", "networkData"])?;
+        let machine = self.machine;
+        let hostname = machine.scheduling.hostname.as_ref().unwrap_or(&machine.name);
+        let meta = serde_json::json!({
+            "instance-id": format!("{}.{}", machine.name, machine.namespace), "local-hostname": hostname,
+        });
+        let meta = meta.to_string().into_bytes();
+        let mut files = vec![("user-data", user.as_slice()), ("meta-data", meta.as_slice())];
+        if let Some(network) = &network {
+            files.push(("network-config", network));
+        }
+        iso::image("CIDATA", &files).map_err(|error| unsupported(&disk.name, &error.to_string()))
+    }
+
+    fn payload(
+        &self,
+        disk: &Disk,
+        payload: Option<&Payload>,
+        keys: [&str; 2],
+    ) -> Result<Option<Vec<u8>>, Error> {
+        match payload {
+            None => Ok(None),
+            Some(Payload::Inline(bytes)) => Ok(Some(bytes.clone())),
+            Some(Payload::Secret(name)) => {
+                let secret: &Secret = self.objects.secrets.get(name).ok_or_else(|| Error::NotFound {
+                    volume: disk.name.clone(),
+                    kind: "secret",
+                    name: name.clone(),
+                })?;
+                let data = keys.iter().find_map(|key| secret.data.as_ref()?.get(*key));
+                let data = data.ok_or_else(|| {
+                    unsupported(&disk.name, &format!("secret {name} has no key {}", keys.join(" or ")))
+                })?;
+                Ok(Some(data.0.clone()))
+            }
+        }
+    }
+}

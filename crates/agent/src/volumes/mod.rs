@@ -1,0 +1,407 @@
+//! A pod's volumes: directories of the agent's own, of the node and of images, turned into mounts of the container.
+
+mod claim;
+pub mod disks;
+pub mod iso;
+mod payload;
+mod place;
+
+pub use claim::Claim;
+pub use place::Places;
+
+use crate::{
+    image::{self, Store},
+    oci::bundle::{self, Device, Identity, Mount},
+};
+use ferrovirt_api::quantity::Amount;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, Secret, Volume,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::{FileTypeExt, PermissionsExt, chown},
+    path::{Component, Path, PathBuf},
+};
+
+/// Why a volume cannot be given to a pod.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An image.
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    /// Something that the pod names is not in the cluster.
+    #[error("volume {volume}: {kind} {name} not found: create it in the pod's namespace")]
+    NotFound {
+        /// The volume.
+        volume: String,
+        /// What kind of thing.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A kind of volume, or an option, that this node does not have.
+    #[error("volume {volume}: {what}")]
+    Unsupported {
+        /// The volume.
+        volume: String,
+        /// What it asks for.
+        what: String,
+    },
+    /// The file system said no.
+    #[error("volume {volume}: {path}: {source}")]
+    Io {
+        /// The volume.
+        volume: String,
+        /// Where.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] bundle::Error),
+    /// A size.
+    #[error("volume {volume}: {source}")]
+    Quantity {
+        /// The volume.
+        volume: String,
+        /// What is wrong.
+        source: ferrovirt_api::quantity::QuantityError,
+    },
+}
+
+impl Error {
+    /// The reason that a waiting container shows.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Image(image::Error::Missing { .. } | image::Error::Tag { .. }) => "ErrImagePull",
+            Self::Image(image::Error::Reference(_)) => "InvalidImageName",
+            Self::Image(_) => "ErrImagePull",
+            Self::NotFound { .. } | Self::Unsupported { .. } | Self::Device(_) | Self::Quantity { .. } => {
+                "CreateContainerConfigError"
+            }
+            Self::Io { .. } => "CreateContainerError",
+        }
+    }
+
+    /// It can get better without a change of the pod: somebody creates what is missing.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Io { .. } | Self::Image(_))
+    }
+}
+
+/// Objects of the cluster that a pod's volumes and its machine name, as far as they exist.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// Secrets by name.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Config maps by name.
+    pub config_maps: BTreeMap<String, ConfigMap>,
+    /// Claims by name, each with where its volume is on this node.
+    pub claims: BTreeMap<String, Claim>,
+}
+
+/// Names of the objects to fetch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Secrets.
+    pub secrets: BTreeSet<String>,
+    /// Config maps.
+    pub config_maps: BTreeSet<String>,
+    /// Claims.
+    pub claims: BTreeSet<String>,
+}
+
+/// What the volumes of `pod` name.
+pub fn names(pod: &Pod) -> Names {
+    let mut names = Names::default();
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        names.secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
+        names.config_maps.extend(volume.config_map.iter().map(|c| c.name.clone()));
+        names.claims.extend(volume.persistent_volume_claim.iter().map(|c| c.claim_name.clone()));
+        for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
+            names.secrets.extend(source.secret.iter().map(|s| s.name.clone()));
+            names.config_maps.extend(source.config_map.iter().map(|c| c.name.clone()));
+        }
+    }
+    names
+}
+
+/// What a container gets of its volumes.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// Mounts, parents first.
+    pub mounts: Vec<Mount>,
+    /// Block devices.
+    pub devices: Vec<Device>,
+    /// Where paths of the container are on the node.
+    pub places: Places,
+}
+
+/// Where the pod's own directories are and what they need.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// Directory for this pod's volumes.
+    pub folder: &'a Path,
+    /// Who will use them.
+    pub identity: &'a Identity,
+    /// Images.
+    pub images: &'a Store,
+    /// Objects that [`names`] asked for.
+    pub objects: &'a Objects,
+}
+
+/// What backs a volume.
+enum Backing {
+    Folder { path: PathBuf, read_only: bool },
+    Special { kind: &'static str, options: Vec<String> },
+    Block { path: PathBuf, read_only: bool },
+}
+
+/// Prepares every volume that the container uses. Blocks.
+///
+/// # Errors
+/// When one cannot be given; what was made stays in the pod's directory and goes with it.
+pub fn prepare(context: &Context<'_>, container: &Container) -> Result<Prepared, Error> {
+    let mut out = Prepared::default();
+    let volumes: BTreeMap<&str, &Volume> = context
+        .pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten())
+        .map(|volume| (volume.name.as_str(), volume))
+        .collect();
+    let find = |name: &String| {
+        volumes
+            .get(name.as_str())
+            .copied()
+            .ok_or_else(|| unsupported(name, "the pod has no volume of this name"))
+    };
+    let mut special = BTreeSet::new();
+    let mut mounts: Vec<_> = container.volume_mounts.iter().flatten().collect();
+    mounts.sort_by_key(|mount| mount.mount_path.clone());
+    for mount in mounts {
+        let name = &mount.name;
+        match context.backing(find(name)?, container)? {
+            Backing::Folder { mut path, read_only } => {
+                if mount.sub_path_expr.is_some() {
+                    return Err(unsupported(name, "subPathExpr is not supported"));
+                }
+                if let Some(sub) = &mount.sub_path {
+                    path = below(name, &path, sub)?;
+                }
+                let read_only = read_only || mount.read_only == Some(true);
+                out.places.add(&mount.mount_path, path.clone());
+                out.mounts.push(Mount::bind(path, &mount.mount_path, read_only));
+            }
+            Backing::Special { kind, options } => {
+                if !special.insert(name) || mount.sub_path.is_some() {
+                    return Err(unsupported(name, "a volume in memory is mounted once and whole"));
+                }
+                out.mounts.push(Mount {
+                    destination: mount.mount_path.clone(),
+                    kind,
+                    source: PathBuf::from(kind),
+                    options,
+                });
+            }
+            Backing::Block { .. } => {
+                return Err(unsupported(name, "a block volume belongs in volumeDevices"));
+            }
+        }
+    }
+    for device in container.volume_devices.iter().flatten() {
+        match context.backing(find(&device.name)?, container)? {
+            Backing::Block { path, read_only } => {
+                out.devices.push(Device::of(&path, &device.device_path, !read_only)?);
+            }
+            _ => return Err(unsupported(&device.name, "only a claim in block mode is a device")),
+        }
+    }
+    Ok(out)
+}
+
+impl Context<'_> {
+    fn backing(&self, volume: &Volume, container: &Container) -> Result<Backing, Error> {
+        let name = &volume.name;
+        if let Some(source) = &volume.empty_dir {
+            return self.empty_dir(name, source, container);
+        }
+        if let Some(source) = &volume.image {
+            let reference = source.reference.as_deref().unwrap_or_default();
+            return Ok(Backing::Folder { path: self.images.root(reference)?, read_only: true });
+        }
+        if let Some(source) = &volume.host_path {
+            return host_path(name, source);
+        }
+        if let Some(source) = &volume.persistent_volume_claim {
+            let claim = self.objects.claims.get(&source.claim_name).ok_or_else(|| Error::NotFound {
+                volume: name.clone(),
+                kind: "a bound persistentvolumeclaim",
+                name: source.claim_name.clone(),
+            })?;
+            let read_only = source.read_only == Some(true);
+            let path = claim.path.clone();
+            if claim.block {
+                return Ok(Backing::Block { path, read_only });
+            }
+            if !path.is_dir() {
+                return Err(io_error(
+                    name,
+                    &path,
+                    io::Error::other("the volume's directory is missing on this node"),
+                ));
+            }
+            return Ok(Backing::Folder { path, read_only });
+        }
+        match payload::files(self.pod, volume, self.objects)? {
+            Some(files) => Ok(Backing::Folder { path: self.write(name, &files)?, read_only: true }),
+            None => Err(unsupported(name, "a volume of this kind is not supported on this node")),
+        }
+    }
+
+    fn empty_dir(
+        &self,
+        name: &str,
+        source: &EmptyDirVolumeSource,
+        container: &Container,
+    ) -> Result<Backing, Error> {
+        let quantity = |source| Error::Quantity { volume: name.to_owned(), source };
+        let group = self.identity.fs_group.unwrap_or(self.identity.gid);
+        let mut options: Vec<String> = ["nosuid", "nodev", "noexec"].map(str::to_owned).into();
+        options.push(format!("uid={}", self.identity.uid));
+        options.push(format!("gid={group}"));
+        options.push("mode=0770".to_owned());
+        match source.medium.as_deref().unwrap_or_default() {
+            "" => {
+                let mode = if self.identity.fs_group.is_some() { 0o2770 } else { 0o770 };
+                let path = self.folder.join(name);
+                self.folder_for(name, &path, self.identity.uid, group, mode)?;
+                Ok(Backing::Folder { path, read_only: false })
+            }
+            "Memory" => {
+                if let Some(size) = &source.size_limit {
+                    let bytes = Amount::parse(&size.0).and_then(Amount::bytes).map_err(quantity)?;
+                    options.push(format!("size={}", bytes.0));
+                }
+                Ok(Backing::Special { kind: "tmpfs", options })
+            }
+            medium if medium.starts_with("HugePages") => {
+                let limits = bundle::huge_pages(container)?;
+                let page = match medium.strip_prefix("HugePages-") {
+                    Some(size) => Amount::parse(size).and_then(Amount::bytes).map_err(quantity)?.0,
+                    None => match limits.keys().collect::<Vec<_>>().as_slice() {
+                        [one] => **one,
+                        _ => return Err(unsupported(name, "name the page size as HugePages-SIZE")),
+                    },
+                };
+                let limit = limits
+                    .get(&page)
+                    .ok_or_else(|| unsupported(name, "the container has no limit of this huge page size"))?;
+                options.push(format!("pagesize={page}"));
+                options.push(format!("size={limit}"));
+                Ok(Backing::Special { kind: "hugetlbfs", options })
+            }
+            other => Err(unsupported(name, &format!("medium {other:?} is unknown"))),
+        }
+    }
+
+    fn folder_for(&self, name: &str, path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), Error> {
+        let make = || -> io::Result<()> {
+            match fs::create_dir(path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+                other => other?,
+            }
+            chown(path, Some(uid), Some(gid))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        };
+        make().map_err(|source| io_error(name, path, source))
+    }
+
+    /// Writes projected files, readable for the pod's group, writable for nobody.
+    fn write(&self, name: &str, files: &[payload::File]) -> Result<PathBuf, Error> {
+        let root = self.folder.join(name);
+        let group = self.identity.fs_group.unwrap_or(self.identity.gid);
+        self.folder_for(name, &root, 0, group, 0o750)?;
+        for file in files {
+            let mut folder = root.clone();
+            let mut parts: Vec<&str> = file.path.split('/').collect();
+            let leaf = parts.pop().unwrap_or_default();
+            if parts.iter().chain([&leaf]).any(|part| matches!(*part, "" | "." | "..")) {
+                return Err(unsupported(name, &format!("path {:?} leaves the volume", file.path)));
+            }
+            for part in parts {
+                folder.push(part);
+                self.folder_for(name, &folder, 0, group, 0o750)?;
+            }
+            let path = folder.join(leaf);
+            let write = || -> io::Result<()> {
+                fs::write(&path, &file.bytes)?;
+                chown(&path, Some(0), Some(group))?;
+                fs::set_permissions(&path, fs::Permissions::from_mode((file.mode & 0o555) | 0o440))
+            };
+            write().map_err(|source| io_error(name, &path, source))?;
+        }
+        Ok(root)
+    }
+}
+
+fn host_path(name: &str, source: &HostPathVolumeSource) -> Result<Backing, Error> {
+    let path = PathBuf::from(&source.path);
+    if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
+        return Err(unsupported(name, "hostPath.path must be absolute and without `..`"));
+    }
+    let failed = |what: &str| Err(io_error(name, &path, io::Error::other(what.to_owned())));
+    match source.type_.as_deref().unwrap_or_default() {
+        "" => {}
+        "DirectoryOrCreate" => {
+            fs::create_dir_all(&path).map_err(|source| io_error(name, &path, source))?;
+        }
+        "Directory" if path.is_dir() => {}
+        "Directory" => return failed("is not a directory on this node"),
+        "FileOrCreate" => {
+            let made = fs::OpenOptions::new().append(true).create(true).open(&path);
+            made.map_err(|source| io_error(name, &path, source))?;
+        }
+        "File" if path.is_file() => {}
+        "File" => return failed("is not a regular file on this node"),
+        "Socket" | "CharDevice" | "BlockDevice" => {
+            let kind = fs::metadata(&path).map_err(|source| io_error(name, &path, source))?.file_type();
+            if !(kind.is_socket() || kind.is_char_device() || kind.is_block_device()) {
+                return failed("is of another type than hostPath.type says");
+            }
+        }
+        other => return Err(unsupported(name, &format!("hostPath.type {other:?} is unknown"))),
+    }
+    Ok(Backing::Folder { path, read_only: false })
+}
+
+/// `sub` below `root`, through no link.
+fn below(name: &str, root: &Path, sub: &str) -> Result<PathBuf, Error> {
+    let mut path = root.to_owned();
+    for part in Path::new(sub).components() {
+        let Component::Normal(part) = part else {
+            return Err(unsupported(name, "subPath must be relative and without `..`"));
+        };
+        path.push(part);
+        let data = fs::symlink_metadata(&path).map_err(|source| io_error(name, &path, source))?;
+        if data.is_symlink() {
+            return Err(unsupported(name, "subPath leads through a symbolic link"));
+        }
+    }
+    Ok(path)
+}
+
+fn unsupported(volume: &str, what: &str) -> Error {
+    Error::Unsupported { volume: volume.to_owned(), what: what.to_owned() }
+}
+
+fn io_error(volume: &str, path: &Path, source: io::Error) -> Error {
+    Error::Io { volume: volume.to_owned(), path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests;
