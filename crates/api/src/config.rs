@@ -6,6 +6,15 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::kubevirt::{KubeVirt, NetworkConfiguration};
 
+/// Upstream's beta gates that admission asks about; on unless `disabledFeatureGates` names them.
+const BETA_GATES: [&str; 5] = [
+    "DeclarativeHotplugVolumes",
+    "DecentralizedLiveMigration",
+    "PasstBinding",
+    "RebootPolicy",
+    "WorkloadEncryptionSEV",
+];
+
 /// The cluster's configuration, as far as admission depends on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterDefaults {
@@ -45,7 +54,7 @@ impl Default for ClusterDefaults {
             default_network_interface: "masquerade".to_owned(),
             bridge_on_pod_network: true,
             live_update: true,
-            feature_gates: BTreeSet::new(),
+            feature_gates: BETA_GATES.iter().map(|gate| (*gate).to_owned()).collect(),
         }
     }
 }
@@ -75,7 +84,7 @@ impl From<&KubeVirt> for ClusterDefaults {
             defaults.network(network);
         }
         if let Some(developer) = &configuration.developer_configuration {
-            defaults.feature_gates = developer.feature_gates.iter().cloned().collect();
+            defaults.feature_gates.extend(developer.feature_gates.iter().cloned());
             for gate in &developer.disabled_feature_gates {
                 defaults.feature_gates.remove(gate);
             }
