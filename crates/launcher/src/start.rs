@@ -92,7 +92,9 @@ pub(crate) fn start(order: &Order, passed: Vec<Passed>, options: &Options) -> Re
         }
         None => None,
     };
-    let qemu = Qemu::start(&options.qemu, arguments, ours, fds.fds, &options.overlays)
+    // A machine without container disks has no volume for overlays; the small ones of a seed fit elsewhere.
+    let overlays = if options.overlays.is_dir() { &options.overlays } else { &options.run };
+    let qemu = Qemu::start(&options.qemu, arguments, ours, fds.fds, overlays)
         .map_err(|error| StartError::Qemu { path: options.qemu.display().to_string(), error })?;
     Ok(Started { qemu, serial, dhcp })
 }

@@ -146,6 +146,8 @@ fn disk(disk: &machine::Disk, machine: &Machine, facts: &NodeFacts) -> Result<or
         Source::Claim { ephemeral, read_only: claim_read_only, .. } => {
             (*ephemeral && !read_only, read_only || (*claim_read_only && !*ephemeral))
         }
+        // A SATA disk cannot be read-only: its guest writes to an overlay.
+        Source::CloudInit { .. } if disk.bus == machine::Bus::Sata && !cdrom => (true, false),
         Source::CloudInit { .. } => (false, true),
     };
     let virtio = disk.bus == machine::Bus::Virtio;
