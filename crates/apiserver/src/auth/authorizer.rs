@@ -1,46 +1,29 @@
 //! The authorizer: the RBAC index, kept as fresh as the store.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use futures::FutureExt as _;
+use std::sync::Arc;
 
 use super::rbac::{GROUP, Index};
 use super::rules::Rule;
+use crate::fresh::Fresh;
 use crate::request::{Attributes, Decision, UserInfo};
 use crate::status::ApiError;
-use crate::store::{Prefix, Store, StoreError, Watcher};
+use crate::store::Store;
 
 /// Answers "may this user do this?" from the stored roles and bindings.
 pub struct Authorizer {
-    store: Store,
-    cache: Mutex<Option<Cache>>,
-}
-
-struct Cache {
-    watcher: Watcher,
-    index: Arc<Index>,
+    index: Fresh<Index>,
 }
 
 impl Authorizer {
     /// An authorizer over the roles and bindings of `store`.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store, cache: Mutex::new(None) }
+        Self { index: Fresh::new(store, format!("/{GROUP}/"), Index::build) }
     }
 
     /// The index of the current state. What was written before this call is in it.
     fn index(&self) -> Arc<Index> {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cache) = cache.as_mut()
-            && cache.still_good()
-        {
-            return Arc::clone(&cache.index);
-        }
-        // The revision first: a change in between is seen twice, never missed.
-        let watcher = self.store.watch(Prefix::everything(), self.store.revision());
-        let index = Arc::new(Index::build(&self.store));
-        *cache = watcher.ok().map(|watcher| Cache { watcher, index: Arc::clone(&index) });
-        index
+        self.index.get()
     }
 
     /// Decides one request.
@@ -70,25 +53,6 @@ impl Authorizer {
     #[must_use]
     pub fn rules_of(&self, user: &UserInfo, namespace: &str) -> Vec<Rule> {
         self.index().rules_of(user, namespace)
-    }
-}
-
-impl Cache {
-    /// Looks, without waiting, whether a role or binding changed since the index was built.
-    fn still_good(&mut self) -> bool {
-        let prefix = format!("/{GROUP}/");
-        loop {
-            match self.watcher.next().now_or_never() {
-                // Nothing new, or the store is closing and stays as it is.
-                None | Some(Err(StoreError::Closed)) => return true,
-                Some(Ok(events)) => {
-                    if events.iter().any(|event| event.key.as_str().starts_with(&prefix)) {
-                        return false;
-                    }
-                }
-                Some(Err(_)) => return false,
-            }
-        }
     }
 }
 

@@ -1,0 +1,85 @@
+//! Admission: what happens to an object between "may this user do this?" and the store.
+//!
+//! In order: namespace lifecycle, RBAC escalation, then by kind. For pods: defaults, service account, security context
+//! constraints, validation, Pod Security. For KubeVirt's kinds: mutators and validators. Other kinds get the defaults
+//! that Kubernetes would give them.
+
+mod claims;
+mod defaults;
+mod kubevirt;
+mod namespace;
+mod pod;
+mod pod_defaults;
+pub mod pod_security;
+mod pod_validation;
+mod scc;
+mod service_account;
+
+use serde_json::Value;
+
+use crate::app::App;
+use crate::auth::escalation;
+use crate::request::{AdmissionRequest, Operation};
+use crate::status::ApiError;
+
+pub use scc::{SccCache, constraints};
+
+/// Lets a request through, changed as Kubernetes changes it, or refuses it.
+///
+/// Waits, within bounds, for what controllers add to a namespace right after it was made (its default service
+/// account and uid range).
+///
+/// # Errors
+/// The refusal that the client gets.
+pub async fn admit(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+    namespace::check(&app.store, request)?;
+    escalation::check(&app.store, &app.auth.authorizer, request)?;
+    match (request.kind.group, request.kind.plural) {
+        ("", "pods") => pod::admit(app, request).await,
+        ("", "namespaces") => namespace::prepare(request),
+        ("kubevirt.io", _) => kubevirt::admit(&app.store, request),
+        ("security.openshift.io", "securitycontextconstraints") => scc::object(request),
+        _ => {
+            if request.operation != Operation::Delete {
+                defaults::apply(request)?;
+            }
+            claims::check(request)
+        }
+    }
+}
+
+/// The 403 of an admission check: `pods "x" is forbidden: <why>`.
+fn forbidden(request: &AdmissionRequest<'_>, why: &str) -> ApiError {
+    let (group, resource) = (request.kind.group, request.kind.plural);
+    let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+    ApiError::forbidden(
+        group,
+        resource,
+        request.name,
+        format!("{qualified} {:?} is forbidden: {why}", request.name),
+    )
+}
+
+/// Sets a field that is absent or null.
+fn default(object: &mut Value, field: &str, value: impl Into<Value>) {
+    if let Value::Object(fields) = object {
+        let place = fields.entry(field).or_insert(Value::Null);
+        if place.is_null() {
+            *place = value.into();
+        }
+    }
+}
+
+/// The objects of a list field; none when it is absent.
+fn items_mut<'a>(object: &'a mut Value, field: &str) -> impl Iterator<Item = &'a mut Value> {
+    object.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+/// The objects of a list field; none when it is absent.
+fn items<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+    object.get(field).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object.get(field).and_then(Value::as_str).unwrap_or_default()
+}

@@ -1,0 +1,79 @@
+//! Namespaces: nothing is made in one that is missing or going away.
+
+use serde_json::{Value, json};
+
+use super::forbidden;
+use crate::request::{AdmissionRequest, Operation};
+use crate::status::{ApiError, Cause};
+use crate::store::{Key, Store};
+
+/// Namespaces that the server itself needs.
+const PROTECTED: [&str; 3] = ["default", "kube-system", "kube-public"];
+
+/// Refuses objects in a namespace that does not exist or is being deleted, and the deletion of protected namespaces.
+pub(super) fn check(store: &Store, request: &AdmissionRequest<'_>) -> Result<(), ApiError> {
+    if request.kind.group.is_empty() && request.kind.plural == "namespaces" {
+        if request.operation == Operation::Delete && PROTECTED.contains(&request.name) {
+            return Err(forbidden(request, "this namespace may not be deleted"));
+        }
+        return Ok(());
+    }
+    if request.operation != Operation::Create || !request.kind.namespaced {
+        return Ok(());
+    }
+    let entry = store
+        .get(&Key::new("", "namespaces", "", request.namespace))
+        .ok_or_else(|| ApiError::not_found("", "namespaces", request.namespace))?;
+    if entry.object.pointer("/metadata/deletionTimestamp").is_some() {
+        let namespace = request.namespace;
+        let why =
+            format!("unable to create new content in namespace {namespace} because it is being terminated");
+        let mut error = forbidden(request, &why);
+        if let Value::Object(details) = &mut error.details {
+            let message = format!("namespace {namespace} is being terminated");
+            let cause =
+                json!({"reason": "NamespaceTerminating", "message": message, "field": "metadata.namespace"});
+            details.insert("causes".into(), json!([cause]));
+        }
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// A namespace's own defaults, and the check of its Pod Security labels.
+pub(super) fn prepare(request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+    if request.operation == Operation::Delete {
+        return Ok(());
+    }
+    if request.operation == Operation::Create {
+        super::default(request.object, "spec", json!({}));
+        if let Some(spec) = request.object.get_mut("spec") {
+            super::default(spec, "finalizers", json!(["kubernetes"]));
+        }
+        if let Value::Object(fields) = &mut *request.object {
+            fields.insert("status".into(), json!({"phase": "Active"}));
+        }
+    }
+    if let Some(metadata) = request.object.get_mut("metadata") {
+        super::default(metadata, "labels", json!({}));
+        if let Some(Value::Object(labels)) = metadata.get_mut("labels") {
+            labels.insert("kubernetes.io/metadata.name".into(), request.name.into());
+        }
+    }
+    let labels = |object: &Value| object.pointer("/metadata/labels").cloned().unwrap_or_default();
+    let (old, new) = (request.old.map(labels).unwrap_or_default(), labels(request.object));
+    let mut causes = Vec::new();
+    for mode in ["enforce", "warn", "audit"] {
+        let key = format!("pod-security.kubernetes.io/{mode}");
+        let value = new.get(&key).and_then(Value::as_str).unwrap_or_default();
+        let known = ["", "privileged", "baseline", "restricted"].contains(&value);
+        if !known && old.get(&key) != new.get(&key) {
+            causes.push(Cause {
+                reason: "FieldValueInvalid".into(),
+                message: format!("Invalid value: {value:?}: must be one of privileged, baseline, restricted"),
+                field: format!("metadata.labels[{key}]"),
+            });
+        }
+    }
+    if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid("", "Namespace", request.name, &causes)) }
+}

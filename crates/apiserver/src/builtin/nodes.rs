@@ -1,0 +1,101 @@
+//! Node lifecycle: a node whose agent does not renew its lease is not ready.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::object::{list, set_condition, text};
+use super::{Wake, events};
+use crate::clock;
+use crate::store::{Change, Key, Prefix, Store, StoreError};
+
+/// Namespace of the agents' leases.
+pub const LEASES: &str = "kube-node-lease";
+/// A lease older than this means that the agent is gone: Kubernetes' grace period.
+const GRACE: i64 = 50;
+/// Our reason in the Ready condition: only what we set, we take back.
+const SILENT: &str = "NodeStatusUnknown";
+
+/// Watches leases until the store closes.
+pub async fn run(store: Store) {
+    let prefixes =
+        vec![Prefix::resource("", "nodes"), Prefix::namespace("coordination.k8s.io", "leases", LEASES)];
+    let mut wake = Wake::new(&store, prefixes);
+    // After a restart of the server itself nobody could renew anything: everybody gets a full period.
+    let start = clock::now();
+    loop {
+        let now = clock::now();
+        let mut next: Option<i64> = None;
+        for (key, node) in store.list(&Prefix::resource("", "nodes")).entries {
+            let lease = store.get(&Key::new("coordination.k8s.io", "leases", LEASES, key.name()));
+            let Some(renewed) = lease.and_then(|l| clock::parse(text(&l.object, "/spec/renewTime"))) else {
+                continue;
+            };
+            let end = renewed.max(start).saturating_add(GRACE);
+            if end > now {
+                next = Some(next.map_or(end, |n| n.min(end)));
+            }
+            if let Err(error) = judge(&store, &key, &node.object, end <= now).await {
+                tracing::warn!(%error, node = key.name(), "the node's condition could not be written");
+            }
+        }
+        let open = match next {
+            Some(end) => {
+                let left = Duration::from_secs(u64::try_from(end.saturating_sub(now)).unwrap_or(1).max(1));
+                tokio::time::timeout(left, wake.next()).await.unwrap_or(true)
+            }
+            None => wake.next().await,
+        };
+        if !open {
+            return;
+        }
+    }
+}
+
+async fn judge(store: &Store, key: &Key, node: &Value, silent: bool) -> Result<(), StoreError> {
+    let ready = |node: &Value| {
+        let condition = list(node, "/status/conditions").find(|c| text(c, "/type") == "Ready");
+        condition.map(|c| (text(c, "/status").to_owned(), text(c, "/reason").to_owned()))
+    };
+    let (wrong, status, reason, message) = match (ready(node), silent) {
+        (Some((status, _)), true) if status != "Unknown" => {
+            (status, "Unknown", SILENT, "The node's agent stopped renewing its lease.")
+        }
+        (Some((status, reason)), false) if status == "Unknown" && reason == SILENT => {
+            (status, "True", "AgentReady", "The node's agent renews its lease again.")
+        }
+        _ => return Ok(()),
+    };
+    let mut changed = false;
+    let result = store
+        .guaranteed_update(key, |object| -> Result<Change, StoreError> {
+            changed = ready(object).is_some_and(|(status, _)| status == wrong);
+            if !changed {
+                return Ok(Change::Keep);
+            }
+            let mut object = object.clone();
+            set_condition(&mut object, "Ready", status, reason, message);
+            Ok(Change::Write(object))
+        })
+        .await;
+    match result {
+        Ok(entry) => {
+            if changed && silent {
+                let message = format!("Node {} status is now: NodeNotReady", key.name());
+                events::record(
+                    store,
+                    &entry.object,
+                    "Node",
+                    "Normal",
+                    "NodeNotReady",
+                    &message,
+                    "node-controller",
+                )
+                .await;
+            }
+            Ok(())
+        }
+        Err(StoreError::NotFound) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
