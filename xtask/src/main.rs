@@ -110,7 +110,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Conformance { what, directory } => match what.as_str() {
             "scc" => {
                 let summary = ferrovirt_conformance::run(&directory, &mut std::io::stdout())?;
-                anyhow::ensure!(summary.passed(), "some answers differ");
+                anyhow::ensure!(summary.different == 0, "{} answers differ", summary.different);
                 Ok(())
             }
             other => bail!("nothing is called `{other}` here: use `scc`"),
