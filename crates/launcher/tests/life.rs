@@ -88,7 +88,12 @@ fn sigterm_presses_the_power_button_and_a_guest_that_obeys_ends_well() {
 #[test]
 fn a_guest_that_powers_itself_off_is_shut_down() {
     let mut launcher = Launcher::new();
-    let order = tiny_guest(&launcher.folder);
+    let mut order = tiny_guest(&launcher.folder);
+    // Nobody chose what to start from: the first disk.
+    order.disks[0].boot_order = None;
+    let empty = launcher.folder.path().join("empty.img");
+    std::fs::write(&empty, vec![0; 1 << 20]).unwrap();
+    order.disks.push(disk("empty", empty));
     let base = order.disks[0].path.clone();
     let qemu = launcher.run(order);
     // The base of the overlay is open for reading only.

@@ -41,6 +41,26 @@ fn passed_queues_reach_qemu_and_the_tap_ends_with_it() {
 }
 
 #[test]
+fn every_model_of_interface_is_taken_by_qemu() {
+    let namespace = Namespace::new();
+    let launcher = Launcher::new();
+    let mut order = bare();
+    for (number, model) in ["virtio", "e1000", "e1000e", "rtl8139"].into_iter().enumerate() {
+        let name = format!("nic{number}");
+        let fds = netns::run_in(&namespace.open(), || tap::create(&name, 1, 107)).unwrap();
+        let purposes = vec![Purpose::TapQueue { nic: name.clone() }];
+        launcher.send_with(&Request::Descriptors { purposes }, &[fds[0].as_fd()]);
+        let mut nic = nic(1, Tap::Passed);
+        nic.mac = format!("02:00:00:00:00:0{number}");
+        nic.model = model.into();
+        nic.name = name;
+        order.nics.push(nic);
+    }
+    let qemu = launcher.run(order);
+    assert!((0..4).all(|number| queues(qemu, &format!("nic{number}")) == 1));
+}
+
+#[test]
 fn too_few_queues_are_an_error_with_both_numbers() {
     let mut launcher = Launcher::new();
     launcher.start(Order { nics: vec![nic(4, Tap::Passed)], ..bare() });

@@ -18,7 +18,13 @@ impl Devices {
         }
         let mut on_sata = 0;
         let mut on_scsi = 0_u32;
+        // The firmware starts from devices with a position only. Nobody chose one: the disks, as they are listed.
+        let chosen =
+            order.disks.iter().map(|disk| disk.boot_order).chain(order.nics.iter().map(|nic| nic.boot_order));
+        let as_listed = order.kernel.is_none() && chosen.flatten().next().is_none();
         for (index, disk) in order.disks.iter().enumerate() {
+            let listed = as_listed.then(|| u32::try_from(index).map_or(u32::MAX, |index| index + 1));
+            let disk = &Disk { boot_order: disk.boot_order.or(listed), ..disk.clone() };
             let cache = Caching::of(disk, descriptors.direct.contains(&disk.name));
             self.bytes(index, disk, cache, descriptors.block_devices.contains(&disk.name));
             match disk.bus {
