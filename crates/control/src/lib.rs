@@ -1,1 +1,148 @@
-//! The controllers: watches and leases around the decisions of the plan crate, against any Kubernetes API.
+//! The controllers: watches around the decisions of `ferrovirt_plan::decide`, against any Kubernetes API.
+//!
+//! ```text
+//!   follow (one task for each kind) --> caches
+//!        |  keys of what changed
+//!        v
+//!   queue (one task) --> reconcile (one task for each key that is due) --> API server
+//!                             |  events
+//!                             v
+//!                        recorder (one task)
+//! ```
+//!
+//! | Task | Takes | Gives | Hides |
+//! |---|---|---|---|
+//! | follow | a watch | the cache of its kind, keys | lists, watches, lost connections |
+//! | queue | keys, ends of rounds | rounds, at most one at a time for a key | back-off, repeated wishes |
+//! | reconcile | a snapshot of the caches | requests | nothing: it performs what was decided |
+//! | recorder | events | Event objects | counting of repetitions |
+//!
+//! # Verbs that this crate uses
+//!
+//! The cluster role `kubevirt-controller` must have exactly these, in all namespaces:
+//!
+//! | Group | Resource | Verbs |
+//! |---|---|---|
+//! | `kubevirt.io` | `virtualmachines` | list watch patch |
+//! | `kubevirt.io` | `virtualmachines/status` | patch |
+//! | `kubevirt.io` | `virtualmachines/finalizers`, `virtualmachineinstances/finalizers` | update (owner references that block) |
+//! | `kubevirt.io` | `virtualmachineinstances` | list watch create patch delete |
+//! | `kubevirt.io` | `kubevirts` | list watch |
+//! | `kubevirt.io` | `kubevirts/status` | patch |
+//! | (core) | `pods` | get list watch create delete |
+//! | (core) | `persistentvolumeclaims` | list watch |
+//! | (core) | `events` | create patch |
+//!
+//! A verb that is missing makes its step fail alone: the refusal, which names verb and resource, goes into an event
+//! and, where the object can still be written, into a condition; the step is tried again after a growing pause.
+//!
+//! # What is left out on purpose
+//!
+//! There is no leader election: the embedded default has one instance, and what would go wrong with two is excluded
+//! by other means. Names of pods follow from the instance's UID, so a second pod cannot be created; every patch
+//! tests the version that it was decided from; deletions name a UID; and before a machine is given up because its pod
+//! is missing, the API server itself is asked.
+
+mod apply;
+mod caches;
+mod queue;
+mod reconcile;
+mod recorder;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrovirt_plan::config::ClusterConfig;
+use futures::FutureExt;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+
+use crate::caches::Caches;
+use crate::queue::{End, Queue};
+use crate::reconcile::Controller;
+
+/// Rounds that run at the same time. More would only queue up in the API server.
+const CONCURRENCY: usize = 32;
+
+/// What a round is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    /// A VirtualMachine.
+    Vm(Name),
+    /// A VirtualMachineInstance.
+    Vmi(Name),
+    /// The KubeVirt object.
+    Cluster,
+}
+
+/// Namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Name {
+    namespace: String,
+    name: String,
+}
+
+/// Why the controllers ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A task that never ends did; the bug is in this program.
+    #[error("a task of the controllers ended; this is a bug, please report it")]
+    TaskEnded,
+    /// A task panicked; the bug is in this program.
+    #[error("a task of the controllers panicked; this is a bug, please report it")]
+    TaskPanicked(#[source] JoinError),
+}
+
+/// Runs the controllers until the future is dropped. `defaults` holds while there is no KubeVirt object, and names
+/// the launcher's image.
+///
+/// # Errors
+/// Only for bugs: everything that the API server refuses or that cannot be reached is tried again.
+pub async fn run(client: kube::Client, defaults: ClusterConfig) -> Result<Infallible, Error> {
+    // Dropping the set, with this future, ends every task.
+    let mut tasks = JoinSet::new();
+    let (keys, mut wishes) = tokio::sync::mpsc::unbounded_channel();
+    let caches = Caches::follow(&client, &keys, &mut tasks);
+    let (recorder, recording) = recorder::recorder(client.clone());
+    tasks.spawn(recording);
+
+    // Until everything has been listed, what is missing in a cache means nothing.
+    tokio::select! {
+        () = caches.ready() => {}
+        Some(ended) = tasks.join_next() => return Err(reason(ended)),
+    }
+    let controller = Arc::new(Controller { client, caches, recorder, defaults });
+    let mut queue: Queue<Key> = Queue::default();
+    queue.add(Key::Cluster);
+    let mut rounds = JoinSet::new();
+    loop {
+        while rounds.len() < CONCURRENCY
+            && let Some(key) = queue.take()
+        {
+            let controller = Arc::clone(&controller);
+            rounds.spawn(async move {
+                // A round that panics must not take its key with it: the key would never be looked at again.
+                let end = std::panic::AssertUnwindSafe(controller.round(&key)).catch_unwind().await;
+                (key, end.unwrap_or(End::Failed))
+            });
+        }
+        let alarm = queue.next_alarm().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        tokio::select! {
+            Some(key) = wishes.recv() => queue.add(key),
+            Some(round) = rounds.join_next() => match round {
+                Ok((key, end)) => queue.done(&key, end, Instant::now(), queue::jitter()),
+                Err(error) => return Err(Error::TaskPanicked(error)),
+            },
+            () = tokio::time::sleep_until(alarm) => queue.wake(Instant::now()),
+            Some(ended) = tasks.join_next() => return Err(reason(ended)),
+        }
+    }
+}
+
+fn reason(ended: Result<(), JoinError>) -> Error {
+    match ended {
+        Ok(()) => Error::TaskEnded,
+        Err(error) => Error::TaskPanicked(error),
+    }
+}

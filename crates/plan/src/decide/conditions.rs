@@ -1,7 +1,7 @@
 //! Conditions: the same five fields on three kinds.
 
 use ferrovirt_api::kubevirt::{
-    KubeVirt, KubeVirtCondition, KubeVirtStatus, VirtualMachineCondition, VirtualMachineInstanceCondition,
+    KubeVirt, KubeVirtCondition, VirtualMachineCondition, VirtualMachineInstanceCondition,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -84,18 +84,28 @@ pub(super) fn remove<C: Condition>(list: &mut Vec<C>, kind: &str) {
     list.retain(|c| c.kind() != kind);
 }
 
-/// The patch of the status of the KubeVirt object that says that the controllers are at work; empty when it says so.
-pub fn cluster_status(cluster: &KubeVirt, version: &str, now: Timestamp) -> Vec<Value> {
+/// The patch of the status of the KubeVirt object that says that the controllers are at work, and `problem`, what is
+/// wrong with its configuration; empty when the object says so already.
+pub fn cluster_status(
+    cluster: &KubeVirt,
+    version: &str,
+    problem: Option<&str>,
+    now: Timestamp,
+) -> Vec<Value> {
     let mut new = cluster.clone();
-    let status = new.status.get_or_insert_with(KubeVirtStatus::default);
+    let status = new.status.get_or_insert_default();
     status.phase = Some("Deployed".to_owned());
     status.observed_generation = cluster.metadata.generation;
     status.observed_kube_virt_version = Some(version.to_owned());
     status.operator_version = Some(version.to_owned());
+    let (degraded, reason, message) = match problem {
+        None => ("False", "AllComponentsReady", "All components are ready."),
+        Some(problem) => ("True", "InvalidConfiguration", problem),
+    };
     for (kind, value, reason, message) in [
         ("Available", "True", "AllComponentsReady", "All components are ready."),
         ("Progressing", "False", "AllComponentsReady", "All components are ready."),
-        ("Degraded", "False", "AllComponentsReady", "All components are ready."),
+        ("Degraded", degraded, reason, message),
         ("Created", "True", "AllResourcesCreated", "All resources were created."),
     ] {
         set(&mut status.conditions, KubeVirtCondition::new(kind, value, reason, message), now);

@@ -16,6 +16,7 @@
 //! of the resource version that the decision was made from: whoever was overtaken decides again.
 
 mod conditions;
+mod launcher;
 mod patch;
 mod pods;
 mod start;
@@ -34,6 +35,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
 pub use conditions::cluster_status;
+pub use launcher::launcher_pod;
 pub use start::back_off_seconds;
 pub(crate) use start::{is_final, phase, strategy};
 pub use vm::{VmSnapshot, vm, vm_gone, vm_refused};
@@ -138,6 +140,8 @@ pub struct Claim {
     pub name: String,
     /// Whether it is there and usable.
     pub state: ClaimState,
+    /// It is in block mode: a device rather than a file system.
+    pub block: bool,
 }
 
 /// Whether a claim is there and usable.

@@ -250,7 +250,7 @@ fn the_instances_conditions_are_mirrored() {
 /// The first word that fits wins.
 #[test]
 fn printable_status_while_starting() {
-    let claim = |state| vec![Claim { name: "c".into(), state }];
+    let claim = |state| vec![Claim { name: "c".into(), state, block: false }];
     let rows = [
         (claim(ClaimState::Missing), "ErrorPvcNotFound"),
         (claim(ClaimState::Pending), "Provisioning"),

@@ -99,7 +99,7 @@ fn the_end_is_looked_for_again_when_the_agent_is_silent() {
 #[test]
 fn what_is_missing_is_said_once_and_the_pod_follows_when_it_is_there() {
     let mut world = World::new(machine("Always"));
-    world.claims = vec![Claim { name: "disk".into(), state: ClaimState::Missing }];
+    world.claims = vec![Claim { name: "disk".into(), state: ClaimState::Missing, block: false }];
     world.settle();
     assert!(world.stored.pods.is_empty());
     assert_eq!(reason(&world, "Synchronized"), "FailedPvcNotFound");

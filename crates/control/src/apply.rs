@@ -1,0 +1,183 @@
+//! Performing actions: one request each, no choices left.
+
+use std::fmt::Debug;
+
+use ferrovirt_api::kubevirt::{VirtualMachine, VirtualMachineInstance};
+use ferrovirt_plan::decide::{Action, CREATED_BY_LABEL, Event, Refused};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Status;
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::Name;
+use crate::reconcile::Controller;
+
+/// The object that a round is about.
+pub(crate) struct About<'a> {
+    pub(crate) reference: ObjectReference,
+    pub(crate) name: &'a Name,
+}
+
+/// Why a round ended before its last action.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Somebody else wrote first, or the cache lags: decide again.
+    #[error("somebody else wrote first")]
+    Overtaken,
+    /// The API server refused to create something.
+    #[error("{}", .0.message)]
+    Refused(Refused),
+    /// The API server refused something else.
+    #[error("{message}")]
+    Forbidden {
+        /// Reason of the event that tells it.
+        reason: &'static str,
+        message: String,
+    },
+    /// The API server could not be asked, or failed.
+    #[error("the API server does not answer as it should: {0}")]
+    Unavailable(#[source] Box<kube::Error>),
+    /// The decision cannot be written as a request: a bug.
+    #[error("a patch of ours is not valid, please report this: {0}")]
+    Patch(#[source] serde_json::Error),
+}
+
+impl Failure {
+    /// What to tell the people who watch the object.
+    pub(crate) fn event(&self) -> Option<Event> {
+        match self {
+            Self::Forbidden { reason, message } => {
+                Some(Event { warning: true, reason, message: message.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Controller {
+    /// Performs actions in order up to the first that fails.
+    pub(crate) async fn apply_all(&self, about: &About<'_>, actions: Vec<Action>) -> Result<(), Failure> {
+        for action in actions {
+            self.apply(about, action).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, about: &About<'_>, action: Action) -> Result<(), Failure> {
+        let Name { namespace, name } = about.name;
+        let vms: Api<VirtualMachine> = Api::namespaced(self.client.clone(), namespace);
+        let vmis: Api<VirtualMachineInstance> = Api::namespaced(self.client.clone(), namespace);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        match action {
+            Action::CreateVmi(vmi) => match vmis.create(&PostParams::default(), &vmi).await {
+                Ok(_) => Ok(()),
+                // The cache does not show it yet; the watch will.
+                Err(kube::Error::Api(status)) if status.code == 409 => Err(Failure::Overtaken),
+                Err(error) => Err(create_failure(error)),
+            },
+            Action::DeleteVmi { uid } => {
+                gone_is_fine(vmis.delete(name, &deletion(uid, None)).await.map(drop), "FailedDelete")
+            }
+            Action::CreatePod(pod) => match pods.create(&PostParams::default(), &pod).await {
+                Ok(_) => Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 409 => self.existing(&pods, &pod).await,
+                Err(error) => Err(create_failure(error)),
+            },
+            Action::DeletePod { name, uid, grace_seconds } => {
+                let grace = grace_seconds.and_then(|seconds| u32::try_from(seconds).ok());
+                gone_is_fine(pods.delete(&name, &deletion(uid, grace)).await.map(drop), "FailedDelete")
+            }
+            Action::ConfirmPodGone { name } => match pods.get_opt(&name).await {
+                Ok(None) => Ok(()),
+                Ok(Some(_)) => Err(Failure::Overtaken),
+                Err(error) => Err(failure(error, "FailedUpdate")),
+            },
+            Action::PatchVm(ops) => self.patch(&vms, name, &ops).await,
+            Action::PatchVmStatus(ops) => self.patch_status(&vms, name, &ops).await,
+            Action::PatchVmi(ops) => self.patch(&vmis, name, &ops).await,
+            Action::Event(event) => {
+                self.recorder.tell(about.reference.clone(), event);
+                Ok(())
+            }
+        }
+    }
+
+    /// A pod of the name exists: ours, which the cache does not show yet, or somebody else's in our way.
+    async fn existing(&self, pods: &Api<Pod>, wanted: &Pod) -> Result<(), Failure> {
+        let name = wanted.name_any();
+        match pods.get_opt(&name).await {
+            Ok(Some(pod)) if pod.labels().get(CREATED_BY_LABEL) != wanted.labels().get(CREATED_BY_LABEL) => {
+                let message =
+                    format!("a pod named {name} exists that does not belong to this machine; delete it");
+                Err(Failure::Refused(Refused { code: 409, message }))
+            }
+            Ok(_) => Err(Failure::Overtaken),
+            Err(error) => Err(failure(error, "FailedCreate")),
+        }
+    }
+
+    async fn patch<K>(&self, api: &Api<K>, name: &str, ops: &[Value]) -> Result<(), Failure>
+    where
+        K: Resource + Clone + DeserializeOwned + Debug,
+    {
+        let patch: Patch<()> = Patch::Json(json_patch(ops)?);
+        let answer = api.patch(name, &PatchParams::default(), &patch).await;
+        gone_is_fine(answer.map(drop), "FailedUpdate")
+    }
+
+    pub(crate) async fn patch_status<K>(&self, api: &Api<K>, name: &str, ops: &[Value]) -> Result<(), Failure>
+    where
+        K: Resource + Clone + DeserializeOwned + Debug,
+    {
+        let patch: Patch<()> = Patch::Json(json_patch(ops)?);
+        let answer = api.patch_status(name, &PatchParams::default(), &patch).await;
+        gone_is_fine(answer.map(drop), "FailedUpdate")
+    }
+}
+
+fn json_patch(ops: &[Value]) -> Result<json_patch::Patch, Failure> {
+    serde_json::from_value(Value::Array(ops.to_vec())).map_err(Failure::Patch)
+}
+
+fn deletion(uid: String, grace_period_seconds: Option<u32>) -> DeleteParams {
+    DeleteParams {
+        grace_period_seconds,
+        preconditions: Some(Preconditions { uid: Some(uid), resource_version: None }),
+        ..DeleteParams::default()
+    }
+}
+
+/// What no longer exists needs no write.
+fn gone_is_fine(answer: kube::Result<()>, reason: &'static str) -> Result<(), Failure> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        answer => answer.map_err(|error| failure(error, reason)),
+    }
+}
+
+/// Whether a write was refused because the object has changed: a conflict, or a test of ours that did not hold, which
+/// API servers answer with 422 and the patch library's words.
+fn is_overtaken(status: &Status) -> bool {
+    status.code == 409 || (status.code == 422 && status.message.to_lowercase().contains("test"))
+}
+
+fn failure(error: kube::Error, reason: &'static str) -> Failure {
+    match error {
+        kube::Error::Api(status) if is_overtaken(&status) => Failure::Overtaken,
+        kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
+            Failure::Forbidden { reason, message: status.message }
+        }
+        error => Failure::Unavailable(Box::new(error)),
+    }
+}
+
+fn create_failure(error: kube::Error) -> Failure {
+    match error {
+        kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
+            Failure::Refused(Refused { code: status.code, message: status.message })
+        }
+        error => Failure::Unavailable(Box::new(error)),
+    }
+}

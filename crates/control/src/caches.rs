@@ -1,0 +1,163 @@
+//! What is known: a cache for each kind, kept by a watch, and the keys that a change concerns.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::pin::pin;
+
+use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance};
+use ferrovirt_plan::decide::{DOMAIN_ANNOTATION, claim_names};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinSet;
+
+use crate::{Key, Name};
+
+/// Marks launcher pods.
+const LAUNCHER_SELECTOR: &str = "kubevirt.io=virt-launcher";
+
+/// The caches; clones share them.
+#[derive(Clone)]
+pub(crate) struct Caches {
+    pub(crate) vms: Store<VirtualMachine>,
+    pub(crate) vmis: Store<VirtualMachineInstance>,
+    pub(crate) pods: Store<Pod>,
+    pub(crate) claims: Store<PersistentVolumeClaim>,
+    pub(crate) clusters: Store<KubeVirt>,
+}
+
+impl Caches {
+    /// Starts to follow every kind.
+    pub(crate) fn follow(client: &Client, keys: &UnboundedSender<Key>, tasks: &mut JoinSet<()>) -> Self {
+        let (vms, vm_writer) = reflector::store();
+        let (vmis, vmi_writer) = reflector::store();
+        let (pods, pod_writer) = reflector::store();
+        let (claims, claim_writer) = reflector::store();
+        let (clusters, cluster_writer) = reflector::store();
+        let caches = Self { vms, vmis, pods, claims, clusters };
+
+        let all = watcher::Config::default;
+        tasks.spawn(follow(client.clone(), all(), vm_writer, keys.clone(), |vm: &VirtualMachine| {
+            vec![Key::Vm(name_of(vm))]
+        }));
+        tasks.spawn(follow(
+            client.clone(),
+            all(),
+            vmi_writer,
+            keys.clone(),
+            |vmi: &VirtualMachineInstance| {
+                // The machine has the instance's name; one that does not exist is no harm.
+                vec![Key::Vmi(name_of(vmi)), Key::Vm(name_of(vmi))]
+            },
+        ));
+        let launchers = all().labels(LAUNCHER_SELECTOR);
+        tasks.spawn(follow(client.clone(), launchers, pod_writer, keys.clone(), |pod: &Pod| {
+            let namespace = pod.namespace().unwrap_or_default();
+            let vmi = pod.annotations().get(DOMAIN_ANNOTATION).cloned();
+            vmi.map(|name| Key::Vmi(Name { namespace, name })).into_iter().collect()
+        }));
+        let known = caches.clone();
+        tasks.spawn(follow(
+            client.clone(),
+            all(),
+            claim_writer,
+            keys.clone(),
+            move |claim: &PersistentVolumeClaim| known.users_of(claim),
+        ));
+        let known = caches.clone();
+        tasks.spawn(follow(client.clone(), all(), cluster_writer, keys.clone(), move |_: &KubeVirt| {
+            // Machines that wait may wait for a change of the configuration.
+            let waiting =
+                known.vmis.state_filter(|vmi| vmi.status.as_ref().is_none_or(|s| s.node_name.is_none()));
+            waiting.iter().map(|vmi| Key::Vmi(name_of(&**vmi))).chain([Key::Cluster]).collect()
+        }));
+        caches
+    }
+
+    /// Returns when every kind has been listed once.
+    pub(crate) async fn ready(&self) {
+        // A writer that was dropped has ended its task, which ends the controllers.
+        let _ = self.vms.wait_until_ready().await;
+        let _ = self.vmis.wait_until_ready().await;
+        let _ = self.pods.wait_until_ready().await;
+        let _ = self.claims.wait_until_ready().await;
+        let _ = self.clusters.wait_until_ready().await;
+    }
+
+    /// Instances and machines that name a claim.
+    fn users_of(&self, claim: &PersistentVolumeClaim) -> Vec<Key> {
+        let (namespace, name) = (claim.namespace(), claim.name_any());
+        let vmis =
+            self.vmis.state_filter(|o| o.namespace() == namespace && claim_names(&o.spec).contains(&name));
+        let vms = self.vms.state_filter(|o| {
+            o.namespace() == namespace && claim_names(&o.spec.template.spec).contains(&name)
+        });
+        let vmis = vmis.iter().map(|o| Key::Vmi(name_of(&**o)));
+        vmis.chain(vms.iter().map(|o| Key::Vm(name_of(&**o)))).collect()
+    }
+}
+
+/// The key of an object in its cache.
+pub(crate) fn reference<K>(name: &Name) -> ObjectRef<K>
+where
+    K: Resource<DynamicType = ()>,
+{
+    ObjectRef::new(&name.name).within(&name.namespace)
+}
+
+pub(crate) fn name_of(object: &impl ResourceExt) -> Name {
+    Name { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+}
+
+/// Keeps the cache of a kind and sends the keys that each change concerns. Never ends.
+async fn follow<K>(
+    client: Client,
+    config: watcher::Config,
+    mut writer: Writer<K>,
+    keys: UnboundedSender<Key>,
+    concerned: impl Fn(&K) -> Vec<Key> + Send,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone,
+{
+    let reader = writer.as_reader();
+    let mut events = pin!(watcher(Api::<K>::all(client), config).default_backoff());
+    let mut complaint = String::new();
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event.modify(|object| object.meta_mut().managed_fields = None),
+            Err(error) => {
+                // The same trouble is told once: the watch tries again and again.
+                let text = format!("cannot follow {}: {error}", K::plural(&()));
+                if text != complaint {
+                    tracing::warn!("{text}");
+                    complaint = text;
+                }
+                continue;
+            }
+        };
+        let mut changed: Vec<Key> = Vec::new();
+        match &event {
+            watcher::Event::Apply(object) | watcher::Event::Delete(object) => {
+                changed.extend(concerned(object))
+            }
+            // What was known before is concerned too: it may have gone unseen.
+            watcher::Event::InitDone => changed.extend(reader.state().iter().flat_map(|o| concerned(o))),
+            watcher::Event::Init | watcher::Event::InitApply(_) => {}
+        }
+        let listed = matches!(event, watcher::Event::InitDone);
+        writer.apply_watcher_event(&event);
+        if listed {
+            complaint.clear();
+            changed.extend(reader.state().iter().flat_map(|o| concerned(o)));
+        }
+        for key in changed {
+            // The queue lives as long as this task.
+            let _ = keys.send(key);
+        }
+    }
+}

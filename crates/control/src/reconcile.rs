@@ -1,0 +1,190 @@
+//! One round for one key: a snapshot of the caches, a decision, its actions.
+
+use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec};
+use ferrovirt_plan::config::{ClusterConfig, KUBEVIRT, NAMESPACE};
+use ferrovirt_plan::decide::{
+    self, CREATED_BY_LABEL, Claim, ClaimState, DOMAIN_ANNOTATION, Decision, Refused, VmSnapshot, VmiSnapshot,
+};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::{Api, Client, Resource, ResourceExt};
+
+use crate::apply::{About, Failure};
+use crate::caches::{Caches, reference};
+use crate::queue::{End, jitter};
+use crate::recorder::Recorder;
+use crate::{Key, Name};
+
+/// What the rounds share.
+pub(crate) struct Controller {
+    pub(crate) client: Client,
+    pub(crate) caches: Caches,
+    pub(crate) recorder: Recorder,
+    pub(crate) defaults: ClusterConfig,
+}
+
+impl Controller {
+    /// Looks at the whole state of one object and does what follows from it.
+    pub(crate) async fn round(&self, key: &Key) -> End {
+        match key {
+            Key::Vm(name) => self.vm(name).await,
+            Key::Vmi(name) => self.vmi(name).await,
+            Key::Cluster => self.cluster().await,
+        }
+    }
+
+    async fn vm(&self, name: &Name) -> End {
+        let vm = self.caches.vms.get(&reference::<VirtualMachine>(name));
+        let vmi = self.caches.vmis.get(&reference::<VirtualMachineInstance>(name));
+        match (vm, vmi) {
+            (Some(vm), vmi) => {
+                let claims = self.claims(name, &vm.spec.template.spec);
+                let snapshot = VmSnapshot { vm: &vm, vmi: vmi.as_deref(), claims: &claims };
+                let now = Timestamp::now();
+                let decision = decide::vm(&snapshot, now, jitter());
+                let about = About { reference: vm.object_ref(&()), name };
+                self.perform(&about, decision, |refused| decide::vm_refused(&vm, refused, now)).await
+            }
+            (None, Some(vmi)) if is_owned_by_machine(&vmi) => {
+                let about = About { reference: vmi.object_ref(&()), name };
+                self.perform(&about, decide::vm_gone(&vmi), |_| Vec::new()).await
+            }
+            _ => End::Done(None),
+        }
+    }
+
+    async fn vmi(&self, name: &Name) -> End {
+        let Some(vmi) = self.caches.vmis.get(&reference::<VirtualMachineInstance>(name)) else {
+            return End::Done(None);
+        };
+        let pods = self.caches.pods.state_filter(|pod| {
+            pod.metadata.namespace.as_deref() == Some(name.namespace.as_str())
+                && (pod.annotations().get(DOMAIN_ANNOTATION) == Some(&name.name)
+                    || pod.labels().get(CREATED_BY_LABEL) == vmi.metadata.uid.as_ref())
+        });
+        let pods: Vec<&Pod> = pods.iter().map(|pod| &**pod).collect();
+        let claims = self.claims(name, &vmi.spec);
+        let config = self.config();
+        let launcher = |vmi: &VirtualMachineInstance| match &config {
+            Ok(config) => decide::launcher_pod(vmi, config, &claims),
+            Err(problem) => Err(vec![problem.clone()]),
+        };
+        let now = Timestamp::now();
+        let decision =
+            decide::vmi(&VmiSnapshot { vmi: &vmi, pods: &pods, claims: &claims, launcher: &launcher }, now);
+        let about = About { reference: vmi.object_ref(&()), name };
+        self.perform(&about, decision, |refused| decide::vmi_refused(&vmi, refused, now)).await
+    }
+
+    /// Says on the KubeVirt object that the controllers are at work.
+    async fn cluster(&self) -> End {
+        let Some(cluster) = self.kubevirt() else { return End::Done(None) };
+        let problem = self.config().err();
+        let ops =
+            decide::cluster_status(&cluster, env!("CARGO_PKG_VERSION"), problem.as_deref(), Timestamp::now());
+        if ops.is_empty() {
+            return End::Done(None);
+        }
+        let api: Api<KubeVirt> = Api::namespaced(self.client.clone(), NAMESPACE);
+        match self.patch_status(&api, KUBEVIRT, &ops).await {
+            Ok(()) => End::Done(None),
+            Err(Failure::Overtaken) => End::Overtaken,
+            Err(failure) => {
+                tracing::warn!("the status of the KubeVirt object cannot be written: {failure}");
+                End::Failed
+            }
+        }
+    }
+
+    /// Performs a decision. `refused` says what to write when a creation is refused.
+    async fn perform(
+        &self,
+        about: &About<'_>,
+        decision: Decision,
+        refused: impl FnOnce(&Refused) -> Vec<decide::Action> + Send,
+    ) -> End {
+        if !decision.actions.is_empty() {
+            tracing::debug!(kind = ?about.reference.kind, namespace = %about.name.namespace, name = %about.name.name,
+                actions = decision.actions.len(), "{}", decision.explanation);
+        }
+        match self.apply_all(about, decision.actions).await {
+            Ok(()) => End::Done(decision.requeue_after),
+            Err(Failure::Overtaken) => End::Overtaken,
+            Err(Failure::Refused(answer)) => {
+                self.complain(about, &answer.message);
+                // What cannot be written either is in the log.
+                if let Err(failure) = self.apply_all(about, refused(&answer)).await {
+                    tracing::debug!("the refusal could not be written: {failure}");
+                }
+                End::Failed
+            }
+            Err(failure) => {
+                self.complain(about, &failure.to_string());
+                if let Some(event) = failure.event() {
+                    self.recorder.tell(about.reference.clone(), event);
+                }
+                End::Failed
+            }
+        }
+    }
+
+    fn complain(&self, about: &About<'_>, message: &str) {
+        let kind = about.reference.kind.as_deref().unwrap_or_default();
+        tracing::warn!("{kind} {}/{}: {message}", about.name.namespace, about.name.name);
+    }
+
+    fn kubevirt(&self) -> Option<std::sync::Arc<KubeVirt>> {
+        let name = Name { namespace: NAMESPACE.to_owned(), name: KUBEVIRT.to_owned() };
+        self.caches.clusters.get(&reference::<KubeVirt>(&name))
+    }
+
+    /// The configuration in force, or what is wrong with it.
+    fn config(&self) -> Result<ClusterConfig, String> {
+        let Some(cluster) = self.kubevirt() else { return Ok(self.defaults.clone()) };
+        let config = ClusterConfig::from_kubevirt(&cluster).map_err(|error| chain(&error))?;
+        Ok(ClusterConfig { launcher_image: self.defaults.launcher_image.clone(), ..config })
+    }
+
+    /// The claims that a machine names, as the cache shows them.
+    fn claims(&self, name: &Name, spec: &VirtualMachineInstanceSpec) -> Vec<Claim> {
+        let known = |claim: &str| {
+            let name = Name { namespace: name.namespace.clone(), name: claim.to_owned() };
+            self.caches.claims.get(&reference::<PersistentVolumeClaim>(&name))
+        };
+        decide::claim_names(spec)
+            .into_iter()
+            .map(|name| {
+                let claim = known(&name);
+                let phase = claim.as_ref().and_then(|c| c.status.as_ref()?.phase.as_deref());
+                let mode = claim.as_ref().and_then(|c| c.spec.as_ref()?.volume_mode.as_deref());
+                let state = match (&claim, phase) {
+                    (None, _) => ClaimState::Missing,
+                    (_, Some("Bound")) => ClaimState::Bound,
+                    _ => ClaimState::Pending,
+                };
+                Claim { name, state, block: mode == Some("Block") }
+            })
+            .collect()
+    }
+}
+
+/// A machine once owned the instance; without an owner there is nothing to let go of.
+fn is_owned_by_machine(vmi: &VirtualMachineInstance) -> bool {
+    vmi.metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|o| o.controller == Some(true) && o.kind == "VirtualMachine")
+}
+
+/// An error with its sources.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
