@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 use std::{collections::BTreeSet, fmt};
 
-use crate::lift;
+use crate::{lift, paths};
 
 /// An inconsistency of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +21,11 @@ pub enum Finding {
     NotMounted(String),
     /// The order writes a file on a read-only mount or device.
     WriteOnReadOnly(String),
+    /// The order wants an overlay for a disk and the pod has no scratch space for it.
+    NoScratch {
+        /// Name of the disk.
+        disk: String,
+    },
     /// The order wants the launcher to make a TAP and the pod lacks what that takes.
     CannotMakeTap {
         /// Interface.
@@ -47,6 +52,9 @@ impl fmt::Display for Finding {
             Self::HostPathNotAllowed => f.write_str("the SCC does not allow the pod's hostPath volume"),
             Self::NotMounted(path) => write!(f, "QEMU is to open {path}, which is in no volume of the pod"),
             Self::WriteOnReadOnly(path) => write!(f, "QEMU is to write {path}, which the pod has read-only"),
+            Self::NoScratch { disk } => {
+                write!(f, "disk {disk} gets an overlay and the pod has no scratch space for it")
+            }
             Self::CannotMakeTap { nic, missing } => {
                 write!(f, "the launcher is to make the TAP of interface {nic} and lacks {missing}")
             }
@@ -64,6 +72,11 @@ pub fn judge(pod: &Pod, order: &Order, scc: &Value) -> BTreeSet<Finding> {
     let mut out = BTreeSet::new();
     against_scc(pod, &rights, scc, &mut out);
     files(&rights, order, &mut out);
+    let scratch =
+        rights.iter().any(|right| matches!(right, Right::Mount { path, .. } if path == paths::EPHEMERAL));
+    for disk in order.disks.iter().filter(|disk| disk.overlay && !scratch) {
+        out.insert(Finding::NoScratch { disk: disk.name.clone() });
+    }
     for nic in &order.nics {
         if !matches!(nic.tap, Tap::Created { .. }) {
             continue;
@@ -227,6 +240,16 @@ mod tests {
         plan.order.nics[0].tap = Tap::Created { interface: "t".into(), bridge: "b".into(), mtu: 1500 };
         let missing = |missing| Finding::CannotMakeTap { nic: "default".into(), missing };
         assert_eq!(found(&plan), [missing("/dev/net/tun"), missing("NET_ADMIN")]);
+
+        let mut plan = good(Profile::Minimal);
+        let spec = plan.pod.spec.as_mut().unwrap();
+        spec.volumes.as_mut().unwrap().retain(|volume| volume.name != "ephemeral-disks");
+        spec.containers[0].volume_mounts.as_mut().unwrap().retain(|mount| mount.name != "ephemeral-disks");
+        let overlays = plan.order.disks.iter().filter(|disk| disk.overlay);
+        let mut expected: Vec<_> =
+            overlays.map(|disk| Finding::NoScratch { disk: disk.name.clone() }).collect();
+        expected.insert(0, Finding::NotMounted("/var/run/kubevirt-ephemeral-disks/disk-data/d3".into()));
+        assert_eq!(found(&plan), expected);
 
         let mut plan = good(Profile::Minimal);
         plan.order.memory.bytes *= 2;

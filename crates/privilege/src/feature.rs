@@ -289,6 +289,10 @@ fn disk_uses(disk: &Disk, surroundings: &Surroundings, out: &mut Vec<Use>) {
         }
         Source::CloudInit { user_data, network_data } => {
             out.push(with(Feature::CloudInit, &[("{volume}", name)]));
+            // QEMU has no read-only SATA disks: the guest writes to an overlay of the seed.
+            if *bus == Bus::Sata && *target == DiskTarget::Disk {
+                out.push(plain(Feature::Overlay));
+            }
             for payload in [user_data, network_data].into_iter().flatten() {
                 if let ferrovirt_model::machine::Payload::Secret(secret) = payload {
                     out.push(with(Feature::CloudInitSecret, &[("{volume}", name), ("{secret}", secret)]));

@@ -61,7 +61,10 @@ pub fn lift(manifests: &[Value]) -> Result<BTreeSet<Held>, RbacError> {
                 };
                 let subjects = manifest.get("subjects").and_then(Value::as_array).into_iter().flatten();
                 for subject in subjects {
-                    let holder = format!("{} {}", text(subject, "/kind"), text(subject, "/name"));
+                    let holder =
+                        [text(subject, "/kind"), text(subject, "/namespace"), text(subject, "/name")];
+                    let holder =
+                        holder.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
                     bound.push((text(manifest, "/roleRef/kind"), home.clone(), role.clone(), known(&holder)));
                 }
             }
@@ -109,8 +112,8 @@ pub fn lift(manifests: &[Value]) -> Result<BTreeSet<Held>, RbacError> {
 
 fn known(holder: &str) -> Result<Subject, String> {
     match holder {
-        "ServiceAccount kubevirt-controller" => Ok(Subject::Controller),
-        "ServiceAccount kubevirt-handler" => Ok(Subject::NodeAgent),
+        "ServiceAccount kubevirt kubevirt-controller" => Ok(Subject::Controller),
+        "ServiceAccount kubevirt kubevirt-handler" => Ok(Subject::NodeAgent),
         "Group system:nodes" => Ok(Subject::Node),
         "Group system:authenticated" => Ok(Subject::Anybody),
         other => Err(other.to_owned()),

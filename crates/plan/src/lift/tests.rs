@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     config::ClusterConfig,
+    judge::judge,
     order::{DiskFacts, NicFacts, NodeFacts, order},
     render, samples,
 };
@@ -15,6 +16,7 @@ use ferrovirt_privilege::{GrantSet, Subject, Surface, cluster_grants, machine_gr
 use ferrovirt_qemu::order::{Accelerator, Format, Lease};
 use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
+use serde_json::{Value, json};
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 const PROFILES: [Profile; 2] = [Profile::Minimal, Profile::Documented];
@@ -71,13 +73,16 @@ fn facts(machine: &Machine) -> NodeFacts {
     facts
 }
 
-/// Proof 2, for the documents of one machine.
+/// Proof 2, for the documents of one machine; and they fit together.
 fn equal(machine: &Machine, profile: Profile, emulation: bool) {
     let config = config(profile, emulation);
     let grants = granted(machine, &config);
-    assert_eq!(pod::lift(&rendered(machine, &config)), grants.on(Surface::Pod), "pod of {machine:#?}");
+    let pod = rendered(machine, &config);
+    assert_eq!(pod::lift(&pod), grants.on(Surface::Pod), "pod of {machine:#?}");
     let order = order(machine, &config, &facts(machine)).unwrap();
     assert_eq!(super::order::lift(&order), grants.on(Surface::Order), "order of {machine:#?}");
+    let scc = render::scc::controller(&cluster_grants(profile));
+    assert_eq!(judge(&pod, &order, &scc), BTreeSet::new(), "plan of {machine:#?}");
 }
 
 fn any_machine() -> impl Strategy<Value = Machine> {
@@ -205,6 +210,64 @@ fn the_installation_grants_what_the_table_says_and_nothing_else() {
         ];
         assert!(kinds.is_subset(&BTreeSet::from(known)), "{kinds:?}");
     }
+}
+
+/// Proof 4 for roles: more than the table says is seen or refused.
+#[test]
+fn a_role_with_more_is_seen() {
+    let grants = cluster_grants(Profile::Minimal);
+    let good = render::rbac::roles(&grants, Subject::Controller);
+    let expected = rbac::lift(&good).unwrap();
+    let changed = |change: &dyn Fn(&mut Vec<Value>)| {
+        let mut manifests = good.clone();
+        change(&mut manifests);
+        rbac::lift(&manifests)
+    };
+    let seen = |change: &dyn Fn(&mut Vec<Value>)| assert_ne!(changed(change).unwrap(), expected);
+    seen(&|manifests| manifests[0]["rules"][0]["verbs"] = json!(["*"]));
+    seen(&|manifests| manifests[0]["rules"][0]["resources"] = json!(["*"]));
+    seen(&|manifests| manifests[0]["rules"][0]["apiGroups"] = json!(["*"]));
+    seen(&|manifests| {
+        let rules = manifests[0]["rules"].as_array_mut().unwrap();
+        rules.push(json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}));
+    });
+    let refused = |change: &dyn Fn(&mut Vec<Value>)| changed(change).unwrap_err();
+    let bound = |manifests: &mut Vec<Value>| manifests[1]["subjects"][0]["name"] = json!("default");
+    assert!(matches!(refused(&bound), rbac::RbacError::Holder { .. }));
+    let other = |manifests: &mut Vec<Value>| manifests[1]["subjects"][0]["namespace"] = json!("demo");
+    assert!(matches!(refused(&other), rbac::RbacError::Holder { .. }));
+    let missing = |manifests: &mut Vec<Value>| manifests[1]["roleRef"]["name"] = json!("cluster-admin");
+    assert!(matches!(refused(&missing), rbac::RbacError::Missing { .. }));
+    let urls = |manifests: &mut Vec<Value>| manifests[0]["rules"][0]["nonResourceURLs"] = json!(["*"]);
+    assert!(matches!(refused(&urls), rbac::RbacError::Form { .. }));
+}
+
+/// Proof 4 for the SCC and the seccomp profile.
+#[test]
+fn an_scc_or_a_filter_with_more_is_seen() {
+    let grants = cluster_grants(Profile::Minimal);
+    let good = render::scc::controller(&grants);
+    for (field, value) in [
+        ("allowPrivilegedContainer", json!(true)),
+        ("allowPrivilegeEscalation", json!(true)),
+        ("allowHostPID", json!(true)),
+        ("groups", json!(["system:authenticated"])),
+        ("volumes", json!(["*"])),
+        ("priority", json!(10)),
+        ("allowedUnsafeSysctls", json!(["*"])),
+        ("runAsUser", json!({"type": "MustRunAs", "uid": 0})),
+        ("newField", json!({"a": "b"})),
+    ] {
+        let mut scc = good.clone();
+        scc[field] = value;
+        assert_ne!(scc::lift(&scc), grants.on(Surface::Scc), "{field}");
+    }
+    let mut filter = render::seccomp::profile();
+    filter["syscalls"][0]["names"].as_array_mut().unwrap().push(json!("mount"));
+    assert_ne!(seccomp::lift(&filter), grants.on(Surface::Seccomp));
+    let mut filter = render::seccomp::profile();
+    filter["defaultAction"] = json!("SCMP_ACT_ALLOW");
+    assert_ne!(seccomp::lift(&filter), grants.on(Surface::Seccomp));
 }
 
 /// Proof 4 for pods: whatever is added to a rendered pod is seen.

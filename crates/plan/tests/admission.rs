@@ -1,0 +1,135 @@
+//! Rendered pods meet the admission that a cluster has: which SCC takes them, and what is refused without ours.
+
+use ferrovirt_api::kubevirt::VirtualMachineInstance;
+use ferrovirt_model::Profile;
+use ferrovirt_plan::{config::ClusterConfig, render};
+use ferrovirt_privilege::cluster_grants;
+use ferrovirt_scc::{
+    Constraints, NamespaceValues, Operation, Outcome, Request, SecurityContextConstraints, Subject, defaults,
+};
+use serde_json::{Value, json};
+
+const CONTROLLER: &str = "system:serviceaccount:kubevirt:kubevirt-controller";
+
+fn ours(profile: Profile) -> SecurityContextConstraints {
+    serde_json::from_value(render::scc::controller(&cluster_grants(profile))).unwrap_or_default()
+}
+
+/// The pod as a VMI's controller creates it, through admission with these constraints.
+fn admit(
+    vmi: &Value,
+    profile: Profile,
+    constraints: Vec<SecurityContextConstraints>,
+) -> Result<(String, Value), String> {
+    let vmi: VirtualMachineInstance = serde_json::from_value(vmi.clone()).map_err(|e| e.to_string())?;
+    let machine = ferrovirt_api::machine(&vmi).map_err(|causes| format!("{causes:?}"))?;
+    let config = ClusterConfig { profile, use_emulation: true, ..ClusterConfig::default() };
+    let mut pod = serde_json::to_value(render::pod(&machine, &vmi, &config)).map_err(|e| e.to_string())?;
+    let groups = ["system:serviceaccounts", "system:serviceaccounts:kubevirt", "system:authenticated"];
+    let groups = groups.map(str::to_owned);
+    let request = Request {
+        operation: Operation::Create,
+        subresource: "",
+        name: "",
+        namespace: "demo",
+        values: Some(NamespaceValues {
+            uid_range: Some("1000620000/10000"),
+            mcs: Some("s0:c25,c10"),
+            supplemental_groups: None,
+        }),
+        user: CONTROLLER,
+        groups: &groups,
+    };
+    // Every user may use the restricted ones; ours names its user itself.
+    let everyone = |_: &Subject<'_>, scc: &str, _: &str| scc == "restricted-v2" || scc == "restricted-v3";
+    match Constraints::compile(constraints).admit(&request, &everyone, &mut pod) {
+        Ok(Outcome::Admitted(admitted)) => Ok((admitted.scc.to_string(), pod)),
+        Ok(_) => Err("not looked at".to_owned()),
+        Err(denied) => Err(format!("{denied:?}")),
+    }
+}
+
+fn vmi(devices: Value, volumes: Value) -> Value {
+    json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstance",
+        "metadata": {"name": "m", "namespace": "demo", "uid": "6e4a8b1c-0000-4000-8000-000000000001"},
+        "spec": {
+            "domain": {"devices": devices, "memory": {"guest": "128Mi"}, "cpu": {"cores": 4}},
+            "networks": [{"name": "default", "pod": {}}],
+            "volumes": volumes,
+        },
+    })
+}
+
+fn plain() -> Value {
+    let interfaces = json!([{"name": "default", "masquerade": {}}]);
+    vmi(json!({"interfaces": interfaces, "networkInterfaceMultiqueue": true}), json!([]))
+}
+
+fn host_disk() -> Value {
+    let disks = json!([{"name": "root", "disk": {"bus": "virtio"}}]);
+    let volumes = json!([{"name": "root", "hostDisk": {"path": "/srv/a.img", "type": "Disk"}}]);
+    vmi(json!({"interfaces": [{"name": "default", "masquerade": {}}], "disks": disks}), volumes)
+}
+
+#[test]
+fn a_plain_machine_of_the_minimal_profile_is_restricted() {
+    let (scc, pod) = admit(&plain(), Profile::Minimal, all(Profile::Minimal)).unwrap();
+    assert_eq!(scc, "restricted-v2");
+    // It runs as a user of its namespace's range.
+    assert_eq!(pod["spec"]["containers"][0]["securityContext"]["runAsUser"], 1_000_620_000);
+    // Ours is not needed.
+    assert_eq!(admit(&plain(), Profile::Minimal, defaults::all()).unwrap().0, "restricted-v2");
+}
+
+#[test]
+fn a_host_disk_and_the_documented_profile_need_the_controllers_scc() {
+    for (vmi, profile) in
+        [(host_disk(), Profile::Minimal), (plain(), Profile::Documented), (host_disk(), Profile::Documented)]
+    {
+        let (scc, pod) = admit(&vmi, profile, all(profile)).unwrap();
+        assert_eq!(scc, "kubevirt-controller");
+        let added = &pod["spec"]["containers"][0]["securityContext"]["capabilities"]["add"];
+        match profile {
+            Profile::Minimal => assert!(added.is_null()),
+            Profile::Documented => assert_eq!(*added, json!(["NET_ADMIN", "NET_RAW", "SYS_NICE"])),
+        }
+        assert!(admit(&vmi, profile, defaults::all()).is_err());
+    }
+}
+
+/// Minimality of the SCC: without each value a pod is refused.
+#[test]
+fn each_value_of_the_scc_is_needed() {
+    let without = |change: &dyn Fn(&mut SecurityContextConstraints)| {
+        let mut scc = ours(Profile::Documented);
+        change(&mut scc);
+        let mut constraints = defaults::all();
+        constraints.push(scc);
+        [(host_disk(), Profile::Minimal), (plain(), Profile::Documented)]
+            .iter()
+            .any(|(vmi, profile)| admit(vmi, *profile, constraints.clone()).is_err())
+    };
+    assert!(!without(&|_| {}));
+    for name in ["NET_ADMIN", "NET_RAW", "SYS_NICE"] {
+        assert!(without(&|scc| scc.allowed_capabilities.retain(|have| have != name)), "{name}");
+    }
+    for kind in ["hostPath", "emptyDir"] {
+        let drop = |scc: &mut SecurityContextConstraints| {
+            scc.volumes.iter_mut().for_each(|kinds| kinds.retain(|have| have != kind));
+        };
+        assert!(without(&drop), "{kind}");
+    }
+    assert!(without(&|scc| scc.users.clear()));
+    assert!(without(&|scc| scc.seccomp_profiles.clear()));
+    assert!(without(&|scc| scc.run_as_user.kind = "MustRunAsRange".into()));
+    assert!(without(&|scc| scc.se_linux_context.kind = "MustRunAs".into()));
+    assert!(without(&|scc| scc.fs_group.kind = "MustRunAs".into()));
+}
+
+fn all(profile: Profile) -> Vec<SecurityContextConstraints> {
+    let mut constraints = defaults::all();
+    constraints.push(ours(profile));
+    constraints
+}
