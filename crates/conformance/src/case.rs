@@ -108,7 +108,7 @@ fn wanted_audit(want: &Value) -> BTreeMap<String, String> {
 
 fn our_audit(audit: &[AuditAnnotation]) -> BTreeMap<String, String> {
     let recorded = audit.iter().filter(|a| !a.key.starts_with("too-restrictive-"));
-    recorded.map(|a| (a.key.clone(), a.value.clone())).collect()
+    recorded.map(|a| (a.key.to_string(), a.value.clone())).collect()
 }
 
 fn answer(case: &Value, sets: &Value, pod: &mut Value) -> Result<Answer, String> {

@@ -1,5 +1,7 @@
 //! What the audit log is told about a decision.
 
+use std::borrow::Cow;
+
 use crate::access::Authorizer;
 use crate::order::why_before;
 use crate::pass::{MayChange, Walk};
@@ -10,19 +12,19 @@ use crate::refusal::joined;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditAnnotation {
     /// Key without prefix.
-    pub key: String,
+    pub key: Cow<'static, str>,
     /// Text.
     pub value: String,
 }
 
 impl AuditAnnotation {
-    fn new(key: impl Into<String>, value: impl Into<String>) -> Self {
+    fn new(key: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
         Self { key: key.into(), value: value.into() }
     }
 
     /// The key as it stands in the log. One of them has a prefix of its own, which log readers rely on.
     pub fn full_key(&self) -> String {
-        match self.key.as_str() {
+        match self.key.as_ref() {
             "denied" => "securityserviceconstraints.admission.openshift.io/denied".to_owned(),
             key => format!("securitycontextconstraints.admission.openshift.io/{key}"),
         }
@@ -55,7 +57,10 @@ fn denied<A: Authorizer>(walk: &mut Walk<'_, '_, A>, until: Option<usize>) -> Au
 fn too_restrictive<A: Authorizer>(walk: &Walk<'_, '_, A>) -> Vec<AuditAnnotation> {
     let one = |tried: &crate::pass::Tried| {
         let name = walk.compiled(tried.at).map_or("", |c| c.name.as_str());
-        AuditAnnotation::new(format!("too-restrictive-{name}"), joined(walk.refusals_of(*tried)))
+        AuditAnnotation::new(
+            format!("too-restrictive-{name}"),
+            walk.worded(*tried, |findings| joined(findings)),
+        )
     };
     walk.tried.iter().map(one).collect()
 }
@@ -125,9 +130,10 @@ pub(crate) fn refused<A: Authorizer>(
 fn hint_failed<A: Authorizer>(walk: &Walk<'_, '_, A>, hint: &str) -> AuditAnnotation {
     let tried = walk.tried.iter().find(|t| walk.compiled(t.at).is_some_and(|c| c.name == hint));
     match tried {
-        Some(tried) => {
-            AuditAnnotation::new(format!("too-restrictive-{hint}"), joined(walk.refusals_of(*tried)))
-        }
+        Some(tried) => AuditAnnotation::new(
+            format!("too-restrictive-{hint}"),
+            walk.worded(*tried, |findings| joined(findings)),
+        ),
         None => AuditAnnotation::new(
             "denied-validation",
             format!(

@@ -13,7 +13,7 @@ use crate::namespace::NamespaceValues;
 use crate::patch::{Patch, annotate};
 use crate::pod::Pod;
 use crate::quote::quoted;
-use crate::refusal::{Refusal, joined, spaced};
+use crate::refusal::{Refusal, Worded, joined, spaced};
 use crate::skip;
 
 /// What is being done to the pod.
@@ -376,12 +376,17 @@ impl<'a, 'r, A: Authorizer> Walk<'a, 'r, A> {
         None
     }
 
-    /// The refusals of one SCC that did not fit.
-    pub(crate) fn refusals_of(&self, tried: Tried) -> Vec<Refusal> {
-        let Some(scc) = self.compiled(tried.at) else { return Vec::new() };
-        let groups = self.evaluation(scc).groups_after();
+    /// Does something with the worded findings of one SCC that did not fit.
+    pub(crate) fn worded<R>(
+        &self,
+        tried: Tried,
+        with: impl FnOnce(&mut dyn Iterator<Item = Worded<'_, 'a>>) -> R,
+    ) -> R {
+        let scc = self.compiled(tried.at);
+        let groups = scc.map(|scc| self.evaluation(scc).groups_after()).unwrap_or_default();
         let findings = self.record.findings.get(tried.from..tried.to).unwrap_or_default();
-        findings.iter().map(|f| f.refusal(scc, self.pod, &groups)).collect()
+        let word = |finding| Some(Worded { finding, scc: scc?, pod: self.pod, groups: &groups });
+        with(&mut findings.iter().filter_map(word))
     }
 
     /// Every reason of every candidate, in order; for when none of them admits the pod.
@@ -395,7 +400,7 @@ impl<'a, 'r, A: Authorizer> Walk<'a, 'r, A> {
                 refusals.push(Refusal::not_usable(&scc.name));
                 restricted = restricted.or((scc.name == "restricted").then_some(scc));
             } else if let Some(tried) = self.tried.iter().find(|t| t.at == at) {
-                refusals.extend(self.refusals_of(*tried));
+                self.worded(*tried, |findings| refusals.extend(findings.map(Worded::refusal)));
             }
         }
         if let Some(scc) = restricted.filter(|_| newer)

@@ -54,6 +54,51 @@ pub(crate) struct Container<'a> {
     pub(crate) escalation: Option<bool>,
 }
 
+impl<'a> Container<'a> {
+    fn new(kind: Kind, index: usize) -> Self {
+        Self {
+            kind,
+            index,
+            name: "",
+            run_as_user: None,
+            run_as_non_root: None,
+            label: None,
+            seccomp: None,
+            seccomp_annotation: None,
+            privileged: false,
+            add: &[],
+            drop: &[],
+            read_only_root: None,
+            escalation: None,
+        }
+    }
+
+    fn read_context(&mut self, context: &'a Map<String, Value>) -> Read<()> {
+        for (key, value) in fields(context) {
+            match key {
+                "runAsUser" => self.run_as_user = Some(number(value, key)?),
+                "runAsNonRoot" => self.run_as_non_root = Some(flag(value, key)?),
+                "seLinuxOptions" => self.label = Some(label(value)?),
+                "seccompProfile" => self.seccomp = Some(seccomp(value)?),
+                "privileged" => self.privileged = flag(value, key)?,
+                "readOnlyRootFilesystem" => self.read_only_root = Some(flag(value, key)?),
+                "allowPrivilegeEscalation" => self.escalation = Some(flag(value, key)?),
+                "capabilities" => {
+                    for (key, value) in fields(object(value, key)?) {
+                        match key {
+                            "add" => self.add = texts(value, key)?,
+                            "drop" => self.drop = texts(value, key)?,
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A port of the host that a container asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HostPort {
@@ -71,7 +116,7 @@ pub(crate) struct Volume<'a> {
 }
 
 /// One pod.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Pod<'a> {
     pub(crate) name: &'a str,
     pub(crate) generate_name: &'a str,
@@ -94,6 +139,8 @@ pub(crate) struct Pod<'a> {
     pub(crate) volumes: Vec<Volume<'a>>,
     pub(crate) containers: Vec<Container<'a>>,
     pub(crate) host_ports: Vec<HostPort>,
+    /// Some container has a legacy seccomp annotation.
+    container_seccomp: bool,
 }
 
 /// A field that is not of its type: its path, and what it should be.
@@ -115,187 +162,208 @@ fn wrong<T>(path: &str, wanted: &'static str) -> Read<T> {
     Err(Malformed { path: path.to_owned(), wanted })
 }
 
-/// An object's fields with the checks of their types.
-#[derive(Clone, Copy)]
-struct Fields<'a>(Option<&'a Map<String, Value>>);
+fn object<'a>(value: &'a Value, key: &str) -> Read<&'a Map<String, Value>> {
+    value.as_object().map_or_else(|| wrong(key, "an object"), Ok)
+}
 
-impl<'a> Fields<'a> {
-    fn of(value: &'a Value, path: &str) -> Read<Fields<'a>> {
-        match value {
-            Value::Object(map) => Ok(Fields(Some(map))),
-            _ => wrong(path, "an object"),
+fn text<'a>(value: &'a Value, key: &str) -> Read<&'a str> {
+    value.as_str().map_or_else(|| wrong(key, "a string"), Ok)
+}
+
+fn flag(value: &Value, key: &str) -> Read<bool> {
+    value.as_bool().map_or_else(|| wrong(key, "a boolean"), Ok)
+}
+
+fn number(value: &Value, key: &str) -> Read<i64> {
+    value.as_i64().map_or_else(|| wrong(key, "an integer"), Ok)
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> Read<&'a [Value]> {
+    value.as_array().map_or_else(|| wrong(key, "a list"), |list| Ok(list.as_slice()))
+}
+
+/// The fields that are set. Objects are walked once instead of being asked for each known field: most of them are
+/// small.
+fn fields(map: &Map<String, Value>) -> impl Iterator<Item = (&str, &Value)> {
+    map.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.as_str(), value))
+}
+
+fn label<'a>(value: &'a Value) -> Read<Label<'a>> {
+    let mut label = Label::default();
+    for (key, value) in fields(object(value, "seLinuxOptions")?) {
+        match key {
+            "user" => label.user = text(value, key)?,
+            "role" => label.role = text(value, key)?,
+            "type" => label.kind = text(value, key)?,
+            "level" => label.level = text(value, key)?,
+            _ => {}
         }
     }
+    Ok(label)
+}
 
-    fn value(self, key: &str) -> Option<&'a Value> {
-        self.0.and_then(|m| m.get(key)).filter(|v| !v.is_null())
-    }
-
-    fn fields(self, key: &str) -> Read<Option<Fields<'a>>> {
-        self.value(key).map(|v| Fields::of(v, key)).transpose()
-    }
-
-    fn text(self, key: &str) -> Read<Option<&'a str>> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => wrong(key, "a string"),
+fn seccomp<'a>(value: &'a Value) -> Read<Field<'a>> {
+    let mut field = Field { kind: "", localhost: None };
+    for (key, value) in fields(object(value, "seccompProfile")?) {
+        match key {
+            "type" => field.kind = text(value, key)?,
+            "localhostProfile" => field.localhost = Some(text(value, key)?),
+            _ => {}
         }
     }
+    Ok(field)
+}
 
-    fn flag(self, key: &str) -> Read<Option<bool>> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(_) => wrong(key, "a boolean"),
-        }
-    }
-
-    fn number(self, key: &str) -> Read<Option<i64>> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(value) => value.as_i64().map_or_else(|| wrong(key, "an integer"), |n| Ok(Some(n))),
-        }
-    }
-
-    fn list(self, key: &str) -> Read<Option<&'a [Value]>> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::Array(list)) => Ok(Some(list)),
-            Some(_) => wrong(key, "a list"),
-        }
-    }
-
-    fn texts(self, key: &str) -> Read<&'a [Value]> {
-        let list = self.list(key)?.unwrap_or_default();
-        if list.iter().all(Value::is_string) { Ok(list) } else { wrong(key, "a list of strings") }
-    }
-
-    fn label(self) -> Read<Option<Label<'a>>> {
-        let Some(options) = self.fields("seLinuxOptions")? else { return Ok(None) };
-        let part = |key| options.text(key).map(Option::unwrap_or_default);
-        Ok(Some(Label {
-            user: part("user")?,
-            role: part("role")?,
-            kind: part("type")?,
-            level: part("level")?,
-        }))
-    }
-
-    fn seccomp(self) -> Read<Option<Field<'a>>> {
-        let Some(profile) = self.fields("seccompProfile")? else { return Ok(None) };
-        let kind = profile.text("type")?.unwrap_or_default();
-        Ok(Some(Field { kind, localhost: profile.text("localhostProfile")? }))
-    }
+fn texts<'a>(value: &'a Value, key: &str) -> Read<&'a [Value]> {
+    let list = list(value, key)?;
+    if list.iter().all(Value::is_string) { Ok(list) } else { wrong(key, "a list of strings") }
 }
 
 impl<'a> Pod<'a> {
     /// Reads a whole pod.
     pub(crate) fn read(value: &'a Value) -> Read<Pod<'a>> {
-        let root = Fields::of(value, "pod")?;
-        let metadata = root.fields("metadata")?.unwrap_or(Fields(None));
-        let annotations = metadata.fields("annotations")?.and_then(|a| a.0);
-        if annotations.is_some_and(|a| a.values().any(|v| !v.is_string())) {
-            return wrong("metadata.annotations", "a map of strings");
+        let mut pod = Pod::default();
+        let root = object(value, "pod")?;
+        // The annotations are needed to read containers.
+        for (key, value) in fields(root) {
+            if key == "metadata" {
+                pod.read_metadata(object(value, key)?)?;
+            }
         }
-        Pod::read_parts(metadata, annotations, root.fields("spec")?.unwrap_or(Fields(None)))
-    }
-
-    fn read_parts(
-        metadata: Fields<'a>,
-        annotations: Option<&'a Map<String, Value>>,
-        spec: Fields<'a>,
-    ) -> Read<Pod<'a>> {
-        let context = spec.fields("securityContext")?.unwrap_or(Fields(None));
-        let flag = |key| spec.flag(key).map(Option::unwrap_or_default);
-        let os = spec.fields("os")?.unwrap_or(Fields(None)).text("name")?;
-        let groups = context.list("supplementalGroups")?;
-        if groups.is_some_and(|list| list.iter().any(|g| g.as_i64().is_none())) {
-            return wrong("supplementalGroups", "a list of integers");
+        for (key, value) in fields(root) {
+            if key == "spec" {
+                pod.read_spec(object(value, key)?)?;
+            }
         }
-        let sysctls = context.list("sysctls")?.unwrap_or_default();
-        if sysctls.iter().any(|s| !s.get("name").is_some_and(Value::is_string)) {
-            return wrong("sysctls", "a list of objects with a name");
-        }
-        let mut pod = Pod {
-            name: metadata.text("name")?.unwrap_or_default(),
-            generate_name: metadata.text("generateName")?.unwrap_or_default(),
-            windows: os == Some("windows"),
-            service_account: spec.text("serviceAccountName")?.unwrap_or_default(),
-            annotations,
-            host_network: flag("hostNetwork")?,
-            host_pid: flag("hostPID")?,
-            host_ipc: flag("hostIPC")?,
-            host_users: spec.flag("hostUsers")?,
-            run_as_user: context.number("runAsUser")?,
-            run_as_non_root: context.flag("runAsNonRoot")?,
-            label: context.label()?,
-            fs_group: context.number("fsGroup")?,
-            supplemental_groups: groups,
-            seccomp: context.seccomp()?,
-            sysctls,
-            volumes: Vec::new(),
-            containers: Vec::new(),
-            host_ports: Vec::new(),
-        };
-        pod.read_volumes(spec)?;
-        pod.read_containers(spec)?;
         Ok(pod)
     }
 
-    fn read_volumes(&mut self, spec: Fields<'a>) -> Read<()> {
-        let list = spec.list("volumes")?.unwrap_or_default();
-        self.volumes.reserve_exact(list.len());
-        for value in list {
-            let Value::Object(map) = value else { return wrong("volumes", "a list of objects") };
-            let flex = Fields(Some(map)).fields("flexVolume")?;
-            let driver = flex.map(|f| f.text("driver")).transpose()?.map(Option::unwrap_or_default);
-            self.volumes.push(Volume { kind: volume::kind(map), driver, map });
+    fn read_metadata(&mut self, map: &'a Map<String, Value>) -> Read<()> {
+        for (key, value) in fields(map) {
+            match key {
+                "name" => self.name = text(value, key)?,
+                "generateName" => self.generate_name = text(value, key)?,
+                "annotations" => {
+                    let annotations = object(value, key)?;
+                    if annotations.values().any(|v| !v.is_string()) {
+                        return wrong("metadata.annotations", "a map of strings");
+                    }
+                    self.container_seccomp =
+                        annotations.keys().any(|k| k.starts_with(SECCOMP_CONTAINER_PREFIX));
+                    self.annotations = Some(annotations);
+                }
+                _ => {}
+            }
         }
         Ok(())
     }
 
-    fn read_containers(&mut self, spec: Fields<'a>) -> Read<()> {
+    fn read_spec(&mut self, spec: &'a Map<String, Value>) -> Read<()> {
         let kinds = [Kind::Init, Kind::Regular, Kind::Ephemeral];
         let mut lists: [&'a [Value]; 3] = [&[], &[], &[]];
-        for (list, kind) in lists.iter_mut().zip(kinds) {
-            *list = spec.list(kind.key())?.unwrap_or_default();
+        for (key, value) in fields(spec) {
+            match key {
+                "hostNetwork" => self.host_network = flag(value, key)?,
+                "hostPID" => self.host_pid = flag(value, key)?,
+                "hostIPC" => self.host_ipc = flag(value, key)?,
+                "hostUsers" => self.host_users = Some(flag(value, key)?),
+                "serviceAccountName" => self.service_account = text(value, key)?,
+                "securityContext" => self.read_context(object(value, key)?)?,
+                "volumes" => self.read_volumes(list(value, key)?)?,
+                "os" => {
+                    let name = object(value, key)?.get("name").filter(|n| !n.is_null());
+                    self.windows = name.map(|n| text(n, "os.name")).transpose()? == Some("windows");
+                }
+                _ => {
+                    for (place, kind) in lists.iter_mut().zip(kinds) {
+                        if key == kind.key() {
+                            *place = list(value, key)?;
+                        }
+                    }
+                }
+            }
         }
         self.containers.reserve_exact(lists.iter().map(|l| l.len()).sum());
         for (list, kind) in lists.into_iter().zip(kinds) {
             for (index, value) in list.iter().enumerate() {
-                self.read_container(Fields::of(value, kind.key())?, kind, index)?;
+                let container = self.read_container(object(value, kind.key())?, kind, index)?;
+                self.containers.push(container);
             }
         }
         Ok(())
     }
 
-    fn read_container(&mut self, fields: Fields<'a>, kind: Kind, index: usize) -> Read<()> {
-        for port in fields.list("ports")?.unwrap_or_default() {
-            let port = Fields::of(port, "ports")?.number("hostPort")?.unwrap_or(0);
-            if port > 0 {
-                self.host_ports.push(HostPort { kind, index, port });
+    fn read_context(&mut self, context: &'a Map<String, Value>) -> Read<()> {
+        for (key, value) in fields(context) {
+            match key {
+                "runAsUser" => self.run_as_user = Some(number(value, key)?),
+                "runAsNonRoot" => self.run_as_non_root = Some(flag(value, key)?),
+                "seLinuxOptions" => self.label = Some(label(value)?),
+                "fsGroup" => self.fs_group = Some(number(value, key)?),
+                "seccompProfile" => self.seccomp = Some(seccomp(value)?),
+                "supplementalGroups" => {
+                    let groups = list(value, key)?;
+                    if groups.iter().any(|g| g.as_i64().is_none()) {
+                        return wrong(key, "a list of integers");
+                    }
+                    self.supplemental_groups = Some(groups);
+                }
+                "sysctls" => {
+                    self.sysctls = list(value, key)?;
+                    if self.sysctls.iter().any(|s| !s.get("name").is_some_and(Value::is_string)) {
+                        return wrong(key, "a list of objects with a name");
+                    }
+                }
+                _ => {}
             }
         }
-        let name = fields.text("name")?.unwrap_or_default();
-        let context = fields.fields("securityContext")?.unwrap_or(Fields(None));
-        let capabilities = context.fields("capabilities")?.unwrap_or(Fields(None));
-        self.containers.push(Container {
-            kind,
-            index,
-            name,
-            run_as_user: context.number("runAsUser")?,
-            run_as_non_root: context.flag("runAsNonRoot")?,
-            label: context.label()?,
-            seccomp: context.seccomp()?,
-            seccomp_annotation: self.container_annotation(name),
-            privileged: context.flag("privileged")?.unwrap_or_default(),
-            add: capabilities.texts("add")?,
-            drop: capabilities.texts("drop")?,
-            read_only_root: context.flag("readOnlyRootFilesystem")?,
-            escalation: context.flag("allowPrivilegeEscalation")?,
-        });
         Ok(())
+    }
+
+    fn read_volumes(&mut self, list: &'a [Value]) -> Read<()> {
+        self.volumes.reserve_exact(list.len());
+        for value in list {
+            let map = object(value, "volumes")?;
+            let kind = volume::kind(map);
+            let driver = match map.get("flexVolume").filter(|v| !v.is_null()) {
+                None => None,
+                Some(flex) => match object(flex, "flexVolume")?.get("driver").filter(|v| !v.is_null()) {
+                    None => Some(""),
+                    Some(driver) => Some(text(driver, "driver")?),
+                },
+            };
+            self.volumes.push(Volume { kind, driver, map });
+        }
+        Ok(())
+    }
+
+    fn read_container(
+        &mut self,
+        map: &'a Map<String, Value>,
+        kind: Kind,
+        index: usize,
+    ) -> Read<Container<'a>> {
+        let mut container = Container::new(kind, index);
+        for (key, value) in fields(map) {
+            match key {
+                "name" => container.name = text(value, key)?,
+                "securityContext" => container.read_context(object(value, key)?)?,
+                "ports" => {
+                    for port in list(value, key)? {
+                        let port = object(port, key)?.get("hostPort").filter(|p| !p.is_null());
+                        let port = port.map(|p| number(p, "hostPort")).transpose()?.unwrap_or(0);
+                        if port > 0 {
+                            self.host_ports.push(HostPort { kind, index, port });
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        if self.container_seccomp {
+            container.seccomp_annotation = self.container_annotation(container.name);
+        }
+        Ok(container)
     }
 
     /// The text of an annotation; `None` when the key is absent.
@@ -304,12 +372,7 @@ impl<'a> Pod<'a> {
     }
 
     fn container_annotation(&self, name: &str) -> Option<&'a str> {
-        let annotations = self.annotations?;
-        // Few pods have such an annotation, so no key is built before one is seen.
-        annotations
-            .iter()
-            .find(|(key, _)| key.strip_prefix(SECCOMP_CONTAINER_PREFIX) == Some(name))
-            .and_then(|(_, value)| value.as_str())
+        self.annotation(&format!("{SECCOMP_CONTAINER_PREFIX}{name}"))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Refusals as data, and the texts that are made from them.
 
-use std::fmt;
+use std::collections::HashSet;
+use std::fmt::{self, Write};
 
 use crate::compiled::Compiled;
 use crate::names::{SECCOMP_CONTAINER_PREFIX, SECCOMP_POD};
 use crate::pod::Pod;
-use crate::quote::quoted;
+use crate::quote::{quoted, write_quoted};
 use crate::seccomp::Name;
 use crate::volume;
 
@@ -104,15 +105,48 @@ impl Refusal {
 
 /// Several texts as one: each once, in brackets when there is more than one, `<nil>` when there is none.
 pub(crate) fn joined<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
-    let mut seen = std::collections::HashSet::new();
-    let texts: Vec<String> =
-        items.into_iter().map(|i| i.to_string()).filter(|t| seen.insert(t.clone())).collect();
-    match texts.as_slice() {
+    // One buffer for all, in the form for several; the places of the texts in it find repetitions.
+    let mut all = String::from("[");
+    let mut places: Vec<(usize, usize)> = Vec::new();
+    let mut seen: HashSet<String> = HashSet::new();
+    for item in items {
+        let before = all.len();
+        if !places.is_empty() {
+            all.push_str(", ");
+        }
+        let from = all.len();
+        // Writing into a String cannot fail.
+        let _ = write!(all, "{item}");
+        let text = all.get(from..).unwrap_or_default();
+        let known = if places.len() < FEW {
+            places.iter().any(|(from, to)| all.get(*from..*to) == Some(text))
+        } else {
+            if seen.is_empty() {
+                seen.extend(places.iter().filter_map(|(from, to)| all.get(*from..*to)).map(str::to_owned));
+            }
+            !seen.insert(text.to_owned())
+        };
+        if known {
+            all.truncate(before);
+        } else {
+            places.push((from, all.len()));
+        }
+    }
+    match places.as_slice() {
         [] => "<nil>".to_owned(),
-        [one] => one.clone(),
-        many => format!("[{}]", many.join(", ")),
+        [_] => {
+            all.remove(0);
+            all
+        }
+        _ => {
+            all.push(']');
+            all
+        }
     }
 }
+
+/// Up to this many texts, comparing with each is cheaper than a set.
+const FEW: usize = 32;
 
 /// Several texts in brackets, separated by spaces, repetitions kept.
 pub(crate) fn spaced<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
@@ -161,145 +195,225 @@ pub(crate) enum Finding<'a> {
     Escalation { at: usize },
 }
 
-impl Finding<'_> {
-    /// The finding as a refusal of `scc`. `groups` are the pod's supplemental groups as the check saw them.
-    pub(crate) fn refusal(&self, scc: &Compiled, pod: &Pod<'_>, groups: &[i64]) -> Refusal {
-        let form = match self {
-            Self::Seccomp { .. } | Self::Sysctl { .. } => Form::Shared,
-            _ => Form::Check,
+/// A finding with what is needed to word it.
+#[derive(Clone, Copy)]
+pub(crate) struct Worded<'x, 'a> {
+    pub(crate) finding: &'x Finding<'a>,
+    pub(crate) scc: &'x Compiled,
+    pub(crate) pod: &'x Pod<'a>,
+    /// The pod's supplemental groups as the check saw them.
+    pub(crate) groups: &'x [i64],
+}
+
+/// The value that a text shows.
+enum Shown<'x> {
+    Fixed(&'static str),
+    Number(i64),
+    Text(&'x str),
+    Groups(&'x [i64]),
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(text) => f.write_str(text),
+            Self::Number(n) => write!(f, "{n}"),
+            Self::Text(text) => write_quoted(f, text),
+            Self::Groups(list) => {
+                f.write_str("[")?;
+                for (index, group) in list.iter().enumerate() {
+                    let comma = if index == 0 { "" } else { "," };
+                    write!(f, "{comma}{group}")?;
+                }
+                f.write_str("]")
+            }
+        }
+    }
+}
+
+/// The field alone, for display.
+struct Field<'x, 'a>(Worded<'x, 'a>);
+
+/// The detail alone, for display.
+struct Detail<'x, 'a>(Worded<'x, 'a>);
+
+impl fmt::Display for Worded<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.form() == Form::Check {
+            write!(f, "provider {}: ", self.scc.name)?;
+        }
+        write!(f, "{}: ", Field(*self))?;
+        let detail = Detail(*self);
+        match (self.form(), self.value()) {
+            (Form::Shared, _) => write!(f, "Forbidden: {detail}"),
+            (_, None) => f.write_str("Required value"),
+            (_, Some(value)) => write!(f, "Invalid value: {value}: {detail}"),
+        }
+    }
+}
+
+impl<'x, 'a> Worded<'x, 'a> {
+    /// As data that stands on its own.
+    pub(crate) fn refusal(self) -> Refusal {
+        let detail = || Detail(self).to_string();
+        let body = match (self.form(), self.value()) {
+            (Form::Shared, _) => Body::Forbidden { detail: detail() },
+            (_, None) => Body::Required { detail: String::new() },
+            (_, Some(value)) => Body::Invalid { value: value.to_string(), detail: detail() },
         };
-        Refusal { scc: scc.name.clone(), field: self.field(pod), form, body: self.body(scc, pod, groups) }
+        Refusal { scc: self.scc.name.clone(), field: Field(self).to_string(), form: self.form(), body }
     }
 
-    fn field(&self, pod: &Pod<'_>) -> String {
-        let container = |at: usize, field: &str| match pod.containers.get(at) {
-            Some(c) => format!(".{}[{}].{field}", c.kind.key(), c.index),
-            None => field.to_owned(),
-        };
-        match *self {
-            Self::FsGroup(_) => ".spec.securityContext.fsGroup".to_owned(),
-            Self::SupplementalGroup(_) => ".spec.securityContext.supplementalGroups".to_owned(),
-            Self::Seccomp { at: None, .. } => format!("metadata.annotations[{SECCOMP_POD}]"),
-            Self::Seccomp { at: Some(at), .. } => {
-                let name = pod.containers.get(at).map_or("", |c| c.name);
-                format!("metadata.annotations[{SECCOMP_CONTAINER_PREFIX}{name}]")
+    fn form(&self) -> Form {
+        match self.finding {
+            Finding::Seccomp { .. } | Finding::Sysctl { .. } => Form::Shared,
+            _ => Form::Check,
+        }
+    }
+
+    /// `None` where a value is missing that must be there.
+    fn value(&self) -> Option<Shown<'x>>
+    where
+        'a: 'x,
+    {
+        let flag = |flag: bool| Shown::Fixed(if flag { "true" } else { "false" });
+        Some(match self.finding {
+            Finding::FsGroup(None) => Shown::Groups(&[]),
+            Finding::FsGroup(Some(group)) => Shown::Groups(std::slice::from_ref(group)),
+            Finding::SupplementalGroup(_) => Shown::Groups(self.groups),
+            Finding::Label { have, .. } => Shown::Text(have),
+            Finding::HostUsers(have) => have.map_or(Shown::Fixed("null"), flag),
+            Finding::Volume { kind, .. } => Shown::Text(kind.map_or("", volume::name)),
+            Finding::FlexDriver { driver, .. } => Shown::Text(driver),
+            Finding::NotUid { have, .. } | Finding::NotInRange { have, .. } => Shown::Number((*have)?),
+            Finding::Root { .. } => Shown::Number(0),
+            Finding::Capability { name, .. } => Shown::Text(name),
+            Finding::HostPort { port, .. } => {
+                Shown::Number(self.pod.host_ports.get(*port).map_or(0, |p| p.port))
             }
-            Self::Label { at, part, .. } => {
+            Finding::NonRootFalse { .. } | Finding::ReadOnlyRoot { .. } => flag(false),
+            _ => flag(true),
+        })
+    }
+}
+
+impl fmt::Display for Field<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pod = self.0.pod;
+        let container = |f: &mut fmt::Formatter<'_>, at: usize, field: &str| match pod.containers.get(at) {
+            Some(c) => write!(f, ".{}[{}].{field}", c.kind.key(), c.index),
+            None => f.write_str(field),
+        };
+        match *self.0.finding {
+            Finding::FsGroup(_) => f.write_str(".spec.securityContext.fsGroup"),
+            Finding::SupplementalGroup(_) => f.write_str(".spec.securityContext.supplementalGroups"),
+            Finding::Seccomp { at: None, .. } => write!(f, "metadata.annotations[{SECCOMP_POD}]"),
+            Finding::Seccomp { at: Some(at), .. } => {
+                let name = pod.containers.get(at).map_or("", |c| c.name);
+                write!(f, "metadata.annotations[{SECCOMP_CONTAINER_PREFIX}{name}]")
+            }
+            Finding::Label { at, part, .. } => {
                 let part = match part {
                     Part::Level => "seLinuxOptions.level",
                     Part::Role => "seLinuxOptions.role",
                     Part::Type => "seLinuxOptions.type",
                     Part::User => "seLinuxOptions.user",
                 };
-                at.map_or_else(|| format!(".spec.securityContext.{part}"), |at| container(at, part))
+                match at {
+                    Some(at) => container(f, at, part),
+                    None => write!(f, ".spec.securityContext.{part}"),
+                }
             }
-            Self::Host { at, which } => {
+            Finding::Host { at, which } => {
                 let flag = match which {
                     Host::Network => "hostNetwork",
                     Host::Pid => "hostPID",
                     Host::Ipc => "hostIPC",
                 };
-                at.map_or_else(|| format!(".spec.{flag}"), |at| container(at, flag))
-            }
-            Self::HostUsers(_) => ".spec.hostUsers".to_owned(),
-            Self::Sysctl { index, .. } => format!("spec.securityContext.sysctls[{index}]"),
-            Self::Volume { index, .. } => format!(".spec.volumes[{index}]"),
-            Self::FlexDriver { index, .. } => format!(".spec.volumes[{index}].flexVolume.driver"),
-            Self::NotUid { at, .. } | Self::NotInRange { at, .. } | Self::Root { at } => {
-                container(at, "runAsUser")
-            }
-            Self::NonRootFalse { at } => container(at, "runAsNonRoot"),
-            Self::Privileged { at } => container(at, "privileged"),
-            Self::Capability { at, .. } => container(at, "capabilities.add"),
-            Self::HostPort { at, port } => match pod.host_ports.get(port) {
-                Some(p) => container(at, &format!("{}[{}].hostPort", p.kind.key(), p.index)),
-                None => container(at, "hostPort"),
-            },
-            Self::ReadOnlyRoot { at } => container(at, "readOnlyRootFilesystem"),
-            Self::Escalation { at } => container(at, "allowPrivilegeEscalation"),
-        }
-    }
-
-    fn body(&self, scc: &Compiled, pod: &Pod<'_>, groups: &[i64]) -> Body {
-        let invalid = |value: String, detail: &str| Body::Invalid { value, detail: detail.to_owned() };
-        let number = |n: Option<i64>| n.map_or_else(|| "null".to_owned(), |n| n.to_string());
-        let bad_group = |list: String, group: Option<i64>| match group {
-            Some(n) => Body::Invalid { value: list, detail: format!("{n} is not an allowed group") },
-            None => invalid(list, "unable to validate empty groups against required ranges"),
-        };
-        match *self {
-            Self::FsGroup(group) => bad_group(group.map_or("[]".to_owned(), |g| format!("[{g}]")), group),
-            Self::SupplementalGroup(group) => {
-                let list: Vec<String> = groups.iter().map(i64::to_string).collect();
-                bad_group(format!("[{}]", list.join(",")), group)
-            }
-            Self::Seccomp { name, .. } => Body::Forbidden { detail: seccomp_detail(scc, name) },
-            Self::Label { have, want, .. } => {
-                Body::Invalid { value: quoted(have), detail: format!("must be {want}") }
-            }
-            Self::Host { which, .. } => invalid(
-                "true".to_owned(),
-                match which {
-                    Host::Network => "Host network is not allowed to be used",
-                    Host::Pid => "Host PID is not allowed to be used",
-                    Host::Ipc => "Host IPC is not allowed to be used",
-                },
-            ),
-            Self::HostUsers(have) => {
-                invalid(have.map_or("null".to_owned(), |h| h.to_string()), "Host Users must be set to false")
-            }
-            Self::Sysctl { name, forbidden, .. } => {
-                let kind = if forbidden { "" } else { "unsafe " };
-                Body::Forbidden { detail: format!("{kind}sysctl {} is not allowed", quoted(name)) }
-            }
-            Self::Volume { index, kind: None } => {
-                let name = pod.volumes.get(index).and_then(|v| v.map.get("name")).and_then(|n| n.as_str());
-                let detail = format!("unknown volume type for volume {}", quoted(name.unwrap_or_default()));
-                Body::Invalid { value: quoted(""), detail }
-            }
-            Self::Volume { kind: Some(kind), .. } => {
-                let name = volume::name(kind);
-                Body::Invalid {
-                    value: quoted(name),
-                    detail: format!("{name} volumes are not allowed to be used"),
+                match at {
+                    Some(at) => container(f, at, flag),
+                    None => write!(f, ".spec.{flag}"),
                 }
             }
-            Self::FlexDriver { driver, .. } => {
-                invalid(quoted(driver), "Flexvolume driver is not allowed to be used")
+            Finding::HostUsers(_) => f.write_str(".spec.hostUsers"),
+            Finding::Sysctl { index, .. } => write!(f, "spec.securityContext.sysctls[{index}]"),
+            Finding::Volume { index, .. } => write!(f, ".spec.volumes[{index}]"),
+            Finding::FlexDriver { index, .. } => write!(f, ".spec.volumes[{index}].flexVolume.driver"),
+            Finding::NotUid { at, .. } | Finding::NotInRange { at, .. } | Finding::Root { at } => {
+                container(f, at, "runAsUser")
             }
-            Self::NotUid { have: None, .. } | Self::NotInRange { have: None, .. } => {
-                Body::Required { detail: String::new() }
+            Finding::NonRootFalse { at } => container(f, at, "runAsNonRoot"),
+            Finding::Privileged { at } => container(f, at, "privileged"),
+            Finding::Capability { at, .. } => container(f, at, "capabilities.add"),
+            Finding::HostPort { at, port } => {
+                container(f, at, "")?;
+                match pod.host_ports.get(port) {
+                    Some(p) => write!(f, "{}[{}].hostPort", p.kind.key(), p.index),
+                    None => f.write_str("hostPort"),
+                }
             }
-            Self::NotUid { have, want, .. } => {
-                Body::Invalid { value: number(have), detail: format!("must be: {want}") }
+            Finding::ReadOnlyRoot { at } => container(f, at, "readOnlyRootFilesystem"),
+            Finding::Escalation { at } => container(f, at, "allowPrivilegeEscalation"),
+        }
+    }
+}
+
+impl fmt::Display for Detail<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Worded { scc, pod, .. } = self.0;
+        match *self.0.finding {
+            Finding::FsGroup(Some(group)) | Finding::SupplementalGroup(Some(group)) => {
+                write!(f, "{group} is not an allowed group")
             }
-            Self::NotInRange { have, min, max, .. } => Body::Invalid {
-                value: number(have),
-                detail: format!("must be in the ranges: [{min}, {max}]"),
-            },
-            Self::Root { .. } => invalid("0".to_owned(), "running with the root UID is forbidden"),
-            Self::NonRootFalse { .. } => invalid("false".to_owned(), "must be true"),
-            Self::Privileged { .. } => invalid("true".to_owned(), "Privileged containers are not allowed"),
-            Self::Capability { name, .. } => invalid(quoted(name), "capability may not be added"),
-            Self::HostPort { port, .. } => {
-                let port = pod.host_ports.get(port).map_or(0, |p| p.port);
-                invalid(port.to_string(), "Host ports are not allowed to be used")
+            Finding::FsGroup(None) | Finding::SupplementalGroup(None) => {
+                f.write_str("unable to validate empty groups against required ranges")
             }
-            Self::ReadOnlyRoot { .. } => {
-                invalid("false".to_owned(), "ReadOnlyRootFilesystem must be set to true")
+            Finding::Seccomp { name, .. } => seccomp_detail(f, scc, name),
+            Finding::Label { want, .. } => write!(f, "must be {want}"),
+            Finding::Host { which: Host::Network, .. } => {
+                f.write_str("Host network is not allowed to be used")
             }
-            Self::Escalation { .. } => {
-                invalid("true".to_owned(), "Allowing privilege escalation for containers is not allowed")
+            Finding::Host { which: Host::Pid, .. } => f.write_str("Host PID is not allowed to be used"),
+            Finding::Host { which: Host::Ipc, .. } => f.write_str("Host IPC is not allowed to be used"),
+            Finding::HostUsers(_) => f.write_str("Host Users must be set to false"),
+            Finding::Sysctl { name, forbidden, .. } => {
+                f.write_str(if forbidden { "sysctl " } else { "unsafe sysctl " })?;
+                write_quoted(f, name)?;
+                f.write_str(" is not allowed")
+            }
+            Finding::Volume { index, kind: None } => {
+                let name = pod.volumes.get(index).and_then(|v| v.map.get("name")).and_then(|n| n.as_str());
+                f.write_str("unknown volume type for volume ")?;
+                write_quoted(f, name.unwrap_or_default())
+            }
+            Finding::Volume { kind: Some(kind), .. } => {
+                write!(f, "{} volumes are not allowed to be used", volume::name(kind))
+            }
+            Finding::FlexDriver { .. } => f.write_str("Flexvolume driver is not allowed to be used"),
+            Finding::NotUid { want, .. } => write!(f, "must be: {want}"),
+            Finding::NotInRange { min, max, .. } => write!(f, "must be in the ranges: [{min}, {max}]"),
+            Finding::Root { .. } => f.write_str("running with the root UID is forbidden"),
+            Finding::NonRootFalse { .. } => f.write_str("must be true"),
+            Finding::Privileged { .. } => f.write_str("Privileged containers are not allowed"),
+            Finding::Capability { .. } => f.write_str("capability may not be added"),
+            Finding::HostPort { .. } => f.write_str("Host ports are not allowed to be used"),
+            Finding::ReadOnlyRoot { .. } => f.write_str("ReadOnlyRootFilesystem must be set to true"),
+            Finding::Escalation { .. } => {
+                f.write_str("Allowing privilege escalation for containers is not allowed")
             }
         }
     }
 }
 
-fn seccomp_detail(scc: &Compiled, name: Name<'_>) -> String {
+fn seccomp_detail(f: &mut fmt::Formatter<'_>, scc: &Compiled, name: Name<'_>) -> fmt::Result {
     let list = &scc.scc.seccomp_profiles;
     if list.is_empty() {
-        return "seccomp may not be set".to_owned();
+        return f.write_str("seccomp may not be set");
     }
-    let valid: Vec<&str> = list.iter().map(String::as_str).filter(|p| *p != "*").collect();
-    format!("{name} is not an allowed seccomp profile. Valid values are [{}]", valid.join(" "))
+    write!(f, "{name} is not an allowed seccomp profile. Valid values are [")?;
+    for (index, profile) in list.iter().filter(|p| *p != "*").enumerate() {
+        let space = if index == 0 { "" } else { " " };
+        write!(f, "{space}{profile}")?;
+    }
+    f.write_str("]")
 }
