@@ -8,6 +8,7 @@ use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use serde_json::Value;
 
+use crate::admission::SccCache;
 use crate::auth::Auth;
 use crate::status::ApiError;
 use crate::store::Store;
@@ -23,6 +24,8 @@ pub struct App {
     pub store: Store,
     /// Who is asking, and may they?
     pub auth: Auth,
+    /// Security context constraints: `admission::constraints(store)`.
+    pub constraints: SccCache,
     /// Unix socket of the node's agent: logs, consoles, pause.
     pub agent_socket: PathBuf,
     /// Certificate of the cluster's authority, PEM.

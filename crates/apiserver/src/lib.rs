@@ -13,13 +13,22 @@
 //!   an object that is not `status`, and all of subresources.kubevirt.io but its discovery.
 //! * `builtin::spawn(Arc<App>)`: in-process controllers that work on the store.
 
+pub mod admission;
 pub mod app;
 pub mod auth;
+pub mod bootstrap;
+pub mod builtin;
 pub mod clock;
+mod discovery;
+pub mod fresh;
+mod openapi;
 pub mod registry;
 pub mod request;
+pub mod rest;
+pub mod server;
 pub mod status;
 pub mod store;
+pub mod subresource;
 
 pub use request::{AdmissionRequest, Attributes, Decision, Operation, UserInfo};
 pub use status::{ApiError, Cause};

@@ -106,7 +106,7 @@ pub(super) const KINDS: &[Kind] = &[
         namespaced: false,
         class: Class::Custom,
         columns: others::SCCS,
-        decode: decode::any,
+        decode: decode::typed_as_given::<ferrovirt_scc::SecurityContextConstraints>,
         ..BASE
     },
 ];

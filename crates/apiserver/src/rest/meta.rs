@@ -1,0 +1,366 @@
+//! `metadata`: what the server sets, what must not change, and what names may look like.
+
+use serde_json::{Map, Value, json};
+
+use super::Call;
+use crate::clock;
+use crate::registry::{Class, Kind};
+use crate::status::{ApiError, Cause};
+
+/// The letters of generated names: no vowels and nothing that looks like something else.
+const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+const SUFFIX: usize = 5;
+const MAX_GENERATED: usize = 63;
+
+/// The metadata of an object, made if it is missing.
+pub(super) fn of(object: &mut Value) -> Result<&mut Map<String, Value>, ApiError> {
+    let Value::Object(fields) = object else {
+        return Err(ApiError::bad_request("the object is not a JSON object"));
+    };
+    let metadata = fields.entry("metadata").or_insert_with(|| json!({}));
+    if metadata.is_null() {
+        *metadata = json!({});
+    }
+    match metadata {
+        Value::Object(metadata) => Ok(metadata),
+        _ => Err(ApiError::bad_request("metadata is not an object")),
+    }
+}
+
+/// A string of the metadata, or nothing.
+pub(super) fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object
+        .get("metadata")
+        .and_then(|metadata| metadata.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// True when the object is on its way out.
+pub(super) fn is_deleting(object: &Value) -> bool {
+    !text(object, "deletionTimestamp").is_empty()
+}
+
+/// The finalizers of an object.
+pub(super) fn finalizers(object: &Value) -> Vec<String> {
+    let list = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// What a new object's metadata gets from the server.
+pub(super) fn prepare_create(kind: &Kind, namespace: &str, object: &mut Value) -> Result<(), ApiError> {
+    let uid =
+        crate::auth::unique().ok_or_else(|| ApiError::internal("the system gives no random numbers"))?;
+    let metadata = of(object)?;
+    match metadata.get("namespace").and_then(Value::as_str).unwrap_or_default() {
+        "" => {}
+        given if given == namespace => {}
+        _ => {
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+    }
+    if kind.namespaced {
+        metadata.insert("namespace".to_owned(), namespace.into());
+    } else {
+        metadata.remove("namespace");
+    }
+    for field in
+        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "resourceVersion"]
+    {
+        metadata.remove(field);
+    }
+    metadata.insert("uid".to_owned(), uid.into());
+    metadata.insert("creationTimestamp".to_owned(), clock::stamp().into());
+    metadata.remove("generation");
+    if counts_generations(kind) {
+        metadata.insert("generation".to_owned(), 1.into());
+    }
+    Ok(())
+}
+
+/// Kinds whose `generation` tells controllers that the spec changed.
+fn counts_generations(kind: &Kind) -> bool {
+    kind.class == Class::Custom
+        || (kind.group.is_empty() && kind.plural == "pods")
+        || kind.group == "apiextensions.k8s.io"
+}
+
+/// A name from `generateName`.
+pub(super) fn generate_name(prefix: &str) -> Result<String, ApiError> {
+    let random =
+        crate::auth::unique().ok_or_else(|| ApiError::internal("the system gives no random numbers"))?;
+    let number = random
+        .bytes()
+        .filter(u8::is_ascii_hexdigit)
+        .fold(0u128, |sum, digit| sum << 4 | u128::from(char::from(digit).to_digit(16).unwrap_or_default()));
+    let base = LETTERS.len() as u128;
+    let mut name: String = prefix.chars().take(MAX_GENERATED - SUFFIX).collect();
+    // The low half: the version bits of a random UUID are in the high one.
+    let mut number = number & ((1 << 48) - 1);
+    for _ in 0..SUFFIX {
+        let letter = usize::try_from(number % base).ok().and_then(|index| LETTERS.get(index)).copied();
+        name.push(char::from(letter.unwrap_or(b'x')));
+        number /= base;
+    }
+    Ok(name)
+}
+
+/// Keeps what an update must not change, and splits spec from status. `object` and `old` are in the stored form.
+pub(super) fn prepare_update(
+    kind: &Kind,
+    subresource: &str,
+    old: &Value,
+    object: &mut Value,
+) -> Result<(), ApiError> {
+    if subresource == "status" {
+        let status = object.get("status").cloned();
+        *object = old.clone();
+        if let Value::Object(fields) = object {
+            match status {
+                Some(status) => fields.insert("status".to_owned(), status),
+                None => fields.remove("status"),
+            };
+        }
+        return Ok(());
+    }
+    if subresource == "finalize" {
+        let finalizers = object.pointer("/spec/finalizers").cloned();
+        *object = old.clone();
+        if let Some(Value::Object(spec)) = object.get_mut("spec") {
+            match finalizers {
+                Some(finalizers) => spec.insert("finalizers".to_owned(), finalizers),
+                None => spec.remove("finalizers"),
+            };
+        }
+        return Ok(());
+    }
+    if kind.has_status()
+        && let Value::Object(fields) = object
+    {
+        match old.get("status") {
+            Some(status) => fields.insert("status".to_owned(), status.clone()),
+            None => fields.remove("status"),
+        };
+    }
+    let before = old.get("metadata").cloned().unwrap_or_default();
+    let metadata = of(object)?;
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "resourceVersion",
+    ] {
+        match before.get(field) {
+            Some(value) => metadata.insert(field.to_owned(), value.clone()),
+            None => metadata.remove(field),
+        };
+    }
+    for field in ["selfLink", "managedFields"] {
+        metadata.remove(field);
+    }
+    Ok(())
+}
+
+/// Counts a change of the spec. To be called when admission is through.
+pub(super) fn bump_generation(kind: &Kind, old: &Value, object: &mut Value) {
+    if !counts_generations(kind) {
+        return;
+    }
+    // A custom resource without a status subresource has its status in what counts.
+    let rest = |object: &Value| {
+        let mut fields = object.as_object().cloned().unwrap_or_default();
+        fields.remove("metadata");
+        if kind.has_status() {
+            fields.remove("status");
+        }
+        fields
+    };
+    if rest(old) == rest(object) {
+        return;
+    }
+    let generation = old.pointer("/metadata/generation").and_then(Value::as_u64).unwrap_or(0);
+    if let Ok(metadata) = of(object) {
+        metadata.insert("generation".to_owned(), generation.saturating_add(1).into());
+    }
+}
+
+/// The mark of deletion counts as a change of the spec.
+pub(super) fn bump_deletion(kind: &Kind, object: &mut Value) {
+    let generation = object.pointer("/metadata/generation").and_then(Value::as_u64).unwrap_or(0);
+    if let (true, Ok(metadata)) = (counts_generations(kind), of(object)) {
+        metadata.insert("generation".to_owned(), generation.saturating_add(1).into());
+    }
+}
+
+impl Call {
+    /// Refuses names, labels and finalizers that Kubernetes refuses.
+    pub(super) fn check_meta(&self, object: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+        let mut causes = Vec::new();
+        let mut invalid = |field: &str, value: &str, why: &str| {
+            causes.push(Cause {
+                reason: "FieldValueInvalid".into(),
+                message: format!("Invalid value: {value:?}: {why}"),
+                field: field.to_owned(),
+            });
+        };
+        let name = text(object, "name");
+        if old.is_none() {
+            if self.kind.loose_names {
+                if name.contains(['/', '%']) || matches!(name, "." | "..") {
+                    invalid("metadata.name", name, "may not contain '/' or '%', or be '.' or '..'");
+                }
+            } else if matches!((self.kind.group, self.kind.plural), ("", "namespaces" | "services")) {
+                if !is_label(name) {
+                    invalid("metadata.name", name, LABEL_RULE);
+                }
+            } else if !is_subdomain(name) {
+                invalid("metadata.name", name, SUBDOMAIN_RULE);
+            }
+        }
+        for map in ["labels", "annotations"] {
+            let field = format!("metadata.{map}");
+            let Some(Value::Object(entries)) = object.pointer(&format!("/metadata/{map}")) else { continue };
+            for (key, value) in entries {
+                if !is_qualified_name(key) {
+                    invalid(&field, key, QUALIFIED_RULE);
+                }
+                let value = value.as_str().unwrap_or_default();
+                if map == "labels" && !is_label_value(value) {
+                    invalid(&field, value, VALUE_RULE);
+                }
+            }
+        }
+        for finalizer in finalizers(object) {
+            if !is_qualified_name(&finalizer) {
+                invalid("metadata.finalizers", &finalizer, QUALIFIED_RULE);
+            }
+        }
+        if let Some(old) = old.filter(|old| is_deleting(old)) {
+            let before = finalizers(old);
+            let added: Vec<String> =
+                finalizers(object).into_iter().filter(|one| !before.contains(one)).collect();
+            if !added.is_empty() {
+                causes.push(Cause {
+                    reason: "FieldValueForbidden".into(),
+                    message: format!(
+                        "Forbidden: no new finalizers can be added if the object is being deleted, found new \
+                         finalizers {added:?}"
+                    ),
+                    field: "metadata.finalizers".into(),
+                });
+            }
+        }
+        if causes.is_empty() {
+            Ok(())
+        } else {
+            Err(ApiError::invalid(self.kind.group, self.kind.kind, name, &causes))
+        }
+    }
+}
+
+const SUBDOMAIN_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
+or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const LABEL_RULE: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and \
+must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
+'[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const QUALIFIED_RULE: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and \
+end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+'([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const VALUE_RULE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or \
+'.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used \
+for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+
+fn ends_are_alphanumeric(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+fn is_label(text: &str) -> bool {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    text.len() <= 63 && ends_are_alphanumeric(text) && text.chars().all(good)
+}
+
+fn is_subdomain(text: &str) -> bool {
+    let part = |part: &str| {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        ends_are_alphanumeric(part) && part.chars().all(good)
+    };
+    text.len() <= 253 && text.split('.').all(part)
+}
+
+fn is_name_part(text: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    text.len() <= 63 && ends_are_alphanumeric(text) && text.chars().all(good)
+}
+
+fn is_qualified_name(text: &str) -> bool {
+    match text.split_once('/') {
+        // Annotation prefixes are compared without case upstream.
+        Some((prefix, name)) => is_subdomain(&prefix.to_lowercase()) && is_name_part(name),
+        None => is_name_part(text),
+    }
+}
+
+fn is_label_value(text: &str) -> bool {
+    text.is_empty() || is_name_part(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for good in ["a", "a-b.c", "0"] {
+            assert!(is_subdomain(good), "{good}");
+        }
+        for bad in ["", "A", "-a", "a-", "a..b", "a_b", &"a".repeat(254)] {
+            assert!(!is_subdomain(bad), "{bad}");
+        }
+        assert!(is_qualified_name("kubevirt.io/foregroundDeleteVirtualMachine"));
+        assert!(is_qualified_name("foregroundDeletion"));
+        assert!(!is_qualified_name("a/b/c") && !is_qualified_name("/a") && !is_qualified_name(""));
+        assert!(is_label_value("") && is_label_value("A_b.c") && !is_label_value("-a"));
+    }
+
+    #[test]
+    fn generated_names_differ_and_fit() {
+        let (a, b) = (generate_name("pod-").unwrap(), generate_name("pod-").unwrap());
+        assert_ne!(a, b);
+        assert_eq!(a.len(), 9);
+        assert!(is_subdomain(&a));
+        assert_eq!(generate_name(&"x".repeat(100)).unwrap().len(), 63);
+    }
+
+    #[test]
+    fn status_and_spec_are_written_apart() {
+        let kind = crate::registry::find("kubevirt.io", "virtualmachines").unwrap();
+        let old = json!({"metadata": {"name": "a", "uid": "u", "generation": 3}, "spec": {"running": true},
+            "status": {"ready": true}});
+        let mut new = json!({"metadata": {"name": "a", "uid": "other", "labels": {"a": "b"}},
+            "spec": {"running": false}, "status": {"ready": false}});
+        let mut status = new.clone();
+        prepare_update(kind, "", &old, &mut new).unwrap();
+        bump_generation(kind, &old, &mut new);
+        assert_eq!(
+            new,
+            json!({"metadata": {"name": "a", "uid": "u", "generation": 4, "labels": {"a": "b"}},
+            "spec": {"running": false}, "status": {"ready": true}})
+        );
+        prepare_update(kind, "status", &old, &mut status).unwrap();
+        bump_generation(kind, &old, &mut status);
+        assert_eq!(
+            status,
+            json!({"metadata": {"name": "a", "uid": "u", "generation": 3},
+            "spec": {"running": true}, "status": {"ready": false}})
+        );
+    }
+}

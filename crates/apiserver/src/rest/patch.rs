@@ -1,0 +1,182 @@
+//! PATCH: JSON patch, merge patch, strategic merge patch.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use serde_json::{Value, json};
+
+use super::{Call, Warnings, body, strategic};
+use crate::app::{self, Answer};
+use crate::registry::Class;
+use crate::status::{ApiError, Cause};
+
+/// A JSON patch may copy; this bounds what a small patch can make of an object. Upstream's limit.
+const MAX_OPERATIONS: usize = 10_000;
+/// Copies double what they copy; the result is bounded like a body.
+const MAX_RESULT: usize = crate::server::MAX_BODY;
+
+/// The depth that the reader of bodies allows too.
+const MAX_DEPTH: usize = 128;
+
+enum Patch {
+    Json(json_patch::Patch),
+    Merge(Value),
+    Strategic(Value),
+}
+
+impl Call {
+    /// PATCH.
+    pub(super) async fn patch(
+        &self,
+        headers: &HeaderMap,
+        bytes: &Bytes,
+        warnings: &mut Warnings,
+    ) -> Result<Answer, ApiError> {
+        let patch = Arc::new(self.read_patch(headers, bytes)?);
+        let entry = self
+            .update(warnings, |old, warnings| {
+                let versioned = self.output.versioned(old).into_owned();
+                let patched = self.apply(&patch, versioned, bytes)?;
+                self.check_identity(&patched)?;
+                self.decode(patched, Some(bytes), warnings)
+            })
+            .await?;
+        Ok(app::bytes(200, self.output.form.content_type(), self.output.object(&entry.object)))
+    }
+
+    fn read_patch(&self, headers: &HeaderMap, bytes: &[u8]) -> Result<Patch, ApiError> {
+        let custom = self.kind.class == Class::Custom;
+        let accepted = if custom {
+            "application/json-patch+json, application/merge-patch+json"
+        } else {
+            "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
+        };
+        match body::media_type(headers) {
+            "application/json-patch+json" => {
+                let patch: json_patch::Patch = serde_json::from_slice(bytes).map_err(|error| {
+                    ApiError::bad_request(format!("the JSON patch cannot be read: {error}"))
+                })?;
+                if patch.0.len() > MAX_OPERATIONS {
+                    let count = patch.0.len();
+                    return Err(ApiError::new(
+                        413,
+                        "RequestEntityTooLarge",
+                        format!(
+                            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {count}"
+                        ),
+                    ));
+                }
+                Ok(Patch::Json(patch))
+            }
+            "application/merge-patch+json" => Ok(Patch::Merge(object(body::json(bytes)?)?)),
+            "application/strategic-merge-patch+json" if !custom => {
+                Ok(Patch::Strategic(object(body::json(bytes)?)?))
+            }
+            "application/apply-patch+yaml" => Err(ApiError::new(
+                415,
+                "UnsupportedMediaType",
+                format!(
+                    "server-side apply is not supported yet: use client-side apply (kubectl apply --server-side=false) \
+                     - accepted media types include: {accepted}"
+                ),
+            )),
+            other => Err(body::unsupported(other, accepted)),
+        }
+    }
+
+    fn apply(&self, patch: &Patch, mut target: Value, bytes: &[u8]) -> Result<Value, ApiError> {
+        match patch {
+            Patch::Merge(patch) => json_patch::merge(&mut target, patch),
+            Patch::Strategic(patch) => {
+                strategic::merge(&mut target, patch).map_err(|message| self.bad_patch(bytes, &message))?;
+            }
+            Patch::Json(patch) => {
+                for operation in &patch.0 {
+                    if operation.path().count() > MAX_DEPTH {
+                        return Err(too_deep());
+                    }
+                    json_patch::patch(&mut target, std::slice::from_ref(operation)).map_err(|error| {
+                        // Upstream's words for a patch that is readable but does not fit the object.
+                        ApiError::new(
+                            422,
+                            "Invalid",
+                            format!(
+                                "the server rejected our request due to an error in our request: {error}"
+                            ),
+                        )
+                    })?;
+                    // Only these make more out of what is there; what a patch brings itself is bounded by its body.
+                    if matches!(
+                        operation,
+                        json_patch::PatchOperation::Copy(_) | json_patch::PatchOperation::Move(_)
+                    ) {
+                        check_size(&target)?;
+                    }
+                }
+                check_size(&target)?;
+            }
+        }
+        Ok(target)
+    }
+
+    fn bad_patch(&self, bytes: &[u8], message: &str) -> ApiError {
+        let message = format!("Invalid value: {:?}: {message}", String::from_utf8_lossy(bytes));
+        let cause = Cause { reason: "FieldValueInvalid".into(), message, field: "patch".into() };
+        ApiError::invalid(self.kind.group, self.kind.kind, &self.name, &[cause])
+    }
+
+    /// A patch cannot turn an object into another one.
+    fn check_identity(&self, patched: &Value) -> Result<(), ApiError> {
+        for (field, expected) in [("name", &self.name), ("namespace", &self.namespace)] {
+            if field == "namespace" && !self.kind.namespaced {
+                continue;
+            }
+            let found = patched.pointer(&format!("/metadata/{field}")).cloned().unwrap_or_default();
+            if found != json!(expected) {
+                return Err(ApiError::bad_request(format!(
+                    "the {field} of the object ({}) does not match the {field} on the URL ({expected})",
+                    found.as_str().unwrap_or_default()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Walks the value without recursion: whatever comes later may recurse.
+fn check_size(value: &Value) -> Result<(), ApiError> {
+    let mut bytes = 0usize;
+    let mut todo = vec![(value, 0usize)];
+    while let Some((value, depth)) = todo.pop() {
+        if depth > MAX_DEPTH {
+            return Err(too_deep());
+        }
+        bytes = bytes.saturating_add(match value {
+            Value::String(text) => text.len(),
+            _ => 8,
+        });
+        if bytes > MAX_RESULT {
+            return Err(ApiError::new(413, "RequestEntityTooLarge", "the patched object is too large"));
+        }
+        match value {
+            Value::Array(items) => todo.extend(items.iter().map(|item| (item, depth + 1))),
+            Value::Object(fields) => {
+                for (name, field) in fields {
+                    bytes = bytes.saturating_add(name.len());
+                    todo.push((field, depth + 1));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn too_deep() -> ApiError {
+    ApiError::new(422, "Invalid", format!("the patched object is nested deeper than {MAX_DEPTH} levels"))
+}
+
+fn object(patch: Value) -> Result<Value, ApiError> {
+    if patch.is_object() { Ok(patch) } else { Err(ApiError::bad_request("the patch is not a JSON object")) }
+}

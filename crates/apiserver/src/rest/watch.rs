@@ -1,0 +1,183 @@
+//! Watch: a stream of events, pushed as they are committed.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use http::{Response, header};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use serde_json::Value;
+use tokio::time::{Instant, sleep_until};
+
+use super::Call;
+use crate::app::Answer;
+use crate::status::ApiError;
+use crate::store::{Event, EventKind, StoreError, Watcher};
+
+/// How long a watch lasts when the client does not say; clients then watch again from where they are. Upstream: 30 to
+/// 60 minutes.
+const DEFAULT_LIFE: Duration = Duration::from_secs(45 * 60);
+/// Upstream's interval of bookmarks.
+const BOOKMARKS: Duration = Duration::from_secs(60);
+/// Frames larger than this are split, so that a list of many objects does not become one piece of memory.
+const FRAME: usize = 256 * 1024;
+
+struct Stream {
+    call: Call,
+    watcher: Watcher,
+    shutdown: tokio::sync::watch::Receiver<bool>,
+    end: Instant,
+    next_bookmark: Instant,
+    /// Initial state that is still to be sent, as lines.
+    initial: std::vec::IntoIter<crate::store::Entry>,
+    initial_bookmark: Option<u64>,
+    /// No event was sent yet: tables name their columns in the first.
+    first: bool,
+    ended: bool,
+}
+
+/// Why a waiting stream goes on.
+enum Woken {
+    Events(Result<Vec<Arc<Event>>, StoreError>),
+    Bookmark,
+    End,
+}
+
+impl Call {
+    /// Starts a watch.
+    pub(super) fn watch(self) -> Result<Answer, ApiError> {
+        self.query.fields.check(self.kind.group, self.kind.plural)?;
+        let store = &self.app.store;
+        let version = self.query.resource_version.unwrap_or(0);
+        // Without a revision the stream starts with the state as it is.
+        let (initial, from) = if version == 0 || self.query.send_initial_events {
+            let snapshot = store.list(&self.prefix());
+            let entries: Vec<_> = snapshot.entries.into_iter().map(|(_, entry)| entry).collect();
+            (entries, snapshot.revision)
+        } else {
+            (Vec::new(), version)
+        };
+        let watcher = store
+            .watch(self.prefix(), from)
+            .map_err(|error| ApiError::from_store(error, self.kind.group, self.kind.plural, ""))?;
+        let initial_bookmark = (self.query.send_initial_events && self.query.bookmarks).then_some(from);
+        let now = Instant::now();
+        let life = self
+            .query
+            .timeout_seconds
+            .filter(|seconds| *seconds > 0)
+            .map_or(DEFAULT_LIFE, Duration::from_secs);
+        let content_type = self.output.form.content_type();
+        let state = Stream {
+            watcher,
+            shutdown: self.app.shutdown.clone(),
+            end: now.checked_add(life).unwrap_or(now + DEFAULT_LIFE),
+            next_bookmark: now + BOOKMARKS,
+            initial: initial.into_iter(),
+            initial_bookmark,
+            first: true,
+            ended: false,
+            call: self,
+        };
+        let frames = stream::unfold(state, |mut state| async move {
+            let bytes = state.next().await?;
+            Some((Ok::<_, Infallible>(Frame::data(bytes)), state))
+        });
+        let mut answer = Response::new(StreamBody::new(frames).boxed_unsync());
+        answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+        answer
+            .headers_mut()
+            .insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, private"));
+        Ok(answer)
+    }
+}
+
+impl Stream {
+    /// The next piece of the stream; nothing at its end.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut out = Vec::new();
+        while let Some(entry) = self.initial.next() {
+            if self.call.selects(&entry.object) {
+                self.line(&mut out, "ADDED", &entry.object);
+            }
+            if out.len() > FRAME {
+                return Some(out.into());
+            }
+        }
+        if let Some(revision) = self.initial_bookmark.take() {
+            put(&mut out, "BOOKMARK", &self.call.output.bookmark(revision, true));
+        }
+        if !out.is_empty() {
+            return Some(out.into());
+        }
+        if self.ended {
+            return None;
+        }
+        loop {
+            let woken = tokio::select! {
+                events = self.watcher.next() => Woken::Events(events),
+                () = sleep_until(self.next_bookmark), if self.call.query.bookmarks => Woken::Bookmark,
+                () = sleep_until(self.end) => Woken::End,
+                _ = self.shutdown.wait_for(|stop| *stop) => Woken::End,
+            };
+            match woken {
+                Woken::Events(Ok(events)) => {
+                    for event in events {
+                        if let Some((kind, object)) = self.seen(&event) {
+                            self.line(&mut out, kind, &object);
+                        }
+                    }
+                }
+                Woken::Events(Err(StoreError::Closed)) | Woken::End => return None,
+                Woken::Events(Err(error)) => {
+                    let status = ApiError::from_store(error, self.call.kind.group, self.call.kind.plural, "");
+                    put(&mut out, "ERROR", status.to_json().to_string().as_bytes());
+                    self.ended = true;
+                }
+                Woken::Bookmark => {
+                    self.next_bookmark = Instant::now() + BOOKMARKS;
+                    put(&mut out, "BOOKMARK", &self.call.output.bookmark(self.watcher.revision(), false));
+                }
+            }
+            if !out.is_empty() {
+                return Some(out.into());
+            }
+        }
+    }
+
+    /// What an event means to a client that sees only what its selectors want: an object that no longer fits is
+    /// deleted for it.
+    fn seen(&self, event: &Event) -> Option<(&'static str, Arc<Value>)> {
+        let fits_now = event.kind != EventKind::Deleted && self.call.selects(&event.object);
+        let fitted = event.old.as_ref().is_some_and(|old| self.call.selects(old));
+        match (fitted, fits_now) {
+            (false, true) => Some(("ADDED", Arc::clone(&event.object))),
+            (true, true) => Some(("MODIFIED", Arc::clone(&event.object))),
+            (true, false) => {
+                // Upstream sends the last state that the client knew, with the revision of the change.
+                let mut object = Value::clone(event.old.as_ref().unwrap_or(&event.object));
+                if let Some(revision) = object.pointer_mut("/metadata/resourceVersion") {
+                    *revision = Value::String(event.revision.to_string());
+                }
+                Some(("DELETED", Arc::new(object)))
+            }
+            (false, false) => None,
+        }
+    }
+
+    fn line(&mut self, out: &mut Vec<u8>, kind: &str, object: &Value) {
+        put(out, kind, &self.call.output.event_object(object, self.first));
+        self.first = false;
+    }
+}
+
+fn put(out: &mut Vec<u8>, kind: &str, object: &[u8]) {
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(object);
+    out.extend_from_slice(b"}\n");
+}

@@ -1,0 +1,152 @@
+//! The server: opens everything, installs manifests, hands out kubeconfigs, serves.
+
+mod install;
+mod kubeconfig;
+mod listen;
+mod pipeline;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::app::App;
+use crate::auth::{Auth, Pki};
+use crate::store::{Store, StoreError};
+
+/// Upstream's limit of request bodies.
+pub const MAX_BODY: usize = 3 << 20;
+
+/// What the server needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Folder of the store and the keys; made if it is missing.
+    pub data_dir: PathBuf,
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Unix socket of the node's agent.
+    pub agent_socket: PathBuf,
+}
+
+/// Why the server does not start, or an installation fails.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Somebody listens there already.
+    #[error("{address} is in use by another program; stop it, or choose another address with --listen")]
+    InUse {
+        /// Address that was asked for.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}; choose another address with --listen")]
+    Listen {
+        /// Address that was asked for.
+        address: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The data directory cannot be made.
+    #[error("cannot create the data directory {path}; choose another one with --data-dir")]
+    DataDir {
+        /// The folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The store cannot be opened.
+    #[error("cannot open the store")]
+    Store(#[from] StoreError),
+    /// Keys and certificates cannot be read or made.
+    #[error("cannot prepare the server's certificates")]
+    Pki(#[from] crate::auth::pki::PkiError),
+    /// Keys and certificates do not fit TLS.
+    #[error("cannot use the server's certificates: {0}")]
+    Tls(String),
+    /// A manifest was refused.
+    #[error("cannot install {what}")]
+    Install {
+        /// Kind and name.
+        what: String,
+        /// The refusal.
+        source: crate::status::ApiError,
+    },
+    /// A credential cannot be made.
+    #[error("cannot make a kubeconfig for {who}")]
+    Credential {
+        /// User name.
+        who: String,
+        /// Why.
+        source: crate::status::ApiError,
+    },
+}
+
+/// An opened server: listening, not yet answering.
+pub struct Server {
+    app: Arc<App>,
+    pki: Pki,
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Arc<rustls::ServerConfig>,
+    stop: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Opens the store and the keys, listens, and starts the built-in controllers. Must run inside a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`ServerError`]; the port and the store say who is in the way.
+    pub async fn open(config: Config) -> Result<Self, ServerError> {
+        let address = config.listen;
+        let listener = TcpListener::bind(address).await.map_err(|source| match source.kind() {
+            std::io::ErrorKind::AddrInUse => ServerError::InUse { address },
+            _ => ServerError::Listen { address, source },
+        })?;
+        let address = listener.local_addr().map_err(|source| ServerError::Listen { address, source })?;
+        std::fs::create_dir_all(&config.data_dir)
+            .map_err(|source| ServerError::DataDir { path: config.data_dir.clone(), source })?;
+        let pki = Pki::open(&config.data_dir.join("pki"), &[address.ip()], time::OffsetDateTime::now_utc())?;
+        let tls = listen::tls(&pki)?;
+        let store = Store::open(&config.data_dir.join("store.redb"))?;
+        let auth = Auth::new(store.clone(), &pki.token_key)
+            .map_err(|source| ServerError::Credential { who: "service accounts".to_owned(), source })?;
+        let (stop, shutdown) = watch::channel(false);
+        let app = Arc::new(App {
+            constraints: crate::admission::constraints(store.clone()),
+            store,
+            auth,
+            agent_socket: config.agent_socket,
+            ca_pem: pki.ca_pem.clone(),
+            shutdown,
+        });
+        crate::builtin::spawn(&app);
+        Ok(Self { app, pki, listener, address, tls: Arc::new(tls), stop })
+    }
+
+    /// The address that is listened on.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The parts of the server, for code in the same process.
+    #[must_use]
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Answers requests until `stop` becomes true or its sender is gone; then ends all streams and closes the store.
+    pub async fn serve(self, mut stop: watch::Receiver<bool>) {
+        let ended = async move {
+            // An error means that nobody can stop us any more: the same as a stop.
+            let _ = stop.wait_for(|stop| *stop).await;
+        };
+        listen::run(&self.app, &self.listener, &self.tls, ended, &self.stop).await;
+        let store = self.app.store.clone();
+        // Waits for one commit at most.
+        if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
+            tracing::warn!("closing the store: {error}");
+        }
+    }
+}

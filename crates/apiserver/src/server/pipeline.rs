@@ -1,0 +1,140 @@
+//! The way of one request: authenticate, authorize, body, and on to whoever answers it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+
+use super::MAX_BODY;
+use crate::app::{self, Answer, App};
+use crate::auth;
+use crate::registry::SUBRESOURCES_GROUP;
+use crate::request::{Attributes, Decision, Target, UserInfo};
+use crate::rest::Call;
+use crate::rest::path::{self, ResourcePath, Route};
+use crate::rest::query::Query;
+use crate::status::ApiError;
+use crate::{discovery, openapi, subresource};
+
+/// How long a client may take to send its body.
+const BODY_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Answers one request, whatever happens.
+pub(super) async fn answer(app: &Arc<App>, certificate: Option<&[u8]>, request: Request<Incoming>) -> Answer {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let mut answer = match respond(app, certificate, request).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::debug!(%method, %path, code = error.code, "{error}");
+            app::refusal(&error)
+        }
+    };
+    // Clients identify what they cached by this; answers are for one user.
+    answer
+        .headers_mut()
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-cache, private"));
+    answer
+}
+
+async fn respond(
+    app: &Arc<App>,
+    certificate: Option<&[u8]>,
+    request: Request<Incoming>,
+) -> Result<Answer, ApiError> {
+    let user = app.auth.authenticate(request.headers(), certificate)?;
+    match path::route(request.uri().path())? {
+        Route::Other(parts) => other(app, &user, &parts, &request),
+        Route::Resource(path) => resource(app, user, path, request).await,
+    }
+}
+
+/// Paths that are no resources.
+fn other(
+    app: &App,
+    user: &UserInfo,
+    parts: &[String],
+    request: &Request<Incoming>,
+) -> Result<Answer, ApiError> {
+    let path = request.uri().path().to_owned();
+    let attributes =
+        Attributes { verb: request.method().as_str().to_lowercase(), path, ..Attributes::default() };
+    authorize(app, user, &attributes)?;
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(ApiError::method_not_allowed());
+    }
+    if let [word, ..] = parts
+        && matches!(word.as_str(), "healthz" | "readyz" | "livez")
+    {
+        return Ok(app::bytes(200, "text/plain; charset=utf-8", "ok"));
+    }
+    if parts.is_empty() {
+        let paths = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"];
+        return Ok(app::json(200, &serde_json::json!({"paths": paths})));
+    }
+    discovery::answer(parts, request.headers())
+        .or_else(|| openapi::answer(parts))
+        .ok_or_else(ApiError::no_such_path)
+}
+
+async fn resource(
+    app: &Arc<App>,
+    user: UserInfo,
+    path: ResourcePath,
+    request: Request<Incoming>,
+) -> Result<Answer, ApiError> {
+    let query = Query::parse(request.uri().query().unwrap_or_default())?;
+    let attributes = path.attributes(request.method(), query.watch, request.uri().path());
+    authorize(app, &user, &attributes)?;
+    let own_handler = path.kind.is_some_and(|kind| {
+        !matches!(path.subresource.as_str(), "" | "status" | "finalize")
+            && kind.subresource(&path.subresource).is_some()
+    });
+    if path.group == SUBRESOURCES_GROUP || own_handler {
+        let target = Target { kind: path.kind, attributes, rest: path.rest, user };
+        return subresource::handle(app, target, request).await;
+    }
+    let kind = path.kind.ok_or_else(ApiError::no_such_path)?;
+    if !path.rest.is_empty()
+        || (!path.subresource.is_empty() && kind.subresource(&path.subresource).is_none())
+    {
+        return Err(ApiError::no_such_path());
+    }
+    let (parts, body) = request.into_parts();
+    let call = Call::new(Arc::clone(app), user, kind, path, query, &parts.headers)?;
+    let body = read(&parts.headers, body).await?;
+    call.run(&parts.method, &parts.headers, body).await
+}
+
+fn authorize(app: &App, user: &UserInfo, attributes: &Attributes) -> Result<(), ApiError> {
+    match app.auth.authorize(user, attributes) {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(reason) => Err(auth::denied(user, attributes, &reason)),
+    }
+}
+
+/// Reads a body of bounded length in bounded time.
+async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, ApiError> {
+    let too_large = || {
+        let message = format!("Request entity too large: limit is {MAX_BODY}");
+        ApiError::new(413, "RequestEntityTooLarge", message)
+    };
+    let announced =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > MAX_BODY) {
+        return Err(too_large());
+    }
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(ApiError::bad_request(format!("the request body broke off: {error}"))),
+        Err(_) => Err(ApiError::new(408, "Timeout", "the request body did not arrive in time")),
+    }
+}

@@ -1,0 +1,102 @@
+//! Subresources: what is below an object and is not its status, and the API group subresources.kubevirt.io.
+//!
+//! Who asks has been authorized before, on exactly the resource and subresource of the path.
+
+mod agent;
+mod machine;
+mod pod;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use crate::app::{self, Answer, App};
+use crate::request::Target;
+use crate::status::ApiError;
+
+/// API group of the machines' subresources.
+pub const MACHINES: &str = "subresources.kubevirt.io";
+/// Bodies here are small; a larger one is refused.
+const MAX_BODY: usize = 1 << 20;
+
+/// Answers a request for a subresource.
+///
+/// # Errors
+/// The refusal that the client gets.
+pub async fn handle(app: &Arc<App>, target: Target, request: Request<Incoming>) -> Result<Answer, ApiError> {
+    let asked = &target.attributes;
+    let parts = (asked.group.as_str(), asked.resource.as_str(), asked.subresource.as_str());
+    let method = request.method().clone();
+    match (method, parts) {
+        (Method::GET, ("", "pods", "log")) => pod::log(app, &target, &request).await,
+        (Method::POST, ("", "pods", "binding")) => {
+            pod::binding(app, &target, json_body(request).await?).await
+        }
+        (Method::POST, ("", "pods", "eviction")) => {
+            pod::eviction(app, &target, json_body(request).await?).await
+        }
+        (Method::POST, ("", "serviceaccounts", "token")) => {
+            let body = json_body(request).await?;
+            let answer = app.auth.token_request(&asked.namespace, &asked.name, body)?;
+            Ok(app::json(201, &answer))
+        }
+        (Method::PUT, (MACHINES, "virtualmachines", "start" | "stop" | "restart")) => {
+            machine::run(app, &target, json_body(request).await?).await
+        }
+        (Method::GET, (MACHINES, "virtualmachines", "expand-spec")) => machine::expand(app, &target),
+        (Method::PUT, (MACHINES, "virtualmachineinstances", "pause" | "unpause")) => {
+            machine::pause(app, &target, json_body(request).await?).await
+        }
+        (Method::GET, (MACHINES, "virtualmachineinstances", "console" | "vnc")) => {
+            machine::stream(app, &target, request).await
+        }
+        (Method::GET, (MACHINES, "version", _)) => Ok(app::json(200, &version())),
+        (Method::GET, (MACHINES, "healthz", _)) => {
+            Ok(app::json(200, &json!({"apiserver": {"connectivity": "ok"}})))
+        }
+        (_, (_, resource, subresource)) if target.kind.is_some() && !subresource.is_empty() => {
+            Err(ApiError::new(501, "NotImplemented", format!("not supported yet: {resource}/{subresource}")))
+        }
+        _ => Err(ApiError::no_such_path()),
+    }
+}
+
+/// What virtctl compares itself with.
+fn version() -> Value {
+    json!({
+        "gitVersion": concat!("v", env!("CARGO_PKG_VERSION")), "gitCommit": "", "gitTreeState": "", "buildDate": "",
+        "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
+    })
+}
+
+/// The body as JSON; an empty one is an empty object.
+async fn json_body(request: Request<Incoming>) -> Result<Value, ApiError> {
+    let bytes = body(request.into_body()).await?;
+    if bytes.is_empty() {
+        return Ok(json!({}));
+    }
+    let value: Value = serde_json::from_slice(&bytes)
+        .map_err(|why| ApiError::bad_request(format!("the body is not JSON: {why}")))?;
+    if value.is_object() { Ok(value) } else { Err(ApiError::bad_request("the body is not a JSON object")) }
+}
+
+async fn body(incoming: Incoming) -> Result<Bytes, ApiError> {
+    match Limited::new(incoming, MAX_BODY).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::new(
+            413,
+            "RequestEntityTooLarge",
+            format!("the body is larger than {MAX_BODY} bytes"),
+        )),
+        Err(error) => Err(ApiError::bad_request(format!("the body could not be read: {error}"))),
+    }
+}
+
+/// An answer without content.
+fn empty(code: u16) -> Answer {
+    app::bytes(code, "application/json", Bytes::new())
+}
