@@ -52,7 +52,7 @@ pub async fn run(store: Store) {
     }
 }
 
-async fn judge(store: &Store, key: &Key, node: &Value, silent: bool) -> Result<(), StoreError> {
+pub(super) async fn judge(store: &Store, key: &Key, node: &Value, silent: bool) -> Result<(), StoreError> {
     let ready = |node: &Value| {
         let condition = list(node, "/status/conditions").find(|c| text(c, "/type") == "Ready");
         condition.map(|c| (text(c, "/status").to_owned(), text(c, "/reason").to_owned()))

@@ -1,0 +1,103 @@
+//! Requests to the node's agent over its Unix socket.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use crate::app::{Answer, Body, full};
+use crate::status::ApiError;
+
+/// Sends a request to the agent.
+///
+/// # Errors
+/// 503 when no agent listens.
+pub(super) async fn send(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response<Incoming>, ApiError> {
+    let away = |why: &dyn std::fmt::Display| {
+        let message = format!("the node's agent does not answer ({why}): see that virt-handler runs");
+        ApiError::new(503, "ServiceUnavailable", message)
+    };
+    let stream = UnixStream::connect(socket).await.map_err(|e| away(&e))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| away(&e))?;
+    // Ends by itself when the answer (or, after an upgrade, the stream) is over.
+    tokio::spawn(connection.with_upgrades());
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = path.parse().map_err(|_| ApiError::bad_request(format!("no such path: {path}")))?;
+    *request.headers_mut() = headers;
+    request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("agent"));
+    sender.send_request(request).await.map_err(|e| away(&e))
+}
+
+/// The agent's answer for the client: code, type and body as they come, streamed.
+pub(super) fn relay(answer: Response<Incoming>) -> Answer {
+    let (parts, incoming) = answer.into_parts();
+    let mut out = Response::new(streamed(incoming));
+    *out.status_mut() = parts.status;
+    for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
+        if let Some(value) = parts.headers.get(&name) {
+            out.headers_mut().insert(name, value.clone());
+        }
+    }
+    out
+}
+
+/// A body that simply ends where the agent's breaks off: the head of the answer is long sent.
+fn streamed(incoming: Incoming) -> Body {
+    let frames = incoming
+        .into_data_stream()
+        .inspect_err(|error| tracing::debug!(%error, "the agent's answer broke off"))
+        .take_while(|part| std::future::ready(part.is_ok()))
+        .filter_map(|part| std::future::ready(part.ok().map(|bytes| Ok(Frame::data(bytes)))));
+    StreamBody::new(frames).boxed_unsync()
+}
+
+/// Passes an upgrade through: the agent speaks WebSocket with the client, the server only moves bytes.
+///
+/// # Errors
+/// 503 when no agent listens.
+pub(super) async fn upgrade(
+    socket: &Path,
+    path: &str,
+    mut request: Request<Incoming>,
+) -> Result<Answer, ApiError> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in request.headers() {
+        let wanted = *name == header::UPGRADE
+            || *name == header::CONNECTION
+            || name.as_str().starts_with("sec-websocket");
+        if wanted {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    if !headers.contains_key(header::UPGRADE) {
+        return Err(ApiError::bad_request("this is a stream: ask for it with a WebSocket upgrade"));
+    }
+    let client = hyper::upgrade::on(&mut request);
+    let mut answer = send(socket, Method::GET, path, headers, Bytes::new()).await?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(relay(answer));
+    }
+    let agent = hyper::upgrade::on(&mut answer);
+    let mut out = Response::new(full(Bytes::new()));
+    *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *out.headers_mut() = answer.headers().clone();
+    tokio::spawn(async move {
+        let (Ok(client), Ok(agent)) = tokio::join!(client, agent) else { return };
+        // Either side closing, or breaking off, ends the stream; there is nobody left to tell.
+        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(agent)).await;
+    });
+    Ok(out)
+}
