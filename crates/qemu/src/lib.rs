@@ -4,6 +4,7 @@
 pub mod command;
 pub mod dhcp;
 pub mod guest;
+pub mod image;
 pub mod order;
 pub mod protocol;
 pub mod qmp;
