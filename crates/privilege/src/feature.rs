@@ -103,12 +103,12 @@ impl Feature {
     pub fn name(self) -> &'static str {
         match self {
             Self::BaseMachine => "base machine",
-            Self::Kvm => "kvm",
-            Self::Tap => "tap networking",
+            Self::Kvm => "KVM",
+            Self::Tap => "TAP networking",
             Self::Masquerade => "masquerade binding",
             Self::Bridge => "bridge binding",
             Self::MultiQueue => "multi-queue",
-            Self::Dhcp => "dhcp",
+            Self::Dhcp => "DHCP",
             Self::HugePages => "huge pages",
             Self::ContainerDisk => "container disk",
             Self::KernelBoot => "kernel boot",
@@ -126,7 +126,7 @@ impl Feature {
             Self::CloudInitSecret => "cloud-init from a secret",
             Self::Graphics => "graphics",
             Self::SerialConsole => "serial console",
-            Self::Sriov => "sr-iov",
+            Self::Sriov => "SR-IOV",
             Self::ControlPlane => "control plane",
             Self::UserRoles => "user roles",
         }

@@ -14,3 +14,6 @@ pub mod seccomp;
 pub use install::install;
 pub use overhead::overhead;
 pub use pod::{pod, pod_name, pod_with_claims};
+
+#[cfg(test)]
+mod tests;
