@@ -17,7 +17,7 @@ fn passes(c: &mut Criterion) {
                 b.iter_batched_ref(
                     || case.pod.clone(),
                     |pod| black_box(case.constraints.admit(&case.request(), &grants, pod)),
-                    BatchSize::SmallInput,
+                    BatchSize::PerIteration,
                 );
             });
         }
@@ -27,7 +27,7 @@ fn passes(c: &mut Criterion) {
             b.iter_batched_ref(
                 || case.pod.clone(),
                 |pod| black_box(case.constraints.admit(&case.request(), &asking, pod)),
-                BatchSize::SmallInput,
+                BatchSize::PerIteration,
             );
         });
     }

@@ -7,7 +7,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[path = "support/mod.rs"]
 mod support;
@@ -61,12 +61,15 @@ fn main() {
             assert!(outcome.is_ok(), "{outcome:?}");
             let mut best = f64::MAX;
             for _ in 0..BATCHES {
-                let mut pods = vec![case.pod.clone(); ROUNDS];
-                let start = Instant::now();
-                for pod in &mut pods {
-                    let _ = black_box(case.constraints.admit(&case.request(), &grants, pod));
+                let mut sum = Duration::ZERO;
+                for _ in 0..ROUNDS {
+                    // A pod that has just been decoded, as it is where admission runs.
+                    let mut pod = case.pod.clone();
+                    let start = Instant::now();
+                    let _ = black_box(case.constraints.admit(&case.request(), &grants, &mut pod));
+                    sum += start.elapsed();
                 }
-                best = best.min(start.elapsed().as_secs_f64() / ROUNDS as f64);
+                best = best.min(sum.as_secs_f64() / ROUNDS as f64);
             }
             let asked = if lists { "" } else { ", authorizer asked for each SCC" };
             println!(
