@@ -1,6 +1,15 @@
 //! The node agent: runs launcher pods through an OCI runtime and does the privileged part of every machine.
 
+pub mod clock;
+pub mod config;
+pub mod events;
+pub mod http;
 pub mod image;
+pub mod machine;
 pub mod network;
+pub mod node;
 pub mod oci;
+pub mod pods;
+mod poll;
+pub mod preflight;
 pub mod volumes;

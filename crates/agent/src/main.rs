@@ -1,2 +1,140 @@
-//! The node agent.
-fn main() {}
+//! `virt-handler`, the node agent.
+
+use anyhow::Context;
+use clap::Parser;
+use ferrovirt_agent::{
+    config::Config,
+    events::Recorder,
+    http,
+    image::Store,
+    network::host::Host,
+    node,
+    oci::{cgroup::Layout, crun::Crun, rootfs},
+    pods::{Api, DebugClient, Manager, Shared},
+    preflight,
+};
+use ferrovirt_sys::kvm::{self, Kvm};
+use kube::{
+    Client,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A working KVM answers in a few milliseconds.
+const KVM_DEADLINE: Duration = Duration::from_millis(300);
+
+/// Runs launcher pods on this node.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Options {
+    /// Credentials of the handler of machines.
+    #[arg(long)]
+    kubeconfig: PathBuf,
+    /// Credentials of the node.
+    #[arg(long)]
+    node_kubeconfig: PathBuf,
+    /// Name of the node.
+    #[arg(long)]
+    node_name: String,
+    /// Directory for pods, network and unpacked images.
+    #[arg(long, default_value = "/var/lib/ferrovirt/agent")]
+    data_dir: PathBuf,
+    /// Unix socket for logs and consoles.
+    #[arg(long, default_value = "/var/lib/ferrovirt/run/agent.sock")]
+    socket: PathBuf,
+    /// Directory of this node's images.
+    #[arg(long, default_value = "/var/lib/ferrovirt/images")]
+    image_dir: PathBuf,
+    /// The launcher's program.
+    #[arg(long, default_value = "/usr/libexec/ferrovirt/virt-launcher")]
+    launcher: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    preflight::check(&options.launcher)?;
+    // Before there are threads: it forks.
+    let kvm = kvm::probe(KVM_DEADLINE).context("probing /dev/kvm")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(64)
+        .thread_keep_alive(Duration::from_secs(2))
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(options, kvm))
+}
+
+async fn run(options: Options, kvm: Kvm) -> anyhow::Result<()> {
+    let data = std::path::absolute(&options.data_dir)?;
+    let config = Config {
+        node: options.node_name,
+        data: data.clone(),
+        socket: std::path::absolute(options.socket)?,
+        images: std::path::absolute(options.image_dir)?,
+        launcher: fs::canonicalize(&options.launcher)?,
+    };
+    for (folder, mode) in
+        [(&data, 0o711), (&config.pods(), 0o711), (&config.netns(), 0o700), (&config.crun(), 0o700)]
+    {
+        let made = fs::DirBuilder::new().recursive(true).mode(mode).create(folder);
+        made.with_context(|| format!("making {}", folder.display()))?;
+    }
+    rootfs::prepare(&config.rootfs()).context("making the containers' root")?;
+    let cgroups = Layout::detect().context("reading the cgroup layout")?;
+    let host = Host::set_up(&data).context("setting up the pod network")?;
+    // Containers become this process's children, so that it learns how they ended.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    if kvm != Kvm::Usable {
+        tracing::info!("KVM is {kvm:?} here: guests are emulated in software");
+    }
+    let node = api(&options.node_kubeconfig, "kubelet", &config.node).await?;
+    let handler = api(&options.kubeconfig, "virt-handler", &config.node).await?;
+    let shared = Arc::new(Shared {
+        crun: Crun::new(config.crun(), cgroups.hide_v2()),
+        cni: host.cni(),
+        images: Store::open(config.images.clone(), config.cache()).context("opening the image cache")?,
+        cgroups,
+        kvm: kvm == Kvm::Usable,
+        node,
+        handler,
+        config,
+    });
+    let manager = Manager::new(shared.clone());
+    let server = http::Server::bind(&shared.config.socket, manager.clone())
+        .with_context(|| format!("listening on {}", shared.config.socket.display()))?;
+    tracing::info!(node = shared.config.node, "virt-handler is up");
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        () = manager.clone().run() => {}
+        () = node::keep(shared.clone()) => {}
+        () = server.run() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // Launchers live on and are taken over at the next start; without any, the node is left as it was.
+    if manager.idle() {
+        host.tear_down().context("taking down the pod network")?;
+    }
+    Ok(())
+}
+
+async fn api(file: &Path, component: &'static str, node: &str) -> anyhow::Result<Api> {
+    let kubeconfig = Kubeconfig::read_from(file).with_context(|| format!("reading {}", file.display()))?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("using {}", file.display()))?;
+    let client = Client::try_from(config)?;
+    let events = Recorder::new(client.clone(), component, node.to_owned());
+    Ok(Api { client: DebugClient(client), events })
+}

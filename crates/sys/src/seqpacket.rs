@@ -212,6 +212,11 @@ macro_rules! descriptor {
                 self.0.as_raw_fd()
             }
         }
+        impl From<$name> for OwnedFd {
+            fn from(socket: $name) -> Self {
+                socket.0
+            }
+        }
     )*};
 }
 descriptor!(Listener, Connection);

@@ -120,15 +120,6 @@ pub fn forget_huge_pages(pod_uid: &str) {
     }
 }
 
-/// UIDs of the pods that have a cgroup directory anywhere.
-pub fn leftovers(layout: &Layout) -> Vec<String> {
-    let mut uids: Vec<String> = layout.v1.values().flat_map(|root| pods_below(root)).collect();
-    uids.extend(pods_below(Path::new(if layout.pure_v2 { "/sys/fs/cgroup" } else { BESIDE })));
-    uids.sort_unstable();
-    uids.dedup();
-    uids
-}
-
 /// Removes every empty cgroup directory of a pod.
 pub fn remove(layout: &Layout, pod_uid: &str) {
     for root in layout.v1.values() {

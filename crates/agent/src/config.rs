@@ -1,0 +1,48 @@
+//! What the agent is told on its command line, and where it keeps things.
+
+use std::path::PathBuf;
+
+/// Paths and names.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the node.
+    pub node: String,
+    /// The agent's own directory.
+    pub data: PathBuf,
+    /// Socket that the API server connects to.
+    pub socket: PathBuf,
+    /// Images of this node.
+    pub images: PathBuf,
+    /// The launcher's program.
+    pub launcher: PathBuf,
+}
+
+/// The one image that this node runs; its files come from the node itself.
+pub const LAUNCHER_IMAGE: &str = concat!("ferrovirt/virt-launcher:", env!("CARGO_PKG_VERSION"));
+
+impl Config {
+    /// Directories of pods.
+    pub fn pods(&self) -> PathBuf {
+        self.data.join("pods")
+    }
+
+    /// Network namespaces.
+    pub fn netns(&self) -> PathBuf {
+        self.data.join("netns")
+    }
+
+    /// State of the runtime.
+    pub fn crun(&self) -> PathBuf {
+        self.data.join("crun")
+    }
+
+    /// The skeleton of every container's root.
+    pub fn rootfs(&self) -> PathBuf {
+        self.data.join("rootfs")
+    }
+
+    /// Unpacked images.
+    pub fn cache(&self) -> PathBuf {
+        self.data.join("cache")
+    }
+}

@@ -1,0 +1,150 @@
+//! The agent's own HTTP API on a Unix socket, for the API server: logs, consoles, pause and unpause.
+
+mod console;
+mod logs;
+
+use crate::pods::{Manager, Refusal};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use std::{
+    convert::Infallible,
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::net::{UnixListener, UnixStream};
+
+type Body = BoxBody<Bytes, io::Error>;
+
+/// The server.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+    manager: Arc<Manager>,
+}
+
+impl Server {
+    /// Listens on `path`, which only root can connect to. A socket that an earlier agent left is replaced.
+    ///
+    /// # Errors
+    /// What bind(2) says.
+    pub fn bind(path: &Path, manager: Arc<Manager>) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path: path.to_owned(), manager })
+    }
+
+    /// Serves for ever.
+    pub async fn run(&self) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    tokio::spawn(serve(stream, self.manager.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!("accepting on {}: {error}", self.path.display());
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A later agent replaces it in any case.
+        let _gone = fs::remove_file(&self.path);
+    }
+}
+
+async fn serve(stream: UnixStream, manager: Arc<Manager>) {
+    // Only root's processes; the mode of the socket says the same.
+    if !stream.peer_cred().is_ok_and(|peer| peer.uid() == 0) {
+        return;
+    }
+    let service = hyper::service::service_fn(move |request| {
+        let manager = manager.clone();
+        async move { Ok::<_, Infallible>(answer(&manager, request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    if let Err(error) = connection.await {
+        tracing::debug!("connection: {error}");
+    }
+}
+
+async fn answer(manager: &Manager, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let get = request.method() == Method::GET;
+    let put = request.method() == Method::PUT;
+    match parts.as_slice() {
+        ["healthz"] if get => text(StatusCode::OK, "ok"),
+        ["containerLogs", namespace, pod, container] if get => match manager.pod(namespace, pod) {
+            Some(target) if *container == "compute" => logs::answer(&target, request.uri().query()).await,
+            Some(_) => {
+                refuse(StatusCode::BAD_REQUEST, &format!("container {container} is not valid for pod {pod}"))
+            }
+            None => refuse(StatusCode::NOT_FOUND, &format!("pods \"{pod}\" not found on this node")),
+        },
+        ["v1", "namespaces", namespace, "virtualmachineinstances", name, verb] => {
+            let Some(target) = manager.machine(namespace, name) else {
+                let message =
+                    format!("virtualmachineinstances.kubevirt.io \"{name}\" not found on this node");
+                return refuse(StatusCode::NOT_FOUND, &message);
+            };
+            match *verb {
+                "console" if get => console::answer(target, console::Kind::Serial, request),
+                "vnc" if get => console::answer(target, console::Kind::Vnc, request),
+                "pause" | "unpause" if put => match target.switch(*verb == "pause").await {
+                    Ok(()) => text(StatusCode::OK, ""),
+                    Err(error @ Refusal::NotRunning) => refuse(StatusCode::CONFLICT, &error.to_string()),
+                    Err(error) => refuse(StatusCode::CONFLICT, &error.to_string()),
+                },
+                _ => refuse(StatusCode::NOT_FOUND, "there is no such subresource"),
+            }
+        }
+        _ => refuse(StatusCode::NOT_FOUND, "there is no such path"),
+    }
+}
+
+fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).map_err(|never| match never {}).boxed()
+}
+
+fn text(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(full(text));
+    *response.status_mut() = status;
+    response
+}
+
+/// An error as Kubernetes says it.
+fn refuse(code: StatusCode, message: &str) -> Response<Body> {
+    let reason = match code {
+        StatusCode::NOT_FOUND => "NotFound",
+        StatusCode::CONFLICT => "Conflict",
+        StatusCode::BAD_REQUEST => "BadRequest",
+        _ => "InternalError",
+    };
+    let status = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "code": code.as_u16(),
+    });
+    let mut response = Response::new(full(status.to_string()));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,105 @@
+//! The conversation with a launcher.
+
+use ferrovirt_qemu::protocol::{Event, MAX_DESCRIPTORS, MAX_MESSAGE, Purpose, Request};
+use ferrovirt_sys::seqpacket::{Connection, Listener};
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::{PermissionsExt, chown},
+    },
+    path::{Path, PathBuf},
+};
+use tokio::io::unix::AsyncFd;
+
+/// Name of the socket in its directory.
+const NAME: &str = "launcher-sock";
+
+/// Makes the listening socket of a launcher in `folder`: for root and the launcher's user only.
+///
+/// # Errors
+/// What socket(2), bind(2) and chown(2) say.
+pub fn listen(folder: &Path, uid: u32) -> io::Result<Listener> {
+    let (_open, short) = short(folder)?;
+    let path = short.join(NAME);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = Listener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    chown(&path, Some(uid), None)?;
+    Ok(listener)
+}
+
+/// The address of a Unix socket has at most 107 bytes, whatever the data directory is called: reach it through a
+/// descriptor of its directory.
+fn short(folder: &Path) -> io::Result<(fs::File, PathBuf)> {
+    let open = fs::File::open(folder)?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+    Ok((open, path))
+}
+
+/// A connection to a launcher.
+#[derive(Debug)]
+pub struct Link(AsyncFd<Connection>);
+
+impl Link {
+    /// Connects to the socket that [`listen`] made in `folder`. Inside a runtime.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` when the launcher is gone.
+    pub fn connect(folder: &Path) -> io::Result<Self> {
+        let (_open, short) = short(folder)?;
+        let connection = Connection::connect(&short.join(NAME))?;
+        connection.set_nonblocking(true)?;
+        Ok(Self(crate::poll::watch(connection)?))
+    }
+
+    /// Sends one request.
+    ///
+    /// # Errors
+    /// `BrokenPipe` when the launcher is gone.
+    pub async fn send(&self, request: &Request) -> io::Result<()> {
+        self.send_with(request, &[]).await
+    }
+
+    /// Sends descriptors, as many messages as they need.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn pass(&self, descriptors: &[(Purpose, OwnedFd)]) -> io::Result<()> {
+        for part in descriptors.chunks(MAX_DESCRIPTORS) {
+            let purposes = part.iter().map(|(purpose, _)| purpose.clone()).collect();
+            let fds: Vec<BorrowedFd<'_>> = part.iter().map(|(_, fd)| fd.as_fd()).collect();
+            self.send_with(&Request::Descriptors { purposes }, &fds).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_with(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let bytes = serde_json::to_vec(request)?;
+        loop {
+            let mut ready = self.0.writable().await?;
+            if let Ok(result) = ready.try_io(|connection| connection.get_ref().send(&bytes, fds)) {
+                return result;
+            }
+        }
+    }
+
+    /// The next event; `None` when the launcher closed the connection. Safe to cancel.
+    ///
+    /// # Errors
+    /// `InvalidData` for what is not an event of the protocol.
+    pub async fn receive(&self) -> io::Result<Option<Event>> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            let Ok(result) = ready.try_io(|connection| connection.get_ref().recv(MAX_MESSAGE)) else {
+                continue;
+            };
+            let Some(message) = result? else { return Ok(None) };
+            let event = serde_json::from_slice(&message.bytes)?;
+            return Ok(Some(event));
+        }
+    }
+}

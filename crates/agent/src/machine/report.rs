@@ -1,0 +1,143 @@
+//! Writes a machine's status until the object says what the agent knows.
+
+use super::status::{Known, Step, step};
+use crate::clock;
+use ferrovirt_api::kubevirt::VirtualMachineInstance;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+/// How long to wait for a watch event, or after a failure, before looking again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A task that reports one machine.
+#[derive(Debug)]
+pub struct Reporter {
+    known: watch::Sender<(u64, Known)>,
+    seen: watch::Sender<Option<Arc<VirtualMachineInstance>>>,
+    settled: watch::Receiver<u64>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Reporter {
+    /// Starts the task for the instance with this name and UID.
+    pub fn start(api: Api<VirtualMachineInstance>, name: String, uid: String) -> Self {
+        let (known, known_rx) = watch::channel((0, Known::default()));
+        let (seen, seen_rx) = watch::channel(None);
+        let (settled_tx, settled) = watch::channel(0);
+        let task = Task { api, name, uid, known: known_rx, seen: seen_rx, settled: settled_tx };
+        Self { known, seen, settled, task: tokio::spawn(task.run()) }
+    }
+
+    /// Changes what is known.
+    pub fn update(&self, change: impl FnOnce(&mut Known)) {
+        self.known.send_if_modified(|(number, known)| {
+            let before = known.clone();
+            change(known);
+            let changed = *known != before;
+            *number += u64::from(changed);
+            changed
+        });
+    }
+
+    /// Takes note of a newer object.
+    pub fn see(&self, vmi: Arc<VirtualMachineInstance>) {
+        self.seen.send_replace(Some(vmi));
+    }
+
+    /// Waits until everything known so far is written, or cannot be any more, or the time is over.
+    pub async fn settle(&mut self, limit: Duration) {
+        let number = self.known.borrow().0;
+        // An ended task has nothing left to write.
+        let _over = tokio::time::timeout(limit, self.settled.wait_for(|settled| *settled >= number)).await;
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Task {
+    api: Api<VirtualMachineInstance>,
+    name: String,
+    uid: String,
+    known: watch::Receiver<(u64, Known)>,
+    seen: watch::Receiver<Option<Arc<VirtualMachineInstance>>>,
+    settled: watch::Sender<u64>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut latest: Option<Arc<VirtualMachineInstance>> = None;
+        loop {
+            let (number, known) = self.known.borrow_and_update().clone();
+            if self.seen.has_changed().unwrap_or(false) {
+                latest = self.seen.borrow_and_update().clone();
+            }
+            let vmi = match &latest {
+                Some(vmi) => vmi.clone(),
+                None => match self.api.get(&self.name).await {
+                    Ok(vmi) => Arc::new(vmi),
+                    Err(kube::Error::Api(status)) if status.code == 404 => return,
+                    Err(error) => {
+                        tracing::warn!(machine = self.name, "reading the machine: {error}");
+                        tokio::time::sleep(AGAIN).await;
+                        continue;
+                    }
+                },
+            };
+            if vmi.metadata.uid.as_deref() != Some(&self.uid) {
+                return;
+            }
+            latest = Some(vmi.clone());
+            match step(&vmi, &known, &clock::now()) {
+                Step::Done => {
+                    self.settled.send_replace(number);
+                    if self.changed(None).await.is_none() {
+                        return;
+                    }
+                }
+                Step::Wait => match self.changed(Some(AGAIN)).await {
+                    None => return,
+                    // The watch may be late: look.
+                    Some(false) => latest = None,
+                    Some(true) => {}
+                },
+                Step::Patch(patch) => {
+                    let sent =
+                        self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+                    match sent {
+                        Ok(vmi) => latest = Some(Arc::new(vmi)),
+                        Err(kube::Error::Api(status)) if status.code == 404 => return,
+                        Err(kube::Error::Api(status)) if status.code == 409 => latest = None,
+                        Err(error) => {
+                            tracing::warn!(machine = self.name, "writing the machine's status: {error}");
+                            tokio::time::sleep(AGAIN).await;
+                            latest = None;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for news: `None` when there will be none, false when only time passed.
+    async fn changed(&mut self, limit: Option<Duration>) -> Option<bool> {
+        let timeout = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            result = self.known.changed() => result.ok().map(|()| true),
+            result = self.seen.changed() => result.ok().map(|()| true),
+            () = timeout => Some(false),
+        }
+    }
+}

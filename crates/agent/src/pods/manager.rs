@@ -1,0 +1,244 @@
+//! All pods of the node: watches, one task for each, and what earlier agents left.
+
+use super::{
+    Shared, record,
+    record::Record,
+    teardown,
+    worker::{Message, Refusal, Worker},
+};
+use ferrovirt_api::kubevirt::VirtualMachineInstance;
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    runtime::{WatchStreamExt, watcher, watcher::Event},
+};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// How long a pause may take to be answered.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// The pods of the node.
+#[derive(Debug)]
+pub struct Manager {
+    shared: Arc<Shared>,
+    pods: Mutex<HashMap<String, Handle>>,
+}
+
+#[derive(Clone, Debug)]
+struct Handle {
+    namespace: String,
+    name: String,
+    machine: Option<(String, String)>,
+    sender: mpsc::UnboundedSender<Message>,
+}
+
+/// A pod that somebody asks for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    folder: PathBuf,
+    sender: mpsc::UnboundedSender<Message>,
+}
+
+impl Target {
+    /// The pod's record, once it was started.
+    pub fn record(&self) -> Option<Record> {
+        Record::read(&self.folder)
+    }
+
+    /// The log of its container.
+    pub fn log(&self) -> PathBuf {
+        record::log(&self.folder)
+    }
+
+    /// Stops or runs the vCPUs.
+    ///
+    /// # Errors
+    /// When there is no guest, or it does not obey.
+    pub async fn switch(&self, pause: bool) -> Result<(), Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.sender.send(Message::Switch { pause, answer }).map_err(|_| Refusal::NotRunning)?;
+        match tokio::time::timeout(ANSWER, answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Refusal::NotRunning),
+            Err(_) => Err(Refusal::Launcher("the launcher does not answer".to_owned())),
+        }
+    }
+}
+
+impl Manager {
+    /// Without any pod yet.
+    pub fn new(shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self { shared, pods: Mutex::default() })
+    }
+
+    fn pods(&self) -> MutexGuard<'_, HashMap<String, Handle>> {
+        self.pods.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The pod with this name.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<Target> {
+        self.find(|handle| handle.namespace == namespace && handle.name == name)
+    }
+
+    /// The pod of the machine with this name: the one that was started, where an earlier one is still ending.
+    pub fn machine(&self, namespace: &str, name: &str) -> Option<Target> {
+        let of = |handle: &Handle| handle.machine.as_ref().is_some_and(|(known, _)| known == name);
+        self.find(|handle| handle.namespace == namespace && of(handle))
+    }
+
+    fn find(&self, wanted: impl Fn(&Handle) -> bool) -> Option<Target> {
+        let pods = self.pods();
+        let mut found: Vec<Target> = pods
+            .iter()
+            .filter(|(_, handle)| wanted(handle))
+            .map(|(uid, handle)| Target {
+                folder: self.shared.pod_folder(uid),
+                sender: handle.sender.clone(),
+            })
+            .collect();
+        let alive =
+            found.iter().position(|target| target.record().is_some_and(|record| record.exit.is_none()));
+        match alive {
+            Some(index) => Some(found.swap_remove(index)),
+            None => found.pop(),
+        }
+    }
+
+    /// True when no pod of any time has something on this node.
+    pub fn idle(&self) -> bool {
+        self.pods().is_empty() && self.leftovers().is_empty()
+    }
+
+    /// Watches pods and machines for ever.
+    pub async fn run(self: Arc<Self>) {
+        tokio::join!(self.clone().watch_pods(), self.watch_machines());
+    }
+
+    async fn watch_pods(self: Arc<Self>) {
+        let api: Api<Pod> = Api::all(self.shared.node.client.0.clone());
+        let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.shared.config.node));
+        let mut listed = BTreeSet::new();
+        let mut stream = Box::pin(watcher(api, config).default_backoff());
+        while let Some(event) = next(&mut stream, "pods").await {
+            match event {
+                Event::Init => listed.clear(),
+                Event::InitApply(pod) => {
+                    listed.extend(pod.metadata.uid.clone());
+                    self.apply(pod);
+                }
+                Event::InitDone => self.compare(&listed),
+                Event::Apply(pod) => self.apply(pod),
+                Event::Delete(pod) => {
+                    let uid = pod.metadata.uid.unwrap_or_default();
+                    if let Some(handle) = self.pods().get(&uid) {
+                        // A task that has just ended has nothing left to do.
+                        let _over = handle.sender.send(Message::Gone);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn watch_machines(&self) {
+        let api: Api<VirtualMachineInstance> = Api::all(self.shared.handler.client.0.clone());
+        let config =
+            watcher::Config::default().labels(&format!("kubevirt.io/nodeName={}", self.shared.config.node));
+        let mut stream = Box::pin(watcher(api, config).default_backoff());
+        while let Some(event) = next(&mut stream, "machines").await {
+            if let Event::Apply(vmi) | Event::InitApply(vmi) = event {
+                let uid = vmi.metadata.uid.clone().unwrap_or_default();
+                let vmi = Arc::new(vmi);
+                for handle in self.pods().values() {
+                    if handle.machine.as_ref().is_some_and(|(_, known)| *known == uid) {
+                        let _over = handle.sender.send(Message::Machine(vmi.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells a pod's task, or starts one.
+    fn apply(self: &Arc<Self>, pod: Pod) {
+        let Some(uid) = pod.metadata.uid.clone() else { return };
+        // The UID names directories.
+        if uid.is_empty() || !uid.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-') {
+            return tracing::warn!("a pod has the impossible UID {uid:?}");
+        }
+        let pod = Arc::new(pod);
+        let mut pods = self.pods();
+        if let Some(handle) = pods.get(&uid)
+            && handle.sender.send(Message::Pod(pod.clone())).is_ok()
+        {
+            return;
+        }
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let handle = Handle {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            machine: super::pipeline::owner(&pod),
+            sender,
+        };
+        pods.insert(uid.clone(), handle);
+        let worker = Worker::new(self.shared.clone(), pod, receiver);
+        let manager = self.clone();
+        tokio::spawn(async move {
+            worker.run().await;
+            manager.pods().remove(&uid);
+        });
+    }
+
+    /// After a full list: what is not on it is gone.
+    fn compare(self: &Arc<Self>, listed: &BTreeSet<String>) {
+        for (uid, handle) in self.pods().iter() {
+            if !listed.contains(uid) {
+                let _over = handle.sender.send(Message::Gone);
+            }
+        }
+        let tracked: BTreeSet<String> = self.pods().keys().cloned().collect();
+        for uid in self.leftovers() {
+            if listed.contains(&uid) || tracked.contains(&uid) {
+                continue;
+            }
+            tracing::info!(uid, "removing what a pod that no longer exists left behind");
+            let shared = self.shared.clone();
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = teardown::forget(&shared, &uid) {
+                    tracing::warn!(uid, "removing leftovers: {error}");
+                }
+            });
+        }
+    }
+
+    /// UIDs of pods that have something on this node: directories, containers, namespaces. Cgroups go with
+    /// them and are not looked at: other agents of one machine name theirs alike.
+    fn leftovers(&self) -> BTreeSet<String> {
+        let config = &self.shared.config;
+        let mut uids: BTreeSet<String> =
+            record::folders(&config.pods()).into_iter().map(|(uid, _)| uid).collect();
+        uids.extend(self.shared.crun.list());
+        let namespaces = fs::read_dir(config.netns()).into_iter().flatten().flatten();
+        uids.extend(namespaces.filter_map(|entry| entry.file_name().into_string().ok()));
+        uids
+    }
+}
+
+/// The next event; failures are logged, and the stream goes on after a pause of its own.
+async fn next<K>(
+    stream: &mut (impl Stream<Item = Result<Event<K>, watcher::Error>> + Unpin),
+    what: &str,
+) -> Option<Event<K>> {
+    loop {
+        match stream.next().await? {
+            Ok(event) => return Some(event),
+            Err(error) => tracing::warn!("watching {what}: {error}"),
+        }
+    }
+}

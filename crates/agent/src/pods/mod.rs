@@ -1,0 +1,76 @@
+//! The pods of this node: one task for each, from binding to the last trace.
+
+mod exit;
+mod manager;
+mod pipeline;
+mod record;
+mod status;
+mod teardown;
+mod worker;
+mod writer;
+
+pub use manager::{Manager, Target};
+pub use record::Record;
+pub use worker::Refusal;
+
+use crate::{
+    config::Config,
+    events::Recorder,
+    image::Store,
+    network::cni::Cni,
+    oci::{cgroup::Layout, crun::Crun},
+};
+use kube::Client;
+use std::path::PathBuf;
+
+/// What every pod's task shares.
+#[derive(Debug)]
+pub struct Shared {
+    /// Paths and names.
+    pub config: Config,
+    /// The runtime.
+    pub crun: Crun,
+    /// The pod network.
+    pub cni: Cni,
+    /// The cgroup layout.
+    pub cgroups: Layout,
+    /// Images.
+    pub images: Store,
+    /// Guests run on KVM.
+    pub kvm: bool,
+    /// The API as the node.
+    pub node: Api,
+    /// The API as the handler of machines.
+    pub handler: Api,
+}
+
+/// A client and its events.
+#[derive(Debug)]
+pub struct Api {
+    /// The client.
+    pub client: DebugClient,
+    /// Events from this identity.
+    pub events: Recorder,
+}
+
+/// A client that can be part of a debug print.
+#[derive(Clone)]
+pub struct DebugClient(pub Client);
+
+impl std::fmt::Debug for DebugClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+impl Shared {
+    /// Directory of a pod.
+    pub fn pod_folder(&self, uid: &str) -> PathBuf {
+        self.config.pods().join(uid)
+    }
+
+    /// File of a pod's network namespace.
+    pub fn netns(&self, uid: &str) -> PathBuf {
+        self.config.netns().join(uid)
+    }
+}

@@ -1,0 +1,377 @@
+//! From a bound pod to a running container with everything that its guest needs. What does not depend on each other
+//! runs side by side; latency is the point.
+
+use super::{Shared, record, record::Record, teardown};
+use crate::{
+    clock, image,
+    machine::{facts, link},
+    network::{self, cni::Address, pod::Wired},
+    oci::{
+        bundle::{self, Identity},
+        cgroup::{self, HugeLimit},
+    },
+    volumes::{self, Claim, Objects, Prepared, disks},
+};
+use ferrovirt_api::{
+    kubevirt::{KubeVirt, VirtualMachineInstance},
+    rejection,
+};
+use ferrovirt_model::{Machine, Profile};
+use ferrovirt_plan::{
+    config::{ClusterConfig, KUBEVIRT, NAMESPACE},
+    order::{DiskFacts, order},
+};
+use ferrovirt_qemu::protocol::Purpose;
+use ferrovirt_sys::netns;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret,
+};
+use kube::Api;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    sync::Arc,
+    time::Instant,
+};
+use tokio::task::spawn_blocking;
+use tracing::debug;
+
+/// Why a pod could not be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// The reason that the waiting container shows.
+    pub(super) reason: &'static str,
+    /// What to do about it.
+    pub(super) message: String,
+    /// Another try can succeed without a new pod.
+    pub(super) may_pass: bool,
+}
+
+impl Failure {
+    fn new(reason: &'static str, message: impl ToString, may_pass: bool) -> Self {
+        Self { reason, message: message.to_string(), may_pass }
+    }
+
+    /// The node could not do what was asked.
+    fn node(message: impl ToString) -> Self {
+        Self::new("FailedStart", message, true)
+    }
+}
+
+/// A started container.
+pub(super) struct Started {
+    pub(super) record: Record,
+    /// What goes with the order.
+    pub(super) descriptors: Vec<(Purpose, OwnedFd)>,
+}
+
+/// The machine of a pod and what it names.
+struct Fetched {
+    vmi: VirtualMachineInstance,
+    machine: Machine,
+    config: ClusterConfig,
+    objects: Objects,
+}
+
+/// Starts a pod that has nothing on this node. On failure it has nothing there afterwards either.
+pub(super) async fn start(shared: &Arc<Shared>, pod: &Arc<Pod>) -> Result<Started, Failure> {
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let started = attempt(shared, pod, &uid).await;
+    if started.is_err() {
+        let (shared, uid) = (shared.clone(), uid);
+        let cleaned = spawn_blocking(move || teardown::forget(&shared, &uid)).await;
+        if let Ok(Err(error)) = cleaned {
+            tracing::warn!("taking down a pod that did not start: {error}");
+        }
+    }
+    started
+}
+
+async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Started, Failure> {
+    let begin = Instant::now();
+    let container = compute(pod)?;
+    let identity = Identity::of(pod, &container)
+        .map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
+    let folder = shared.pod_folder(uid);
+    for (path, mode) in [("", 0o700), ("volumes", 0o711), ("sockets", 0o711)] {
+        let made = fs::DirBuilder::new().mode(mode).create(folder.join(path));
+        made.map_err(|error| Failure::node(format!("{}: {error}", folder.join(path).display())))?;
+    }
+    let netns = shared.netns(uid);
+    let path = netns.clone();
+    blocking(move || netns::create(&path))
+        .await?
+        .map_err(|e| Failure::node(format!("network namespace: {e}")))?;
+    debug!(elapsed = ?begin.elapsed(), "namespace");
+
+    let address = {
+        let (shared, uid, netns) = (shared.clone(), uid.to_owned(), netns.clone());
+        spawn_blocking(move || shared.cni.add(&uid, &netns))
+    };
+    let fetched = fetch(shared, pod).await;
+    debug!(elapsed = ?begin.elapsed(), "objects");
+    let fetched = match fetched {
+        Ok(fetched) => Arc::new(fetched),
+        Err(failure) => {
+            // The plug-in must have ended before its work is undone.
+            let _address = address.await;
+            return Err(failure);
+        }
+    };
+    let memory = &fetched.machine.memory;
+    if let Some(message) = memory.huge_pages.and_then(|page| facts::missing_huge_pages(memory.guest, page)) {
+        let _address = address.await;
+        return Err(Failure::new("InsufficientHugePages", message, true));
+    }
+    let contained = {
+        let (shared, pod, uid, fetched) = (shared.clone(), pod.clone(), uid.to_owned(), fetched.clone());
+        let identity = identity.clone();
+        spawn_blocking(move || contain(&shared, &pod, &container, &uid, &identity, &fetched))
+    };
+    let connected = {
+        let (fetched, netns, hostname, user) =
+            (fetched.clone(), netns.clone(), bundle::hostname(pod), identity.uid);
+        async move {
+            let address = address.await.map_err(Failure::node)?.map_err(Failure::node)?;
+            debug!(elapsed = ?begin.elapsed(), "address");
+            blocking(move || connect(&netns, &fetched, address, &hostname, user)).await?
+        }
+    };
+    let (contained, connected) = tokio::join!(contained, connected);
+    let (pid, prepared, disks) = contained.map_err(Failure::node)??;
+    let (address, wired, descriptors) = connected?;
+    debug!(elapsed = ?begin.elapsed(), "container and network");
+
+    let block = fetched.objects.claims.iter().filter(|(_, claim)| claim.block).map(|(name, _)| name.clone());
+    let block: BTreeSet<String> = block.collect();
+    let facts =
+        facts::collect(&fetched.machine, shared.kvm && !fetched.config.use_emulation, block, disks, &wired);
+    let order = order(&fetched.machine, &fetched.config, &facts)
+        .map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
+    let record = Record {
+        uid: uid.to_owned(),
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        vmi_uid: fetched.vmi.metadata.uid.clone().unwrap_or_default(),
+        vmi_name: fetched.vmi.metadata.name.clone().unwrap_or_default(),
+        user: identity.uid,
+        pid,
+        started: clock::now(),
+        address,
+        wired,
+        places: prepared.places,
+        order,
+        exit: None,
+    };
+    record.write(&folder).map_err(Failure::node)?;
+    Ok(Started { record, descriptors })
+}
+
+/// The container that is run: the only one, of the launcher's image.
+fn compute(pod: &Pod) -> Result<Container, Failure> {
+    let spec = pod.spec.clone().unwrap_or_default();
+    if !spec.init_containers.unwrap_or_default().is_empty() || spec.containers.len() != 1 {
+        let message = "this node runs launcher pods only, with one container and no init containers";
+        return Err(Failure::new("CreateContainerConfigError", message, false));
+    }
+    let container = spec.containers.into_iter().next().unwrap_or_default();
+    let image = container.image.clone().unwrap_or_default();
+    if image != crate::config::LAUNCHER_IMAGE {
+        let message = format!(
+            "image {image:?} cannot be run: this node runs launcher pods of image {} only",
+            crate::config::LAUNCHER_IMAGE
+        );
+        return Err(Failure::new("ErrImagePull", message, false));
+    }
+    Ok(container)
+}
+
+/// Name and UID of the instance that a pod belongs to.
+pub(super) fn owner(pod: &Pod) -> Option<(String, String)> {
+    let owners = pod.metadata.owner_references.as_ref()?;
+    let owner = owners.iter().find(|owner| owner.kind == "VirtualMachineInstance")?;
+    Some((owner.name.clone(), owner.uid.clone()))
+}
+
+async fn fetch(shared: &Shared, pod: &Pod) -> Result<Fetched, Failure> {
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    let (name, uid) = owner(pod).ok_or_else(|| {
+        Failure::new("CreateContainerConfigError", "the pod belongs to no VirtualMachineInstance", false)
+    })?;
+    let machines: Api<VirtualMachineInstance> = Api::namespaced(shared.handler.client.0.clone(), &namespace);
+    let kubevirts: Api<KubeVirt> = Api::namespaced(shared.handler.client.0.clone(), NAMESPACE);
+    let objects = objects(shared, &namespace, volumes::names(pod));
+    let (vmi, kubevirt, objects) = tokio::join!(machines.get(&name), kubevirts.get_opt(KUBEVIRT), objects);
+    let vmi =
+        vmi.map_err(|error| Failure::node(format!("reading the machine {namespace}/{name}: {error}")))?;
+    if vmi.metadata.uid.as_deref() != Some(&uid) {
+        return Err(Failure::new("FailedStart", "the pod belongs to an earlier machine of this name", false));
+    }
+    let kubevirt =
+        kubevirt.map_err(|error| Failure::node(format!("reading the KubeVirt object: {error}")))?;
+    let config = match &kubevirt {
+        Some(object) => ClusterConfig::from_kubevirt(object).map_err(Failure::node)?,
+        None => ClusterConfig::default(),
+    };
+    let machine = ferrovirt_api::machine(&vmi)
+        .map_err(|causes| Failure::new("CreateContainerConfigError", rejection(&causes), false))?;
+    let mut objects = objects?;
+    let missing =
+        disks::secrets(&machine).into_iter().filter(|name| !objects.secrets.contains_key(name)).collect();
+    let names = volumes::Names { secrets: missing, ..Default::default() };
+    if !names.secrets.is_empty() {
+        objects.secrets.extend(self::objects(shared, &namespace, names).await?.secrets);
+    }
+    Ok(Fetched { vmi, machine, config, objects })
+}
+
+/// Reads what exists of the named objects.
+async fn objects(shared: &Shared, namespace: &str, names: volumes::Names) -> Result<Objects, Failure> {
+    let client = &shared.node.client.0;
+    let failed = |error: kube::Error| Failure::node(format!("reading what the pod's volumes name: {error}"));
+    let mut objects = Objects::default();
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    for name in names.secrets {
+        objects.secrets.extend(secrets.get_opt(&name).await.map_err(failed)?.map(|secret| (name, secret)));
+    }
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    for name in names.config_maps {
+        objects.config_maps.extend(maps.get_opt(&name).await.map_err(failed)?.map(|map| (name, map)));
+    }
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    let volumes: Api<PersistentVolume> = Api::all(client.clone());
+    for name in names.claims {
+        let Some(claim) = claims.get_opt(&name).await.map_err(failed)? else { continue };
+        let Some(bound) = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()) else { continue };
+        let Some(volume) = volumes.get_opt(&bound).await.map_err(failed)? else { continue };
+        objects.claims.extend(Claim::of(&claim, &volume).map(|claim| (name, claim)));
+    }
+    Ok(objects)
+}
+
+type Contained = (u32, Prepared, BTreeMap<String, DiskFacts>);
+
+/// Volumes, disks and the container itself.
+fn contain(
+    shared: &Shared,
+    pod: &Pod,
+    container: &Container,
+    uid: &str,
+    identity: &Identity,
+    fetched: &Fetched,
+) -> Result<Contained, Failure> {
+    let begin = Instant::now();
+    let folder = shared.pod_folder(uid);
+    let volumes = folder.join("volumes");
+    let context = volumes::Context {
+        pod,
+        folder: &volumes,
+        identity,
+        images: &shared.images,
+        objects: &fetched.objects,
+    };
+    let unusable = |error: volumes::Error| Failure::new(error.reason(), &error, error.may_pass());
+    let mut prepared = volumes::prepare(&context, container).map_err(unusable)?;
+    let disks =
+        disks::prepare(&fetched.machine, &prepared.places, identity, &fetched.objects).map_err(unusable)?;
+    kernel(&fetched.machine, &prepared)?;
+    let wrong = |error: bundle::Error| Failure::new("CreateContainerConfigError", error, false);
+    let mut devices = bundle::devices(container).map_err(wrong)?;
+    devices.append(&mut prepared.devices);
+    let huge = shared.cgroups.huge_limit();
+    let node = bundle::Node {
+        rootfs: &shared.config.rootfs(),
+        launcher: &shared.config.launcher,
+        netns: &shared.netns(uid),
+        huge,
+        seccomp: ferrovirt_plan::render::seccomp::profile(),
+    };
+    let config =
+        bundle::config(pod, container, identity, &prepared.mounts, &devices, &node).map_err(wrong)?;
+    debug!(elapsed = ?begin.elapsed(), "bundle");
+    let run = || -> io::Result<_> {
+        fs::write(folder.join("config.json"), serde_json::to_vec(&config)?)?;
+        let log = fs::OpenOptions::new().append(true).create(true).open(record::log(&folder))?;
+        let listener = link::listen(&folder.join("sockets"), identity.uid)?;
+        Ok((log, OwnedFd::from(listener)))
+    };
+    let (log, listener) = run().map_err(Failure::node)?;
+    let pid = shared
+        .crun
+        .run(uid, &folder, log, listener)
+        .map_err(|error| Failure::new("CreateContainerError", error, true))?;
+    debug!(elapsed = ?begin.elapsed(), "crun");
+    let limits = bundle::huge_pages(container).map_err(wrong)?;
+    if huge == HugeLimit::Agent && !limits.is_empty() {
+        cgroup::limit_huge_pages(uid, pid, &limits)
+            .map_err(|error| Failure::node(format!("limit of huge pages: {error}")))?;
+    }
+    Ok((pid, prepared, disks))
+}
+
+/// A direct boot's files are in its image.
+fn kernel(machine: &Machine, prepared: &Prepared) -> Result<(), Failure> {
+    let Some(boot) = &machine.firmware.kernel_boot else { return Ok(()) };
+    let folder = ferrovirt_plan::paths::kernel_directory();
+    let Some((root, _)) = prepared.places.find(&folder) else {
+        return Err(Failure::new(
+            "CreateContainerConfigError",
+            "the pod does not mount the kernel's image",
+            false,
+        ));
+    };
+    for path in [&boot.kernel_path, &boot.initrd_path].into_iter().flatten() {
+        if !image::is_file(root, path) {
+            let message = format!(
+                "image {}: there is no regular file {path} in it: correct kernelPath or initrdPath, or make the image again",
+                boot.image
+            );
+            return Err(Failure::new("ErrImagePull", message, true));
+        }
+    }
+    Ok(())
+}
+
+type Connected = (Address, Vec<Wired>, Vec<(Purpose, OwnedFd)>);
+
+fn connect(
+    netns: &std::path::Path,
+    fetched: &Fetched,
+    address: Address,
+    hostname: &str,
+    user: u32,
+) -> Result<Connected, Failure> {
+    let namespace = netns::open(netns).map_err(Failure::node)?;
+    let machine = &fetched.machine;
+    let wired =
+        network::pod::wire(&namespace, &machine.interfaces, address, hostname).map_err(Failure::node)?;
+    let passed = fetched.config.profile == Profile::Minimal;
+    let queues: Vec<_> =
+        machine.interfaces.iter().map(|nic| (nic.name.clone(), nic.queues, passed)).collect();
+    let descriptors = descriptors(&namespace, &wired, &queues, user).map_err(Failure::node)?;
+    Ok((address, wired, descriptors))
+}
+
+/// Opens what goes with an order: for each interface its queues, where they are passed, and its DHCP socket.
+pub(super) fn descriptors(
+    namespace: &OwnedFd,
+    wired: &[Wired],
+    nics: &[(String, u32, bool)],
+    user: u32,
+) -> Result<Vec<(Purpose, OwnedFd)>, network::Error> {
+    let mut all = Vec::new();
+    for (nic, queues, passed) in nics {
+        let Some(wired) = wired.iter().find(|wired| wired.nic == *nic) else { continue };
+        if *passed {
+            let fds = network::pod::queues(namespace, *queues, wired.mtu, user)?;
+            all.extend(fds.into_iter().map(|fd| (Purpose::TapQueue { nic: nic.clone() }, fd)));
+        }
+        all.push((Purpose::Dhcp { nic: nic.clone() }, network::pod::dhcp(namespace)?));
+    }
+    Ok(all)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    spawn_blocking(work).await.map_err(Failure::node)
+}

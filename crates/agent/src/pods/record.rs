@@ -1,0 +1,90 @@
+//! What is kept on disk of a pod that was started, so that an agent that starts anew takes it over.
+
+use crate::{
+    network::{cni::Address, pod::Wired},
+    volumes::Places,
+};
+use ferrovirt_qemu::order::Order;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+const FILE: &str = "record.json";
+
+/// A started pod. Written before its guest is started: where there is none, there is no guest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// UID of the pod, and name of its container.
+    pub uid: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID of the machine's instance.
+    pub vmi_uid: String,
+    /// Name of the machine's instance.
+    pub vmi_name: String,
+    /// User of the launcher.
+    pub user: u32,
+    /// The container's first process.
+    pub pid: u32,
+    /// When it started, RFC 3339.
+    pub started: String,
+    /// Address of the pod.
+    pub address: Address,
+    /// What the guest's interfaces are connected to.
+    pub wired: Vec<Wired>,
+    /// Where paths of the container are.
+    pub places: Places,
+    /// The order.
+    pub order: Order,
+    /// How the container ended.
+    pub exit: Option<Exit>,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code; 128 and the signal's number for a signal.
+    pub code: i32,
+    /// For a person.
+    pub message: String,
+    /// When, RFC 3339.
+    pub finished: String,
+}
+
+impl Record {
+    /// Reads the record of the pod whose directory is `folder`; `None` when there is none that can be read.
+    pub fn read(folder: &Path) -> Option<Self> {
+        let bytes = fs::read(folder.join(FILE)).ok()?;
+        serde_json::from_slice(&bytes)
+            .inspect_err(|error| tracing::warn!("{} is damaged: {error}", folder.join(FILE).display()))
+            .ok()
+    }
+
+    /// Writes it, whole or not at all. Nothing is forced to the disk: a machine that loses power loses its guests too.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, folder: &Path) -> io::Result<()> {
+        let part = folder.join("record.part");
+        fs::write(&part, serde_json::to_vec(self)?)?;
+        fs::rename(part, folder.join(FILE))
+    }
+}
+
+/// The directories of pods, by UID.
+pub(super) fn folders(pods: &Path) -> Vec<(String, PathBuf)> {
+    let Ok(entries) = fs::read_dir(pods) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+        .collect()
+}
+
+/// The log of a pod's container.
+pub(super) fn log(folder: &Path) -> PathBuf {
+    folder.join("compute.log")
+}

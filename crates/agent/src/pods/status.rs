@@ -1,0 +1,149 @@
+//! The status of a pod, as a merge patch: pure.
+
+use super::record::Exit;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use serde_json::{Value, json};
+use std::net::Ipv4Addr;
+
+/// What the agent knows of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Not started: reason and message for the waiting container.
+    Waiting { reason: &'static str, message: String },
+    /// Its container runs.
+    Running { ip: Ipv4Addr, started: String },
+    /// Its container ended.
+    Ended { ip: Option<Ipv4Addr>, started: String, exit: Exit },
+}
+
+/// The patch of the status subresource. `now` is an RFC 3339 time stamp.
+pub(super) fn patch(pod: &Pod, known: &Known, now: &str) -> Value {
+    let phase = match known {
+        Known::Waiting { .. } => "Pending",
+        Known::Running { .. } => "Running",
+        Known::Ended { exit, .. } if exit.code == 0 => "Succeeded",
+        Known::Ended { .. } => "Failed",
+    };
+    let ready = matches!(known, Known::Running { .. });
+    let ip = match known {
+        Known::Running { ip, .. } => Some(*ip),
+        Known::Ended { ip, .. } => *ip,
+        _ => None,
+    };
+    let started = match known {
+        Known::Running { started, .. } | Known::Ended { started, .. } => started.clone(),
+        _ => now.to_owned(),
+    };
+    json!({"status": {
+        "phase": phase,
+        "startTime": started,
+        "podIP": ip,
+        "podIPs": ip.map(|ip| json!([{"ip": ip}])),
+        "conditions": conditions(pod, known, ready, now),
+        "containerStatuses": containers(pod, known, ready),
+        "qosClass": pod.status.as_ref().and_then(|status| status.qos_class.clone()),
+    }})
+}
+
+fn containers(pod: &Pod, known: &Known, ready: bool) -> Value {
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let all = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let state = match known {
+        Known::Waiting { reason, message } => json!({"waiting": {"reason": reason, "message": message}}),
+        Known::Running { started, .. } => json!({"running": {"startedAt": started}}),
+        Known::Ended { started, exit, .. } => json!({"terminated": {
+            "exitCode": exit.code,
+            "reason": if exit.code == 0 { "Completed" } else { "Error" },
+            "message": exit.message,
+            "startedAt": started,
+            "finishedAt": exit.finished,
+            "containerID": format!("crun://{uid}"),
+        }}),
+    };
+    let there = !matches!(known, Known::Waiting { .. });
+    all.map(|container| {
+        json!({
+            "name": container.name,
+            "image": container.image,
+            "imageID": "",
+            "containerID": there.then(|| format!("crun://{uid}")),
+            "ready": ready,
+            "started": ready,
+            "restartCount": 0,
+            "state": state,
+        })
+    })
+    .collect()
+}
+
+fn conditions(pod: &Pod, known: &Known, ready: bool, now: &str) -> Value {
+    let mut known_before: Vec<PodCondition> =
+        pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    let why = match known {
+        Known::Ended { exit, .. } if exit.code == 0 => "PodCompleted",
+        Known::Ended { .. } => "PodFailed",
+        _ => "ContainersNotReady",
+    };
+    for (kind, holds) in
+        [("PodScheduled", true), ("Initialized", true), ("ContainersReady", ready), ("Ready", ready)]
+    {
+        let status = if holds { "True" } else { "False" };
+        let reason = (!holds).then(|| why.to_owned());
+        let time = serde_json::from_value(json!(now)).ok();
+        match known_before.iter_mut().find(|c| c.type_ == kind) {
+            Some(condition) => {
+                if condition.status != status {
+                    condition.status = status.to_owned();
+                    condition.last_transition_time = time;
+                }
+                condition.reason = reason;
+            }
+            None => known_before.push(PodCondition {
+                type_: kind.to_owned(),
+                status: status.to_owned(),
+                reason,
+                last_transition_time: time,
+                ..Default::default()
+            }),
+        }
+    }
+    json!(known_before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "2026-01-02T03:04:05Z";
+
+    fn pod() -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "uid": "u"},
+            "spec": {"containers": [{"name": "compute", "image": "i"}]},
+            "status": {"conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2025-01-01T00:00:00Z"}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_running_pod_is_ready_and_keeps_the_schedulers_condition() {
+        let known = Known::Running { ip: Ipv4Addr::new(10, 244, 0, 2), started: NOW.to_owned() };
+        let status = &patch(&pod(), &known, NOW)["status"];
+        assert_eq!((&status["phase"], &status["podIP"]), (&json!("Running"), &json!("10.244.0.2")));
+        assert_eq!(status["conditions"][0]["lastTransitionTime"], "2025-01-01T00:00:00Z");
+        assert!(status["conditions"].as_array().unwrap().iter().all(|c| c["status"] == "True"));
+        assert_eq!(status["containerStatuses"][0]["ready"], true);
+    }
+
+    #[test]
+    fn the_exit_code_decides_the_last_phase() {
+        for (code, phase, reason) in [(0, "Succeeded", "Completed"), (1, "Failed", "Error")] {
+            let exit = Exit { code, message: "m".to_owned(), finished: NOW.to_owned() };
+            let known = Known::Ended { ip: None, started: NOW.to_owned(), exit };
+            let status = &patch(&pod(), &known, NOW)["status"];
+            assert_eq!(status["phase"], phase);
+            let state = &status["containerStatuses"][0]["state"]["terminated"];
+            assert_eq!((&state["exitCode"], &state["reason"]), (&json!(code), &json!(reason)));
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Taking down what a pod has on the node. Every step is fine when there is nothing to take down.
+
+use super::Shared;
+use crate::oci::cgroup;
+use ferrovirt_sys::netns;
+use std::{fs, thread};
+
+/// Ends the container and removes network, cgroups and mounts; the pod's directory with its log stays. Blocks for
+/// some 40 ms.
+///
+/// # Errors
+/// The first step that failed, for a person; the others are done all the same.
+pub(super) fn down(shared: &Shared, uid: &str) -> Result<(), String> {
+    let path = shared.netns(uid);
+    let network = || {
+        if !path.exists() {
+            return Ok(());
+        }
+        // The plug-in gives the address back even where the namespace is no namespace any more.
+        let returned = shared.cni.del(uid, &path).map_err(|error| error.to_string());
+        netns::delete(&path).map_err(|error| format!("network namespace: {error}"))?;
+        returned
+    };
+    let (container, network) = thread::scope(|scope| {
+        let network = scope.spawn(network);
+        let folder = shared.pod_folder(uid);
+        let container = shared.crun.delete(uid, &folder).map_err(|error| error.to_string());
+        cgroup::remove(&shared.cgroups, uid);
+        (container, network.join().unwrap_or_else(|_| Err("the network could not be taken down".to_owned())))
+    });
+    container.and(network)
+}
+
+/// Removes the pod's directory too.
+///
+/// # Errors
+/// As [`down`].
+pub(super) fn forget(shared: &Shared, uid: &str) -> Result<(), String> {
+    down(shared, uid)?;
+    match fs::remove_dir_all(shared.pod_folder(uid)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("pod directory: {error}")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,641 @@
+//! One pod from binding to its last trace.
+
+use super::{
+    Shared,
+    exit::{self, Process},
+    pipeline::{self, Failure, Started},
+    record::{self, Exit, Record},
+    status::Known,
+    teardown,
+    writer::Writer,
+};
+use crate::{
+    events::Kind,
+    machine::{facts, link::Link, report::Reporter, status::Phase},
+};
+use ferrovirt_api::kubevirt::VirtualMachineInstance;
+use ferrovirt_model::{Bytes, PageSize};
+use ferrovirt_qemu::{
+    order::{Backing, Tap},
+    protocol::{Ending, Event, Purpose, Request, State},
+};
+use ferrovirt_sys::netns;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kube::{
+    Api,
+    api::{DeleteParams, Preconditions},
+};
+use std::{collections::VecDeque, os::fd::OwnedFd, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::spawn_blocking,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+/// Pauses between tries to start a pod: doubled from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LAST_PAUSE: Duration = Duration::from_secs(120);
+/// How long the end of a machine may take to be written before its pod's end is.
+const SETTLE: Duration = Duration::from_secs(5);
+/// Most of the launcher's last state that is read.
+const LAST_STATE: u64 = 64 << 10;
+
+/// What a pod's task is told.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// The pod changed.
+    Pod(Arc<Pod>),
+    /// The pod is gone from the API.
+    Gone,
+    /// The machine changed.
+    Machine(Arc<VirtualMachineInstance>),
+    /// Stop or run the vCPUs.
+    Switch { pause: bool, answer: oneshot::Sender<Result<(), Refusal>> },
+}
+
+/// A machine that was not paused or unpaused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no running guest.
+    #[error("VMI is not running")]
+    NotRunning,
+    /// The launcher said no.
+    #[error("{0}")]
+    Launcher(String),
+}
+
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    pod: Arc<Pod>,
+    uid: String,
+    messages: mpsc::UnboundedReceiver<Message>,
+    writer: Writer,
+    reporter: Option<Reporter>,
+    gone: bool,
+    /// The last event text, so that retries do not repeat it.
+    told: String,
+}
+
+/// A running container.
+struct Life {
+    record: Record,
+    process: Process,
+    link: Option<Link>,
+    /// The order was sent, or a launcher was seen that has one.
+    ordered: bool,
+    descriptors: Vec<(Purpose, OwnedFd)>,
+    state: State,
+    started: bool,
+    switches: VecDeque<(bool, oneshot::Sender<Result<(), Refusal>>)>,
+    kill_at: Option<Instant>,
+    grace: Option<i64>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        pod: Arc<Pod>,
+        messages: mpsc::UnboundedReceiver<Message>,
+    ) -> Self {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let writer = Writer::start(&shared, pod.clone());
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        let reporter = pipeline::owner(&pod).map(|(name, uid)| {
+            Reporter::start(Api::namespaced(shared.handler.client.0.clone(), &namespace), name, uid)
+        });
+        Self { shared, pod, uid, messages, writer, reporter, gone: false, told: String::new() }
+    }
+
+    /// Runs until the pod has left no trace on the node and in the API.
+    pub(super) async fn run(mut self) {
+        if let Some(life) = self.begin().await {
+            self.live(life).await;
+        }
+        self.finish().await;
+    }
+
+    /// Takes over what an earlier agent started, or starts the pod; `None` when it will not run (again).
+    async fn begin(&mut self) -> Option<Life> {
+        let folder = self.shared.pod_folder(&self.uid);
+        if let Some(record) = Record::read(&folder) {
+            return self.adopt(record).await;
+        }
+        let phase = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if matches!(phase, Some("Succeeded" | "Failed")) {
+            return None;
+        }
+        if folder.exists() || self.shared.netns(&self.uid).exists() {
+            // An earlier agent was interrupted before the guest could start: from the beginning.
+            self.forget().await;
+        }
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if self.gone || self.deleted() {
+                return None;
+            }
+            match pipeline::start(&self.shared, &self.pod).await {
+                Ok(started) => return self.started(started).await,
+                Err(failure) => {
+                    self.complain(&failure);
+                    let until = failure.may_pass.then(|| Instant::now() + pause);
+                    pause = (pause * 2).min(LAST_PAUSE);
+                    self.wait(until).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until the time, or until the pod is deleted.
+    async fn wait(&mut self, until: Option<Instant>) {
+        while !self.gone && !self.deleted() {
+            tokio::select! {
+                message = self.messages.recv() => self.note(message),
+                () = at(until) => return,
+            }
+        }
+    }
+
+    /// Takes a message when there is no guest.
+    fn note(&mut self, message: Option<Message>) {
+        match message {
+            Some(Message::Pod(pod)) => self.pod = pod,
+            Some(Message::Machine(vmi)) => self.see(vmi),
+            Some(Message::Switch { answer, .. }) => {
+                // Nobody may be waiting any more.
+                let _gone = answer.send(Err(Refusal::NotRunning));
+            }
+            Some(Message::Gone) | None => self.gone = true,
+        }
+    }
+
+    fn see(&self, vmi: Arc<VirtualMachineInstance>) {
+        if let Some(reporter) = &self.reporter {
+            reporter.see(vmi);
+        }
+    }
+
+    fn deleted(&self) -> bool {
+        self.pod.metadata.deletion_timestamp.is_some()
+    }
+
+    fn complain(&mut self, failure: &Failure) {
+        let Failure { reason, message, .. } = failure;
+        self.writer.write(Known::Waiting { reason, message: message.clone() });
+        if let Some(reporter) = &self.reporter {
+            reporter.update(|known| known.trouble = Some((reason, message.clone())));
+        }
+        if self.told != *message {
+            self.told.clone_from(message);
+            tracing::warn!(pod = self.name(), reason, "{message}");
+            self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, reason, message);
+            if let Some(machine) = self.machine_reference() {
+                self.shared.handler.events.tell(&machine, Kind::Warning, "SyncFailed", message);
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        let data = &self.pod.metadata;
+        format!(
+            "{}/{}",
+            data.namespace.as_deref().unwrap_or_default(),
+            data.name.as_deref().unwrap_or_default()
+        )
+    }
+
+    fn pod_reference(&self) -> ObjectReference {
+        let data = &self.pod.metadata;
+        ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: data.namespace.clone(),
+            name: data.name.clone(),
+            uid: data.uid.clone(),
+            ..Default::default()
+        }
+    }
+
+    fn machine_reference(&self) -> Option<ObjectReference> {
+        let (name, uid) = pipeline::owner(&self.pod)?;
+        Some(ObjectReference {
+            api_version: Some("kubevirt.io/v1".to_owned()),
+            kind: Some("VirtualMachineInstance".to_owned()),
+            namespace: self.pod.metadata.namespace.clone(),
+            name: Some(name),
+            uid: Some(uid),
+            ..Default::default()
+        })
+    }
+
+    fn tell(&self, kind: Kind, reason: &str, message: &str) {
+        if let Some(machine) = self.machine_reference() {
+            self.shared.handler.events.tell(&machine, kind, reason, message);
+        }
+    }
+
+    async fn started(&mut self, started: Started) -> Option<Life> {
+        let Started { record, descriptors } = started;
+        let event = format!("Started container compute with address {}", record.address.ip);
+        self.shared.node.events.tell(&self.pod_reference(), Kind::Normal, "Started", &event);
+        self.hold(record, descriptors).await
+    }
+
+    async fn adopt(&mut self, record: Record) -> Option<Life> {
+        if let Some(exit) = record.exit.clone() {
+            self.writer.write(ended(&record, exit));
+            return None;
+        }
+        let (shared, uid) = (self.shared.clone(), self.uid.clone());
+        let state = spawn_blocking(move || shared.crun.state(&uid)).await;
+        match state {
+            Ok(Ok(Some(state))) if state.status == "running" => {
+                tracing::info!(pod = self.name(), "taking over a running launcher");
+                self.hold(Record { pid: state.pid, ..record }, Vec::new()).await
+            }
+            _ => {
+                self.over(record, None, None).await;
+                None
+            }
+        }
+    }
+
+    /// Takes hold of a container's process and tells that it runs.
+    async fn hold(&mut self, record: Record, descriptors: Vec<(Purpose, OwnedFd)>) -> Option<Life> {
+        let process = match Process::open(record.pid) {
+            Ok(process) => process,
+            Err(error) => {
+                tracing::warn!(pod = self.name(), "the container's process: {error}");
+                self.over(record, None, None).await;
+                return None;
+            }
+        };
+        self.writer.write(Known::Running { ip: record.address.ip, started: record.started.clone() });
+        if let Some(reporter) = &self.reporter {
+            let order = &record.order;
+            reporter.update(|known| {
+                known.trouble = None;
+                known.interfaces = facts::interfaces(order, &record.wired);
+                known.memory = order.memory.bytes;
+                known.topology = (order.sockets, order.cores, order.threads);
+                known.machine_type.clone_from(&order.machine);
+                // Without an enforcing SELinux there is no context to report.
+                known.selinux = "none".to_owned();
+            });
+        }
+        Some(Life {
+            record,
+            process,
+            link: None,
+            ordered: false,
+            descriptors,
+            state: State::Waiting,
+            started: false,
+            switches: VecDeque::new(),
+            kill_at: None,
+            grace: None,
+        })
+    }
+
+    /// Runs a container until its first process has ended, and cleans up after it.
+    async fn live(&mut self, mut life: Life) {
+        if !life.descriptors.is_empty() || life.record.order.nics.is_empty() {
+            // Fresh: the order goes out without waiting for the launcher's greeting.
+            self.link(&mut life).await;
+            if life.link.is_some() {
+                self.order(&mut life).await;
+            }
+        }
+        let code = loop {
+            if life.link.is_none() {
+                self.link(&mut life).await;
+            }
+            if self.gone {
+                life.process.kill();
+            } else if self.deleted() {
+                self.stop(&mut life).await;
+            }
+            tokio::select! {
+                code = life.process.ended() => break code,
+                event = next(&life.link) => match event {
+                    Some(event) => self.event(&mut life, event).await,
+                    None => {
+                        life.link = None;
+                        sleep(Duration::from_millis(20)).await;
+                    }
+                },
+                message = self.messages.recv() => match message {
+                    Some(Message::Switch { pause, answer }) => self.switch(&mut life, pause, answer).await,
+                    other => self.note(other),
+                },
+                () = at(life.kill_at) => {
+                    life.kill_at = None;
+                    life.process.kill();
+                }
+            }
+        };
+        // What the launcher said last may still be in the socket.
+        while let Ok(Some(event)) = timeout(Duration::from_millis(20), next(&life.link)).await {
+            self.event(&mut life, event).await;
+        }
+        let end = match life.state.clone() {
+            State::Ended { ending, message } => Some((ending, message)),
+            _ => None,
+        };
+        self.over(life.record, code, end).await;
+    }
+
+    async fn link(&mut self, life: &mut Life) {
+        let folder = self.shared.pod_folder(&self.uid).join("sockets");
+        match Link::connect(&folder) {
+            Ok(link) => life.link = Some(link),
+            // Its end is about to be seen, or it is too busy: try again a little later.
+            Err(_) => sleep(Duration::from_millis(20)).await,
+        }
+    }
+
+    /// Sends descriptors and order.
+    async fn order(&mut self, life: &mut Life) {
+        life.ordered = true;
+        let Some(link) = &life.link else { return };
+        let sent = async {
+            link.pass(&life.descriptors).await?;
+            link.send(&Request::Start { order: Box::new(life.record.order.clone()) }).await
+        };
+        if let Err(error) = sent.await {
+            tracing::warn!(pod = self.name(), "sending the order: {error}");
+            life.link = None;
+            life.ordered = false;
+        }
+        life.descriptors.clear();
+    }
+
+    /// A launcher that waits although there is an order: an agent ended between container and order.
+    async fn order_again(&mut self, life: &mut Life) {
+        let path = self.shared.netns(&self.uid);
+        let record = life.record.clone();
+        let nics: Vec<_> = record
+            .order
+            .nics
+            .iter()
+            .map(|nic| (nic.name.clone(), nic.queues, matches!(nic.tap, Tap::Passed)))
+            .collect();
+        let opened = spawn_blocking(move || {
+            let namespace = netns::open(&path).map_err(|error| error.to_string())?;
+            pipeline::descriptors(&namespace, &record.wired, &nics, record.user)
+                .map_err(|error| error.to_string())
+        });
+        match opened.await {
+            Ok(Ok(descriptors)) => {
+                life.descriptors = descriptors;
+                self.order(life).await;
+            }
+            Ok(Err(error)) => {
+                tracing::error!(pod = self.name(), "opening the guest's network again: {error}")
+            }
+            Err(error) => tracing::error!(pod = self.name(), "opening the guest's network again: {error}"),
+        }
+    }
+
+    async fn event(&mut self, life: &mut Life, event: Event) {
+        let state = match event {
+            Event::Refused { message } => {
+                match life.switches.pop_front() {
+                    Some((_, answer)) => {
+                        let _gone = answer.send(Err(Refusal::Launcher(message)));
+                    }
+                    None => tracing::warn!(pod = self.name(), "the launcher refuses: {message}"),
+                }
+                return;
+            }
+            Event::State { state, .. } => state,
+        };
+        if state == life.state && state != State::Waiting {
+            return;
+        }
+        match &state {
+            State::Waiting => {
+                if !life.ordered {
+                    self.order_again(life).await;
+                }
+                return;
+            }
+            State::Starting => life.ordered = true,
+            State::Running | State::Paused => {
+                life.ordered = true;
+                let paused = state == State::Paused;
+                if let Some(reporter) = &self.reporter {
+                    reporter.update(|known| {
+                        known.phase = Phase::Running;
+                        known.paused = paused;
+                    });
+                }
+                if !life.started {
+                    life.started = true;
+                    self.tell(Kind::Normal, "Created", "VirtualMachineInstance defined.");
+                    self.tell(Kind::Normal, "Started", "VirtualMachineInstance started.");
+                } else if life.state == State::Paused && !paused {
+                    self.tell(Kind::Normal, "Resumed", "VirtualMachineInstance resumed.");
+                }
+                if let Some(at) = life.switches.iter().position(|(pause, _)| *pause == paused)
+                    && let Some((_, answer)) = life.switches.remove(at)
+                {
+                    let _gone = answer.send(Ok(()));
+                }
+            }
+            State::ShuttingDown => {
+                self.tell(Kind::Normal, "ShuttingDown", "The guest was asked to shut down.");
+            }
+            State::Ended { .. } => {}
+        }
+        life.state = state;
+    }
+
+    async fn switch(&mut self, life: &mut Life, pause: bool, answer: oneshot::Sender<Result<(), Refusal>>) {
+        let request = if pause { Request::Pause } else { Request::Unpause };
+        let sent = match (&life.state, &life.link) {
+            (State::Running | State::Paused, Some(link)) => link.send(&request).await.is_ok(),
+            _ => false,
+        };
+        if sent {
+            life.switches.push_back((pause, answer));
+        } else {
+            let _gone = answer.send(Err(Refusal::NotRunning));
+        }
+    }
+
+    /// Asks the guest to shut down within the pod's grace period; shorter ones that come later count.
+    async fn stop(&mut self, life: &mut Life) {
+        let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or_default().max(0);
+        if life.grace.is_some_and(|known| known <= grace) {
+            return;
+        }
+        life.grace = Some(grace);
+        if grace == 0 {
+            return life.process.kill();
+        }
+        life.kill_at = Some(Instant::now() + Duration::from_secs(grace.unsigned_abs()));
+        let Some(link) = &life.link else {
+            life.grace = None;
+            return;
+        };
+        // The launcher needs a moment of the pod's grace to end QEMU and to report.
+        let limit = u32::try_from(grace).unwrap_or(u32::MAX);
+        let grace_seconds = (limit < life.record.order.grace_seconds).then(|| limit.saturating_sub(1));
+        if link.send(&Request::Shutdown { grace_seconds }).await.is_err() {
+            life.grace = None;
+            life.link = None;
+        }
+    }
+
+    /// The container has ended: reports the machine's and the pod's end and takes down what it had on the node.
+    async fn over(&mut self, mut record: Record, code: Option<i32>, end: Option<(Ending, String)>) {
+        let end = end.or_else(|| last_state(&record));
+        let exit = match &end {
+            Some((ending, message)) => {
+                let code = code.or(Some(i32::from(*ending != Ending::Shutdown)));
+                exit::exit(code, message.clone())
+            }
+            None => exit::exit(code, self.last_words(code)),
+        };
+        let (phase, reason) = match end.as_ref().map(|(ending, _)| *ending) {
+            Some(Ending::Shutdown) => (Phase::Succeeded, None),
+            Some(Ending::Destroyed) => (Phase::Failed, Some("GuestDestroyed")),
+            Some(Ending::Panicked) => (Phase::Failed, Some("GuestPanicked")),
+            Some(Ending::Failed) => (Phase::Failed, Some("QEMUFailed")),
+            None => (Phase::Failed, Some("LauncherDied")),
+        };
+        let message = self.explain(&record, &exit.message);
+        if let Some(reporter) = &self.reporter {
+            reporter.update(|known| {
+                known.phase = phase;
+                known.reason = reason.map(str::to_owned);
+                known.paused = false;
+            });
+        }
+        let kind = if phase == Phase::Succeeded { Kind::Normal } else { Kind::Warning };
+        self.tell(kind, "Stopped", &format!("The VirtualMachineInstance was shut down: {message}"));
+        record.exit = Some(exit.clone());
+        if let Err(error) = record.write(&self.shared.pod_folder(&self.uid)) {
+            tracing::warn!(pod = self.name(), "recording the end: {error}");
+        }
+        let reporter = self.reporter.take();
+        let settle = async {
+            let mut reporter = reporter;
+            if let (Some(reporter), false) = (&mut reporter, self.gone) {
+                reporter.settle(SETTLE).await;
+            }
+            reporter
+        };
+        let (shared, uid) = (self.shared.clone(), self.uid.clone());
+        let down = spawn_blocking(move || teardown::down(&shared, &uid));
+        let (reporter, down) = tokio::join!(settle, down);
+        self.reporter = reporter;
+        if let Ok(Err(error)) = down {
+            tracing::warn!(pod = self.name(), "taking down: {error}");
+        }
+        self.writer.write(ended(&record, exit));
+    }
+
+    /// The message of an end, with the remedy where it is a lack of huge pages.
+    fn explain(&self, record: &Record, message: &str) -> String {
+        let page = match &record.order.memory.backing {
+            Backing::Anonymous => None,
+            Backing::HugeMemfd { page_bytes } => PageSize::new(*page_bytes),
+            Backing::HugeDirectory { .. } => PageSize::new(2 << 20),
+        };
+        let lack = message.contains("allocat") || message.contains("memory failed");
+        let remedy = page
+            .filter(|_| lack)
+            .and_then(|page| facts::missing_huge_pages(Bytes(record.order.memory.bytes), page));
+        match remedy {
+            Some(remedy) => format!("{message} ({remedy})"),
+            None => message.to_owned(),
+        }
+    }
+
+    fn last_words(&self, code: Option<i32>) -> String {
+        let log = record::log(&self.shared.pod_folder(&self.uid));
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        let line = log.lines().last().unwrap_or("it wrote nothing").to_owned();
+        match code {
+            Some(137) => "the launcher was killed".to_owned(),
+            Some(code) => format!("the launcher ended with code {code}: {line}"),
+            None => format!("the launcher ended while no agent ran: {line}"),
+        }
+    }
+
+    /// Waits until the pod is deleted, then removes the last traces.
+    async fn finish(&mut self) {
+        self.wait(None).await;
+        self.writer.settle(SETTLE).await;
+        self.forget().await;
+        if self.gone {
+            return;
+        }
+        loop {
+            let namespace = self.pod.metadata.namespace.clone().unwrap_or_default();
+            let pods: Api<Pod> = Api::namespaced(self.shared.node.client.0.clone(), &namespace);
+            let parameters = DeleteParams {
+                grace_period_seconds: Some(0),
+                preconditions: Some(Preconditions { uid: Some(self.uid.clone()), resource_version: None }),
+                ..Default::default()
+            };
+            let name = self.pod.metadata.name.clone().unwrap_or_default();
+            match pods.delete(&name, &parameters).await {
+                Ok(_) => return,
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
+                Err(error) => {
+                    tracing::warn!(pod = self.name(), "deleting the pod: {error}");
+                    sleep(FIRST_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn forget(&mut self) {
+        for pause in [Duration::from_millis(50), Duration::from_millis(500), FIRST_PAUSE] {
+            let (shared, uid) = (self.shared.clone(), self.uid.clone());
+            match spawn_blocking(move || teardown::forget(&shared, &uid)).await {
+                Ok(Err(error)) => tracing::warn!(pod = self.name(), "taking down: {error}"),
+                _ => return,
+            }
+            sleep(pause).await;
+        }
+    }
+}
+
+fn ended(record: &Record, exit: Exit) -> Known {
+    Known::Ended { ip: Some(record.address.ip), started: record.started.clone(), exit }
+}
+
+/// What a launcher that ended while nobody listened left behind.
+fn last_state(record: &Record) -> Option<(Ending, String)> {
+    use rustix::fs::{Mode, OFlags};
+    use std::io::Read;
+    let path = "/var/run/kubevirt/ended.json";
+    let fd = record.places.open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).ok()?;
+    let mut bytes = Vec::new();
+    std::fs::File::from(fd).take(LAST_STATE).read_to_end(&mut bytes).ok()?;
+    match serde_json::from_slice(&bytes).ok()? {
+        Event::State { state: State::Ended { ending, message }, .. } => Some((ending, message)),
+        _ => None,
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next event of a connection; `None` when it is lost. Never without a connection.
+async fn next(link: &Option<Link>) -> Option<Event> {
+    match link {
+        Some(link) => link.receive().await.ok().flatten(),
+        None => {
+            sleep(Duration::from_millis(20)).await;
+            None
+        }
+    }
+}

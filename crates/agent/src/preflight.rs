@@ -1,0 +1,100 @@
+//! What the node must have, checked before anything is touched.
+
+use crate::network::cni::PLUGINS;
+use std::path::{Path, PathBuf};
+
+/// A node that cannot run machines, and what to do about it.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// Not root.
+    #[error("virt-handler needs root: it makes namespaces, mounts and network devices; run it as root")]
+    NotRoot,
+    /// Root without what root usually has.
+    #[error("root lacks the capabilities {0} here: run it outside of a restricted container")]
+    Capabilities(String),
+    /// Programs that are not there.
+    #[error("missing on this node: {}; on Debian: apt-get install {}", names(.0, |p| &p.0), names(.0, |p| &p.1))]
+    Programs(Vec<(String, String)>),
+    /// The launcher is not there.
+    #[error("the launcher {0} is missing or not a file: build it, or name another with --launcher")]
+    Launcher(PathBuf),
+    /// The kernel cannot make TAP devices.
+    #[error("/dev/net/tun is missing: load the kernel module tun")]
+    Tun,
+}
+
+fn names(all: &[(String, String)], which: impl Fn(&(String, String)) -> &String) -> String {
+    let mut names: Vec<&str> = all.iter().map(|pair| which(pair).as_str()).collect();
+    names.dedup();
+    names.join(" ")
+}
+
+/// Programs and the Debian packages that have them.
+const PROGRAMS: [(&str, &str); 4] =
+    [("crun", "crun"), ("ip", "iproute2"), ("nft", "nftables"), ("qemu-system-x86_64", "qemu-system-x86")];
+
+/// Checks the node.
+///
+/// # Errors
+/// The first thing that is missing.
+pub fn check(launcher: &Path) -> Result<(), Error> {
+    use rustix::thread::CapabilitySet;
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    let needed = [
+        ("SYS_ADMIN", CapabilitySet::SYS_ADMIN),
+        ("NET_ADMIN", CapabilitySet::NET_ADMIN),
+        ("CHOWN", CapabilitySet::CHOWN),
+        ("DAC_OVERRIDE", CapabilitySet::DAC_OVERRIDE),
+        ("MKNOD", CapabilitySet::MKNOD),
+        ("SETUID", CapabilitySet::SETUID),
+        ("SETGID", CapabilitySet::SETGID),
+        ("SETPCAP", CapabilitySet::SETPCAP),
+        ("KILL", CapabilitySet::KILL),
+    ];
+    if let Ok(sets) = rustix::thread::capabilities(None) {
+        let missing: Vec<&str> =
+            needed.iter().filter(|(_, cap)| !sets.effective.contains(*cap)).map(|(name, _)| *name).collect();
+        if !missing.is_empty() {
+            return Err(Error::Capabilities(missing.join(", ")));
+        }
+    }
+    let mut missing: Vec<(String, String)> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| !in_path(program))
+        .map(|(program, package)| ((*program).to_owned(), (*package).to_owned()))
+        .collect();
+    if ["bridge", "host-local"].iter().any(|plugin| !Path::new(PLUGINS).join(plugin).is_file()) {
+        missing.push((format!("{PLUGINS}/bridge"), "containernetworking-plugins".to_owned()));
+    }
+    if !missing.is_empty() {
+        return Err(Error::Programs(missing));
+    }
+    if !launcher.is_file() {
+        return Err(Error::Launcher(launcher.to_owned()));
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        return Err(Error::Tun);
+    }
+    Ok(())
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_programs_are_named_with_their_packages() {
+        let missing = Error::Programs(vec![("crun".into(), "crun".into()), ("ip".into(), "iproute2".into())]);
+        assert_eq!(
+            missing.to_string(),
+            "missing on this node: crun ip; on Debian: apt-get install crun iproute2"
+        );
+    }
+}
