@@ -108,7 +108,11 @@ fn architecture_and_machine(spec: &mut VirtualMachineInstanceSpec, defaults: &Cl
     }
     let machine = spec.domain.machine.get_or_insert_with(Machine::default);
     if empty(&machine.r#type) {
-        machine.r#type = Some(defaults.machine_type.clone());
+        machine.r#type = Some(match spec.architecture.as_deref() {
+            Some("arm64") => "virt".to_owned(),
+            Some("s390x") => "s390-ccw-virtio".to_owned(),
+            _ => defaults.machine_type.clone(),
+        });
     }
 }
 
@@ -212,11 +216,11 @@ fn object_defaults(spec: &mut VirtualMachineInstanceSpec, defaults: &ClusterDefa
     }
     features.acpi.get_or_insert_default().enabled.get_or_insert(true);
 
+    let amd64 = spec.architecture.as_deref() == Some("amd64");
     for disk in &mut spec.domain.devices.disks {
         if disk.disk.is_none() && disk.lun.is_none() && disk.cdrom.is_none() {
             disk.disk = Some(DiskTarget::default());
         }
-        // The bus of amd64; the only architecture that is supported.
         let bus = disk
             .disk
             .as_mut()
@@ -226,7 +230,7 @@ fn object_defaults(spec: &mut VirtualMachineInstanceSpec, defaults: &ClusterDefa
         if let Some(bus) = bus
             && bus.as_deref().unwrap_or_default().is_empty()
         {
-            *bus = Some("sata".to_owned());
+            *bus = Some(if amd64 { "sata" } else { "virtio" }.to_owned());
         }
     }
     for cdrom in spec.domain.devices.disks.iter_mut().filter_map(|disk| disk.cdrom.as_mut()) {

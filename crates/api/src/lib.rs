@@ -1,14 +1,14 @@
 //! Wire types of kubevirt.io, their CRDs, defaulting, validation and conversion into the model.
 
-mod cause;
-mod config;
-mod convert;
+pub mod cause;
+pub mod config;
+pub mod convert;
 mod crd;
-mod defaults;
+pub mod defaults;
 pub mod kubevirt;
 pub mod quantity;
 pub mod support;
-mod validate;
+pub mod validate;
 mod wire;
 
 pub use cause::{Cause, Reason, rejection};

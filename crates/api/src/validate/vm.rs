@@ -31,8 +31,8 @@ pub fn validate_vm(vm: &VirtualMachine, config: &ClusterDefaults, is_kubevirt_ac
     rules.report.causes.append(&mut report.causes);
     if rules.report.causes.is_empty() {
         support::refuse_vm(&path, &vm.spec, &mut rules.report);
+        support::refuse(&rules.path, &template, &mut rules.report);
     }
-    rules.refuse_unsupported();
     // A template without memory is upstream's to accept; its instance is refused.
     let sized = template.domain.memory.as_ref().is_some_and(|memory| memory.guest.is_some());
     if rules.report.causes.is_empty() && sized {
