@@ -2,6 +2,7 @@
 //!
 //! Each object is made when it is missing. One that exists is left alone, so that an administrator's edit stays.
 
+use futures::future::try_join_all;
 use serde_json::{Value, json};
 
 use crate::auth::rbac::GROUP;
@@ -34,33 +35,41 @@ const EDITED: &[&str] =
 /// # Errors
 /// The store's.
 pub async fn install(store: &Store) -> Result<(), StoreError> {
-    for name in NAMESPACES {
-        namespaces::ensure(store, name).await?;
-    }
+    // All at once: they share commits.
+    try_join_all(NAMESPACES.iter().map(|name| namespaces::ensure(store, name))).await?;
+    let cluster = |kind: &str| {
+        json!({"apiVersion": format!("{GROUP}/v1"), "kind": kind,
+            "metadata": {"labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}}})
+    };
+    let mut objects = Vec::new();
     for (name, labels, rules) in roles() {
-        let mut role = json!({"apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRole",
-            "metadata": {"labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}}, "rules": rules});
+        let mut role = cluster("ClusterRole");
+        object::set(&mut role, &["rules"], rules.into());
         for label in labels {
             object::set(&mut role, &["metadata", "labels", label], "true".into());
         }
-        if let Some(from) = aggregated(name) {
-            let selectors: Vec<Value> = from
-                .iter()
-                .map(|level| json!({"matchLabels": {(format!("{GROUP}/aggregate-to-{level}")): "true"}}))
-                .collect();
-            object::set(&mut role, &["aggregationRule"], json!({"clusterRoleSelectors": selectors}));
+        if let Some(level) = aggregated(name) {
+            let selector = json!({"matchLabels": {(format!("{GROUP}/aggregate-to-{level}")): "true"}});
+            object::set(&mut role, &["aggregationRule"], json!({"clusterRoleSelectors": [selector]}));
         }
-        object::create(store, (GROUP, "clusterroles"), "", name, role).await?;
+        objects.push(("clusterroles", name, role));
     }
     for (role, groups) in BINDINGS {
+        let mut binding = cluster("ClusterRoleBinding");
         let subjects: Vec<Value> =
             groups.iter().map(|group| json!({"apiGroup": GROUP, "kind": "Group", "name": group})).collect();
-        let binding = json!({"apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRoleBinding",
-            "metadata": {"labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}},
-            "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role}, "subjects": subjects});
-        object::create(store, (GROUP, "clusterrolebindings"), "", role, binding).await?;
+        object::set(
+            &mut binding,
+            &["roleRef"],
+            json!({"apiGroup": GROUP, "kind": "ClusterRole", "name": role}),
+        );
+        object::set(&mut binding, &["subjects"], subjects.into());
+        objects.push(("clusterrolebindings", role, binding));
     }
-    Ok(())
+    let made = objects
+        .into_iter()
+        .map(|(resource, name, new)| object::create(store, (GROUP, resource), "", name, new));
+    try_join_all(made).await.map(|_| ())
 }
 
 /// Default bindings; each has its role's name.
@@ -71,14 +80,9 @@ const BINDINGS: &[(&str, &[&str])] = &[
     ("system:public-info-viewer", &["system:authenticated", "system:unauthenticated"]),
 ];
 
-/// The levels whose labelled roles a role collects. Each one's own rules are in a `system:aggregate-to-*` role.
-fn aggregated(role: &str) -> Option<&'static [&'static str]> {
-    match role {
-        "admin" => Some(&["admin"]),
-        "edit" => Some(&["edit"]),
-        "view" => Some(&["view"]),
-        _ => None,
-    }
+/// The level whose labelled roles a role collects. Its own rules are in a `system:aggregate-to-*` role.
+fn aggregated(role: &str) -> Option<&str> {
+    ["admin", "edit", "view"].contains(&role).then_some(role)
 }
 
 type Role = (&'static str, &'static [&'static str], Vec<Value>);

@@ -88,16 +88,19 @@ fn instance(store: &Store, request: &mut AdmissionRequest<'_>) -> Result<(), Api
             Ok(())
         }
         Operation::Update => {
-            if own {
+            if !own {
+                revert_status(request);
+            }
+            let Some(old) = request.old else { return Ok(()) };
+            // Status and metadata change all the time: only what the rules look at is worth reading the whole object.
+            let same = |path: &str| old.pointer(path) == request.object.pointer(path);
+            if same("/spec") && (own || same("/metadata/labels")) {
                 return Ok(());
             }
-            revert_status(request);
-            let name = "virtualmachineinstances-update-validator.kubevirt.io";
-            let Some(old) = request.old else { return Ok(()) };
-            if old.get("spec") != request.object.get("spec") {
-                return Err(denied(name, "update of VMI object is restricted", json!([])));
-            }
-            reserved_labels(name, old, request.object)
+            let before: VirtualMachineInstance = stored(old)?;
+            let after: VirtualMachineInstance = read(MUTATOR, request)?;
+            let causes = ferrovirt_api::validate_vmi_update(&before, &after, own);
+            refuse("virtualmachineinstances-update-validator.kubevirt.io", &causes)
         }
         Operation::Delete => Ok(()),
     }
@@ -112,24 +115,6 @@ fn revert_status(request: &mut AdmissionRequest<'_>) {
             None => fields.remove("status"),
         };
     }
-}
-
-/// Labels that select and own instances are not for users to change.
-fn reserved_labels(webhook: &str, old: &Value, new: &Value) -> Result<(), ApiError> {
-    const RESERVED: [&str; 4] = [
-        "kubevirt.io/created-by",
-        "kubevirt.io/migrationJobUID",
-        "kubevirt.io/nodeName",
-        "kubevirt.io/migrationTargetNodeName",
-    ];
-    let label =
-        |object: &Value, key: &str| object.pointer("/metadata/labels").and_then(|l| l.get(key)).cloned();
-    if RESERVED.iter().all(|key| label(old, key) == label(new, key)) {
-        return Ok(());
-    }
-    let message = "modification of the following reserved kubevirt.io/ labels on a VMI object is prohibited";
-    let cause = json!({"reason": "FieldValueNotSupported", "message": message, "field": "metadata.labels"});
-    Err(denied(webhook, message, json!([cause])))
 }
 
 /// The clock's part of defaulting: the time of the first phase.
@@ -148,6 +133,10 @@ fn one_installation(store: &Store, request: &AdmissionRequest<'_>) -> Result<(),
         return Ok(());
     }
     Err(denied("kubevirt-create-validator.kubevirt.io", "Kubevirt is already created", json!([])))
+}
+
+fn stored<T: serde::de::DeserializeOwned>(object: &Value) -> Result<T, ApiError> {
+    T::deserialize(object).map_err(|why| ApiError::internal(format!("a stored object cannot be read: {why}")))
 }
 
 fn read<T: serde::de::DeserializeOwned>(

@@ -71,13 +71,17 @@ pub(crate) async fn create(
     name: &str,
     mut object: Value,
 ) -> Result<(), StoreError> {
+    let key = Key::new(group, resource, namespace, name);
+    if store.get(&key).is_some() {
+        return Ok(());
+    }
     set(&mut object, &["metadata", "name"], name.into());
     if !namespace.is_empty() {
         set(&mut object, &["metadata", "namespace"], namespace.into());
     }
     set(&mut object, &["metadata", "uid"], crate::auth::unique().unwrap_or_default().into());
     set(&mut object, &["metadata", "creationTimestamp"], clock::stamp().into());
-    match store.create(Key::new(group, resource, namespace, name), object).await {
+    match store.create(key, object).await {
         Ok(_) | Err(StoreError::AlreadyExists) => Ok(()),
         Err(error) => Err(error),
     }

@@ -109,6 +109,7 @@ impl Server {
         let pki = Pki::open(&config.data_dir.join("pki"), &[address.ip()], time::OffsetDateTime::now_utc())?;
         let tls = listen::tls(&pki)?;
         let store = Store::open(&config.data_dir.join("store.redb"))?;
+        crate::bootstrap::install(&store).await?;
         let auth = Auth::new(store.clone(), &pki.token_key)
             .map_err(|source| ServerError::Credential { who: "service accounts".to_owned(), source })?;
         let (stop, shutdown) = watch::channel(false);
