@@ -74,7 +74,8 @@ async fn run(options: Options) -> Result<()> {
     let kvm = probe.await?.context("cannot probe KVM")?;
     let emulate = kvm != Kvm::Usable;
     let config = ClusterConfig { use_emulation: emulate, ..ClusterConfig::default() };
-    server.ensure(&render::install(&config)).await?;
+    let manifests = [render::install(&config), render::install::embedded(&config)].concat();
+    server.ensure(&manifests).await?;
     server.set_emulation(emulate).await?;
     secret(&layout.admin, &server.admin_kubeconfig())?;
     secret(&layout.handler, &server.kubeconfig_for_service_account("kubevirt", "kubevirt-handler").await?)?;
