@@ -459,7 +459,7 @@ impl<'a> Evaluation<'a, '_> {
 }
 
 /// Sysctls that cannot disturb anybody outside of the pod.
-const SAFE_SYSCTLS: [&str; 12] = [
+pub(crate) const SAFE_SYSCTLS: [&str; 12] = [
     "kernel.shm_rmid_forced",
     "net.ipv4.ip_local_port_range",
     "net.ipv4.tcp_syncookies",

@@ -29,11 +29,14 @@
 
 mod access;
 mod audit;
+mod compare;
 mod compiled;
+mod consider;
 pub mod defaults;
 mod equal;
 mod evaluate;
 mod exec;
+mod minimal;
 mod names;
 mod namespace;
 mod object;
@@ -52,8 +55,11 @@ mod volume;
 
 pub use access::{Authorizer, Grants, Subject, SubjectType};
 pub use audit::AuditAnnotation;
+pub use compare::{Beyond, beyond};
 pub use compiled::{Constraints, STANDARD_NAMES};
+pub use consider::{Refused, Verdict, least};
 pub use exec::may_enter;
+pub use minimal::minimal;
 pub use names::*;
 pub use namespace::{BLOCK_COUNT, BLOCK_SIZE, Block, NamespaceValues, allocate, first_free};
 pub use object::{FieldError, default_object, prepare, validate_object};

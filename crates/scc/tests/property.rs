@@ -5,7 +5,8 @@ mod support;
 
 use ferrovirt_scc::{
     Constraints, NamespaceValues, Operation, Outcome, Request, ReviewKind, ReviewRequest, STANDARD_NAMES,
-    SecurityContextConstraints, Subject, allocate, may_enter, prepare, review,
+    SecurityContextConstraints, Subject, allocate, least, may_enter, minimal, prepare, review,
+    validate_object,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -131,6 +132,48 @@ proptest! {
             prop_assert!(!admitted.changed);
         }
         prop_assert_eq!(&new["spec"], &result["spec"]);
+    }
+
+    /// The generated SCC for a pod admits it, takes nothing from it, and is valid where the pod's numbers are.
+    #[test]
+    fn the_minimal_scc_admits_its_pod(pod in generate::pod()) {
+        let scc = minimal("made", &pod).unwrap();
+        let mut all = ferrovirt_scc::defaults::all();
+        if !pod.to_string().contains("-1") {
+            prop_assert_eq!(validate_object(&scc), vec![]);
+        }
+        all.push(SecurityContextConstraints { users: vec!["alice".to_owned()], ..scc.clone() });
+        let mut result = pod.clone();
+        result["metadata"]["annotations"]["openshift.io/required-scc"] = "made".into();
+        let outcome = Constraints::compile(all).admit(&request(&[], Operation::Create), &grants, &mut result);
+        prop_assert!(matches!(&outcome, Ok(Outcome::Admitted(a)) if a.scc == "made"), "{outcome:?}\n{scc:?}");
+        for (before, after) in ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|kind| {
+            let list = |pod: &Value| pod["spec"][kind].as_array().cloned().unwrap_or_default();
+            list(&pod).into_iter().zip(list(&result)).collect::<Vec<_>>()
+        }) {
+            let own = |c: &Value, key: &str| c["securityContext"][key].clone();
+            for key in ["capabilities", "readOnlyRootFilesystem", "allowPrivilegeEscalation", "privileged"] {
+                prop_assert_eq!(own(&before, key), own(&after, key));
+            }
+        }
+    }
+
+    /// Considering every SCC gives the verdict of admission: the first that may be used and admits the pod.
+    #[test]
+    fn considering_agrees_with_admission(sccs in sccs(), pod in generate::pod()) {
+        let mut pod = pod;
+        pod["metadata"]["annotations"] = json!({});
+        let constraints = Constraints::compile(typed(&sccs));
+        let groups = groups();
+        let request = request(&groups, Operation::Create);
+        let verdicts = constraints.consider(&request, &grants, &pod).unwrap();
+        let first = verdicts.iter().find(|v| v.subject.is_some() && v.admits.is_ok()).map(|v| v.scc.clone());
+        let chosen = match constraints.mutate(&request, &grants, &mut pod) {
+            Ok(Outcome::Admitted(a)) => Some(a.scc),
+            _ => None,
+        };
+        prop_assert_eq!(first, chosen);
+        prop_assert_eq!(least(&verdicts).is_some(), verdicts.iter().any(|v| v.admits.is_ok()));
     }
 
     /// Nothing that can be written as JSON makes the crate panic.
