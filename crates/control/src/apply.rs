@@ -157,10 +157,13 @@ fn gone_is_fine(answer: kube::Result<()>, reason: &'static str) -> Result<(), Fa
     }
 }
 
-/// Whether a write was refused because the object has changed: a conflict, or a test of ours that did not hold, which
-/// API servers answer with 422 and the patch library's words.
+/// What API servers answer, with 422, to a JSON patch that does not fit the object. Ours fit what the cache showed,
+/// so the object has changed.
+const PATCH_DOES_NOT_FIT: &str = "rejected our request due to an error in our request";
+
+/// Whether a write was refused because somebody else wrote first.
 fn is_overtaken(status: &Status) -> bool {
-    status.code == 409 || (status.code == 422 && status.message.to_lowercase().contains("test"))
+    status.code == 409 || (status.code == 422 && status.message.contains(PATCH_DOES_NOT_FIT))
 }
 
 fn failure(error: kube::Error, reason: &'static str) -> Failure {
