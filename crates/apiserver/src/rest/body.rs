@@ -1,10 +1,10 @@
-//! Request bodies: JSON or YAML into a value.
+//! Request bodies: JSON, YAML or protobuf into a value.
 
 use http::{HeaderMap, header};
 use serde_json::Value;
 
 use super::query::FieldValidation;
-use super::{Call, Warnings};
+use super::{Call, Warnings, protobuf};
 use crate::registry::decode::WrongType;
 use crate::status::{ApiError, Cause};
 
@@ -15,12 +15,16 @@ pub(super) fn media_type(headers: &HeaderMap) -> &str {
 }
 
 /// Reads a body. Nesting is bounded by the readers (128 levels), length by the server.
-pub(super) fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, ApiError> {
+pub(crate) fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, ApiError> {
     match media_type(headers) {
         // Clients that say nothing, and curl's default, mean JSON.
         "" | "application/json" | "*/*" | "application/x-www-form-urlencoded" => json(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(bytes),
-        other => Err(unsupported(other, "application/json, application/yaml")),
+        "application/vnd.kubernetes.protobuf" => protobuf::read(bytes),
+        other => {
+            let accepted = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+            Err(unsupported(other, accepted))
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! The generic REST layer: what every kind does in the same way.
 
-mod body;
+pub(crate) mod body;
 mod delete;
 mod meta;
 pub(crate) mod negotiate;
 mod output;
 mod patch;
 pub(crate) mod path;
+mod protobuf;
 pub(crate) mod query;
 mod read;
 pub mod selector;

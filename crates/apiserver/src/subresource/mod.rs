@@ -75,12 +75,13 @@ fn version() -> Value {
 
 /// The body as JSON; an empty one is an empty object.
 async fn json_body(request: Request<Incoming>) -> Result<Value, ApiError> {
-    let bytes = body(request.into_body()).await?;
+    let (parts, incoming) = request.into_parts();
+    let bytes = body(incoming).await?;
     if bytes.is_empty() {
         return Ok(json!({}));
     }
-    let value: Value = serde_json::from_slice(&bytes)
-        .map_err(|why| ApiError::bad_request(format!("the body is not JSON: {why}")))?;
+    // Typed clients send protobuf here too.
+    let value = crate::rest::body::read(&parts.headers, &bytes)?;
     if value.is_object() { Ok(value) } else { Err(ApiError::bad_request("the body is not a JSON object")) }
 }
 
