@@ -82,10 +82,7 @@ const AGENT: &[Grant] = &[
     Grant::new(
         Subject::NodeAgent,
         Phase::Running,
-        verbs![
-            "kubevirt.io" "virtualmachineinstances": "get" "list" "watch" "update" "patch",
-            "kubevirt.io" "virtualmachineinstances/status": "update" "patch",
-        ],
+        verbs!["kubevirt.io" "virtualmachineinstances": "get" "list" "watch" "patch"],
         RBAC,
         "starts the machines of its node and reports their state and addresses",
         "agent-instances",
@@ -93,7 +90,7 @@ const AGENT: &[Grant] = &[
     Grant::new(
         Subject::NodeAgent,
         Phase::Start,
-        verbs!["kubevirt.io" "kubevirts": "get" "list" "watch"],
+        verbs!["kubevirt.io" "kubevirts": "get"],
         RBAC,
         "the profile and the defaults of the cluster are on the KubeVirt object",
         "agent-kubevirts",
@@ -101,18 +98,10 @@ const AGENT: &[Grant] = &[
     Grant::new(
         Subject::NodeAgent,
         Phase::Running,
-        verbs!["" "events": "create" "patch"],
+        verbs!["" "events": "create"],
         RBAC,
         "users learn from events what happened on the node",
         "agent-events",
-    ),
-    Grant::new(
-        Subject::NodeAgent,
-        Phase::Running,
-        verbs!["" "nodes": "get" "patch"],
-        RBAC,
-        "labels its node with what machines may use there",
-        "agent-node-labels",
     ),
 ];
 

@@ -1,17 +1,30 @@
 //! The node agent as a kubelet, in the embedded default: the role `system:node`. On a cluster with kubelets nothing
 //! of this is installed.
 
-use crate::grant::{Grant, Phase, Subject, verbs};
+use crate::{
+    grant::{Grant, Phase, Subject, verbs},
+    right::Right,
+};
 
 const RBAC: &str = "authorizer: RBAC refuses a verb that no role of the account has";
+
+const fn lease(verb: &'static str) -> Right<&'static str> {
+    Right::Verb {
+        group: "coordination.k8s.io",
+        resource: "leases",
+        verb,
+        namespace: Some("kube-node-lease"),
+        name: None,
+    }
+}
 
 pub(super) const GRANTS: &[Grant] = &[
     Grant::new(
         Subject::Node,
         Phase::Running,
         verbs![
-            "" "pods": "get" "list" "watch" "delete",
-            "" "pods/status": "update" "patch",
+            "" "pods": "list" "watch" "delete",
+            "" "pods/status": "patch",
         ],
         RBAC,
         "runs the pods of its node, reports their state and confirms their end",
@@ -21,21 +34,29 @@ pub(super) const GRANTS: &[Grant] = &[
         Subject::Node,
         Phase::Running,
         verbs![
-            "" "nodes": "get" "list" "watch" "create" "update" "patch",
-            "" "nodes/status": "update" "patch",
+            "" "nodes": "create" "patch",
+            "" "nodes/status": "patch",
         ],
         RBAC,
-        "registers its node and reports capacity and readiness",
+        "registers its node, labels it and reports capacity and readiness",
         "node-nodes",
+    ),
+    Grant::new(
+        Subject::Node,
+        Phase::Running,
+        &[lease("create"), lease("patch")],
+        RBAC,
+        "a node whose lease is not renewed is taken for lost",
+        "node-lease",
     ),
     Grant::new(
         Subject::Node,
         Phase::Start,
         verbs![
-            "" "secrets": "get" "list" "watch",
-            "" "configmaps": "get" "list" "watch",
-            "" "persistentvolumeclaims": "get" "list" "watch",
-            "" "persistentvolumes": "get" "list" "watch",
+            "" "secrets": "get",
+            "" "configmaps": "get",
+            "" "persistentvolumeclaims": "get",
+            "" "persistentvolumes": "get",
         ],
         RBAC,
         "resolves the volumes of the pods of its node",
@@ -44,7 +65,7 @@ pub(super) const GRANTS: &[Grant] = &[
     Grant::new(
         Subject::Node,
         Phase::Running,
-        verbs!["" "events": "create" "update" "patch"],
+        verbs!["" "events": "create"],
         RBAC,
         "users learn from events what happened to a pod",
         "node-events",
