@@ -25,7 +25,7 @@ pub struct Machine {
     pub machine_type: String,
     /// Identity and boot.
     pub firmware: Firmware,
-    /// Disks in boot and bus order, each with the volume behind it.
+    /// Disks in the order of the manifest, each with the volume behind it.
     pub disks: Vec<Disk>,
     /// Network interfaces in order.
     pub interfaces: Vec<Interface>,
@@ -208,7 +208,7 @@ pub enum Payload {
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Name of interface and network; a DNS label.
+    /// Name of interface and network: letters, digits, `-` and `_`, of any length. Not fit for a device name as it is.
     pub name: String,
     /// Device model of the guest.
     pub model: NicModel,
