@@ -1,6 +1,8 @@
 //! Who may do what, and what admission and the built-in controllers make of it: the real kubectl against the real
 //! server, with everything installed that `ferrovirt up` installs.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::path::PathBuf;
@@ -241,19 +243,7 @@ fn deleting_a_namespace_and_an_owner_takes_everything_along() {
 #[test]
 fn unschedulable_pods_say_what_is_missing() {
     let world = World::new();
-    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
-    assert!(world.create(&[], &node).0);
-    let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}],
-        "allocatable": {"cpu": "2", "memory": "4Gi", "pods": "10", "hugepages-2Mi": "128Mi"}}});
-    world.cluster.ok(&[
-        "patch",
-        "node",
-        "n1",
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        &status.to_string(),
-    ]);
+    ready_node(&world);
     let mut big = pod("big", "default");
     big["spec"]["containers"][0]["resources"] =
         json!({"limits": {"hugepages-2Mi": "512Mi", "memory": "1Gi", "cpu": "1"}});
@@ -295,4 +285,55 @@ fn machines_are_defaulted_and_refused_as_kubevirt_does() {
     assert!(started.status.success(), "{started:?}");
     let made = world.cluster.json("get vm vm");
     assert_eq!(made["spec"]["runStrategy"], "Always");
+}
+
+/// A node that is ready, without any agent behind it.
+fn ready_node(world: &World) {
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
+    assert!(world.create(&[], &node).0);
+    let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}],
+        "allocatable": {"cpu": "2", "memory": "4Gi", "pods": "10", "hugepages-2Mi": "128Mi"}}});
+    world.cluster.ok(&[
+        "patch",
+        "node",
+        "n1",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &status.to_string(),
+    ]);
+}
+
+#[test]
+fn logs_come_from_the_nodes_agent_for_those_who_may_read_them() {
+    use std::io::{Read, Write};
+    let world = World::new();
+    ready_node(&world);
+    assert!(world.create(&[], &pod("p", "default")).0);
+    world.cluster.kubectl("wait pod/p --for=condition=PodScheduled --timeout=20s");
+    assert!(world.cluster.fails(&["logs", "p"]).contains("the node's agent does not answer"));
+    assert!(world.cluster.fails(&["logs", "p", "-c", "x"]).contains("container x is not valid for pod p"));
+
+    let socket = world.cluster.agent_socket();
+    let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+    let agent = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        let mut byte = [0];
+        while !request.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            request.extend(byte);
+        }
+        let answer = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 6\r\n\r\nhello\n";
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    assert_eq!(world.cluster.kubectl("logs p --tail=5"), "hello\n");
+    let request = agent.join().unwrap();
+    assert!(request.starts_with("GET /containerLogs/default/p/c?tailLines=5 HTTP/1.1"), "{request}");
+
+    let sa = world.account("nosy");
+    world.made("role pods --verb=get --resource=pods");
+    world.made("rolebinding pods --role=pods --serviceaccount=default:nosy");
+    assert!(world.refused(&sa, "logs p").contains("cannot get resource \"pods/log\""));
 }

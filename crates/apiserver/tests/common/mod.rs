@@ -59,6 +59,12 @@ impl Cluster {
         }
     }
 
+    /// Where the server looks for the node's agent.
+    #[allow(dead_code, reason = "each test file uses what it needs")]
+    pub fn agent_socket(&self) -> PathBuf {
+        self.folder.path().join("agent.sock")
+    }
+
     /// Stops the server as `ferrovirt up` does and opens the same data again.
     pub(crate) fn restart(mut self) -> Self {
         self.stop.send_replace(true);
