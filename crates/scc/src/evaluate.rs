@@ -11,7 +11,7 @@ use crate::types::IdRange;
 
 /// A pod can break so many rules (each container is told about each host port of all containers) that a hostile
 /// one could fill the memory; no person reads more than this.
-const MOST_FINDINGS: usize = 100_000;
+const MOST_FINDINGS: usize = 20_000;
 
 /// A namespace's values, read as far as they can be read.
 #[derive(Debug, Default)]
