@@ -1,5 +1,5 @@
 //! Cases that are easily got wrong, one by one, on the default SCCs.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // A test stops at the first surprise.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)] // A test stops at the first surprise.
 
 use ferrovirt_scc::{
     Admitted, Cause, Constraints, Denied, NamespaceValues, Operation, Outcome, Request,
