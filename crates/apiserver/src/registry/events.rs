@@ -59,8 +59,6 @@ fn rename<'a>(object: &mut Value, names: impl Iterator<Item = (&'a str, &'a str)
 mod tests {
     use serde_json::json;
 
-    use super::*;
-
     #[test]
     fn both_views_of_an_event_are_the_same_event() {
         let new = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "note": "n", "regarding": {"name": "x"},

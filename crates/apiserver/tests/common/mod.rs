@@ -1,5 +1,7 @@
 //! A server in this process, and kubectl beside it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -61,7 +63,7 @@ impl Cluster {
 
     /// Where the server looks for the node's agent.
     #[allow(dead_code, reason = "each test file uses what it needs")]
-    pub fn agent_socket(&self) -> PathBuf {
+    pub(crate) fn agent_socket(&self) -> PathBuf {
         self.folder.path().join("agent.sock")
     }
 
