@@ -78,7 +78,6 @@ impl Qemu {
             .args(arguments)
             .env_clear()
             .env("TMPDIR", overlays)
-            .current_dir("/")
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
             .stderr(writer);
