@@ -39,9 +39,17 @@ fn get_in_all_output_forms() {
     assert!(selected("-l app=web,tier").contains("/conf"));
     assert!(!selected("-l app!=web").contains("/conf"));
     assert!(selected("--field-selector metadata.name=conf").contains("/conf"));
-    assert!(cluster.fails(&["get", "cm", "--field-selector", "data.a=1"]).contains("field label not supported"));
-    assert!(cluster.fails(&["get", "cm", "nothing"]).contains("Error from server (NotFound): configmaps \"nothing\" not found"));
-    assert!(cluster.fails(&["get", "nonsense"]).contains("the server doesn't have a resource type \"nonsense\""));
+    assert!(
+        cluster.fails(&["get", "cm", "--field-selector", "data.a=1"]).contains("field label not supported")
+    );
+    assert!(
+        cluster
+            .fails(&["get", "cm", "nothing"])
+            .contains("Error from server (NotFound): configmaps \"nothing\" not found")
+    );
+    assert!(
+        cluster.fails(&["get", "nonsense"]).contains("the server doesn't have a resource type \"nonsense\"")
+    );
     assert!(kubectl("get --raw /version").contains("gitVersion"));
     assert!(kubectl("version").contains("Server Version: v1.32"));
 }
@@ -86,8 +94,7 @@ fn watch_shows_every_change() {
     child.wait().unwrap();
 
     // The same as a table: what most people watch.
-    let mut child =
-        cluster.command(&["get", "cm", "-w"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = cluster.command(&["get", "cm", "-w"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.next().unwrap().starts_with("NAME"));
     cluster.kubectl("create configmap late --from-literal=k=v");
@@ -121,13 +128,12 @@ fn apply_changes_only_what_the_manifest_changes() {
 fn apply_merges_lists_by_their_keys() {
     let cluster = Cluster::start();
     let account = |secrets: &str| {
-        format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: sa}}\nimagePullSecrets: [{secrets}]\n")
+        format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: sa}}\nsecrets: [{secrets}]\n")
     };
     cluster.apply(&account("{name: a}, {name: b}"));
-    cluster.ok(&["patch", "sa", "sa", "-p", r#"{"imagePullSecrets":[{"name":"c"}]}"#]);
-    let verbose = cluster.run_with_input(&["apply", "-v8", "-f", "-"], &account("{name: b}"));
-    eprintln!("{}", String::from_utf8_lossy(&verbose.stderr));
-    let names: Vec<Value> = cluster.json("get sa sa")["imagePullSecrets"]
+    cluster.ok(&["patch", "sa", "sa", "-p", r#"{"secrets":[{"name":"c"}]}"#]);
+    cluster.apply(&account("{name: b}"));
+    let names: Vec<Value> = cluster.json("get sa sa")["secrets"]
         .as_array()
         .unwrap()
         .iter()
@@ -151,7 +157,15 @@ fn edit_patch_label_annotate() {
     patch("merge", r#"{"data":{"m":"1"}}"#);
     patch("strategic", r#"{"data":{"s":"1"}}"#);
     assert_eq!(cluster.json("get cm conf")["data"], json!({"b": "2", "j": "1", "m": "1", "s": "1"}));
-    let failed = cluster.fails(&["patch", "cm", "conf", "--type", "json", "-p", r#"[{"op":"test","path":"/data/b","value":"x"}]"#]);
+    let failed = cluster.fails(&[
+        "patch",
+        "cm",
+        "conf",
+        "--type",
+        "json",
+        "-p",
+        r#"[{"op":"test","path":"/data/b","value":"x"}]"#,
+    ]);
     assert!(failed.contains("the server rejected our request due to an error in our request"), "{failed}");
 
     cluster.kubectl("label cm conf app=db --overwrite");
@@ -172,8 +186,12 @@ fn create_replace_and_their_refusals() {
     let generated = cluster.create("apiVersion: v1\nkind: ConfigMap\nmetadata: {generateName: gen-}\n");
     assert!(generated.starts_with("configmap/gen-"), "{generated}");
     let upper = cluster.create_fails("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: UPPER}\n");
-    assert!(upper.contains("metadata.name: Invalid value: \"UPPER\": a lowercase RFC 1123 subdomain"), "{upper}");
-    let missing = cluster.create_fails("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: nowhere}\n");
+    assert!(
+        upper.contains("metadata.name: Invalid value: \"UPPER\": a lowercase RFC 1123 subdomain"),
+        "{upper}"
+    );
+    let missing =
+        cluster.create_fails("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: nowhere}\n");
     assert!(missing.contains("namespaces \"nowhere\" not found"), "{missing}");
 
     // Optimistic concurrency: the second writer with the same revision loses.
@@ -201,8 +219,10 @@ fn unknown_fields_are_refused_or_warned_about() {
     let pod = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a, nonsense: 1}\nspec: {foo: 1}\n";
     let refused = cluster.create_fails(pod);
     assert!(
-        refused.contains("ServiceAccount in version \"v1\" cannot be handled as a ServiceAccount: strict decoding error: \
-                          unknown field \"metadata.nonsense\", unknown field \"spec\""),
+        refused.contains(
+            "ServiceAccount in version \"v1\" cannot be handled as a ServiceAccount: strict decoding error: \
+                          unknown field \"metadata.nonsense\", unknown field \"spec\""
+        ),
         "{refused}"
     );
     let warned = cluster.run_with_input(&["create", "--validate=warn", "-f", "-"], pod);
@@ -230,7 +250,15 @@ fn delete_waits_for_finalizers() {
     let object = cluster.json("get cm conf");
     assert!(object["metadata"]["deletionTimestamp"].is_string());
     assert!(child.try_wait().unwrap().is_none(), "kubectl must wait for the finalizer");
-    let more = cluster.fails(&["patch", "cm", "conf", "--type", "merge", "-p", r#"{"metadata":{"finalizers":["example.com/hold","example.com/new"]}}"#]);
+    let more = cluster.fails(&[
+        "patch",
+        "cm",
+        "conf",
+        "--type",
+        "merge",
+        "-p",
+        r#"{"metadata":{"finalizers":["example.com/hold","example.com/new"]}}"#,
+    ]);
     assert!(more.contains("no new finalizers can be added if the object is being deleted"), "{more}");
     cluster.ok(&["patch", "cm", "conf", "--type", "merge", "-p", r#"{"metadata":{"finalizers":null}}"#]);
     assert!(child.wait().unwrap().success());
@@ -249,14 +277,31 @@ fn wait_for_conditions_and_deletion() {
     let cluster = Cluster::start();
     cluster.apply("apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n");
     let ready = r#"{"status":{"conditions":[{"type":"Ready","status":"True","reason":"r","message":"m"}]}}"#;
-    let mut waiting = cluster.command(&["wait", "node/n1", "--for=condition=Ready", "--timeout=30s"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut waiting = cluster
+        .command(&["wait", "node/n1", "--for=condition=Ready", "--timeout=30s"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     cluster.ok(&["patch", "node", "n1", "--subresource=status", "-p", ready]);
     assert!(waiting.wait().unwrap().success());
     assert_eq!(cluster.kubectl("get nodes --no-headers").split_whitespace().nth(1), Some("Ready"));
     // Through the main resource the status stays as it is.
-    cluster.ok(&["patch", "node", "n1", "-p", r#"{"status":{"conditions":[{"type":"Ready","status":"False"}]},"spec":{"unschedulable":true}}"#]);
-    assert_eq!(cluster.kubectl("get nodes --no-headers").split_whitespace().nth(1), Some("Ready,SchedulingDisabled"));
-    let mut waiting = cluster.command(&["wait", "node/n1", "--for=delete", "--timeout=30s"]).stdout(Stdio::piped()).spawn().unwrap();
+    cluster.ok(&[
+        "patch",
+        "node",
+        "n1",
+        "-p",
+        r#"{"status":{"conditions":[{"type":"Ready","status":"False"}]},"spec":{"unschedulable":true}}"#,
+    ]);
+    assert_eq!(
+        cluster.kubectl("get nodes --no-headers").split_whitespace().nth(1),
+        Some("Ready,SchedulingDisabled")
+    );
+    let mut waiting = cluster
+        .command(&["wait", "node/n1", "--for=delete", "--timeout=30s"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     cluster.kubectl("delete node n1");
     assert!(waiting.wait().unwrap().success());
 }
@@ -269,10 +314,25 @@ fn discovery_and_explain() {
         ("pods", "po", "v1", "true", "Pod"),
         ("virtualmachines", "vm,vms", "kubevirt.io/v1", "true", "VirtualMachine"),
         ("virtualmachineinstances", "vmi,vmis", "kubevirt.io/v1", "true", "VirtualMachineInstance"),
-        ("securitycontextconstraints", "scc", "security.openshift.io/v1", "false", "SecurityContextConstraints"),
-        ("customresourcedefinitions", "crd,crds", "apiextensions.k8s.io/v1", "false", "CustomResourceDefinition"),
+        (
+            "securitycontextconstraints",
+            "scc",
+            "security.openshift.io/v1",
+            "false",
+            "SecurityContextConstraints",
+        ),
+        (
+            "customresourcedefinitions",
+            "crd,crds",
+            "apiextensions.k8s.io/v1",
+            "false",
+            "CustomResourceDefinition",
+        ),
     ] {
-        let line = resources.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("{resources}"));
+        let line = resources
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} ")))
+            .unwrap_or_else(|| panic!("{resources}"));
         assert_eq!(line.split_whitespace().collect::<Vec<_>>(), [name, short, version, namespaced, kind]);
     }
     assert!(cluster.kubectl("api-versions").contains("subresources.kubevirt.io/v1alpha3"));
@@ -312,16 +372,34 @@ spec:
     cluster.apply(machine);
     let object = cluster.json("get vm vm1");
     assert_eq!(object["metadata"]["generation"], 1);
-    assert_eq!(cluster.kubectl("get vm").lines().next().unwrap().split_whitespace().collect::<Vec<_>>(), ["NAME", "AGE", "STATUS", "READY"]);
-    cluster.ok(&["patch", "vm", "vm1", "--type", "merge", "--subresource", "status", "-p", r#"{"status":{"printableStatus":"Stopped"}}"#]);
+    assert_eq!(
+        cluster.kubectl("get vm").lines().next().unwrap().split_whitespace().collect::<Vec<_>>(),
+        ["NAME", "AGE", "STATUS", "READY"]
+    );
+    cluster.ok(&[
+        "patch",
+        "vm",
+        "vm1",
+        "--type",
+        "merge",
+        "--subresource",
+        "status",
+        "-p",
+        r#"{"status":{"printableStatus":"Stopped"}}"#,
+    ]);
     assert_eq!(cluster.json("get vm vm1")["metadata"]["generation"], 1);
     assert!(cluster.kubectl("get vm vm1 --no-headers").contains("Stopped"));
     cluster.ok(&["patch", "vm", "vm1", "--type", "merge", "-p", r#"{"spec":{"runStrategy":"Manual"}}"#]);
     assert_eq!(cluster.json("get vm vm1")["metadata"]["generation"], 2);
-    assert_eq!(cluster.json("get virtualmachines.v1alpha3.kubevirt.io vm1")["apiVersion"], "kubevirt.io/v1alpha3");
+    assert_eq!(
+        cluster.json("get virtualmachines.v1alpha3.kubevirt.io vm1")["apiVersion"],
+        "kubevirt.io/v1alpha3"
+    );
     let strategic = cluster.fails(&["patch", "vm", "vm1", "--type", "strategic", "-p", r#"{"spec":{}}"#]);
     assert!(strategic.contains("the body of the request was in an unknown format"), "{strategic}");
-    let unknown = cluster.create_fails(&machine.replace("name: vm1", "name: vm2").replace("devices: {}", "devices: {}\n        nonsense: 1"));
+    let unknown = cluster.create_fails(
+        &machine.replace("name: vm1", "name: vm2").replace("devices: {}", "devices: {}\n        nonsense: 1"),
+    );
     assert!(unknown.contains("unknown field \"spec.template.spec.domain.nonsense\""), "{unknown}");
     assert!(cluster.kubectl("get all").contains("virtualmachine.kubevirt.io/vm1"));
 }

@@ -31,7 +31,7 @@ fn merge_key(field: &str, items: &[Value]) -> Option<&'static str> {
 
 /// Lists of plain values that are merged as sets.
 fn is_set(field: &str) -> bool {
-    matches!(field, "finalizers" | "podCIDRs" | "volumesInUse")
+    matches!(field, "finalizers" | "podCIDRs")
 }
 
 /// Applies a patch.
@@ -90,8 +90,14 @@ fn merge_object(target: &mut Value, patch: &Map<String, Value>) -> Result<(), St
                 }
             }
             Value::Array(items) => {
+                // In a pod this list has a key, in a service account it is replaced.
+                let replaced = name == "imagePullSecrets" && !fields.contains_key("containers");
                 let place = fields.entry(name.clone()).or_insert(Value::Null);
-                merge_list(name, place, items)?;
+                if replaced {
+                    *place = value.clone();
+                } else {
+                    merge_list(name, place, items)?;
+                }
             }
             plain => {
                 fields.insert(name.clone(), plain.clone());
@@ -225,6 +231,8 @@ mod tests {
     #[test]
     fn other_lists_are_replaced() {
         check(json!({"args": ["a", "b"]}), json!({"args": ["c"]}), json!({"args": ["c"]}));
+        let secrets = |name: &str| json!({"imagePullSecrets": [{"name": name}]});
+        check(secrets("a"), secrets("b"), secrets("b"));
         check(json!({"tolerations": [{"key": "a"}]}), json!({"tolerations": []}), json!({"tolerations": []}));
     }
 

@@ -119,8 +119,9 @@ fn spec(text: &'static str) -> Option<(u64, Spec)> {
 
 /// Reads a body.
 pub(super) fn read(bytes: &[u8]) -> Result<Value, ApiError> {
-    envelope(bytes)
-        .map_err(|problem| ApiError::bad_request(format!("the request body is not a protobuf object: {problem}")))
+    envelope(bytes).map_err(|problem| {
+        ApiError::bad_request(format!("the request body is not a protobuf object: {problem}"))
+    })
 }
 
 /// The outer message: type, and the object's bytes.
@@ -145,7 +146,8 @@ fn envelope(bytes: &[u8]) -> Result<Value, Problem> {
     let group = api_version.split_once('/').map_or("core", |(group, _)| group);
     let family = group.split('.').next().unwrap_or_default();
     // Options have the group of what they are for.
-    let name = if kind == "DeleteOptions" { "meta.DeleteOptions".to_owned() } else { format!("{family}.{kind}") };
+    let name =
+        if kind == "DeleteOptions" { "meta.DeleteOptions".to_owned() } else { format!("{family}.{kind}") };
     let Some((name, _)) = SCHEMA.get_key_value(name.as_str()) else {
         return Err(Problem::Kind(format!("{kind} of {api_version}")));
     };
@@ -231,7 +233,9 @@ fn value(kind: Type, field: &Field<'_>, number: u64, depth: usize) -> Result<Val
         Type::Double => Value::from(field.double().ok_or_else(wrong)?),
         Type::Text => Value::String(utf8(bytes()?)?),
         Type::Bytes => Value::String(STANDARD.encode(bytes()?)),
-        Type::Quantity => Value::String(utf8(inner(bytes()?, 1)?.and_then(|f| f.bytes()).unwrap_or_default())?),
+        Type::Quantity => {
+            Value::String(utf8(inner(bytes()?, 1)?.and_then(|f| f.bytes()).unwrap_or_default())?)
+        }
         Type::Time | Type::MicroTime => time(kind, bytes()?)?,
         Type::IntOrString => {
             let bytes = bytes()?;
@@ -312,8 +316,13 @@ mod tests {
 
     #[test]
     fn a_config_map_reads_as_its_json() {
-        let metadata = [field(1, b"a"), field(2, b""), field(8, b""), field(11, &[field(1, b"k"), field(2, b"v")].concat())]
-            .concat();
+        let metadata = [
+            field(1, b"a"),
+            field(2, b""),
+            field(8, b""),
+            field(11, &[field(1, b"k"), field(2, b"v")].concat()),
+        ]
+        .concat();
         let data = [field(1, b"x"), field(2, b"")].concat();
         let immutable = vec![4 << 3, 0];
         let object = [field(1, &metadata), field(2, &data), immutable].concat();
@@ -349,7 +358,8 @@ mod tests {
         assert!(matches!(envelope(b"{}"), Err(Problem::Magic)));
         assert!(matches!(envelope(&good[..good.len() - 1]), Err(Problem::Truncated)));
         assert!(matches!(envelope(&body("Job", "batch/v1", b"")), Err(Problem::Kind(_))));
-        let huge_length = [MAGIC, &[2 << 3 | 2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]].concat();
+        let huge_length =
+            [MAGIC, &[2 << 3 | 2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]].concat();
         assert!(envelope(&huge_length).is_err());
     }
 
