@@ -93,18 +93,14 @@ pub fn step(vmi: &VirtualMachineInstance, known: &Known, now: &str) -> Step {
             }
             put(&mut patch, "phase", json!(phase));
             put(&mut patch, "phaseTransitionTimestamps", stamps);
-        }
-        if running {
-            set(&mut conditions, "Ready", "True", "", "", now);
-        } else {
-            set(
-                &mut conditions,
-                "Ready",
-                "False",
-                "GuestNotRunning",
-                "Guest VM is not reported as running",
-                now,
-            );
+            // Only together with the phase: afterwards the condition is the controller's, which mirrors the pod's. Two
+            // writers that both insist would overwrite each other for as long as a stopping guest takes.
+            if running {
+                set(&mut conditions, "Ready", "True", "", "", now);
+            } else {
+                let message = "Guest VM is not reported as running";
+                set(&mut conditions, "Ready", "False", "GuestNotRunning", message, now);
+            }
         }
         if known.paused && running {
             set(&mut conditions, "Paused", "True", "PausedByUser", "VMI was paused by user", now);
