@@ -121,7 +121,7 @@ pub fn vmi(snapshot: &VmiSnapshot<'_>, now: Timestamp) -> Decision {
         prepare(&mut new, &mut step);
     }
     vmi_status::refresh(&mut new, pod, &own, snapshot.claims, step.phase, step.trouble.as_ref(), now);
-    if let Some(trouble) = step.trouble.as_ref().filter(|trouble| vmi_status::is_news(vmi, trouble)) {
+    if let Some(trouble) = step.trouble.as_ref().filter(|_| vmi_status::is_news(vmi, &new)) {
         step.events.push(Event::warning(trouble.reason, trouble.message.clone()));
     }
 

@@ -10,9 +10,11 @@ use k8s_openapi::jiff::Timestamp;
 use super::conditions::{Condition, find, remove, set};
 use super::{Claim, ClaimState, NODE_LABEL, pods};
 
-/// Reasons of `Synchronized=False` that the controller writes and takes away; others are the node agent's.
-const TROUBLES: [&str; 5] =
-    ["FailedCreate", "FailedPvcNotFound", "InvalidMachine", "ErrImagePull", "ImagePullBackOff"];
+/// Reasons of `Synchronized=False` that are the controller's alone; they end when there is a pod.
+const BEFORE_THE_POD: [&str; 3] = ["FailedCreate", "FailedPvcNotFound", "InvalidMachine"];
+/// Reasons that the controller and the node agent both write. Whoever was first is left alone, and they end when the
+/// container runs: two writers that both insist would overwrite each other for ever.
+const IMAGES: [&str; 2] = ["ErrImagePull", "ImagePullBackOff"];
 
 /// What keeps the machine from starting.
 pub(super) struct Trouble {
@@ -84,13 +86,21 @@ pub(super) fn refresh(
     } else {
         remove(list, "Provisioning");
     }
-    match trouble {
-        Some(trouble) => set_trouble(vmi, trouble, now),
+    let about_images = |reason: &str| IMAGES.contains(&reason);
+    match (trouble, pod) {
+        (Some(trouble), _)
+            if about_images(trouble.reason)
+                && find(list, "Synchronized").is_some_and(|c| about_images(c.reason())) => {}
+        (Some(trouble), _) => set_trouble(vmi, trouble, now),
         // A refusal stays until the pod is there: the next attempt may be refused again.
-        None if pod.is_some() => {
-            list.retain(|c| c.kind() != "Synchronized" || !TROUBLES.contains(&c.reason()));
+        (None, Some(pod)) => {
+            let runs = pods::is_up(pod) || pods::is_down(pod);
+            list.retain(|c| {
+                c.kind() != "Synchronized"
+                    || !(BEFORE_THE_POD.contains(&c.reason()) || runs && about_images(c.reason()))
+            });
         }
-        None => {}
+        (None, None) => {}
     }
 }
 
@@ -101,12 +111,13 @@ pub(super) fn set_trouble(vmi: &mut VirtualMachineInstance, trouble: &Trouble, n
     set(&mut vmi.status.get_or_insert_default().conditions, condition, now);
 }
 
-/// The instance does not say so yet.
-pub(super) fn is_news(vmi: &VirtualMachineInstance, trouble: &Trouble) -> bool {
-    let list = vmi.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
-    find(list, "Synchronized").is_none_or(|c| {
-        c.reason() != trouble.reason || c.message.as_deref() != Some(trouble.message.as_str())
-    })
+/// The instance did not say so before.
+pub(super) fn is_news(before: &VirtualMachineInstance, after: &VirtualMachineInstance) -> bool {
+    let said = |vmi: &VirtualMachineInstance| {
+        let list = vmi.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+        find(list, "Synchronized").map(|c| (c.reason.clone(), c.message.clone()))
+    };
+    said(before) != said(after)
 }
 
 /// When the phase was entered.

@@ -164,7 +164,21 @@ fn a_missing_image_is_shown_on_machine_and_instance() {
     world.stored.pods[0].status = Some(PodStatus { phase: Some("Pending".into()), ..container(state) });
     world.settle();
     assert_eq!((reason(&world, "Synchronized"), world.printable()), ("ErrImagePull", "ErrImagePull"));
-    assert!(world.events.contains(&"ErrImagePull"));
+    assert_eq!(world.events.iter().filter(|e| **e == "ErrImagePull").count(), 1);
+
+    // The node agent says it in its own words: they stay, and nothing is told twice.
+    let list = &mut world.stored.vmi.as_mut().unwrap().status.as_mut().unwrap().conditions;
+    list.iter_mut().find(|c| c.r#type == "Synchronized").unwrap().message = Some("put it there".into());
+    world.settle();
+    assert_eq!(condition(&world, "Synchronized").unwrap().message.as_deref(), Some("put it there"));
+    // Between two attempts the pod may say nothing; only a running container ends it.
+    world.stored.pods[0].status = None;
+    world.settle();
+    assert_eq!(reason(&world, "Synchronized"), "ErrImagePull");
+    world.run_pod(0);
+    world.settle();
+    assert!(condition(&world, "Synchronized").is_none());
+    assert_eq!(world.events.iter().filter(|e| **e == "ErrImagePull").count(), 1);
 }
 
 #[test]
