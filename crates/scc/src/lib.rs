@@ -36,6 +36,7 @@ pub mod defaults;
 mod equal;
 mod evaluate;
 mod exec;
+mod metadata;
 mod minimal;
 mod names;
 mod namespace;

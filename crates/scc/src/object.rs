@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::metadata;
 use crate::quote::{json_list, json_string, quoted};
 use crate::types::{GroupStrategy, IdRange, SecurityContextConstraints};
 use crate::volume;
@@ -27,16 +28,25 @@ impl fmt::Display for FieldError {
 }
 
 impl FieldError {
-    fn invalid(field: impl Into<String>, value: impl fmt::Display, detail: impl fmt::Display) -> Self {
+    pub(crate) fn invalid(
+        field: impl Into<String>,
+        value: impl fmt::Display,
+        detail: impl fmt::Display,
+    ) -> Self {
         let text = format!("Invalid value: {value}: {detail}");
         Self { field: field.into(), text, reason: "FieldValueInvalid" }
     }
 
-    fn required(field: impl Into<String>, detail: &str) -> Self {
+    pub(crate) fn required(field: impl Into<String>, detail: &str) -> Self {
         Self { field: field.into(), text: format!("Required value: {detail}"), reason: "FieldValueRequired" }
     }
 
-    fn forbidden(field: impl Into<String>, detail: &str) -> Self {
+    pub(crate) fn too_long(field: &str, most: usize) -> Self {
+        let text = format!("Too long: may not be more than {most} bytes");
+        Self { field: field.to_owned(), text, reason: "FieldValueTooLong" }
+    }
+
+    pub(crate) fn forbidden(field: impl Into<String>, detail: &str) -> Self {
         Self { field: field.into(), text: format!("Forbidden: {detail}"), reason: "FieldValueForbidden" }
     }
 }
@@ -105,7 +115,7 @@ pub fn prepare(object: Value) -> Result<Value, Vec<FieldError>> {
 /// Every reason why an object is invalid.
 pub fn validate_object(scc: &SecurityContextConstraints) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    metadata(scc, &mut errors);
+    metadata::validate(&scc.metadata, &mut errors);
     if let Some(priority) = scc.priority.filter(|p| *p < 0) {
         errors.push(FieldError::invalid("priority", priority, "priority cannot be negative"));
     }
@@ -263,45 +273,6 @@ fn overlaps(allowed: &[String], forbidden: &[String], errors: &mut Vec<FieldErro
                 errors.push(FieldError::invalid(field, quoted(f), format_args!("sysctl overlaps with {a}")));
             }
         }
-    }
-}
-
-const DNS_LENGTH: usize = 253;
-
-fn metadata(scc: &SecurityContextConstraints, errors: &mut Vec<FieldError>) {
-    let metadata = &scc.metadata;
-    let generate = metadata.generate_name.as_deref().unwrap_or_default();
-    if !generate.is_empty() {
-        // What stands before the generated part may end in a dash.
-        let masked = match generate.strip_suffix('-') {
-            Some(stem) if !stem.is_empty() => format!("{stem}a"),
-            _ => generate.to_owned(),
-        };
-        subdomain("metadata.generateName", generate, &masked, errors);
-    }
-    let name = scc.name();
-    if !name.is_empty() {
-        subdomain("metadata.name", name, name, errors);
-    } else if generate.is_empty() {
-        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
-    }
-    if metadata.namespace.as_deref().is_some_and(|n| !n.is_empty()) {
-        errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
-    }
-}
-
-fn subdomain(field: &str, shown: &str, name: &str, errors: &mut Vec<FieldError>) {
-    if name.len() > DNS_LENGTH {
-        errors.push(FieldError::invalid(field, quoted(shown), "must be no more than 253 characters"));
-    }
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let label =
-        |l: &str| l.starts_with(plain) && l.ends_with(plain) && l.chars().all(|c| plain(c) || c == '-');
-    if !name.split('.').all(label) {
-        let detail = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
-                      and must start and end with an alphanumeric character (e.g. 'example.com', regex used for \
-                      validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-        errors.push(FieldError::invalid(field, quoted(shown), detail));
     }
 }
 

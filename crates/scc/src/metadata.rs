@@ -1,0 +1,157 @@
+//! The usual rules for names, labels and annotations, as far as they concern a cluster-scoped object.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::object::FieldError;
+use crate::quote::quoted;
+
+const DNS_LENGTH: usize = 253;
+const PART_LENGTH: usize = 63;
+const ANNOTATIONS_LENGTH: usize = 256 * 1024;
+
+/// Adds every reason why the metadata is invalid.
+pub(crate) fn validate(metadata: &ObjectMeta, errors: &mut Vec<FieldError>) {
+    let generate = metadata.generate_name.as_deref().unwrap_or_default();
+    if !generate.is_empty() {
+        // What stands before the generated part may end in a dash.
+        let masked = match generate.strip_suffix('-') {
+            Some(stem) if !stem.is_empty() => format!("{stem}a"),
+            _ => generate.to_owned(),
+        };
+        add("metadata.generateName", generate, subdomain(&masked), errors);
+    }
+    let name = metadata.name.as_deref().unwrap_or_default();
+    if !name.is_empty() {
+        add("metadata.name", name, subdomain(name), errors);
+    } else if generate.is_empty() {
+        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
+    }
+    if metadata.namespace.as_deref().is_some_and(|n| !n.is_empty()) {
+        errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
+    }
+    for (key, value) in metadata.labels.iter().flatten() {
+        add("metadata.labels", key, qualified(key), errors);
+        add("metadata.labels", value, label_value(value), errors);
+    }
+    annotations(metadata.annotations.as_ref(), errors);
+}
+
+fn annotations(annotations: Option<&BTreeMap<String, String>>, errors: &mut Vec<FieldError>) {
+    let Some(annotations) = annotations else { return };
+    for key in annotations.keys() {
+        // Capital letters are fine in the prefix here.
+        add("metadata.annotations", key, qualified(&key.to_lowercase()), errors);
+    }
+    let size: usize = annotations.iter().map(|(k, v)| k.len() + v.len()).sum();
+    if size > ANNOTATIONS_LENGTH {
+        errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_LENGTH));
+    }
+}
+
+fn add(field: &str, shown: &str, details: Vec<String>, errors: &mut Vec<FieldError>) {
+    errors.extend(details.into_iter().map(|detail| FieldError::invalid(field, quoted(shown), detail)));
+}
+
+fn subdomain(name: &str) -> Vec<String> {
+    let mut details = Vec::new();
+    if name.len() > DNS_LENGTH {
+        details.push(format!("must be no more than {DNS_LENGTH} bytes"));
+    }
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let label =
+        |l: &str| l.starts_with(plain) && l.ends_with(plain) && l.chars().all(|c| plain(c) || c == '-');
+    if !name.split('.').all(label) {
+        details.push(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
+             and must start and end with an alphanumeric character (e.g. 'example.com', regex used for \
+             validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+                .to_owned(),
+        );
+    }
+    details
+}
+
+/// Letters, digits and inner dashes, underscores and dots.
+fn is_part(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric();
+    text.starts_with(plain)
+        && text.ends_with(plain)
+        && text.chars().all(|c| plain(c) || matches!(c, '-' | '_' | '.'))
+}
+
+const PART: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+                    alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation \
+                    is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+
+/// A name with an optional prefix and a slash.
+fn qualified(key: &str) -> Vec<String> {
+    let mut details = Vec::new();
+    let parts: Vec<&str> = key.split('/').collect();
+    let name = match parts.as_slice() {
+        [name] => *name,
+        [prefix, name] => {
+            if prefix.is_empty() {
+                details.push("prefix part must be non-empty".to_owned());
+            } else {
+                details.extend(subdomain(prefix).into_iter().map(|detail| format!("prefix part {detail}")));
+            }
+            *name
+        }
+        _ => {
+            return vec![format!(
+                "a qualified name {PART} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            )];
+        }
+    };
+    if name.is_empty() {
+        details.push("name part must be non-empty".to_owned());
+    } else if name.len() > PART_LENGTH {
+        details.push(format!("name part must be no more than {PART_LENGTH} bytes"));
+    }
+    if !is_part(name) {
+        details.push(format!("name part {PART}"));
+    }
+    details
+}
+
+fn label_value(value: &str) -> Vec<String> {
+    let mut details = Vec::new();
+    if value.len() > PART_LENGTH {
+        details.push(format!("must be no more than {PART_LENGTH} bytes"));
+    }
+    if !value.is_empty() && !is_part(value) {
+        details.push(
+            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must \
+             start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used \
+             for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+                .to_owned(),
+        );
+    }
+    details
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_labels_and_annotations() {
+        for good in ["a", "a.b/c", "A_b.c-d", "kubevirt.io/created-by"] {
+            assert_eq!(qualified(good), [""; 0], "{good}");
+        }
+        for bad in ["", "/a", "a/", "a/b/c", "A.b/c", "-a", "a_", "é", &"a".repeat(64)] {
+            assert_ne!(qualified(bad), [""; 0], "{bad}");
+        }
+        assert_eq!(label_value(""), [""; 0]);
+        assert_eq!(label_value("a b").len(), 1);
+        assert_eq!(subdomain(&"a".repeat(254)), ["must be no more than 253 bytes"]);
+        let mut errors = Vec::new();
+        let metadata = ObjectMeta { generate_name: Some("a-".into()), ..ObjectMeta::default() };
+        validate(&metadata, &mut errors);
+        assert_eq!(errors, []);
+        validate(&ObjectMeta { namespace: Some("x".into()), ..ObjectMeta::default() }, &mut errors);
+        assert_eq!(errors.len(), 2);
+    }
+}
