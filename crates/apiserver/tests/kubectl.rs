@@ -239,6 +239,38 @@ fn unknown_fields_are_refused_or_warned_about() {
 }
 
 #[test]
+fn hostile_bodies_get_an_answer_and_nothing_else() {
+    let cluster = Cluster::start();
+    let large = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: large}}\ndata: {{a: '{}'}}\n",
+        "x".repeat(4 << 20)
+    );
+    let refused = cluster.create_fails(&large);
+    assert!(refused.contains("Request entity too large: limit is 3145728"), "{refused}");
+    let post = |content: &str| {
+        let path = cluster.script(content);
+        let args = ["create", "--raw", "/api/v1/namespaces/default/configmaps", "-f", path.to_str().unwrap()];
+        cluster.fails(&args)
+    };
+    let deep = post(&"[".repeat(100_000));
+    assert!(deep.contains("recursion limit exceeded"), "{deep}");
+    for bad in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "5",
+        "{\"kind\":\"Pod\",\"apiVersion\":\"v1\"}",
+        "{\"metadata\":5}",
+        "{\"metadata\":{\"name\":{}}}",
+    ] {
+        let answer = post(bad);
+        assert!(answer.contains("BadRequest") || answer.contains("Invalid"), "{bad}: {answer}");
+    }
+    assert_eq!(cluster.kubectl("get --raw /readyz"), "ok");
+}
+
+#[test]
 fn delete_waits_for_finalizers() {
     let cluster = Cluster::start();
     cluster.apply(&CONFIG.replace("{name: conf,", "{name: conf, finalizers: [example.com/hold],"));

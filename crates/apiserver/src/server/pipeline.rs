@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
 use super::MAX_BODY;
@@ -19,6 +19,8 @@ use crate::rest::query::Query;
 use crate::status::ApiError;
 use crate::{discovery, openapi, subresource};
 
+/// How much of a body that is too large is still read.
+const MAX_DISCARDED: usize = 8 * MAX_BODY;
 /// How long a client may take to send its body.
 const BODY_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -119,22 +121,41 @@ fn authorize(app: &App, user: &UserInfo, attributes: &Attributes) -> Result<(), 
 
 /// Reads a body of bounded length in bounded time.
 async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, ApiError> {
-    let too_large = || {
-        let message = format!("Request entity too large: limit is {MAX_BODY}");
-        ApiError::new(413, "RequestEntityTooLarge", message)
-    };
-    let announced =
-        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > MAX_BODY) {
-        return Err(too_large());
-    }
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(ApiError::bad_request(format!("the request body broke off: {error}"))),
+    let announced =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    match tokio::time::timeout(BODY_PATIENCE, collect(body, announced.unwrap_or(0))).await {
+        Ok(result) => result,
         Err(_) => Err(ApiError::new(408, "Timeout", "the request body did not arrive in time")),
     }
+}
+
+/// Collects a body. One that is too large is read on for a while and thrown away: a client that is still sending does
+/// not see an answer that comes before it has ended.
+async fn collect(mut body: Incoming, announced: usize) -> Result<Bytes, ApiError> {
+    let mut collected = BytesMut::new();
+    let mut length = 0usize;
+    let mut too_large = announced > MAX_BODY;
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| ApiError::bad_request(format!("the request body broke off: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        too_large = too_large || length > MAX_BODY;
+        if too_large {
+            collected = BytesMut::new();
+            if length > MAX_DISCARDED {
+                break;
+            }
+        } else {
+            collected.extend_from_slice(&data);
+        }
+    }
+    if too_large {
+        let message = format!("Request entity too large: limit is {MAX_BODY}");
+        return Err(ApiError::new(413, "RequestEntityTooLarge", message));
+    }
+    Ok(collected.freeze())
 }
