@@ -28,7 +28,7 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A working KVM answers in a few milliseconds.
-const KVM_DEADLINE: Duration = Duration::from_millis(300);
+const KVM_DEADLINE: Duration = Duration::from_millis(150);
 
 /// Runs launcher pods on this node.
 #[derive(Debug, Parser)]
@@ -63,18 +63,17 @@ fn main() -> anyhow::Result<()> {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     preflight::check(&options.launcher)?;
-    // Before there are threads: it forks.
-    let kvm = kvm::probe(KVM_DEADLINE).context("probing /dev/kvm")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(64)
         .thread_keep_alive(Duration::from_secs(2))
         .enable_all()
         .build()?;
-    runtime.block_on(run(options, kvm))
+    runtime.block_on(run(options))
 }
 
-async fn run(options: Options, kvm: Kvm) -> anyhow::Result<()> {
+async fn run(options: Options) -> anyhow::Result<()> {
+    let kvm = tokio::task::spawn_blocking(|| kvm::probe(KVM_DEADLINE));
     let data = std::path::absolute(&options.data_dir)?;
     let config = Config {
         node: options.node_name,
@@ -94,11 +93,12 @@ async fn run(options: Options, kvm: Kvm) -> anyhow::Result<()> {
     let host = Host::set_up(&data).context("setting up the pod network")?;
     // Containers become this process's children, so that it learns how they ended.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let node = api(&options.node_kubeconfig, "kubelet", &config.node).await?;
+    let handler = api(&options.kubeconfig, "virt-handler", &config.node).await?;
+    let kvm = kvm.await?.context("probing /dev/kvm")?;
     if kvm != Kvm::Usable {
         tracing::info!("KVM is {kvm:?} here: guests are emulated in software");
     }
-    let node = api(&options.node_kubeconfig, "kubelet", &config.node).await?;
-    let handler = api(&options.kubeconfig, "virt-handler", &config.node).await?;
     let shared = Arc::new(Shared {
         crun: Crun::new(config.crun(), cgroups.hide_v2()),
         cni: host.cni(),

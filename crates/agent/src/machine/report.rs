@@ -76,6 +76,13 @@ impl Task {
         let mut latest: Option<Arc<VirtualMachineInstance>> = None;
         loop {
             let (number, known) = self.known.borrow_and_update().clone();
+            if number == 0 {
+                // Nothing to say yet.
+                if self.known.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
             if self.seen.has_changed().unwrap_or(false) {
                 latest = self.seen.borrow_and_update().clone();
             }

@@ -94,7 +94,7 @@ impl Host {
     /// When the kernel or nft refuse.
     pub fn tear_down(&self) -> Result<(), Error> {
         let bridge = self.bridge();
-        if Path::new("/sys/class/net").join(&bridge).exists() {
+        if ferrovirt_sys::link::mtu(&bridge).is_ok() {
             run("ip", "iproute2", &["link", "delete", &bridge], "")?;
         }
         let table = self.table();

@@ -33,6 +33,9 @@ pub enum Error {
     },
 }
 
+/// The runtime's own log, in the bundle.
+const LOG: &str = "crun.log";
+
 /// The runtime with its state directory.
 #[derive(Clone, Debug)]
 pub struct Crun {
@@ -62,7 +65,7 @@ impl Crun {
     /// When the runtime refuses; nothing is running then.
     pub fn run(&self, id: &str, bundle: &Path, log: File, listen: OwnedFd) -> Result<u32, Error> {
         let pid_file = bundle.join("pid");
-        let mut command = self.command(bundle);
+        let mut command = self.command(&bundle.join(LOG));
         command.args(["run", "--detach", "--preserve-fds=1", "--bundle"]).arg(bundle);
         command.arg("--pid-file").arg(&pid_file).arg(id);
         let also = log.try_clone().map_err(Error::Start)?;
@@ -88,7 +91,7 @@ impl Crun {
         if !self.root.join(id).exists() {
             return Ok(());
         }
-        let mut command = self.command(bundle);
+        let mut command = self.command(&bundle.join(LOG));
         command.args(["delete", "--force", id]).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(Stdio::null());
         let setup = Setup { hide_unified_cgroups: self.hide_v2, ..Setup::default() };
@@ -107,7 +110,7 @@ impl Crun {
         if !self.root.join(id).exists() {
             return Ok(None);
         }
-        let mut command = self.command(&self.root);
+        let mut command = self.command(Path::new("/dev/null"));
         command.args(["state", id]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let setup = Setup { hide_unified_cgroups: self.hide_v2, ..Setup::default() };
         let output =
@@ -129,20 +132,21 @@ impl Crun {
     /// Every container below this state directory.
     pub fn list(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
-    fn command(&self, bundle: &Path) -> Command {
+    fn command(&self, log: &Path) -> Command {
         let mut command = Command::new("crun");
         command.arg("--root").arg(&self.root).arg("--cgroup-manager=cgroupfs");
-        command.arg("--log").arg(bundle.join("crun.log"));
+        command.arg("--log").arg(log);
         // The working directory exists in every mount namespace.
         command.current_dir("/").env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
         command
     }
 
     fn words(&self, bundle: &Path) -> String {
-        let text = fs::read_to_string(bundle.join("crun.log")).unwrap_or_default();
+        let text = fs::read_to_string(bundle.join(LOG)).unwrap_or_default();
         match text.lines().last() {
             // crun writes a time stamp and a colon first.
             Some(line) => line.split_once("Z: ").map_or(line, |(_, words)| words).to_owned(),

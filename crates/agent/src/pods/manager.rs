@@ -24,6 +24,9 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How long a pause may take to be answered.
 const ANSWER: Duration = Duration::from_secs(10);
+const LOOK_AT_LOGS: Duration = Duration::from_secs(30);
+/// Most bytes of one container's log.
+const MOST_LOG: u64 = 16 << 20;
 
 /// The pods of the node.
 #[derive(Debug)]
@@ -112,14 +115,16 @@ impl Manager {
         }
     }
 
-    /// True when no pod of any time has something on this node.
+    /// True when no container and no network of a pod is on this node. Logs of pods that ended may be.
     pub fn idle(&self) -> bool {
-        self.pods().is_empty() && self.leftovers().is_empty()
+        let empty =
+            fs::read_dir(self.shared.config.netns()).is_ok_and(|mut entries| entries.next().is_none());
+        empty && self.shared.crun.list().is_empty()
     }
 
     /// Watches pods and machines for ever.
     pub async fn run(self: Arc<Self>) {
-        tokio::join!(self.clone().watch_pods(), self.watch_machines());
+        tokio::join!(self.clone().watch_pods(), self.watch_machines(), self.trim_logs());
     }
 
     async fn watch_pods(self: Arc<Self>) {
@@ -159,6 +164,24 @@ impl Manager {
                 for handle in self.pods().values() {
                     if handle.machine.as_ref().is_some_and(|(_, known)| *known == uid) {
                         let _over = handle.sender.send(Message::Machine(vmi.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps a launcher that talks too much from filling the disk: its log starts anew. It writes in append mode.
+    async fn trim_logs(&self) {
+        loop {
+            tokio::time::sleep(LOOK_AT_LOGS).await;
+            for (uid, folder) in record::folders(&self.shared.config.pods()) {
+                let log = record::log(&folder);
+                if fs::metadata(&log).is_ok_and(|data| data.len() > MOST_LOG) {
+                    tracing::warn!(uid, "the log of the pod is over {MOST_LOG} bytes and starts anew");
+                    let trimmed =
+                        fs::OpenOptions::new().write(true).open(&log).and_then(|file| file.set_len(0));
+                    if let Err(error) = trimmed {
+                        tracing::warn!(uid, "trimming the log: {error}");
                     }
                 }
             }

@@ -162,6 +162,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         wired,
         places: prepared.places,
         order,
+        ran: false,
         exit: None,
     };
     record.write(&folder).map_err(Failure::node)?;

@@ -40,6 +40,8 @@ pub struct Record {
     pub places: Places,
     /// The order.
     pub order: Order,
+    /// The guest was seen to run, and users were told.
+    pub ran: bool,
     /// How the container ended.
     pub exit: Option<Exit>,
 }

@@ -85,7 +85,6 @@ struct Life {
     ordered: bool,
     descriptors: Vec<(Purpose, OwnedFd)>,
     state: State,
-    started: bool,
     switches: VecDeque<(bool, oneshot::Sender<Result<(), Refusal>>)>,
     kill_at: Option<Instant>,
     grace: Option<i64>,
@@ -289,7 +288,6 @@ impl Worker {
             ordered: false,
             descriptors,
             state: State::Waiting,
-            started: false,
             switches: VecDeque::new(),
             kill_at: None,
             grace: None,
@@ -429,8 +427,11 @@ impl Worker {
                         known.paused = paused;
                     });
                 }
-                if !life.started {
-                    life.started = true;
+                if !life.record.ran {
+                    life.record.ran = true;
+                    if let Err(error) = life.record.write(&self.shared.pod_folder(&self.uid)) {
+                        tracing::warn!(pod = self.name(), "recording the start: {error}");
+                    }
                     self.tell(Kind::Normal, "Created", "VirtualMachineInstance defined.");
                     self.tell(Kind::Normal, "Started", "VirtualMachineInstance started.");
                 } else if life.state == State::Paused && !paused {

@@ -1,0 +1,175 @@
+//! A container through the real runtime: its rights are exactly the pod's, and nothing is left of it. Needs root.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use ferrovirt_agent::oci::{
+    bundle::{self, Identity, Node},
+    cgroup::{self, HugeLimit, Layout},
+    crun::Crun,
+    rootfs,
+};
+use ferrovirt_sys::{netns, seqpacket::Listener};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use serde_json::{Value, json};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// A container that goes away with the test, whatever happens.
+struct Running {
+    folder: tempfile::TempDir,
+    crun: Crun,
+    layout: Layout,
+    id: String,
+    pid: u32,
+}
+
+impl Running {
+    /// Starts a shell line in place of the launcher.
+    fn new(id: &str, security: Value, resources: Value, line: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("rootfs");
+        rootfs::prepare(&root).unwrap();
+        let layout = Layout::detect().unwrap();
+        let crun = Crun::new(folder.path().join("crun"), layout.hide_v2());
+        fs::create_dir(folder.path().join("crun")).unwrap();
+        let bundle = folder.path().join("bundle");
+        fs::create_dir(&bundle).unwrap();
+        let netns = folder.path().join("netns");
+        netns::create(&netns).unwrap();
+        let container = json!({
+            "name": "compute", "image": "x", "command": ["/usr/bin/busybox", "sh", "-c", line],
+            "securityContext": security, "resources": resources,
+        });
+        let container: Container = serde_json::from_value(container).unwrap();
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": id}})).unwrap();
+        let identity = Identity::of(&pod, &container).unwrap();
+        let node = Node {
+            rootfs: &root,
+            launcher: Path::new("/bin/true"),
+            netns: &netns,
+            huge: layout.huge_limit(),
+            seccomp: ferrovirt_plan::render::seccomp::profile(),
+        };
+        let devices = bundle::devices(&container).unwrap();
+        let config = bundle::config(&pod, &container, &identity, &[], &devices, &node).unwrap();
+        fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+        let log = File::create(folder.path().join("log")).unwrap();
+        let listener = Listener::bind(&folder.path().join("sock")).unwrap();
+        let mut running = Self { folder, crun, layout, id: id.to_owned(), pid: 0 };
+        running.pid = match running.crun.run(id, &bundle, log, listener.into()) {
+            Ok(pid) => pid,
+            Err(error) => panic!("{error}"),
+        };
+        running
+    }
+
+    fn status(&self, field: &str) -> String {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = text.lines().find(|line| line.starts_with(&format!("{field}:"))).unwrap();
+        line.split_once(':').unwrap().1.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    fn log(&self, until: &str) -> String {
+        for _ in 0..500 {
+            let text = fs::read_to_string(self.folder.path().join("log")).unwrap();
+            if text.contains(until) {
+                return text;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("no {until:?} in {}", fs::read_to_string(self.folder.path().join("log")).unwrap());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let bundle = self.folder.path().join("bundle");
+        self.crun.delete(&self.id, &bundle).unwrap();
+        cgroup::remove(&self.layout, &self.id);
+        netns::delete(&self.folder.path().join("netns")).unwrap();
+    }
+}
+
+fn restricted() -> Value {
+    json!({
+        "runAsNonRoot": true, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+    })
+}
+
+#[test]
+fn a_restricted_container_has_no_privilege_at_all() {
+    let line = "id; ls -l /proc/self/fd/3; mount | head -1; (: > /x); mknod /dev/x c 1 3; unshare -n true; echo done; sleep 1000";
+    let resources = json!({"limits": {"memory": "64Mi", "cpu": "500m"}, "requests": {"cpu": "100m"}});
+    let running = Running::new("test-restricted", restricted(), resources, line);
+    // The filter is put on in the last moment before the program starts.
+    let log = running.log("done");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(running.status(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(running.status("NoNewPrivs"), "1");
+    assert_eq!(running.status("Seccomp"), "2");
+    assert_eq!(running.status("Uid"), "107 107 107 107");
+    assert!(log.contains("socket:"), "descriptor 3 is the socket: {log}");
+    assert!(log.contains("/x: Read-only file system"), "{log}");
+    assert!(log.contains("mknod: /dev/x: Operation not permitted"), "{log}");
+    assert!(log.contains("unshare"), "{log}");
+    if let Some(memory) = running.layout.v1.get("memory") {
+        let limit = memory.join(cgroup::name(&running.id)).join("memory.limit_in_bytes");
+        assert_eq!(fs::read_to_string(limit).unwrap().trim(), (64 << 20).to_string());
+    }
+    let places: Vec<PathBuf> =
+        running.layout.v1.values().map(|root| root.join(cgroup::name(&running.id))).collect();
+    let pid = running.pid;
+    drop(running);
+    assert!(!Path::new(&format!("/proc/{pid}/root/usr")).exists());
+    assert!(places.iter().all(|place| !place.exists()));
+}
+
+#[test]
+fn the_documented_capabilities_are_in_all_sets_and_no_others() {
+    let mut security = restricted();
+    security["capabilities"] = json!({"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW", "SYS_NICE"]});
+    let resources = json!({"limits": {"devices.kubevirt.io/tun": "1"}});
+    let line = "ls -ln /dev/net/tun; echo done; sleep 1000";
+    let running = Running::new("test-documented", security, resources, line);
+    let log = running.log("done");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(running.status(set), "0000000000803000", "{set}");
+    }
+    assert!(log.contains("crw-rw----") && log.contains("107      107"), "{log}");
+}
+
+#[test]
+fn the_agent_limits_huge_pages_where_the_runtime_cannot() {
+    if Layout::detect().unwrap().huge_limit() != HugeLimit::Agent {
+        return;
+    }
+    let running = Running::new("test-huge", restricted(), json!({}), "echo done; sleep 1000");
+    running.log("done");
+    let limits = [(2 << 20, 64 << 20)].into();
+    cgroup::limit_huge_pages(&running.id, running.pid, &limits).unwrap();
+    let place = Path::new("/sys/fs/cgroup/unified").join(cgroup::name(&running.id));
+    assert_eq!(fs::read_to_string(place.join("hugetlb.2MB.max")).unwrap().trim(), (64 << 20).to_string());
+    let members = fs::read_to_string(place.join("cgroup.procs")).unwrap();
+    assert!(members.split_whitespace().any(|pid| pid == running.pid.to_string()), "{members}");
+    drop(running);
+    assert!(!place.exists());
+}
+
+#[test]
+fn a_container_name_is_used_once_and_a_refusal_says_why() {
+    let running = Running::new("test-once", restricted(), json!({}), "sleep 1000");
+    let bundle = running.folder.path().join("bundle");
+    let again = running.crun.run(
+        &running.id,
+        &bundle,
+        File::create(running.folder.path().join("log2")).unwrap(),
+        Listener::bind(&running.folder.path().join("sock2")).unwrap().into(),
+    );
+    assert!(again.unwrap_err().to_string().contains("already exists"));
+    assert_eq!(running.crun.state(&running.id).unwrap().unwrap().status, "running");
+    assert_eq!(running.crun.state("other").unwrap(), None);
+}
