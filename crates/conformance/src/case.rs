@@ -96,9 +96,7 @@ fn composed(case: &Value, errors: &[String], pass: Pass) -> String {
         (Pass::Mutating, [one]) => (*one).to_owned(),
         (Pass::Mutating, many) => format!("[{}]", many.join(", ")),
     };
-    format!(
-        "pods \"{name}\" is forbidden: unable to validate against any security context constraint: {list}"
-    )
+    format!("pods {name:?} is forbidden: unable to validate against any security context constraint: {list}")
 }
 
 fn wanted_audit(want: &Value) -> BTreeMap<String, String> {
@@ -118,6 +116,8 @@ fn answer(case: &Value, sets: &Value, pod: &mut Value) -> Result<Answer, String>
     let own = text(pod.get("metadata").unwrap_or(&Value::Null), "namespace").to_owned();
     let names = [text(case, "requestNamespace"), text(metadata, "name"), own.as_str()];
     let name = names.into_iter().find(|n| !n.is_empty()).unwrap_or_default();
+    // The cache is asked for the request's namespace; an object of another name is not it.
+    let namespace = namespace.filter(|_| text(metadata, "name") == name);
     let gated = case.get("namespaceGate").and_then(Value::as_bool).unwrap_or_default();
     if gated && exempt_namespace(name, namespace) {
         return Ok(Answer::Ignored);

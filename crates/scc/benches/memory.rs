@@ -56,6 +56,9 @@ fn main() {
             let case = support::Case::load(name, total);
             let grants = if lists { case.listing() } else { case.asking() };
             let (copy_count, copy_bytes, mut pod) = counted(|| case.pod.clone());
+            let mut other = case.pod.clone();
+            let first = counted(|| case.constraints.mutate(&case.request(), &grants, &mut other));
+            let second = counted(|| case.constraints.validate(&case.request(), &grants, &other));
             let (count, bytes, outcome) =
                 counted(|| case.constraints.admit(&case.request(), &grants, &mut pod));
             assert!(outcome.is_ok(), "{outcome:?}");
@@ -76,8 +79,13 @@ fn main() {
             let asked = if lists { "" } else { ", authorizer asked for each SCC" };
             println!(
                 "{name}, {total} SCCs{asked}: {:.2} us, {count} allocations, {bytes} bytes \
-                 (a copy of the pod: {copy_count} allocations, {copy_bytes} bytes)",
-                best.as_secs_f64() * 1e6
+                 (mutating pass {} and {}, validating pass {} and {}; \
+                 a copy of the pod: {copy_count} allocations, {copy_bytes} bytes)",
+                best.as_secs_f64() * 1e6,
+                first.0,
+                first.1,
+                second.0,
+                second.1
             );
         }
     }

@@ -39,9 +39,13 @@ pub(crate) fn merge(all: &mut Vec<AuditAnnotation>, later: Vec<AuditAnnotation>)
     }
 }
 
+/// Room for a name and a comma.
+const USUAL_NAME: usize = 16;
+
 /// The SCCs that could not be used, up to a position or all.
 fn denied<A: Authorizer>(walk: &mut Walk<'_, '_, A>, until: Option<usize>) -> AuditAnnotation {
-    let mut names = String::new();
+    let passed = until.unwrap_or(walk.constraints.list.len());
+    let mut names = String::with_capacity(passed * USUAL_NAME);
     for at in walk.candidates.iter(walk.constraints.list.len()).take_while(|at| Some(*at) != until) {
         let Some(scc) = walk.compiled(at) else { continue };
         if walk.rights.subject(at, &scc.name).is_none() {
@@ -73,7 +77,7 @@ pub(crate) fn admitted<A: Authorizer>(
     hint: &str,
 ) -> Vec<AuditAnnotation> {
     let chosen = walk.compiled(at).map_or("", |c| c.name.as_str());
-    let mut list = Vec::new();
+    let mut list = Vec::with_capacity(if may == MayChange::Everything { walk.tried.len() + 3 } else { 1 });
     if may == MayChange::Everything {
         list.push(denied(walk, Some(at)));
         list.extend(too_restrictive(walk));

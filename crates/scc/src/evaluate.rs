@@ -42,6 +42,16 @@ pub(crate) struct PodChange<'a> {
     pub(crate) seccomp: Option<Option<Field<'a>>>,
 }
 
+impl PodChange<'_> {
+    /// How many fields of the security context change.
+    pub(crate) fn settings(&self) -> usize {
+        usize::from(self.supplemental_group.is_some())
+            + usize::from(self.fs_group.is_some())
+            + usize::from(self.label)
+            + usize::from(self.seccomp.is_some())
+    }
+}
+
 /// What would be set on one container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ContainerChange<'a> {
@@ -52,6 +62,17 @@ pub(crate) struct ContainerChange<'a> {
     pub(crate) read_only_root: bool,
     pub(crate) seccomp: Option<Option<Field<'a>>>,
     pub(crate) escalation: Option<bool>,
+}
+
+impl ContainerChange<'_> {
+    /// How many fields of the security context change, not counting the capabilities.
+    pub(crate) fn settings(&self) -> usize {
+        usize::from(self.run_as_user.is_some())
+            + usize::from(self.run_as_non_root)
+            + usize::from(self.read_only_root)
+            + usize::from(self.seccomp.is_some())
+            + usize::from(self.escalation.is_some())
+    }
 }
 
 /// The record of evaluations; one serves for many SCCs in turn.
@@ -106,6 +127,7 @@ impl<'a> Evaluation<'a, '_> {
         record.failed = false;
         record.pod = self.pod_defaults();
         record.containers.clear();
+        record.containers.reserve_exact(self.pod.containers.len());
         self.check_pod(record);
         for (at, container) in self.pod.containers.iter().enumerate() {
             let change = self.container_defaults(container);

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::evaluate::{Evaluation, Record, default_adds};
+use crate::evaluate::{ContainerChange, Evaluation, Record, default_adds};
 use crate::names::SECCOMP_POD;
 use crate::pod::{Container, Kind};
 use crate::seccomp::Field;
@@ -38,7 +38,9 @@ impl Patch {
     /// The changes of the last evaluation in the record.
     pub(crate) fn of(evaluation: &Evaluation<'_, '_>, record: &Record<'_>) -> Patch {
         let change = &record.pod;
-        let mut patch = Patch { annotation: change.annotation.map(|n| n.to_string()), ..Patch::default() };
+        let context = Vec::with_capacity(change.settings());
+        let mut patch =
+            Patch { annotation: change.annotation.map(|n| n.to_string()), context, containers: Vec::new() };
         if let Some(group) = change.supplemental_group {
             patch.context.push(("supplementalGroups", Value::Array(vec![group.into()])));
         }
@@ -57,8 +59,11 @@ impl Patch {
         if let Some(field) = change.seccomp {
             patch.context.push(("seccompProfile", profile(field)));
         }
-        for (container, change) in evaluation.pod.containers.iter().zip(&record.containers) {
-            let mut context = Vec::new();
+        let none = ContainerChange::default();
+        let changed = evaluation.pod.containers.iter().zip(&record.containers).filter(|(_, c)| **c != none);
+        patch.containers.reserve_exact(changed.clone().count());
+        for (container, change) in changed {
+            let mut context = Vec::with_capacity(change.settings());
             if let Some(uid) = change.run_as_user {
                 context.push(("runAsUser", uid.into()));
             }
@@ -75,10 +80,8 @@ impl Patch {
                 context.push(("allowPrivilegeEscalation", value.into()));
             }
             let capabilities = change.capabilities.then(|| merged(evaluation, container));
-            if !context.is_empty() || capabilities.is_some() {
-                let Container { kind, index, .. } = *container;
-                patch.containers.push(ContainerPatch { kind, index, context, capabilities });
-            }
+            let Container { kind, index, .. } = *container;
+            patch.containers.push(ContainerPatch { kind, index, context, capabilities });
         }
         patch
     }
