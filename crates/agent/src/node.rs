@@ -14,10 +14,18 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// How often the lease is renewed.
 const BEAT: Duration = Duration::from_secs(10);
+/// How often the node looks at what it has: whoever reserves huge pages waits for the scheduler to know.
+const LOOK: Duration = Duration::from_secs(1);
 /// Pause after a failure.
 const AGAIN: Duration = Duration::from_millis(500);
 const LEASE_SECONDS: i32 = 40;
@@ -32,7 +40,12 @@ pub async fn keep(shared: Arc<Shared>) {
     let nodes: Api<Node> = Api::all(shared.node.client.0.clone());
     let leases: Api<Lease> = Api::namespaced(shared.node.client.0.clone(), "kube-node-lease");
     let mut reported = Value::Null;
+    let mut beat: Option<Instant> = None;
     loop {
+        if beat.is_some_and(|last| last.elapsed() < BEAT) && reported == capacity(shared.kvm) {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
         let node = match register(&nodes, &name, shared.kvm).await {
             Ok(node) => node,
             Err(error) => {
@@ -57,7 +70,7 @@ pub async fn keep(shared: Arc<Shared>) {
         if let Err(error) = renew(&leases, &name, &node).await {
             tracing::warn!("renewing the lease of node {name}: {error}");
         }
-        tokio::time::sleep(BEAT).await;
+        beat = Some(Instant::now());
     }
 }
 

@@ -10,6 +10,8 @@ pub struct Claim {
     pub path: PathBuf,
     /// Block mode.
     pub block: bool,
+    /// The directory is made where it is missing (`DirectoryOrCreate`).
+    pub create: bool,
     /// Bytes of the volume.
     pub capacity: u64,
 }
@@ -21,15 +23,16 @@ impl Claim {
             return None;
         }
         let spec = volume.spec.as_ref()?;
-        let path = match (&spec.host_path, &spec.local) {
-            (Some(source), _) => &source.path,
-            (None, Some(source)) => &source.path,
+        let (path, create) = match (&spec.host_path, &spec.local) {
+            (Some(source), _) => (&source.path, source.type_.as_deref() == Some("DirectoryOrCreate")),
+            (None, Some(source)) => (&source.path, false),
             (None, None) => return None,
         };
         let capacity = spec.capacity.as_ref().and_then(|all| all.get("storage"));
         let capacity = capacity.and_then(|size| ferrovirt_api::quantity::bytes(size).ok());
         Some(Self {
             path: PathBuf::from(path),
+            create,
             block: spec.volume_mode.as_deref() == Some("Block"),
             capacity: capacity.unwrap_or_default().0,
         })

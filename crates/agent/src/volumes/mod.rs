@@ -248,6 +248,9 @@ impl Context<'_> {
             if claim.block {
                 return Ok(Backing::Block { path, read_only });
             }
+            if claim.create {
+                fs::create_dir_all(&path).map_err(|source| io_error(name, &path, source))?;
+            }
             if !path.is_dir() {
                 return Err(io_error(
                     name,
