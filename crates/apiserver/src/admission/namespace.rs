@@ -54,6 +54,16 @@ pub(super) fn prepare(request: &mut AdmissionRequest<'_>) -> Result<(), ApiError
             fields.insert("status".into(), json!({"phase": "Active"}));
         }
     }
+    // What holds a namespace is changed through `finalize` alone: one that is replaced without its spec would else go
+    // before its content.
+    if let (Some(old), "") = (request.old, request.subresource)
+        && let Value::Object(fields) = &mut *request.object
+    {
+        match old.get("spec") {
+            Some(spec) => fields.insert("spec".into(), spec.clone()),
+            None => fields.remove("spec"),
+        };
+    }
     if let Some(metadata) = request.object.get_mut("metadata") {
         super::default(metadata, "labels", json!({}));
         if let Some(Value::Object(labels)) = metadata.get_mut("labels") {
@@ -76,4 +86,37 @@ pub(super) fn prepare(request: &mut AdmissionRequest<'_>) -> Result<(), ApiError
         }
     }
     if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid("", "Namespace", request.name, &causes)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::UserInfo;
+
+    #[track_caller]
+    fn check(subresource: &str, expected: &Value) {
+        let old = json!({"metadata": {"name": "n"}, "spec": {"finalizers": ["kubernetes"]}});
+        let mut object = json!({"metadata": {"name": "n", "labels": {"a": "b"}}});
+        let mut request = AdmissionRequest {
+            kind: crate::registry::find("", "namespaces").unwrap(),
+            version: "v1",
+            operation: Operation::Update,
+            subresource,
+            namespace: "",
+            name: "n",
+            user: &UserInfo::default(),
+            old: Some(&old),
+            object: &mut object,
+            dry_run: false,
+            warnings: &mut Vec::new(),
+        };
+        prepare(&mut request).unwrap();
+        assert_eq!(&object["spec"], expected);
+    }
+
+    #[test]
+    fn only_finalize_changes_what_holds_a_namespace() {
+        check("", &json!({"finalizers": ["kubernetes"]}));
+        check("finalize", &Value::Null);
+    }
 }

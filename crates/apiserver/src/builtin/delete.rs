@@ -15,7 +15,7 @@ pub async fn request(store: &Store, key: &Key) -> Result<(), StoreError> {
     let result = store
         .guaranteed_update(key, |object| -> Result<Change, StoreError> {
             let grace = grace(key, object);
-            if no_finalizers(object) && grace == 0 {
+            if no_finalizers(object) && grace == 0 && !has_content(object) {
                 return Ok(Change::Delete);
             }
             if deleting(object) {
@@ -39,6 +39,11 @@ fn grace(key: &Key, object: &Value) -> i64 {
     }
     // The second step of a pod's deletion is the agent's: it asks with grace 0 when the containers are gone.
     object.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30).max(1)
+}
+
+/// A namespace is removed only by the controller that has emptied it, and that takes its name off `spec.finalizers`.
+fn has_content(object: &Value) -> bool {
+    object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
 }
 
 fn marked(object: &Value, grace: i64) -> Value {

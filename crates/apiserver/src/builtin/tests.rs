@@ -146,6 +146,19 @@ async fn a_namespace_waits_for_finalizers_in_it() {
 }
 
 #[tokio::test]
+async fn a_namespace_is_never_removed_before_it_is_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("s")).unwrap();
+    namespaces::ensure(&store, "n").await.unwrap();
+    let key = Key::new("", "namespaces", "", "n");
+    // As the garbage collector asks, for an owner that is gone or when it takes its own finalizer off.
+    for _ in 0..2 {
+        delete::request(&store, &key).await.unwrap();
+        assert!(deleting(&store.get(&key).unwrap().object));
+    }
+}
+
+#[tokio::test]
 async fn dependents_go_with_their_last_owner() {
     let world = World::new().await;
     let parent = world.add("configmaps", "default", "parent", json!({"kind": "ConfigMap"})).await;
