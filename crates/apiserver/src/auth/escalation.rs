@@ -12,6 +12,9 @@ use crate::request::{AdmissionRequest, Attributes, Operation};
 use crate::status::ApiError;
 use crate::store::{Key, Prefix, Store};
 
+/// Each combination of a rule's lists is compared alone. A few thousand words in each list would be more than memory.
+const MAX_COMBINATIONS: usize = 10_000;
+
 /// Checks a create or update of an RBAC object; every other request passes.
 ///
 /// # Errors
@@ -100,6 +103,15 @@ fn refuse_missing(
     request: &AdmissionRequest<'_>,
     wanted: &[Rule],
 ) -> Result<(), ApiError> {
+    let combinations = wanted.iter().map(Rule::combinations).fold(0, usize::saturating_add);
+    if combinations > MAX_COMBINATIONS {
+        let message = format!(
+            "{}.{GROUP} {:?} is forbidden: its rules have {combinations} combinations of verb, resource and name; at \
+             most {MAX_COMBINATIONS} can be compared with what you hold: split it, or use \"*\" for what you hold entirely",
+            request.kind.plural, request.name,
+        );
+        return Err(ApiError::forbidden(GROUP, request.kind.plural, request.name, message));
+    }
     let held = authorizer.rules_of(request.user, request.namespace);
     let missing = not_covered(&held, wanted);
     if missing.is_empty() {
@@ -115,4 +127,36 @@ fn refuse_missing(
         lines.join("\n")
     );
     Err(ApiError::forbidden(GROUP, request.kind.plural, request.name, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::request::UserInfo;
+
+    #[tokio::test]
+    async fn rules_that_multiply_beyond_bounds_are_refused_before_they_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s")).unwrap();
+        let authorizer = Authorizer::new(store.clone());
+        let many: Vec<String> = (0..300).map(|number| format!("x{number}")).collect();
+        let mut object = json!({"rules": [{"apiGroups": many, "resources": many, "verbs": ["get"], "resourceNames": ["a"]}]});
+        let request = AdmissionRequest {
+            kind: crate::registry::find(GROUP, "roles").unwrap(),
+            version: "v1",
+            operation: Operation::Create,
+            subresource: "",
+            namespace: "n",
+            name: "r",
+            user: &UserInfo::authenticated("u", []),
+            old: None,
+            object: &mut object,
+            dry_run: false,
+            warnings: &mut Vec::new(),
+        };
+        let refused = check(&store, &authorizer, &request).unwrap_err();
+        assert!(refused.message.contains("90000 combinations"), "{}", refused.message.len());
+    }
 }

@@ -67,6 +67,15 @@ impl Rule {
         })
     }
 
+    /// How many rules [`Rule::atoms`] makes of this one: small lists multiply.
+    #[must_use]
+    pub fn combinations(&self) -> usize {
+        let of_resources = [self.api_groups.len(), self.resources.len(), self.resource_names.len().max(1)]
+            .into_iter()
+            .fold(1, usize::saturating_mul);
+        self.verbs.len().saturating_mul(of_resources.saturating_add(self.non_resource_urls.len()))
+    }
+
     /// Splits into rules of one verb on one resource (and name) or path: the units of the escalation check.
     fn atoms(&self) -> Vec<Self> {
         let mut out = Vec::new();
