@@ -64,8 +64,13 @@ impl Index {
     ) {
         let text = |path: &str| binding.pointer(path).and_then(Value::as_str).unwrap_or_default();
         let (kind, role) = (text("/roleRef/kind"), text("/roleRef/name"));
-        let home = if kind == "Role" { namespace.clone() } else { None };
-        let rules = roles.get(&(home, role.to_owned())).cloned();
+        // A cluster role binding cannot refer to a role, and must not reach the cluster role of the same name by it.
+        let home = match (kind, &namespace) {
+            ("ClusterRole", _) => Some(None),
+            ("Role", Some(namespace)) => Some(Some(namespace.clone())),
+            _ => None,
+        };
+        let rules = home.and_then(|home| roles.get(&(home, role.to_owned())).cloned());
         let missing =
             rules.is_none().then(|| format!("{}.{GROUP} \"{role}\" not found", kind.to_lowercase()));
         let (scope, place) = match &namespace {
@@ -292,6 +297,9 @@ mod tests {
             json!({"kind": "ClusterRoleBinding", "metadata": {"name": "c"},
                    "roleRef": {"kind": "ClusterRole", "name": "reader"},
                    "subjects": [{"kind": "Group", "name": "readers"}]}),
+            json!({"kind": "ClusterRoleBinding", "metadata": {"name": "e"},
+                   "roleRef": {"kind": "Role", "name": "reader"},
+                   "subjects": [{"kind": "User", "name": "sly"}]}),
             json!({"kind": "ClusterRoleBinding", "metadata": {"name": "d"},
                    "roleRef": {"kind": "ClusterRole", "name": "gone"},
                    "subjects": [{"kind": "User", "name": "lost"}]}),
@@ -308,6 +316,7 @@ mod tests {
         assert!(allowed(&index, &reader, &ask("get", "pods", "")));
         assert!(allowed(&index, &reader, &path));
         assert!(!allowed(&index, &reader, &ask("list", "pods", "n")));
+        assert!(!allowed(&index, &UserInfo::authenticated("sly", []), &ask("get", "pods", "")));
         assert!(allowed(&index, &UserInfo::server(), &ask("any", "thing", "")));
         assert_eq!(
             index.authorize(&UserInfo::authenticated("lost", []), &ask("get", "pods", "n")),
