@@ -109,19 +109,28 @@ impl Auth {
     }
 
     fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, ApiError> {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        // A header that cannot be read must not be skipped: the request would be made as somebody else than was meant.
+        let mut asked: Vec<(&str, &str)> = Vec::new();
+        for (key, value) in headers {
+            if key.as_str().starts_with("impersonate-") {
+                let value = std::str::from_utf8(value.as_bytes())
+                    .map_err(|_| ApiError::bad_request(format!("the header {key} is not UTF-8")))?;
+                asked.push((key.as_str(), value));
+            }
+        }
+        let text = |name: &str| asked.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value);
         let name = text("impersonate-user");
-        let groups: Vec<String> = headers
-            .get_all("impersonate-group")
+        let groups: Vec<String> = asked
             .iter()
-            .filter_map(|value| value.to_str().ok().map(str::to_owned))
+            .filter(|(key, _)| *key == "impersonate-group")
+            .map(|(_, value)| (*value).to_owned())
             .collect();
         let uid = text("impersonate-uid");
-        let extras: Vec<(String, String)> = headers
+        let extras: Vec<(String, String)> = asked
             .iter()
             .filter_map(|(key, value)| {
-                let key = key.as_str().strip_prefix("impersonate-extra-")?;
-                Some((percent_decode(key), value.to_str().ok()?.to_owned()))
+                let key = key.strip_prefix("impersonate-extra-")?;
+                Some((percent_decode(key), (*value).to_owned()))
             })
             .collect();
         if name.is_empty() {

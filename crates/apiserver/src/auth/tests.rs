@@ -93,6 +93,18 @@ async fn impersonation_needs_the_verb() {
 }
 
 #[tokio::test]
+async fn an_impersonation_header_that_is_not_ascii_is_read_or_refused_never_skipped() {
+    let (_dir, store, auth) = fixture().await;
+    account(&store, "n", "sa", "u-1").await;
+    let token = auth.service_account_token("n", "sa", 600, vec![], Tie::default()).unwrap();
+    let mut headers = headers(&[("authorization", &format!("Bearer {token}"))]);
+    for (name, code) in [("m\u{fc}ller".as_bytes(), 403), (&b"m\xfcller"[..], 400)] {
+        headers.insert("impersonate-user", http::HeaderValue::from_bytes(name).unwrap());
+        assert_eq!(auth.authenticate(&headers, None).unwrap_err().code, code);
+    }
+}
+
+#[tokio::test]
 async fn reviews_answer_for_the_asker_or_the_named_subject() {
     let (_dir, store, auth) = fixture().await;
     let admin = UserInfo::server();
