@@ -40,13 +40,7 @@ fn frozen(spec: &Value) -> Value {
     }
     remove(
         &mut spec,
-        &[
-            "activeDeadlineSeconds",
-            "tolerations",
-            "terminationGracePeriodSeconds",
-            "schedulingGates",
-            "ephemeralContainers",
-        ],
+        &["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "schedulingGates"],
     );
     spec
 }
@@ -219,6 +213,14 @@ mod tests {
         validate(&pod["spec"], &mut causes);
         let found: Vec<(&str, &str)> = causes.iter().map(|c| (c.field.as_str(), c.reason.as_str())).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn an_update_cannot_add_a_container_of_any_sort() {
+        let old = json!({"containers": [{"name": "c", "image": "i"}]});
+        let mut new = old.clone();
+        new["ephemeralContainers"] = json!([{"name": "e", "image": "i"}]);
+        assert_ne!(frozen(&old), frozen(&new));
     }
 
     #[test]
