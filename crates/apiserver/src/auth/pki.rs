@@ -102,10 +102,15 @@ impl Pki {
             .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o700)))
             .map_err(|source| PkiError::File { action: "create", path: dir.into(), source })?;
 
-        let ca_key = key(&dir.join("ca.key"))?;
+        let (ca_path, key_path) = (dir.join("ca.crt"), dir.join("ca.key"));
+        let stored = read(&ca_path)?;
+        if stored.is_some() && read(&key_path)?.is_none() {
+            let reason = "it is missing, but ca.crt is there".to_owned();
+            return Err(PkiError::Damaged { path: key_path, reason });
+        }
+        let ca_key = key(&key_path)?;
         let params = ca_params(now);
-        let ca_path = dir.join("ca.crt");
-        let ca_pem = match read(&ca_path)? {
+        let ca_pem = match stored {
             Some(pem) => pem,
             None => {
                 let cert = params.self_signed(&ca_key).map_err(|source| issue("ferrovirt-ca", source))?;
@@ -361,6 +366,8 @@ mod tests {
         let now = OffsetDateTime::now_utc();
         Pki::open(tmp.path(), &[], now).unwrap();
         fs::write(tmp.path().join("ca.key"), "nonsense").unwrap();
+        assert!(matches!(Pki::open(tmp.path(), &[], now), Err(PkiError::Damaged { .. })));
+        fs::remove_file(tmp.path().join("ca.key")).unwrap();
         assert!(matches!(Pki::open(tmp.path(), &[], now), Err(PkiError::Damaged { .. })));
     }
 }
