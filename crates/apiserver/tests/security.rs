@@ -261,6 +261,31 @@ fn unschedulable_pods_say_what_is_missing() {
 }
 
 #[test]
+fn a_right_on_one_object_shows_no_other() {
+    let world = World::new();
+    for name in ["mine", "other"] {
+        world.made(&format!("secret generic {name} --from-literal=k=v"));
+    }
+    let sa = world.account("reader");
+    world.made("role one --verb=get,list,watch --resource=secrets --resource-name=mine");
+    world.made("rolebinding one --role=one --serviceaccount=default:reader");
+    let base = "/api/v1/namespaces/default/secrets";
+    let named = world.run(&sa, &format!("get --raw {base}/mine?watch=true&timeoutSeconds=1"));
+    assert_eq!(serde_json::from_str::<Value>(&named).unwrap()["metadata"]["name"], "mine");
+    let selected = world.run(&sa, "get secrets --field-selector metadata.name=mine -o name");
+    assert_eq!(selected.trim(), "secret/mine");
+    for all in ["", "?watch=true&timeoutSeconds=1", "?fieldSelector=metadata.name!=mine"] {
+        assert!(world.refused(&sa, &format!("get --raw {base}{all}")).contains("Forbidden"), "{all}");
+    }
+    // A question about the whole cluster is no resource of a namespace.
+    world.made("rolebinding boss --clusterrole=cluster-admin --serviceaccount=default:reader");
+    let path = "/apis/authorization.k8s.io/v1/namespaces/default/subjectaccessreviews";
+    let who: Vec<&str> = sa.iter().map(String::as_str).chain(["create", "--raw", path, "-f", "-"]).collect();
+    let asked = world.cluster.run_with_input(&who, "{}");
+    assert!(String::from_utf8_lossy(&asked.stderr).contains("could not find the requested"), "{asked:?}");
+}
+
+#[test]
 fn machines_are_defaulted_and_refused_as_kubevirt_does() {
     let world = World::new();
     let machine = |cores: i64| {

@@ -95,17 +95,18 @@ impl Call {
         if !matches!(self.subresource.as_str(), "" | "status" | "finalize") {
             return Err(ApiError::no_such_path());
         }
-        if self.kind.class == Class::Review {
-            return if *method == Method::POST { self.review(headers, &body) } else { Err(self.no_method()) };
-        }
         // A namespaced kind without a namespace can only be listed and watched.
         let collection = self.name.is_empty();
         let everywhere = self.kind.namespaced && self.namespace.is_empty();
         if !self.kind.namespaced && !self.namespace.is_empty() {
             return Err(ApiError::no_such_path());
         }
+        if self.kind.class == Class::Review {
+            let asks = *method == Method::POST && collection && !everywhere;
+            return if asks { self.review(headers, &body) } else { Err(self.no_method()) };
+        }
         match *method {
-            Method::GET | Method::HEAD if self.query.watch => self.watch(),
+            Method::GET | Method::HEAD if collection && self.query.watch => self.watch(),
             Method::GET | Method::HEAD if collection => self.list(),
             _ if everywhere => Err(self.no_method()),
             Method::GET | Method::HEAD => self.get(),

@@ -79,9 +79,11 @@ impl ResourcePath {
     pub(crate) fn attributes(&self, method: &Method, watch: bool, path: &str) -> Attributes {
         let collection = self.name.is_empty();
         let verb = match *method {
+            // Upstream: only collections are watched. A name with `watch=true` is a get, or the right to watch one
+            // object would be asked for and all would be shown.
+            Method::GET | Method::HEAD if !collection => "get",
             Method::GET | Method::HEAD if watch => "watch",
-            Method::GET | Method::HEAD if collection => "list",
-            Method::GET | Method::HEAD => "get",
+            Method::GET | Method::HEAD => "list",
             Method::POST => "create",
             Method::PUT => "update",
             Method::PATCH => "patch",
@@ -154,6 +156,10 @@ mod tests {
             "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
             "delete|rbac.authorization.k8s.io|v1|clusterroles|||system:node",
         );
+        for (path, verb) in [("/api/v1/secrets", "watch"), ("/api/v1/namespaces/a/secrets/b", "get")] {
+            let Route::Resource(resource) = route(path).unwrap() else { panic!("{path} is no resource") };
+            assert_eq!(resource.attributes(&Method::GET, true, path).verb, verb, "{path}");
+        }
         assert!(matches!(route("/apis/apps/v1").unwrap(), Route::Other(_)));
         assert!(route("/api/v1/pods/%ff").is_err());
     }

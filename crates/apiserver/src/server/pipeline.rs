@@ -90,7 +90,11 @@ async fn resource(
     request: Request<Incoming>,
 ) -> Result<Answer, ApiError> {
     let query = Query::parse(request.uri().query().unwrap_or_default())?;
-    let attributes = path.attributes(request.method(), query.watch, request.uri().path());
+    let mut attributes = path.attributes(request.method(), query.watch, request.uri().path());
+    // Who may list or watch one object by its name asks for it like this.
+    if let ("list" | "watch", Some(name)) = (attributes.verb.as_str(), query.fields.name()) {
+        attributes.name = name.to_owned();
+    }
     authorize(app, &user, &attributes)?;
     let own_handler = path.kind.is_some_and(|kind| {
         !matches!(path.subresource.as_str(), "" | "status" | "finalize")
