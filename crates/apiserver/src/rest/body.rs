@@ -4,7 +4,7 @@ use http::{HeaderMap, header};
 use serde_json::Value;
 
 use super::query::FieldValidation;
-use super::{Call, Warnings, protobuf};
+use super::{Call, Warnings, protobuf, yaml};
 use crate::registry::decode::WrongType;
 use crate::status::{ApiError, Cause};
 
@@ -14,7 +14,7 @@ pub(super) fn media_type(headers: &HeaderMap) -> &str {
     text.split(';').next().unwrap_or_default().trim()
 }
 
-/// Reads a body. Nesting is bounded by the readers (128 levels), length by the server.
+/// Reads a body. Length is bounded by the server, nesting by the readers and, for what is stored, by [`Call::decode`].
 pub(crate) fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, ApiError> {
     match media_type(headers) {
         // Clients that say nothing, and curl's default, mean JSON.
@@ -34,8 +34,29 @@ pub(super) fn json(bytes: &[u8]) -> Result<Value, ApiError> {
 }
 
 pub(super) fn yaml(bytes: &[u8]) -> Result<Value, ApiError> {
-    serde_norway::from_slice(bytes)
+    yaml::read(bytes)
         .map_err(|error| ApiError::bad_request(format!("the request body is not valid YAML: {error}")))
+}
+
+/// How deep lists and objects may be inside each other: what the store can read again.
+const MAX_DEPTH: usize = 127;
+
+/// Refuses what is nested too deep. Not every reader has the same limit, and patches and embedded JSON add to it.
+fn check_depth(value: &Value) -> Result<(), ApiError> {
+    let mut todo = vec![(value, 0)];
+    while let Some((value, around)) = todo.pop() {
+        if around >= MAX_DEPTH && (value.is_array() || value.is_object()) {
+            return Err(ApiError::bad_request(format!(
+                "the object is nested deeper than {MAX_DEPTH} levels"
+            )));
+        }
+        match value {
+            Value::Array(items) => todo.extend(items.iter().map(|item| (item, around + 1))),
+            Value::Object(fields) => todo.extend(fields.values().map(|field| (field, around + 1))),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn unsupported(found: &str, accepted: &str) -> ApiError {
@@ -90,6 +111,7 @@ impl Call {
         warnings: &mut Warnings,
     ) -> Result<Value, ApiError> {
         self.check_type(&object)?;
+        check_depth(&object)?;
         if let Value::Object(fields) = &mut object {
             // The types know one version; others are the same in everything but this string.
             fields.insert("apiVersion".to_owned(), self.kind.api_version(self.decoded_version()).into());
@@ -121,5 +143,20 @@ impl Call {
 
     fn decoded_version(&self) -> &str {
         self.kind.versions.first().copied().unwrap_or(&self.version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_accepted_can_be_read_again() {
+        let nested = |depth: usize| (0..depth).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
+        for depth in MAX_DEPTH - 2..MAX_DEPTH + 3 {
+            let value = nested(depth);
+            let readable = serde_json::from_slice::<Value>(value.to_string().as_bytes()).is_ok();
+            assert_eq!(check_depth(&value).is_ok(), readable, "{depth}");
+        }
     }
 }

@@ -14,6 +14,7 @@ pub mod selector;
 mod strategic;
 mod watch;
 mod write;
+mod yaml;
 
 use std::sync::Arc;
 
