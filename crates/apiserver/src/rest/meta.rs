@@ -1,5 +1,7 @@
 //! `metadata`: what the server sets, what must not change, and what names may look like.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::Call;
@@ -243,7 +245,7 @@ impl Call {
             }
         }
         if let Some(old) = old.filter(|old| is_deleting(old)) {
-            let before = finalizers(old);
+            let before: HashSet<String> = finalizers(old).into_iter().collect();
             let added: Vec<String> =
                 finalizers(object).into_iter().filter(|one| !before.contains(one)).collect();
             if !added.is_empty() {

@@ -16,6 +16,9 @@ const MAX_OPERATIONS: usize = 10_000;
 /// Copies double what they copy; the result is bounded like a body.
 const MAX_RESULT: usize = crate::server::MAX_BODY;
 
+/// After each copy the whole object is looked at. This many values take a second or two; a worker is held that long.
+const MAX_LOOKED_AT: usize = 20_000_000;
+
 /// The depth that the reader of bodies allows too.
 const MAX_DEPTH: usize = 128;
 
@@ -91,31 +94,7 @@ impl Call {
             Patch::Strategic(patch) => {
                 strategic::merge(&mut target, patch).map_err(|message| self.bad_patch(bytes, &message))?;
             }
-            Patch::Json(patch) => {
-                for operation in &patch.0 {
-                    if operation.path().count() > MAX_DEPTH {
-                        return Err(too_deep());
-                    }
-                    json_patch::patch(&mut target, std::slice::from_ref(operation)).map_err(|error| {
-                        // Upstream's words for a patch that is readable but does not fit the object.
-                        ApiError::new(
-                            422,
-                            "Invalid",
-                            format!(
-                                "the server rejected our request due to an error in our request: {error}"
-                            ),
-                        )
-                    })?;
-                    // Only these make more out of what is there; what a patch brings itself is bounded by its body.
-                    if matches!(
-                        operation,
-                        json_patch::PatchOperation::Copy(_) | json_patch::PatchOperation::Move(_)
-                    ) {
-                        check_size(&target)?;
-                    }
-                }
-                check_size(&target)?;
-            }
+            Patch::Json(patch) => apply_json(&mut target, patch)?,
         }
         Ok(target)
     }
@@ -144,14 +123,45 @@ impl Call {
     }
 }
 
-/// Walks the value without recursion: whatever comes later may recurse.
-fn check_size(value: &Value) -> Result<(), ApiError> {
-    let mut bytes = 0usize;
+/// Applies a JSON patch, bounded in what it makes and in how long it takes.
+fn apply_json(target: &mut Value, patch: &json_patch::Patch) -> Result<(), ApiError> {
+    let mut looked_at = 0usize;
+    for operation in &patch.0 {
+        if operation.path().count() > MAX_DEPTH {
+            return Err(too_deep());
+        }
+        json_patch::patch(target, std::slice::from_ref(operation)).map_err(|error| {
+            // Upstream's words for a patch that is readable but does not fit the object.
+            ApiError::new(
+                422,
+                "Invalid",
+                format!("the server rejected our request due to an error in our request: {error}"),
+            )
+        })?;
+        // Only these make more out of what is there; what a patch brings itself is bounded by its body.
+        if matches!(operation, json_patch::PatchOperation::Copy(_) | json_patch::PatchOperation::Move(_)) {
+            looked_at = looked_at.saturating_add(check_size(target)?);
+            if looked_at > MAX_LOOKED_AT {
+                return Err(ApiError::new(
+                    413,
+                    "RequestEntityTooLarge",
+                    "the JSON patch copies and moves too often in an object of this size: use several patches",
+                ));
+            }
+        }
+    }
+    check_size(target).map(|_| ())
+}
+
+/// Walks the value without recursion: whatever comes later may recurse. Answers how many values it has.
+fn check_size(value: &Value) -> Result<usize, ApiError> {
+    let (mut bytes, mut count) = (0usize, 0usize);
     let mut todo = vec![(value, 0usize)];
     while let Some((value, depth)) = todo.pop() {
         if depth > MAX_DEPTH {
             return Err(too_deep());
         }
+        count = count.saturating_add(1);
         bytes = bytes.saturating_add(match value {
             Value::String(text) => text.len(),
             _ => 8,
@@ -170,7 +180,7 @@ fn check_size(value: &Value) -> Result<(), ApiError> {
             _ => {}
         }
     }
-    Ok(())
+    Ok(count)
 }
 
 fn too_deep() -> ApiError {
@@ -179,4 +189,22 @@ fn too_deep() -> ApiError {
 
 fn object(patch: Value) -> Result<Value, ApiError> {
     if patch.is_object() { Ok(patch) } else { Err(ApiError::bad_request("the patch is not a JSON object")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_that_would_take_minutes_is_refused() {
+        let mut target = json!({"list": vec![0; 20_000], "a": 1});
+        let moves = |count: usize| {
+            let one = |from: &str, to: &str| json!({"op": "move", "from": from, "path": to});
+            let all: Vec<Value> =
+                (0..count).map(|n| if n % 2 == 0 { one("/a", "/b") } else { one("/b", "/a") }).collect();
+            serde_json::from_value::<json_patch::Patch>(all.into()).unwrap()
+        };
+        apply_json(&mut target, &moves(100)).unwrap();
+        assert_eq!(apply_json(&mut target, &moves(2000)).unwrap_err().code, 413);
+    }
 }

@@ -71,6 +71,7 @@ fn merge_object(target: &mut Value, patch: &Map<String, Value>) -> Result<(), St
     for (name, value) in patch {
         if let Some(field) = name.strip_prefix("$deleteFromPrimitiveList/") {
             if let (Some(Value::Array(items)), Some(gone)) = (fields.get_mut(field), value.as_array()) {
+                check_length(field, items.len(), gone.len())?;
                 items.retain(|item| !gone.contains(item));
             }
             continue;
@@ -108,8 +109,19 @@ fn merge_object(target: &mut Value, patch: &Map<String, Value>) -> Result<(), St
         if let (Some(field), Some(order)) = (name.strip_prefix("$setElementOrder/"), order.as_array())
             && let Some(Value::Array(items)) = fields.get_mut(field)
         {
+            check_length(field, items.len(), order.len())?;
             reorder(field, items, order);
         }
+    }
+    Ok(())
+}
+
+/// Merging looks for each item of a patch among all others; this bounds how often. Real lists are far below it.
+const MAX_COMPARISONS: usize = 10_000_000;
+
+fn check_length(field: &str, one: usize, other: usize) -> Result<(), String> {
+    if one.saturating_mul(other) > MAX_COMPARISONS {
+        return Err(format!("{field} has too many items to be merged: replace the whole object instead"));
     }
     Ok(())
 }
@@ -119,6 +131,9 @@ fn merge_list(field: &str, place: &mut Value, patch: &[Value]) -> Result<(), Str
         Value::Array(items) => std::mem::take(items),
         _ => Vec::new(),
     };
+    if is_set(field) || merge_key(field, patch).is_some() {
+        check_length(field, old.len().saturating_add(patch.len()), patch.len())?;
+    }
     let samples: Vec<Value> = old.iter().chain(patch).cloned().collect();
     let merged = match merge_key(field, &samples) {
         Some(key) if patch.iter().all(Value::is_object) => merge_by_key(field, key, old, patch)?,
@@ -243,6 +258,22 @@ mod tests {
             json!({"finalizers": ["c"], "$deleteFromPrimitiveList/finalizers": ["a"]}),
             json!({"finalizers": ["b", "c"]}),
         );
+    }
+
+    #[test]
+    fn lists_that_would_take_minutes_are_refused() {
+        let names: Vec<String> = (0..5000).map(|number| format!("f{number}")).collect();
+        let items: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+        for patch in [
+            json!({"finalizers": names}),
+            json!({"env": items}),
+            json!({"$deleteFromPrimitiveList/args": names}),
+            json!({"$setElementOrder/args": names}),
+        ] {
+            let refused = merge(&mut json!({"args": names}), &patch).unwrap_err();
+            assert!(refused.contains("too many items"), "{refused}");
+        }
+        check(json!({"args": []}), json!({"args": names}), json!({"args": names}));
     }
 
     #[test]
