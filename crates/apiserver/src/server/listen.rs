@@ -13,14 +13,15 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::{ServerError, pipeline};
 use crate::app::App;
 use crate::auth::Pki;
 
-/// A client that does not finish its handshake or its request head in this time is dropped.
+/// A client that does not finish its handshake or its request head in this time is dropped, and so is one that has
+/// not said who it is by then: places are few, and those who are nobody must not be able to hold them.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long answers may take to end once the server stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -119,14 +120,24 @@ async fn connection(
         .peer_certificates()
         .and_then(<[_]>::first)
         .map(|certificate| Arc::from(certificate.as_ref()));
+    let known = Arc::new(Notify::new());
+    let teller = Arc::clone(&known);
     let service = service_fn(move |request| {
-        let (app, certificate) = (Arc::clone(&app), certificate.clone());
-        async move { Ok::<_, Infallible>(pipeline::answer(&app, certificate.as_deref(), request).await) }
+        let (app, certificate, known) = (Arc::clone(&app), certificate.clone(), Arc::clone(&teller));
+        async move { Ok::<_, Infallible>(pipeline::answer(&app, certificate.as_deref(), &known, request).await) }
     });
+    let stays_nobody = async {
+        if tokio::time::timeout(PATIENCE, known.notified()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     let builder = builder();
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(serving).await {
-        tracing::debug!("connection: {error}");
+    tokio::select! {
+        served = watcher.watch(serving) => if let Err(error) = served {
+            tracing::debug!("connection: {error}");
+        },
+        () = stays_nobody => tracing::debug!("a connection that nobody used is closed"),
     }
 }
 

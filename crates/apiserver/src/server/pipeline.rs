@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use tokio::sync::Notify;
 
 use super::MAX_BODY;
 use crate::app::{self, Answer, App};
@@ -25,10 +26,17 @@ const MAX_DISCARDED: usize = 8 * MAX_BODY;
 const BODY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Answers one request, whatever happens.
-pub(super) async fn answer(app: &Arc<App>, certificate: Option<&[u8]>, request: Request<Incoming>) -> Answer {
+///
+/// `known` is told when the client has said who it is.
+pub(super) async fn answer(
+    app: &Arc<App>,
+    certificate: Option<&[u8]>,
+    known: &Notify,
+    request: Request<Incoming>,
+) -> Answer {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let mut answer = match respond(app, certificate, request).await {
+    let mut answer = match respond(app, certificate, known, request).await {
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(%method, %path, code = error.code, "{error}");
@@ -46,9 +54,13 @@ pub(super) async fn answer(app: &Arc<App>, certificate: Option<&[u8]>, request: 
 async fn respond(
     app: &Arc<App>,
     certificate: Option<&[u8]>,
+    known: &Notify,
     request: Request<Incoming>,
 ) -> Result<Answer, ApiError> {
     let user = app.auth.authenticate(request.headers(), certificate)?;
+    if !user.in_group(auth::user::UNAUTHENTICATED) {
+        known.notify_one();
+    }
     match path::route(request.uri().path())? {
         Route::Other(parts) => other(app, &user, &parts, &request),
         Route::Resource(path) => resource(app, user, path, request).await,

@@ -61,6 +61,12 @@ impl Cluster {
         }
     }
 
+    /// Where the server listens.
+    #[allow(dead_code, reason = "each test file uses what it needs")]
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Where the server looks for the node's agent.
     #[allow(dead_code, reason = "each test file uses what it needs")]
     pub(crate) fn agent_socket(&self) -> PathBuf {
