@@ -286,6 +286,25 @@ fn a_right_on_one_object_shows_no_other() {
 }
 
 #[test]
+fn a_dry_eviction_evicts_nothing() {
+    let world = World::new();
+    assert!(world.create(&[], &pod("p", "default")).0);
+    let path = "/api/v1/namespaces/default/pods/p/eviction";
+    let evict = |query: &str, options: Value| {
+        let body = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"},
+            "deleteOptions": options});
+        let path = format!("{path}{query}");
+        let said = world.cluster.run_with_input(&["create", "--raw", &path, "-f", "-"], &body.to_string());
+        assert!(said.status.success(), "{said:?}");
+    };
+    evict("", json!({"dryRun": ["All"]}));
+    evict("?dryRun=All", json!({}));
+    world.cluster.kubectl("get pod p");
+    evict("", json!({}));
+    assert!(world.cluster.fails(&["get", "pod", "p"]).contains("NotFound"));
+}
+
+#[test]
 fn machines_are_defaulted_and_refused_as_kubevirt_does() {
     let world = World::new();
     let machine = |cores: i64| {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::app::{self, Answer, App};
 use crate::request::Target;
+use crate::rest::query::Query;
 use crate::status::ApiError;
 
 /// API group of the machines' subresources.
@@ -34,10 +35,12 @@ pub async fn handle(app: &Arc<App>, target: Target, request: Request<Incoming>) 
     match (method, parts) {
         (Method::GET, ("", "pods", "log")) => pod::log(app, &target, &request).await,
         (Method::POST, ("", "pods", "binding")) => {
-            pod::binding(app, &target, json_body(request).await?).await
+            let dry_run = dry_run(&request)?;
+            pod::binding(app, &target, json_body(request).await?, dry_run).await
         }
         (Method::POST, ("", "pods", "eviction")) => {
-            pod::eviction(app, &target, json_body(request).await?).await
+            let dry_run = dry_run(&request)?;
+            pod::eviction(app, &target, json_body(request).await?, dry_run).await
         }
         (Method::POST, ("", "serviceaccounts", "token")) => {
             let body = json_body(request).await?;
@@ -71,6 +74,11 @@ fn version() -> Value {
         "gitVersion": concat!("v", env!("CARGO_PKG_VERSION")), "gitCommit": "", "gitTreeState": "", "buildDate": "",
         "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
     })
+}
+
+/// Whether the query says that nothing is to be done.
+fn dry_run(request: &Request<Incoming>) -> Result<bool, ApiError> {
+    Ok(Query::parse(request.uri().query().unwrap_or_default())?.dry_run)
 }
 
 /// The body as JSON; an empty one is an empty object.

@@ -76,7 +76,12 @@ pub(super) async fn log(app: &App, target: &Target, request: &Request<Incoming>)
 }
 
 /// Gives a pod to a node, as a scheduler does.
-pub(super) async fn binding(app: &App, target: &Target, body: Value) -> Result<Answer, ApiError> {
+pub(super) async fn binding(
+    app: &App,
+    target: &Target,
+    body: Value,
+    dry_run: bool,
+) -> Result<Answer, ApiError> {
     let (key, _) = find(app, target)?;
     let node = text(&body, "/target/name");
     if node.is_empty() {
@@ -96,7 +101,7 @@ pub(super) async fn binding(app: &App, target: &Target, body: Value) -> Result<A
             let why = format!("pod {} is already assigned to node {current:?}", key.name());
             return Err(conflict(why).into());
         }
-        Ok(Change::Write(scheduler::bound(pod, node)))
+        Ok(if dry_run { Change::Keep } else { Change::Write(scheduler::bound(pod, node)) })
     };
     app.store.guaranteed_update(&key, bound).await.map_err(|fail| fail.answer(key.name()))?;
     Ok(app::json(
@@ -133,7 +138,12 @@ impl Fail {
 }
 
 /// Deletes a pod politely. There are no disruption budgets to ask here.
-pub(super) async fn eviction(app: &App, target: &Target, body: Value) -> Result<Answer, ApiError> {
+pub(super) async fn eviction(
+    app: &App,
+    target: &Target,
+    body: Value,
+    dry_run: bool,
+) -> Result<Answer, ApiError> {
     let (key, entry) = find(app, target)?;
     let wanted = text(&body, "/deleteOptions/preconditions/uid");
     let found = text(&entry.object, "/metadata/uid");
@@ -142,7 +152,13 @@ pub(super) async fn eviction(app: &App, target: &Target, body: Value) -> Result<
             format!("the UID in the precondition ({wanted}) does not match the UID in record ({found})");
         return Err(ApiError::conflict("", "pods", key.name(), &why));
     }
-    delete::request(&app.store, &key).await.map_err(|e| ApiError::from_store(e, "", "pods", key.name()))?;
+    // `kubectl drain --dry-run=server` says it in the body.
+    let options = body.pointer("/deleteOptions/dryRun").and_then(Value::as_array);
+    if !dry_run && options.is_none_or(Vec::is_empty) {
+        delete::request(&app.store, &key)
+            .await
+            .map_err(|e| ApiError::from_store(e, "", "pods", key.name()))?;
+    }
     Ok(app::json(
         201,
         &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
