@@ -5,6 +5,7 @@
 //! panic or take more memory than a small multiple of its size.
 
 pub mod database;
+pub mod decide;
 pub mod error;
 pub mod policy;
 pub mod query;

@@ -64,9 +64,17 @@ struct Search<'a> {
 /// A name that the policy does not have.
 pub fn search(database: &Database, query: &Query) -> Result<Vec<Found>, LookupError> {
     let policy = database.policy();
+    let classes =
+        query.classes.iter().map(|name| database.find_class(name)).collect::<Result<Vec<_>, _>>()?;
     let mut vectors = vec![0; policy.classes.highest as usize + 1];
     for name in &query.permissions {
         database.check_permission(name)?;
+        // A permission that none of the classes has is a mistake, too.
+        if let Some(class) = classes.first()
+            && !classes.iter().any(|class| database.find_permission(*class, name).is_ok())
+        {
+            database.find_permission(*class, name)?;
+        }
         for class in &policy.classes.entries {
             for permission in database.permissions(class).filter(|one| *one.name == **name) {
                 if let Some(vector) = vectors.get_mut(class.value as usize) {
@@ -81,7 +89,7 @@ pub fn search(database: &Database, query: &Query) -> Result<Vec<Found>, LookupEr
         query,
         source: query.source.as_ref().map(|one| database.matching(one)).transpose()?,
         target: query.target.as_ref().map(|one| database.matching(one)).transpose()?,
-        classes: query.classes.iter().map(|name| database.find_class(name)).collect::<Result<_, _>>()?,
+        classes,
         booleans: query.booleans.iter().map(|name| database.find_boolean(name)).collect::<Result<_, _>>()?,
         result: result.map(|value| database.members(value).clone()),
         vectors,
