@@ -34,6 +34,18 @@ async fn revisions_increase_and_are_in_the_object() {
 }
 
 #[tokio::test]
+async fn the_file_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    for _ in 0..2 {
+        Store::open(&path).unwrap().close();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn stale_updates_and_wrong_preconditions_are_refused() {
     let (_folder, store) = open();
     let first = store.create(key("a"), object("a", "1")).await.unwrap();

@@ -1,6 +1,7 @@
 //! The thread that owns the database.
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, mpsc};
 
@@ -32,6 +33,7 @@ fn disk(error: impl Into<redb::Error>) -> StoreError {
 
 /// Opens the database and reads everything.
 pub(super) fn load(path: &Path) -> Result<Loaded, StoreError> {
+    make_private(path).map_err(|error| StoreError::Disk(format!("{}: {error}", path.display())))?;
     let database =
         Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Disk(format!(
@@ -77,6 +79,14 @@ pub(super) fn load(path: &Path) -> Result<Loaded, StoreError> {
     drop(meta);
     drop(transaction);
     Ok((database, objects, revision))
+}
+
+/// Makes the file, or takes an existing one away from everybody but its owner: all secrets are in it, and the database
+/// would leave its mode to the umask.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.open(path)?.set_permissions(std::fs::Permissions::from_mode(0o600))
 }
 
 fn revision_of(object: &Value) -> Option<u64> {
