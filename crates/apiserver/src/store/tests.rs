@@ -46,6 +46,18 @@ async fn the_file_is_its_owners_alone() {
 }
 
 #[tokio::test]
+async fn deleted_objects_count_in_the_history_too() {
+    let (_folder, store) = open();
+    let before = store.revision();
+    let large = "x".repeat(3 << 20);
+    let made = store.create(key("a"), object("a", &large)).await.unwrap();
+    assert!(store.watch(Prefix::everything(), before).is_ok());
+    store.delete(key("a"), Preconditions::default()).await.unwrap();
+    assert!(matches!(store.watch(Prefix::everything(), before), Err(StoreError::Expired { .. })));
+    assert!(store.watch(Prefix::everything(), made.revision).is_ok());
+}
+
+#[tokio::test]
 async fn stale_updates_and_wrong_preconditions_are_refused() {
     let (_folder, store) = open();
     let first = store.create(key("a"), object("a", "1")).await.unwrap();

@@ -125,6 +125,8 @@ fn commit(database: &Database, shared: &Shared, tick: &tokio::sync::watch::Sende
     let mut overlay: HashMap<Key, Option<Entry>> = HashMap::new();
     let mut rows: Vec<(Key, Option<Vec<u8>>)> = Vec::new();
     let mut pending: Vec<Pending> = Vec::new();
+    // What is refused may be refused because of something that is not on disk yet, so this answer waits, too.
+    let mut refused: Vec<(oneshot::Sender<Result<Entry, StoreError>>, StoreError)> = Vec::new();
 
     for Request { operation, reply } in batch {
         let current = |key: &Key| match overlay.get(key) {
@@ -132,29 +134,35 @@ fn commit(database: &Database, shared: &Shared, tick: &tokio::sync::watch::Sende
             None => shared.read().objects.get(key).cloned(),
         };
         match apply(operation, revision + 1, current) {
-            Err(error) => {
-                // The caller may have gone away; then nobody wants to know.
-                let _ = reply.send(Err(error));
-            }
+            Err(error) => refused.push((reply, error)),
             Ok((event, bytes)) => {
                 revision += 1;
-                let entry = Entry { revision, object: Arc::clone(&event.object) };
-                let size = bytes.as_ref().map_or(0, Vec::len);
-                let kept = bytes.is_some().then_some(entry);
-                overlay.insert(event.key.clone(), kept);
-                rows.push((event.key.clone(), bytes));
+                let size = bytes.len();
+                let kept = event.kind != EventKind::Deleted;
+                let entry = kept.then(|| Entry { revision, object: Arc::clone(&event.object) });
+                overlay.insert(event.key.clone(), entry);
+                rows.push((event.key.clone(), kept.then_some(bytes)));
                 pending.push(Pending { event, bytes: size, reply });
             }
         }
     }
+    let refuse = |refused: Vec<(oneshot::Sender<_>, StoreError)>| {
+        for (reply, error) in refused {
+            // The caller may have gone away; then nobody wants to know.
+            let _ = reply.send(Err(error));
+        }
+    };
     if pending.is_empty() {
+        refuse(refused);
         return;
     }
     if let Err(error) = write(database, revision, &rows) {
         let message = error.to_string();
         tracing::error!("{message}");
-        for one in pending {
-            let _ = one.reply.send(Err(StoreError::Disk(message.clone())));
+        for reply in
+            pending.into_iter().map(|one| one.reply).chain(refused.into_iter().map(|(reply, _)| reply))
+        {
+            let _ = reply.send(Err(StoreError::Disk(message.clone())));
         }
         return;
     }
@@ -178,14 +186,15 @@ fn commit(database: &Database, shared: &Shared, tick: &tokio::sync::watch::Sende
     for (reply, entry) in replies {
         let _ = reply.send(Ok(entry));
     }
+    refuse(refused);
 }
 
-/// Checks one operation and says what it changes: the event, and the bytes to store (none for a delete).
+/// Checks one operation and says what it changes: the event, and its object as bytes.
 fn apply(
     operation: Operation,
     revision: u64,
     current: impl Fn(&Key) -> Option<Entry>,
-) -> Result<(Event, Option<Vec<u8>>), StoreError> {
+) -> Result<(Event, Vec<u8>), StoreError> {
     let (kind, key, mut object, old) = match operation {
         Operation::Create { key, object } => {
             if current(&key).is_some() {
@@ -207,12 +216,7 @@ fn apply(
         }
     };
     set_revision(&mut object, revision);
-    let bytes = match kind {
-        EventKind::Deleted => None,
-        EventKind::Added | EventKind::Modified => {
-            Some(serde_json::to_vec(&object).map_err(|error| StoreError::Disk(error.to_string()))?)
-        }
-    };
+    let bytes = serde_json::to_vec(&object).map_err(|error| StoreError::Disk(error.to_string()))?;
     Ok((Event { kind, revision, key, object: Arc::new(object), old }, bytes))
 }
 
@@ -255,4 +259,36 @@ fn write(database: &Database, revision: u64, rows: &[(Key, Option<Vec<u8>>)]) ->
         meta.insert(REVISION, revision).map_err(disk)?;
     }
     transaction.commit().map_err(disk)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::watch::History;
+    use crate::store::{RwLock, State};
+
+    #[test]
+    fn a_refusal_comes_after_what_it_is_because_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let (database, objects, revision) = load(&folder.path().join("s")).unwrap();
+        let (ticker, tick) = tokio::sync::watch::channel(revision);
+        let state = State { objects, revision, history: History::new(revision) };
+        let shared = Arc::new(Shared { state: RwLock::new(state), tick });
+        let key = Key::new("", "configmaps", "n", "a");
+        let create = || {
+            let (reply, answer) = oneshot::channel();
+            let operation = Operation::Create { key: key.clone(), object: json!({"metadata": {}}) };
+            (Request { operation, reply }, answer)
+        };
+        let ((first, _made), (second, refused)) = (create(), create());
+        let asker = std::thread::spawn({
+            let (shared, key) = (Arc::clone(&shared), key.clone());
+            move || (refused.blocking_recv().unwrap(), shared.read().objects.contains_key(&key))
+        });
+        commit(&database, &shared, &ticker, vec![first, second]);
+        let (refused, visible) = asker.join().unwrap();
+        assert!(matches!(refused, Err(StoreError::AlreadyExists)) && visible);
+    }
 }
