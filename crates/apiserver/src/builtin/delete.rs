@@ -12,8 +12,19 @@ use crate::store::{Change, Key, Store, StoreError};
 /// # Errors
 /// Only the store's own.
 pub async fn request(store: &Store, key: &Key) -> Result<(), StoreError> {
+    request_if(store, key, |_| true).await
+}
+
+/// As [`request`], while `wanted` holds for the object at the moment of its deletion.
+///
+/// # Errors
+/// Only the store's own.
+pub async fn request_if(store: &Store, key: &Key, wanted: impl Fn(&Value) -> bool) -> Result<(), StoreError> {
     let result = store
         .guaranteed_update(key, |object| -> Result<Change, StoreError> {
+            if !wanted(object) {
+                return Ok(Change::Keep);
+            }
             let grace = grace(key, object);
             if no_finalizers(object) && grace == 0 && !has_content(object) {
                 return Ok(Change::Delete);

@@ -19,7 +19,7 @@ const ORPHAN: &str = "orphan";
 pub async fn run(store: Store) {
     loop {
         let snapshot = store.list(&Prefix::everything());
-        let mut graph = Graph::default();
+        let mut graph = Graph { seen: snapshot.revision, ..Graph::default() };
         for (key, entry) in &snapshot.entries {
             graph.add(key, &entry.object);
         }
@@ -29,6 +29,7 @@ pub async fn run(store: Store) {
         loop {
             match watcher.next().await {
                 Ok(events) => {
+                    graph.seen = watcher.revision();
                     let touched = graph.follow(&events);
                     collect(&store, &graph, touched).await;
                 }
@@ -41,6 +42,8 @@ pub async fn run(store: Store) {
 
 #[derive(Default)]
 struct Graph {
+    /// Revision up to which changes are in it.
+    seen: u64,
     /// UID of every object, and where it is.
     alive: HashMap<String, Key>,
     /// UID of an owner (alive or not) to the places of its dependents.
@@ -106,13 +109,18 @@ async fn collect(store: &Store, graph: &Graph, keys: Vec<Key>) {
 
 async fn look(store: &Store, graph: &Graph, key: &Key) -> Result<(), StoreError> {
     let Some(entry) = store.get(key) else { return Ok(()) };
+    if entry.revision > graph.seen {
+        // Its owners may be newer than the graph, too. It comes again with its own event.
+        return Ok(());
+    }
     let object = &entry.object;
     let mut references = owners(object).peekable();
     if references.peek().is_some() && !deleting(object) {
         let (present, absent): (Vec<&str>, Vec<&str>) =
             references.partition(|owner| graph.alive.contains_key(*owner));
         if present.is_empty() {
-            return delete::request(store, key).await;
+            let ownerless = |now: &Value| owners(now).all(|owner| !graph.alive.contains_key(owner));
+            return delete::request_if(store, key, |now| uid(now) == uid(object) && ownerless(now)).await;
         }
         if !absent.is_empty() {
             forget_owners(store, key, &absent).await?;
@@ -178,5 +186,32 @@ async fn release(store: &Store, key: &Key, finalizer: &str) -> Result<(), StoreE
         Ok(_) => delete::request(store, key).await,
         Err(StoreError::NotFound) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_newer_than_the_graph_is_left_for_its_own_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s")).unwrap();
+        let mut graph = Graph { seen: store.revision(), ..Graph::default() };
+        let (owner, child) = (Key::new("", "configmaps", "n", "o"), Key::new("", "configmaps", "n", "c"));
+        store.create(owner.clone(), json!({"metadata": {"uid": "1"}})).await.unwrap();
+        let object = json!({"metadata": {"uid": "2", "ownerReferences": [{"uid": "1"}]}});
+        store.create(child.clone(), object).await.unwrap();
+        look(&store, &graph, &child).await.unwrap();
+        assert!(store.get(&child).is_some());
+        graph.seen = store.revision();
+        graph.add(&owner, &store.get(&owner).unwrap().object);
+        look(&store, &graph, &child).await.unwrap();
+        assert!(store.get(&child).is_some());
+        graph.alive.clear();
+        look(&store, &graph, &child).await.unwrap();
+        assert!(store.get(&child).is_none());
     }
 }

@@ -144,6 +144,10 @@ async fn empty(store: &Store, key: &Key, namespace: &Value) -> Result<(), StoreE
     }
     let result = store
         .guaranteed_update(key, |object| -> Result<Change, StoreError> {
+            if !deleting(object) {
+                // Somebody else let it go, and it was made again meanwhile.
+                return Ok(Change::Keep);
+            }
             let mut object = object.clone();
             set(&mut object, &["spec", "finalizers"], json!([]));
             Ok(if no_finalizers(&object) { Change::Delete } else { Change::Write(object) })
@@ -206,4 +210,20 @@ pub async fn ensure(store: &Store, name: &str) -> Result<(), StoreError> {
         "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
     });
     create(store, ("", "namespaces"), "", name, object).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_namespace_that_was_made_again_meanwhile_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s")).unwrap();
+        ensure(&store, "n").await.unwrap();
+        let key = Key::new("", "namespaces", "", "n");
+        let before = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Terminating"}});
+        empty(&store, &key, &before).await.unwrap();
+        assert!(store.get(&key).is_some());
+    }
 }
