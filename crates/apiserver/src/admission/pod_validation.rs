@@ -77,6 +77,12 @@ fn validate(spec: &Value, causes: &mut Vec<Cause>) {
     }
     one_of(spec, "restartPolicy", &["Always", "OnFailure", "Never"], causes);
     one_of(spec, "dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"], causes);
+    // Pod Security and some SCCs allow root, and other users of the node, in a user namespace. A pod that does not get
+    // one must not pass as if it did.
+    if spec.get("hostUsers") == Some(&Value::Bool(false)) {
+        let message = "Forbidden: user namespaces are not supported yet: leave this field out";
+        push(causes, "spec.hostUsers", "FieldValueForbidden", message);
+    }
     if let Some(grace) = spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64)
         && grace < 0
     {
@@ -235,6 +241,10 @@ mod tests {
                 ("spec.containers[0].image", "FieldValueRequired"),
                 ("spec.containers[1].volumeMounts[0].name", "FieldValueNotFound"),
             ],
+        );
+        check(
+            &json!({"hostUsers": false, "containers": [{"name": "c", "image": "i"}]}),
+            &[("spec.hostUsers", "FieldValueForbidden")],
         );
         check(
             &json!({"restartPolicy": "Sometimes", "volumes": [{"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}],
