@@ -84,6 +84,13 @@ fn other(
     if let [word, ..] = parts
         && matches!(word.as_str(), "healthz" | "readyz" | "livez")
     {
+        if !app.store.is_open() {
+            return Ok(app::bytes(
+                500,
+                "text/plain; charset=utf-8",
+                "[-] the store is closed: start the server again",
+            ));
+        }
         return Ok(app::bytes(200, "text/plain; charset=utf-8", "ok"));
     }
     if parts.is_empty() {

@@ -199,6 +199,12 @@ impl Store {
         self.queue.close();
     }
 
+    /// False when no write can be stored any more: the store was closed, or its thread has died.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.shared.tick.has_changed().is_ok()
+    }
+
     /// Revision of the latest committed write.
     #[must_use]
     pub fn revision(&self) -> u64 {

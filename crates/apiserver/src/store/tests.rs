@@ -34,6 +34,14 @@ async fn revisions_increase_and_are_in_the_object() {
 }
 
 #[tokio::test]
+async fn a_closed_store_says_so() {
+    let (_folder, store) = open();
+    assert!(store.is_open());
+    store.close();
+    assert!(!store.is_open());
+}
+
+#[tokio::test]
 async fn the_file_is_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
