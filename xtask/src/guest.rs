@@ -174,7 +174,7 @@ fn initrd(kernel: &Path, release: &str, work: &Path, out: &Path) -> Result<()> {
 }
 
 const GRUB: &str = "serial --unit=0 --speed=115200\nterminal_output serial\nset timeout=0\nmenuentry guest {\n  \
-                    linux /boot/vmlinuz console=ttyS0 quiet\n  initrd /boot/initrd\n}\n";
+                    linux /boot/vmlinuz console=ttyS0 quiet no_timer_check\n  initrd /boot/initrd\n}\n";
 
 /// A bootable disk without loop devices or mounts: boot sector and core image of GRUB, then one ext2 partition
 /// from sector 2048 that holds kernel and initial RAM file system.

@@ -4,11 +4,22 @@ use crate::{
     client,
     machine::{Target, path},
 };
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail, ensure};
 use futures::{SinkExt, StreamExt};
+use http::{StatusCode, header};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use kube::client::Body;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 use tokio::{io::AsyncWriteExt, sync::mpsc};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        handshake::{client::generate_key, derive_accept_key},
+        protocol::Role,
+    },
+};
 
 /// Ctrl-], which ends the session.
 const ESCAPE: u8 = 0x1d;
@@ -18,14 +29,8 @@ const ESCAPE: u8 = 0x1d;
 pub(crate) async fn attach(target: Target) -> Result<()> {
     let (client, preferred) = client::connect().await?;
     let namespace = target.namespace.unwrap_or(preferred);
-    let request = http::Request::get(path(&namespace, "virtualmachineinstances", &target.name, "console"))
-        .header("sec-websocket-protocol", "plain.kubevirt.io")
-        .body(Vec::new())?;
-    let connection = client.connect(request).await.map_err(|error| match error {
-        kube::Error::Api(status) => anyhow!("{}", status.message),
-        other => anyhow::Error::new(other).context("the machine's console does not answer"),
-    })?;
-    let (mut sink, mut stream) = connection.into_stream().split();
+    let socket = open(&client, &path(&namespace, "virtualmachineinstances", &target.name, "console")).await?;
+    let (mut sink, mut stream) = socket.split();
 
     let terminal = Raw::enter()?;
     if terminal.is_some() {
@@ -59,6 +64,35 @@ pub(crate) async fn attach(target: Target) -> Result<()> {
     drop(terminal);
     // The thread that waits for keys would keep an orderly end of the runtime waiting.
     std::process::exit(0);
+}
+
+/// Opens the websocket. The client's own way to do so insists on the subprotocol of `kubectl exec`.
+async fn open(client: &kube::Client, path: &str) -> Result<WebSocketStream<TokioIo<Upgraded>>> {
+    let key = generate_key();
+    let request = http::Request::get(path)
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, &key)
+        .header(header::SEC_WEBSOCKET_PROTOCOL, "plain.kubevirt.io")
+        .body(Body::empty())?;
+    let response = client.send(request).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let code = response.status();
+        let body = response.into_body().collect_bytes().await?;
+        let status: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        match status.get("message").and_then(serde_json::Value::as_str) {
+            Some(message) => bail!("{message}"),
+            None => bail!("the API server answers {code}"),
+        }
+    }
+    let accept = derive_accept_key(key.as_bytes());
+    ensure!(
+        response.headers().get(header::SEC_WEBSOCKET_ACCEPT).is_some_and(|value| value.as_bytes() == accept.as_bytes()),
+        "the API server's answer is no websocket handshake"
+    );
+    let upgraded = hyper::upgrade::on(response).await?;
+    Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await)
 }
 
 fn read_keys(keys: &mpsc::Sender<Vec<u8>>) {

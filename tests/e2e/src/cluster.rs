@@ -186,7 +186,10 @@ impl Cluster {
             let serial = self.serial(namespace, name)?;
             Ok(serial.contains(text).then_some(serial))
         });
-        found.map_err(|error| self.explain_failure(error))
+        found.map_err(|error| {
+            let serial = self.serial(namespace, name).unwrap_or_default();
+            self.explain_failure(error).context(format!("the guest's serial output:\n{serial}"))
+        })
     }
 
     /// The guest's serial output so far, as the launcher keeps it.

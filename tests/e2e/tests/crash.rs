@@ -27,7 +27,7 @@ spec:
         firmware:
           kernelBoot:
             container: {image: 'ferrovirt/guest-kernel', kernelPath: /boot/vmlinuz, initrdPath: /boot/initrd}
-            kernelArgs: console=ttyS0 quiet
+            kernelArgs: console=ttyS0 quiet tsc=reliable no_timer_check lpj=4000000
         devices: {autoattachGraphicsDevice: false}
 ";
 

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, process::Process, wait_for};
 use std::{
     io::{Read, Write},
-    process::Stdio,
+    process::{Child, ChildStdin, ChildStdout, Stdio},
 };
 
 fn machine(name: &str, strategy: &str) -> String {
@@ -24,7 +24,7 @@ spec:
         firmware:
           kernelBoot:
             container: {{image: 'ferrovirt/guest-kernel', kernelPath: /boot/vmlinuz, initrdPath: /boot/initrd}}
-            kernelArgs: console=ttyS0 quiet
+            kernelArgs: console=ttyS0 quiet tsc=reliable no_timer_check lpj=4000000
         devices:
           autoattachGraphicsDevice: false
           interfaces: [{{name: default, masquerade: {{}}}}]
@@ -87,36 +87,65 @@ fn start_pause_restart_and_stop_by_subresource() -> Result<()> {
     cluster.stop()
 }
 
+/// `ferrovirt console` with a person's hands and eyes.
+struct Console {
+    child: Child,
+    input: ChildStdin,
+    output: ChildStdout,
+    seen: String,
+}
+
+impl Console {
+    fn attach(cluster: &Cluster, name: &str) -> Result<Self> {
+        let mut child =
+            cluster.ferrovirt(&["console", name])?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let input = child.stdin.take().context("no input")?;
+        let output = child.stdout.take().context("no output")?;
+        Ok(Self { child, input, output, seen: String::new() })
+    }
+
+    /// Reads until the text appears; what was read before it is forgotten.
+    fn until(&mut self, text: &str) -> Result<()> {
+        let mut chunk = [0; 4096];
+        loop {
+            if let Some(at) = self.seen.find(text) {
+                self.seen.drain(..at + text.len());
+                return Ok(());
+            }
+            let count = self.output.read(&mut chunk)?;
+            ensure!(count > 0, "the console ended before `{text}`:\n{}", self.seen);
+            self.seen.push_str(&String::from_utf8_lossy(chunk.get(..count).unwrap_or_default()));
+        }
+    }
+
+    fn type_line(&mut self, line: &str) -> Result<()> {
+        Ok(self.input.write_all(format!("{line}\r").as_bytes())?)
+    }
+
+    fn log_in(&mut self) -> Result<()> {
+        self.until("login:")?;
+        self.type_line("root")?;
+        self.until("# ")
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn console_reaches_a_shell_in_the_guest() -> Result<()> {
     let mut cluster = Cluster::start(Options::default())?;
     cluster.apply(&machine("talk", "Always"))?;
-    cluster.wait_serial("default", "talk", "login:")?;
-    let mut console = cluster
-        .ferrovirt(&["console", "talk"])?
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()?;
-    let mut input = console.stdin.take().context("no input")?;
-    let mut output = console.stdout.take().context("no output")?;
-    let mut seen = String::new();
-    let mut until = |text: &str| -> Result<()> {
-        let mut chunk = [0; 4096];
-        while !seen.contains(text) {
-            let count = output.read(&mut chunk)?;
-            ensure!(count > 0, "the console ended before `{text}`:\n{seen}");
-            seen.push_str(&String::from_utf8_lossy(chunk.get(..count).unwrap_or_default()));
-        }
-        Ok(())
-    };
-    until("login:")?;
-    input.write_all(b"root\r")?;
-    until("# ")?;
-    input.write_all(b"echo answer $((6 * 7))\r")?;
-    until("answer 42")?;
-    console.kill()?;
-    console.wait()?;
+    cluster.wait_phase("default", "talk", "Running")?;
+    let mut console = Console::attach(&cluster, "talk")?;
+    console.log_in()?;
+    console.type_line("echo answer $((6 * 7))")?;
+    console.until("answer 42")?;
+    drop(console);
     cluster.stop()
 }
 
@@ -141,15 +170,11 @@ fn dead_qemu_is_a_failed_machine_with_a_reason() -> Result<()> {
 fn guest_that_powers_off_leaves_a_succeeded_instance() -> Result<()> {
     let mut cluster = Cluster::start(Options::default())?;
     cluster.apply(&machine("once", "Once"))?;
-    cluster.wait_serial("default", "once", "login:")?;
-    let mut console =
-        cluster.ferrovirt(&["console", "once"])?.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-    let mut input = console.stdin.take().context("no input")?;
-    input.write_all(b"root\r")?;
-    input.write_all(b"poweroff -f\r")?;
+    cluster.wait_phase("default", "once", "Running")?;
+    let mut console = Console::attach(&cluster, "once")?;
+    console.log_in()?;
+    console.type_line("poweroff -f")?;
     cluster.wait_phase("default", "once", "Succeeded")?;
-    drop(input);
-    console.kill()?;
-    console.wait()?;
+    drop(console);
     cluster.stop()
 }

@@ -14,7 +14,7 @@ spec:
     firmware:
       kernelBoot:
         container: {image: IMAGE, kernelPath: /boot/vmlinuz, initrdPath: /boot/initrd}
-        kernelArgs: console=ttyS0
+        kernelArgs: console=ttyS0 quiet tsc=reliable no_timer_check lpj=4000000
     devices: {autoattachGraphicsDevice: false}
 ";
 
