@@ -39,7 +39,7 @@ pub(super) async fn answer(
     let mut answer = match respond(app, certificate, known, request).await {
         Ok(answer) => answer,
         Err(error) => {
-            tracing::debug!(%method, %path, code = error.code, "{error}");
+            tracing::debug!(%method, %path, code = error.code, "{}", for_log(&error));
             app::refusal(&error)
         }
     };
@@ -49,6 +49,11 @@ pub(super) async fn answer(
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-cache, private"));
     answer
+}
+
+/// What a log may say of a refusal. Where the content is at fault, the message quotes it: secrets among others.
+fn for_log(error: &ApiError) -> &str {
+    if matches!(error.code, 400 | 422) { error.reason } else { &error.message }
 }
 
 async fn respond(
@@ -181,4 +186,15 @@ async fn collect(mut body: Incoming, announced: usize) -> Result<Bytes, ApiError
         return Err(ApiError::new(413, "RequestEntityTooLarge", message));
     }
     Ok(collected.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_does_not_quote_what_was_sent() {
+        assert_eq!(for_log(&ApiError::new(422, "Invalid", "Invalid value: \"password\"")), "Invalid");
+        assert_eq!(for_log(&ApiError::forbidden("", "pods", "p", "no right")), "no right");
+    }
 }
