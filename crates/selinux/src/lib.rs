@@ -6,6 +6,7 @@
 
 pub mod database;
 pub mod decide;
+pub mod diff;
 pub mod error;
 pub mod policy;
 pub mod query;

@@ -255,11 +255,16 @@ impl Database {
 
     /// The result of a conditional's expression.
     pub fn holds(&self, conditional: &Conditional) -> Option<bool> {
+        self.holds_with(conditional, |value| self.boolean(value).is_some_and(|one| one.state))
+    }
+
+    /// The result of a conditional's expression with booleans in other states.
+    pub fn holds_with(&self, conditional: &Conditional, state: impl Fn(u32) -> bool) -> Option<bool> {
         use crate::policy::Step;
         let mut stack: Vec<bool> = Vec::new();
         for (step, _) in &conditional.expression {
             let result = match step {
-                Step::Boolean(value) => self.boolean(*value)?.state,
+                Step::Boolean(value) => state(*value),
                 Step::Not => !stack.pop()?,
                 binary => {
                     let (right, left) = (stack.pop()?, stack.pop()?);

@@ -2,7 +2,7 @@
 
 use crate::{
     database::Database,
-    policy::{Bitmap, Constraint, Context, Expression, Level, Operand, Operator},
+    policy::{Bitmap, Constraint, Context, Expression, Level, NameSet, Operand, Operator},
     text::braces,
 };
 
@@ -117,6 +117,12 @@ fn word(operator: Operator) -> &'static str {
     }
 }
 
+/// Whether the set as it was written is what the kernel looks at.
+fn as_written(database: &Database, set: &NameSet) -> bool {
+    let types = set.written.iter().flat_map(|bit| database.members(bit + 1).iter());
+    set.negated.is_empty() && set.flags == 0 && Bitmap::of(types) == set.names
+}
+
 /// A constraint as policy sources write it. Sets of types keep their attributes.
 pub fn text(database: &Database, class: u32, constraint: &Constraint, on_change: bool) -> String {
     let mut levels = false;
@@ -153,12 +159,13 @@ pub fn text(database: &Database, class: u32, constraint: &Constraint, on_change:
                     Operand::THIRD => "3",
                     _ => "1",
                 };
-                let written = if set.written.is_empty() { &set.names } else { &set.written };
-                let (letter, names): (_, Vec<&str>) = match operand.0 & 7 {
+                let written = if as_written(database, set) { &set.written } else { &set.names };
+                let (letter, mut names): (_, Vec<&str>) = match operand.0 & 7 {
                     Operand::USER => ("u", set.names.iter().map(|bit| database.user_name(bit + 1)).collect()),
                     Operand::ROLE => ("r", set.names.iter().map(|bit| database.role_name(bit + 1)).collect()),
                     _ => ("t", written.iter().map(|bit| database.type_name(bit + 1)).collect()),
                 };
+                names.sort_unstable();
                 (format!("{letter}{side} {} {}", word(*operator), braces(&names)), false)
             }
         };

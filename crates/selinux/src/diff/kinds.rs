@@ -1,0 +1,377 @@
+//! Two types of one policy: what one may and the other may not, as source and as target.
+
+use super::{Difference, Line, Sign};
+use crate::{
+    database::Database,
+    policy::{Expression, Operand, RuleKind, Xperm},
+    text::{braces, runs, xperm_name, xperm_runs},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Which part the compared type has in a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// It is the source.
+    Source,
+    /// It is the target.
+    Target,
+}
+
+/// The text of a condition, and whether it must be true.
+pub type Condition = Option<(String, bool)>;
+
+/// A right that only one of the two types has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Access {
+    /// Which of the two.
+    pub sign: Sign,
+    /// Which part it has.
+    pub side: Side,
+    /// What the rule does.
+    pub kind: RuleKind,
+    /// The other type: `self` for the type itself.
+    pub other: String,
+    /// The class.
+    pub class: String,
+    /// The permissions, or the numbers of extended ones, or the resulting type.
+    pub what: Vec<String>,
+    /// The condition, and whether it must be true.
+    pub condition: Condition,
+    /// The rules that give it, as sesearch prints them.
+    pub rules: Vec<String>,
+}
+
+/// The difference of two types.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TypeDifference {
+    /// Rights, attributes expanded.
+    pub accesses: Vec<Access>,
+    /// Everything else: attributes, roles, bounds, constraints and so on.
+    pub rest: Difference,
+}
+
+impl TypeDifference {
+    /// Whether the two types are the same but for their names.
+    pub fn is_empty(&self) -> bool {
+        self.accesses.is_empty() && self.rest.is_empty()
+    }
+
+    /// As groups: rights that come from the same rules are one line.
+    pub fn grouped(&self, from: &str, to: &str) -> Difference {
+        let mut lines: BTreeMap<(Sign, Side, &Condition), Vec<Line>> = BTreeMap::new();
+        let mut merged: BTreeMap<_, Vec<&Access>> = BTreeMap::new();
+        for access in &self.accesses {
+            let key = (
+                access.sign,
+                access.side,
+                access.kind,
+                &access.class,
+                &access.what,
+                &access.condition,
+                &access.rules,
+            );
+            merged.entry(key).or_default().push(access);
+        }
+        for ((sign, side, kind, class, what, condition, rules), accesses) in merged {
+            let others: Vec<&str> = accesses.iter().map(|access| &*access.other).collect();
+            let many = others.len() > 4;
+            let others = if many { format!("({} types)", others.len()) } else { braces(&others) };
+            let name = if sign == Sign::Removed { from } else { to };
+            let (source, target) = if side == Side::Source { (name, &*others) } else { (&*others, name) };
+            let mut text = format!("{} {source} {target}:{class} {};", kind.name(), braces(what));
+            if many {
+                text.push_str(&format!("  by {}", rules.join(" ")));
+            }
+            lines.entry((sign, side, condition)).or_default().push(Line { sign, text });
+        }
+        let mut difference = self.rest.clone();
+        for ((sign, side, condition), lines) in lines {
+            let name = if sign == Sign::Removed { from } else { to };
+            let part = if side == Side::Source { "source" } else { "target" };
+            let condition = match condition {
+                None => String::new(),
+                Some((text, true)) => format!(", if {text}"),
+                Some((text, false)) => format!(", unless {text}"),
+            };
+            difference.group(format!("rules with only {name} as {part}{condition}"), lines);
+        }
+        difference
+    }
+}
+
+/// What a pair of types has for a class: by kind, condition, branch, and sort and driver of extended permissions.
+type Profile = BTreeMap<(RuleKind, Condition, u16), ([u32; 8], Vec<u32>)>;
+
+struct Comparison<'a> {
+    database: &'a Database,
+    from: u32,
+    to: u32,
+}
+
+/// Compares two types. What one may to itself is compared with what the other may to itself.
+pub fn between_types(database: &Database, from: u32, to: u32) -> TypeDifference {
+    let comparison = Comparison { database, from, to };
+    let mut accesses = BTreeSet::new();
+    for (side, other, class) in comparison.touched() {
+        comparison.compare(side, other, class, &mut accesses);
+    }
+    TypeDifference { accesses: accesses.into_iter().collect(), rest: comparison.rest() }
+}
+
+impl Comparison<'_> {
+    /// Sides, other types and classes where a rule covers only one of the two types. The other type is `None` for
+    /// the type itself and `Some(0)` for the compared one.
+    fn touched(&self) -> BTreeSet<(Side, Option<u32>, u32)> {
+        let database = self.database;
+        let cover = |kind| database.attributes_of(kind).chain([kind]).collect::<BTreeSet<u32>>();
+        let mut touched = BTreeSet::new();
+        let (from, to) = (cover(self.from), cover(self.to));
+        for value in from.symmetric_difference(&to) {
+            for number in database.rules_from(*value) {
+                if let Some(rule) = database.rule(*number) {
+                    for other in database.members(rule.target.into()).iter().map(|bit| bit + 1) {
+                        self.touch(&mut touched, Side::Source, other, rule.class.into());
+                    }
+                }
+            }
+            for number in database.rules_to(*value) {
+                if let Some(rule) = database.rule(*number) {
+                    for other in database.members(rule.source.into()).iter().map(|bit| bit + 1) {
+                        self.touch(&mut touched, Side::Target, other, rule.class.into());
+                    }
+                }
+            }
+        }
+        touched
+    }
+
+    fn touch(&self, touched: &mut BTreeSet<(Side, Option<u32>, u32)>, side: Side, other: u32, class: u32) {
+        if other == self.from || other == self.to {
+            touched.insert((Side::Source, None, class));
+            touched.insert((Side::Source, Some(0), class));
+        } else {
+            touched.insert((side, Some(other), class));
+        }
+    }
+
+    fn compare(&self, side: Side, other: Option<u32>, class: u32, accesses: &mut BTreeSet<Access>) {
+        let from = self.profile(self.from, self.to, side, other, class);
+        let to = self.profile(self.to, self.from, side, other, class);
+        let keys: BTreeSet<_> = from.keys().chain(to.keys()).collect();
+        for key in keys {
+            let none = ([0; 8], Vec::new());
+            let (one, two) = (from.get(key).unwrap_or(&none), to.get(key).unwrap_or(&none));
+            for (sign, (bits, rules), (others, _)) in [(Sign::Removed, one, two), (Sign::Added, two, one)] {
+                let (kind, condition, sort) = key;
+                let mut only = [0; 8];
+                if kind.is_type() {
+                    if bits == others || bits == &[0; 8] {
+                        continue;
+                    }
+                    only = *bits;
+                } else {
+                    for (only, (bits, others)) in only.iter_mut().zip(bits.iter().zip(others)) {
+                        *only = bits & !others;
+                    }
+                }
+                if only == [0; 8] {
+                    continue;
+                }
+                let peer = if sign == Sign::Removed { self.to } else { self.from };
+                let name = match other {
+                    None => "self",
+                    Some(0) => self.database.type_name(peer),
+                    Some(value) => self.database.type_name(value),
+                };
+                accesses.insert(Access {
+                    sign,
+                    side,
+                    kind: *kind,
+                    other: name.to_owned(),
+                    class: self.database.class_name(class).to_owned(),
+                    what: self.what(*kind, class, *sort, only, peer),
+                    condition: condition.clone(),
+                    rules: rules.iter().map(|number| self.database.rule_text(*number)).collect(),
+                });
+            }
+        }
+    }
+
+    fn what(&self, kind: RuleKind, class: u32, sort: u16, bits: [u32; 8], peer: u32) -> Vec<String> {
+        let [first, ..] = bits;
+        if kind.is_type() {
+            return vec![match first {
+                u32::MAX => "self".to_owned(),
+                value if value == u32::MAX - 1 => self.database.type_name(peer).to_owned(),
+                value => self.database.type_name(value).to_owned(),
+            }];
+        }
+        if kind.is_extended() {
+            let [driver, sort] = sort.to_le_bytes();
+            let sort = match sort {
+                1 => crate::policy::XpermSort::IoctlFunction,
+                2 => crate::policy::XpermSort::IoctlDriver,
+                _ => crate::policy::XpermSort::Netlink,
+            };
+            let numbers = xperm_runs(&Xperm { sort, driver, bits });
+            let name = xperm_name(sort);
+            return numbers.into_iter().map(|(low, high)| format!("{name} {low:#06x}-{high:#06x}")).collect();
+        }
+        self.database.permission_names(class, first).into_iter().map(str::to_owned).collect()
+    }
+
+    fn profile(&self, kind: u32, peer: u32, side: Side, other: Option<u32>, class: u32) -> Profile {
+        let other = match other {
+            None => kind,
+            Some(0) => peer,
+            Some(value) => value,
+        };
+        let (source, target) = if side == Side::Source { (kind, other) } else { (other, kind) };
+        let mut profile = Profile::new();
+        self.database.each_rule(source, target, class, |number| {
+            let Some(rule) = self.database.rule(number) else { return };
+            let exact = u32::from(rule.source) == source && u32::from(rule.target) == target;
+            if rule.kind.is_type() && !exact {
+                return;
+            }
+            let condition = self.database.conditional(number);
+            let condition = condition.map(|(one, branch)| (self.database.condition_text(one), branch));
+            let xperm =
+                self.database.policy().xperms.get(rule.data as usize).filter(|_| rule.kind.is_extended());
+            let sort = xperm.map_or(0, |xperm| u16::from_le_bytes([xperm.driver, xperm.sort as u8]));
+            let (bits, rules) = profile.entry((rule.kind, condition, sort)).or_default();
+            rules.push(number);
+            if let Some(xperm) = xperm {
+                for (bits, more) in bits.iter_mut().zip(xperm.bits) {
+                    *bits |= more;
+                }
+                return;
+            }
+            let [first, ..] = bits;
+            *first |= match rule.data {
+                result if rule.kind.is_type() && result == kind => u32::MAX,
+                result if rule.kind.is_type() && result == peer => u32::MAX - 1,
+                result if rule.kind.is_type() => result,
+                _ => {
+                    rule.permissions()
+                        & self.database.class(class).map_or(0, |one| self.database.all_permissions(one))
+                }
+            };
+        });
+        profile
+    }
+
+    fn rest(&self) -> Difference {
+        let database = self.database;
+        let policy = database.policy();
+        let mut difference = Difference::default();
+        let both = |of: &dyn Fn(u32, u32) -> Vec<String>| {
+            super::compare(of(self.from, self.to), of(self.to, self.from))
+        };
+        let attributes = |kind, _| {
+            database.attributes_of(kind).map(|value| database.type_name(value).to_owned()).collect()
+        };
+        difference.group("attributes", both(&attributes));
+        let roles = |kind: u32, _| {
+            let roles = policy.roles.entries.iter().filter(|role| role.types.contains(kind - 1));
+            roles.map(|role| role.name.to_string()).collect()
+        };
+        difference.group("roles", both(&roles));
+        let properties = |kind: u32, _| {
+            let mut properties = Vec::new();
+            if policy.permissive.contains(kind) {
+                properties.push("permissive".to_owned());
+            }
+            if policy.neveraudit.contains(kind) {
+                properties.push("never audited".to_owned());
+            }
+            if let Some(bounds) =
+                database.type_entry(kind).map(|one| one.bounds).filter(|bounds| *bounds != 0)
+            {
+                properties.push(format!("bounded by {}", database.type_name(bounds)));
+            }
+            properties
+        };
+        difference.group("properties", both(&properties));
+        let name = |value: u32, kind: u32, peer: u32| match value {
+            value if value == kind => "self".to_owned(),
+            value if value == peer => "(the other)".to_owned(),
+            value => database.type_name(value).to_owned(),
+        };
+        let named = |kind: u32, peer: u32| {
+            let mut lines = Vec::new();
+            for one in &policy.named_transitions {
+                for (sources, result) in &one.results {
+                    let class = database.class_name(one.class);
+                    let (target, result) = (name(one.target, kind, peer), name(*result, kind, peer));
+                    if sources.contains(kind - 1) {
+                        lines.push(format!(
+                            "type_transition self {target}:{class} {result} \"{}\";",
+                            one.name
+                        ));
+                    }
+                    if one.target == kind {
+                        for source in sources.iter().map(|bit| bit + 1).filter(|source| *source != kind) {
+                            let source = name(source, kind, peer);
+                            lines.push(format!(
+                                "type_transition {source} self:{class} {result} \"{}\";",
+                                one.name
+                            ));
+                        }
+                    }
+                }
+            }
+            lines
+        };
+        difference.group("transitions by name", both(&named));
+        let ranges = |kind: u32, peer: u32| {
+            let fitting =
+                policy.range_transitions.iter().filter(|one| one.source == kind || one.target == kind);
+            let text = |one: &crate::policy::RangeTransition| {
+                let (source, target) = (name(one.source, kind, peer), name(one.target, kind, peer));
+                let class = database.class_name(one.class);
+                format!("range_transition {source} {target}:{class} {};", database.range_text(&one.range))
+            };
+            fitting.map(text).collect()
+        };
+        difference.group("range transitions", both(&ranges));
+        let role_transitions = |kind: u32, _| {
+            let fitting = policy.role_transitions.iter().filter(|one| one.kind == kind);
+            let text = |one: &crate::policy::RoleTransition| {
+                let (role, result) = (database.role_name(one.role), database.role_name(one.result));
+                format!("role_transition {role} self:{} {result};", database.class_name(one.class))
+            };
+            fitting.map(text).collect()
+        };
+        difference.group("role transitions", both(&role_transitions));
+        let constraints = |kind: u32, _| self.constraints(kind);
+        difference.group("constraints", both(&constraints));
+        difference
+    }
+
+    /// Comparisons with names where the type is in the set.
+    fn constraints(&self, kind: u32) -> Vec<String> {
+        let mut lines = Vec::new();
+        for class in &self.database.policy().classes.entries {
+            for (on_change, list) in [(false, &class.constraints), (true, &class.validatetrans)] {
+                for one in list {
+                    let places: Vec<u32> = (0..)
+                        .zip(&one.expression)
+                        .filter(|(_, step)| {
+                            matches!(step, Expression::Names { operand, set, .. }
+                                if operand.0 & 7 == Operand::TYPE && set.names.contains(kind - 1))
+                        })
+                        .map(|(place, _)| place)
+                        .collect();
+                    if !places.is_empty() {
+                        let text = crate::decide::text(self.database, class.value, one, on_change);
+                        let steps: Vec<String> =
+                            runs(places.into_iter()).iter().map(|run| format!("{run:?}")).collect();
+                        lines.push(format!("{text} (steps {})", steps.join(" ")));
+                    }
+                }
+            }
+        }
+        lines
+    }
+}

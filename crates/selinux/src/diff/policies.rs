@@ -1,0 +1,428 @@
+//! Two policies.
+
+use super::{
+    Difference, Line, Sign, between_types, compare,
+    names::{Common, Mapped},
+    rules::{differing, sorted},
+};
+use crate::{
+    database::Database,
+    policy::{Ocontexts, Policy, TypeKind},
+    text::braces,
+};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// Names of policy capabilities by number.
+pub(crate) const CAPABILITIES: [&str; 14] = [
+    "network_peer_controls",
+    "open_perms",
+    "extended_socket_class",
+    "always_check_network",
+    "cgroup_seclabel",
+    "nnp_nosuid_transition",
+    "genfs_seclabel_symlinks",
+    "ioctl_skip_cloexec",
+    "userspace_initial_context",
+    "netlink_xperm",
+    "netif_wildcard",
+    "genfs_seclabel_wildcard",
+    "functionfs_seclabel",
+    "memfd_class",
+];
+
+/// Types that only one side has, by name.
+struct Only<'a> {
+    sign: Sign,
+    database: &'a Database,
+    names: BTreeSet<&'a str>,
+}
+
+/// Compares two policies by meaning: the order of records, the numbers of names and the version of the format do not
+/// count.
+pub fn between_policies(first: &Database, second: &Database) -> Difference {
+    let mut difference = Difference::default();
+    let both = |of: &dyn Fn(&Database) -> Vec<String>| compare(of(first), of(second));
+    difference.group("properties", both(&properties));
+    difference.group("classes and permissions", both(&classes));
+    difference.group("attributes", both(&|database| names(database, TypeKind::Attribute)));
+    difference.group("aliases", both(&aliases));
+    let only = |sign, database, other: &Database| Only { sign, database, names: kinds_only(database, other) };
+    let only = [only(Sign::Removed, first, second), only(Sign::Added, second, first)];
+
+    let mut common = Common::default();
+    let mapped = [Mapped::new(first, &mut common), Mapped::new(second, &mut common)];
+    let apart: HashSet<u32> =
+        only.iter().flat_map(|one| &one.names).map(|name| common.types.of(name)).collect();
+    let mut groups: BTreeMap<Option<(String, bool)>, Vec<Line>> = BTreeMap::new();
+    let mut of_types: BTreeMap<String, Vec<Line>> = BTreeMap::new();
+    let (one, two) = (sorted(&mapped[0]), sorted(&mapped[1]));
+    differing(&one, &two, |key, removed, added| {
+        let condition = key.condition_text(&common);
+        for (sign, data) in [(Sign::Removed, removed), (Sign::Added, added)] {
+            if data == 0 {
+                continue;
+            }
+            let text = key.text(&common, data);
+            let owner = [key.source(), key.target()].into_iter().find(|number| apart.contains(number));
+            match owner {
+                Some(owner) => {
+                    let text = match &condition {
+                        Some((condition, branch)) => format!("{text} [ {condition} ]:{branch}"),
+                        None => text,
+                    };
+                    of_types
+                        .entry(common.types.name(owner).to_owned())
+                        .or_default()
+                        .push(Line { sign, text });
+                }
+                None => groups.entry(condition.clone()).or_default().push(Line { sign, text }),
+            }
+        }
+    });
+    drop((one, two));
+    for side in &only {
+        for name in &side.names {
+            let lines = side.describe(name, of_types.remove(*name).unwrap_or_default());
+            let text = if side.sign == Sign::Removed { "first" } else { "second" };
+            difference.group(format!("type {name}, only in the {text}"), lines);
+        }
+    }
+    memberships(&mut difference, first, second, &only);
+    for (condition, lines) in groups {
+        difference.group(
+            match condition {
+                None => "rules".to_owned(),
+                Some((text, true)) => format!("rules if {text}"),
+                Some((text, false)) => format!("rules unless {text}"),
+            },
+            lines,
+        );
+    }
+    let [left, right] = mapped;
+    difference.group("transitions by name", named(&left, &right, &common));
+    difference.group("range transitions", both(&ranges));
+    difference.group("roles", both(&|database| roles(database, &only)));
+    difference.group("users", both(&users));
+    difference.group("booleans", both(&booleans));
+    difference.group("levels", both(&levels));
+    difference.group("constraints", both(&constraints));
+    difference.group("contexts of objects without labels", both(&contexts));
+    difference
+}
+
+fn names(database: &Database, kind: TypeKind) -> Vec<String> {
+    let entries = database.policy().types.entries.iter();
+    entries.filter(|one| one.kind() == kind).map(|one| one.name.to_string()).collect()
+}
+
+fn kinds_only<'a>(database: &'a Database, other: &Database) -> BTreeSet<&'a str> {
+    let theirs: HashSet<&str> = other.types().map(|value| other.type_name(value)).collect();
+    database.types().map(|value| database.type_name(value)).filter(|name| !theirs.contains(name)).collect()
+}
+
+fn aliases(database: &Database) -> Vec<String> {
+    let entries = database.policy().types.entries.iter().filter(|one| one.kind() == TypeKind::Alias);
+    entries.map(|one| format!("{} for {}", one.name, database.type_name(one.value))).collect()
+}
+
+fn properties(database: &Database) -> Vec<String> {
+    let policy = database.policy();
+    let mut lines = vec![
+        format!("handle_unknown {}", policy.handle_unknown().name()),
+        format!("levels {}", if policy.mls() { "in force" } else { "not in force" }),
+    ];
+    lines.extend(policy.capabilities.iter().map(|number| match CAPABILITIES.get(number as usize) {
+        Some(name) => format!("policycap {name}"),
+        None => format!("policycap number {number}"),
+    }));
+    lines.extend(policy.permissive.iter().map(|value| format!("permissive {}", database.type_name(value))));
+    lines.extend(policy.neveraudit.iter().map(|value| format!("neveraudit {}", database.type_name(value))));
+    let bounded = policy.types.entries.iter().filter(|one| one.bounds != 0 && one.kind() == TypeKind::Type);
+    lines.extend(bounded.map(|one| format!("typebounds {} {}", database.type_name(one.bounds), one.name)));
+    lines
+}
+
+fn classes(database: &Database) -> Vec<String> {
+    let mut lines = Vec::new();
+    for class in &database.policy().classes.entries {
+        lines.push(format!("class {}", class.name));
+        lines.extend(database.permissions(class).map(|one| format!("class {} {}", class.name, one.name)));
+        for (what, value) in [
+            ("user", class.default_user),
+            ("role", class.default_role),
+            ("type", class.default_type),
+            ("range", class.default_range),
+        ] {
+            let side = match (what, value) {
+                (_, 0) => continue,
+                ("range", 1) => "source low",
+                ("range", 2) => "source high",
+                ("range", 3) => "source low-high",
+                ("range", 4) => "target low",
+                ("range", 5) => "target high",
+                ("range", 6) => "target low-high",
+                ("range", _) => "glblub",
+                (_, 1) => "source",
+                _ => "target",
+            };
+            lines.push(format!("default_{what} {} {side}", class.name));
+        }
+    }
+    lines
+}
+
+impl Only<'_> {
+    fn text(&self, text: String) -> Line {
+        Line { sign: self.sign, text }
+    }
+
+    /// A type that only this side has: like another type except for some rules, or all of its rules.
+    fn describe(&self, name: &str, rules: Vec<Line>) -> Vec<Line> {
+        let database = self.database;
+        let Ok(value) = database.find_type(name) else { return rules };
+        let attributes: Vec<u32> = database.attributes_of(value).collect();
+        let direct = database.rules_from(value).len();
+        let mut alike: Vec<(usize, u32)> = database
+            .types()
+            .filter(|other| !self.names.contains(database.type_name(*other)))
+            .filter(|other| {
+                !attributes.is_empty() && database.attributes_of(*other).eq(attributes.iter().copied())
+            })
+            .map(|other| (database.rules_from(other).len().abs_diff(direct), other))
+            .collect();
+        alike.sort_unstable();
+        let best = alike.iter().take(2).map(|(_, other)| (between_types(database, *other, value), *other));
+        let best = best.min_by_key(|(between, _)| between.accesses.len());
+        if let Some((between, other)) = best
+            && between.accesses.len() < rules.len().max(1)
+        {
+            let other = database.type_name(other);
+            let grouped = between.grouped(other, name);
+            let mut lines = vec![self.text(format!(
+                "as {other} in all respects{}",
+                if grouped.is_empty() { "" } else { " but:" }
+            ))];
+            for group in grouped.groups {
+                for line in group.lines {
+                    let text = match line.sign {
+                        Sign::Added => format!("more than {other}: {}", line.text),
+                        Sign::Removed => format!("less than {other}: {}", line.text),
+                    };
+                    let cause = if group.cause.starts_with("rules with only") { "" } else { &group.cause };
+                    lines.push(self.text(if cause.is_empty() { text } else { format!("{text} ({cause})") }));
+                }
+            }
+            return lines;
+        }
+        let names: Vec<&str> = attributes.iter().map(|value| database.type_name(*value)).collect();
+        let mut lines = rules;
+        if !names.is_empty() {
+            lines.push(self.text(format!("attributes {}", braces(&names))));
+        }
+        let all = database.policy().roles.entries.iter();
+        let roles: Vec<&str> =
+            all.filter(|role| role.types.contains(value - 1)).map(|role| &*role.name).collect();
+        if !roles.is_empty() {
+            lines.push(self.text(format!("roles {}", braces(&roles))));
+        }
+        lines.push(self.text(format!("type {name}")));
+        lines
+    }
+}
+
+/// Types of both sides that are in an attribute on one side only.
+fn memberships(difference: &mut Difference, first: &Database, second: &Database, only: &[Only<'_>; 2]) {
+    let mut groups: BTreeMap<&str, Vec<Line>> = BTreeMap::new();
+    for name in first.types().map(|value| first.type_name(value)) {
+        if only.iter().any(|side| side.names.contains(name)) {
+            continue;
+        }
+        let (Ok(one), Ok(two)) = (first.find_type(name), second.find_type(name)) else { continue };
+        let mut ones: Vec<&str> = first.attributes_of(one).map(|value| first.type_name(value)).collect();
+        let mut twos: Vec<&str> = second.attributes_of(two).map(|value| second.type_name(value)).collect();
+        ones.sort_unstable();
+        twos.sort_unstable();
+        for (sign, mine, others) in [(Sign::Removed, &ones, &twos), (Sign::Added, &twos, &ones)] {
+            for attribute in mine.iter().filter(|attribute| others.binary_search(attribute).is_err()) {
+                groups.entry(attribute).or_default().push(Line { sign, text: name.to_owned() });
+            }
+        }
+    }
+    for (attribute, lines) in groups {
+        difference.group(format!("members of {attribute}"), lines);
+    }
+}
+
+fn named(first: &Mapped<'_>, second: &Mapped<'_>, common: &Common) -> Vec<Line> {
+    let list = |mapped: &Mapped<'_>| -> HashSet<(String, u32, u32, u32, u32)> {
+        let mut all = HashSet::new();
+        for one in &mapped.database.policy().named_transitions {
+            let (target, class) = (mapped.type_number(one.target), mapped.class_number(one.class));
+            for (sources, result) in &one.results {
+                let result = mapped.type_number(*result);
+                for source in sources.iter() {
+                    all.insert((one.name.to_string(), mapped.type_number(source + 1), target, class, result));
+                }
+            }
+        }
+        all
+    };
+    let same = first.types == second.types
+        && first.classes == second.classes
+        && first.database.policy().named_transitions == second.database.policy().named_transitions;
+    if same {
+        return Vec::new();
+    }
+    let (one, two) = (list(first), list(second));
+    let line = |sign| {
+        move |(name, source, target, class, result): &(String, u32, u32, u32, u32)| {
+            let kind = |number: &u32| common.types.name(*number);
+            let class = common.classes.name(*class);
+            let (source, target, result) = (kind(source), kind(target), kind(result));
+            Line { sign, text: format!("type_transition {source} {target}:{class} {result} \"{name}\";") }
+        }
+    };
+    let removed = one.difference(&two).map(line(Sign::Removed));
+    removed.chain(two.difference(&one).map(line(Sign::Added))).collect()
+}
+
+fn ranges(database: &Database) -> Vec<String> {
+    let all = database.policy().range_transitions.iter();
+    let text = |one: &crate::policy::RangeTransition| {
+        let (source, target) = (database.type_name(one.source), database.type_name(one.target));
+        let class = database.class_name(one.class);
+        format!("range_transition {source} {target}:{class} {};", database.range_text(&one.range))
+    };
+    all.map(text).collect()
+}
+
+fn roles(database: &Database, only: &[Only<'_>; 2]) -> Vec<String> {
+    let policy = database.policy();
+    let mut lines = Vec::new();
+    for role in &policy.roles.entries {
+        lines.push(format!("role {}", role.name));
+        for name in role.types.iter().map(|bit| database.type_name(bit + 1)) {
+            // The roles of a type that the other side lacks are told with the type.
+            if !only.iter().any(|side| side.names.contains(name)) {
+                lines.push(format!("role {} types {name}", role.name));
+            }
+        }
+        let below = role.dominates.iter().map(|bit| database.role_name(bit + 1));
+        lines.extend(
+            below
+                .filter(|name| **name != *role.name)
+                .map(|name| format!("role {} dominates {name}", role.name)),
+        );
+        if role.bounds != 0 {
+            lines.push(format!("role {} bounded by {}", role.name, database.role_name(role.bounds)));
+        }
+    }
+    let allows = policy.role_allows.iter();
+    lines.extend(
+        allows.map(|one| format!("allow {} {};", database.role_name(one.old), database.role_name(one.new))),
+    );
+    lines.extend(policy.role_transitions.iter().map(|one| {
+        let (role, result) = (database.role_name(one.role), database.role_name(one.result));
+        let class = database.class_name(one.class);
+        format!("role_transition {role} {}:{class} {result};", database.type_name(one.kind))
+    }));
+    lines
+}
+
+fn users(database: &Database) -> Vec<String> {
+    let mut lines = Vec::new();
+    for user in &database.policy().users.entries {
+        lines.push(format!("user {}", user.name));
+        lines.extend(
+            user.roles.iter().map(|bit| format!("user {} roles {}", user.name, database.role_name(bit + 1))),
+        );
+        lines.push(format!("user {} level {}", user.name, database.level_text(&user.level)));
+        lines.push(format!("user {} range {}", user.name, database.range_text(&user.range)));
+        if user.bounds != 0 {
+            lines.push(format!("user {} bounded by {}", user.name, database.user_name(user.bounds)));
+        }
+    }
+    lines
+}
+
+fn booleans(database: &Database) -> Vec<String> {
+    database.policy().booleans.entries.iter().map(|one| format!("{} {}", one.name, one.state)).collect()
+}
+
+fn levels(database: &Database) -> Vec<String> {
+    let policy = database.policy();
+    let mut lines: Vec<String> = policy
+        .sensitivities
+        .entries
+        .iter()
+        .map(|one| format!("sensitivity {} with {}", one.name, database.level_text(&one.level)))
+        .collect();
+    lines.extend(policy.categories.entries.iter().map(|one| {
+        let real = database.category_name(one.value);
+        if one.alias { format!("category {} for {real}", one.name) } else { format!("category {real}") }
+    }));
+    // The order of sensitivities counts.
+    let mut order: Vec<(u32, &str)> = policy
+        .sensitivities
+        .entries
+        .iter()
+        .filter(|one| !one.alias)
+        .map(|one| (one.level.sensitivity, &*one.name))
+        .collect();
+    order.sort_unstable();
+    let order: Vec<&str> = order.into_iter().map(|(_, name)| name).collect();
+    lines.push(format!("dominance {}", braces(&order)));
+    lines
+}
+
+fn constraints(database: &Database) -> Vec<String> {
+    let mut lines = Vec::new();
+    for class in &database.policy().classes.entries {
+        for (on_change, list) in [(false, &class.constraints), (true, &class.validatetrans)] {
+            lines.extend(list.iter().map(|one| crate::decide::text(database, class.value, one, on_change)));
+        }
+    }
+    lines
+}
+
+fn contexts(database: &Database) -> Vec<String> {
+    let policy: &Policy = database.policy();
+    let all: &Ocontexts = &policy.ocontexts;
+    let text = |context| database.context_text(context);
+    let mut lines = Vec::new();
+    lines.extend(all.initial.iter().map(|(number, one)| format!("sid {number} {}", text(one))));
+    for (keyword, list) in [("fscon", &all.file_systems), ("netifcon", &all.interfaces)] {
+        lines.extend(
+            list.iter()
+                .map(|one| format!("{keyword} {} {} {}", one.name, text(&one.first), text(&one.second))),
+        );
+    }
+    for one in &all.ports {
+        lines.push(format!("portcon {} {}-{} {}", one.protocol, one.low, one.high, text(&one.context)));
+    }
+    for one in &all.nodes {
+        let (address, mask) = (std::net::Ipv4Addr::from(one.address), std::net::Ipv4Addr::from(one.mask));
+        lines.push(format!("nodecon {address} {mask} {}", text(&one.context)));
+    }
+    for one in &all.nodes6 {
+        let (address, mask) = (std::net::Ipv6Addr::from(one.address), std::net::Ipv6Addr::from(one.mask));
+        lines.push(format!("nodecon {address} {mask} {}", text(&one.context)));
+    }
+    for one in &all.uses {
+        lines.push(format!("fs_use {} {} {}", one.behaviour, one.name, text(&one.context)));
+    }
+    for one in &all.partition_keys {
+        let prefix = u64::from_be_bytes(one.prefix);
+        lines.push(format!("ibpkeycon {prefix:#x} {}-{} {}", one.low, one.high, text(&one.context)));
+    }
+    for one in &all.endports {
+        lines.push(format!("ibendportcon {} {} {}", one.name, one.port, text(&one.context)));
+    }
+    for system in &policy.paths {
+        for path in &system.paths {
+            let class = if path.class == 0 { "any class" } else { database.class_name(path.class) };
+            lines.push(format!("genfscon {} {} ({class}) {}", system.name, path.path, text(&path.context)));
+        }
+    }
+    lines
+}

@@ -1,0 +1,130 @@
+//! Differences of policies and types.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
+
+mod common;
+
+use common::{data, database};
+use ferrovirt_selinux::{
+    Database, Policy,
+    diff::{Side, Sign, between_policies, between_types},
+};
+
+#[test]
+fn the_launcher_is_container_t_and_four_rules() {
+    let expected: serde_json::Value = serde_json::from_slice(&data("pair.expected.json")).unwrap();
+    let database = database("refpolicy-virt_launcher.33.gz");
+    let from = database.find_type("container_t").unwrap();
+    let to = database.find_type("virt_launcher.process").unwrap();
+    let difference = between_types(&database, from, to);
+    assert!(difference.rest.is_empty(), "{}", difference.rest);
+    let found: Vec<_> = difference
+        .accesses
+        .iter()
+        .map(|one| {
+            assert_eq!((one.sign, one.side, &one.condition), (Sign::Added, Side::Source, &None), "{one:?}");
+            (one.other.clone(), one.class.clone(), one.what.clone())
+        })
+        .collect();
+    let mut rules: Vec<(String, String, Vec<String>)> =
+        serde_json::from_value(expected["virt_launcher.process_minus_container_t"].clone()).unwrap();
+    rules.sort_unstable();
+    assert_eq!(found, rules);
+    let back = between_types(&database, to, from);
+    assert!(back.accesses.iter().all(|one| one.sign == Sign::Removed));
+    assert_eq!(back.accesses.len(), 4);
+    assert_eq!(difference.grouped("container_t", "virt_launcher.process").to_string().lines().count(), 5);
+    assert!(between_types(&database, from, from).is_empty());
+}
+
+#[test]
+fn two_policies_differ_by_the_launcher_only() {
+    let (first, second) = (database("refpolicy-base.33.gz"), database("refpolicy-virt_launcher.33.gz"));
+    let difference = between_policies(&first, &second);
+    let text = difference.to_string();
+    assert_eq!(difference.groups.len(), 1, "{text}");
+    assert_eq!(difference.groups[0].cause, "type virt_launcher.process, only in the second");
+    assert_eq!(difference.groups[0].lines.len(), 5, "{text}");
+    assert!(text.contains("+ as container_t in all respects but:"), "{text}");
+    let back = between_policies(&second, &first);
+    assert_eq!(back.groups.len(), 1, "{back}");
+    assert!(back.groups[0].lines.iter().all(|line| line.sign == Sign::Removed), "{back}");
+    assert!(between_policies(&second, &second).is_empty());
+}
+
+#[test]
+fn order_and_version_do_not_count() {
+    let first = database("tiny.33");
+    for name in ["tiny.31", "tiny.32"] {
+        let difference = between_policies(&first, &database(name));
+        assert!(difference.is_empty(), "{name}: {difference}");
+    }
+    let mut policy = Policy::parse(&data("tiny.33")).unwrap();
+    let unconditional = policy.unconditional;
+    policy.rules[..unconditional].reverse();
+    policy.types.entries.reverse();
+    policy.classes.entries.reverse();
+    policy.range_transitions.reverse();
+    let difference = between_policies(&first, &Database::new(policy).unwrap());
+    assert!(difference.is_empty(), "{difference}");
+}
+
+/// Each change of a single part is seen.
+#[test]
+fn each_change_is_found() {
+    type Change = fn(&mut Policy);
+    let changes: [(&str, Change); 12] = [
+        ("rules", |policy| policy.rules[0].data ^= 1),
+        ("rules", |policy| {
+            policy.rules.remove(1);
+            policy.unconditional -= 1;
+            for one in &mut policy.conditionals {
+                one.yes = one.yes.start - 1..one.yes.end - 1;
+                one.no = one.no.start - 1..one.no.end - 1;
+            }
+        }),
+        ("rules if", |policy| {
+            let number = policy.conditionals.iter().find(|one| !one.yes.is_empty()).unwrap().yes.start;
+            policy.rules[number].class ^= 1;
+        }),
+        ("booleans", |policy| policy.booleans.entries[0].state ^= true),
+        ("properties", |policy| policy.config ^= 4),
+        ("roles", |policy| {
+            policy.role_allows.clear();
+        }),
+        ("range transitions", |policy| {
+            policy.range_transitions.pop();
+        }),
+        ("transitions by name", |policy| {
+            policy.named_transitions.pop();
+        }),
+        ("contexts of objects without labels", |policy| policy.ocontexts.ports[0].low += 1),
+        ("constraints", |policy| {
+            policy
+                .classes
+                .entries
+                .iter_mut()
+                .find(|one| !one.constraints.is_empty())
+                .unwrap()
+                .constraints
+                .pop();
+        }),
+        ("classes and permissions", |policy| policy.classes.entries[2].default_range ^= 1),
+        ("members of", |policy| {
+            let map = policy.attribute_maps.iter().position(|map| map.len() > 2).unwrap();
+            policy.attribute_maps[map] = ferrovirt_selinux::policy::Bitmap::default();
+        }),
+    ];
+    let first = database("tiny.33");
+    for (cause, change) in changes {
+        let mut policy = Policy::parse(&data("tiny.33")).unwrap();
+        change(&mut policy);
+        let second = Database::new(policy).unwrap();
+        for difference in [between_policies(&first, &second), between_policies(&second, &first)] {
+            assert!(
+                difference.groups.iter().any(|group| group.cause.starts_with(cause)),
+                "{cause}: {difference}"
+            );
+        }
+    }
+}
