@@ -4,6 +4,7 @@
 //! The crate is pure: no files, no clock, no threads. Bytes come in, values and texts go out, and no input makes it
 //! panic or take more memory than a small multiple of its size.
 
+pub mod avc;
 pub mod cil;
 pub mod clone;
 pub mod database;

@@ -1,0 +1,263 @@
+//! One line.
+
+use std::borrow::Cow;
+
+/// When a record was made. Records of one event share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stamp {
+    /// Seconds since 1970.
+    pub seconds: u64,
+    /// Milliseconds of the second.
+    pub milliseconds: u16,
+    /// The event's number since the kernel started.
+    pub serial: u64,
+}
+
+/// What a record is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordKind {
+    /// An access decision.
+    Avc,
+    /// The system call of the event.
+    Syscall,
+    /// The command line.
+    Proctitle,
+    /// A path that the system call had.
+    Path,
+    /// The working directory.
+    Cwd,
+    /// A policy was loaded.
+    PolicyLoad,
+    /// Enforcing was switched.
+    Status,
+    /// Something else: its name or number.
+    Other(String),
+}
+
+/// A permission that was denied or granted with a log entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// Whether it was granted: the record of an auditallow rule.
+    pub granted: bool,
+    /// The permissions.
+    pub permissions: Vec<String>,
+    /// The source's context.
+    pub source: String,
+    /// The target's context.
+    pub target: String,
+    /// The class.
+    pub class: String,
+    /// Whether the access went on because the source or the system is permissive.
+    pub permissive: bool,
+}
+
+/// A line of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// When; lines of the journal may lack it.
+    pub stamp: Option<Stamp>,
+    /// What.
+    pub kind: RecordKind,
+    /// The decision, in [`RecordKind::Avc`].
+    pub denial: Option<Denial>,
+    fields: Vec<(String, String)>,
+}
+
+impl Record {
+    /// A field, decoded.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// All fields, decoded, in their order.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+}
+
+/// Why a line with a decision cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AvcError {
+    /// There are no permissions in braces.
+    #[error("the record names no permissions in braces; the line may be cut off")]
+    Permissions,
+    /// A field is missing.
+    #[error("the record has no field {0}; the line may be cut off")]
+    Field(&'static str),
+}
+
+/// Reads a line. Lines that are no audit records give nothing.
+///
+/// # Errors
+/// The line has a decision, but not all of it.
+pub fn parse(line: &str) -> Result<Option<Record>, AvcError> {
+    // Behind this character auditd repeats fields with numbers resolved to names.
+    let line = line.split('\u{1d}').next().unwrap_or(line).trim_end();
+    let (kind, stamp, rest) = match head(line) {
+        Some(parts) => parts,
+        // The journal's own form has neither type nor stamp.
+        None => match line.find("avc:  denied").or_else(|| line.find("avc:  granted")) {
+            Some(start) => (RecordKind::Avc, None, line.get(start..).unwrap_or_default()),
+            None => return Ok(None),
+        },
+    };
+    if kind != RecordKind::Avc {
+        return Ok(Some(Record { stamp, kind, denial: None, fields: fields(rest) }));
+    }
+    let Some(decision) = rest.find("avc:").and_then(|start| rest.get(start + 4..)).map(str::trim_start)
+    else {
+        let kind = RecordKind::Other("AVC".to_owned());
+        return Ok(Some(Record { stamp, kind, denial: None, fields: fields(rest) }));
+    };
+    let granted = decision.starts_with("granted");
+    if !granted && !decision.starts_with("denied") {
+        // The cache's own notes, such as "received setenforce notice".
+        return Ok(Some(Record {
+            stamp,
+            kind: RecordKind::Other("AVC".to_owned()),
+            denial: None,
+            fields: fields(rest),
+        }));
+    }
+    let (permissions, rest) =
+        decision.split_once('{').and_then(|(_, rest)| rest.split_once('}')).ok_or(AvcError::Permissions)?;
+    let permissions: Vec<String> = permissions.split_whitespace().map(str::to_owned).collect();
+    if permissions.is_empty() {
+        return Err(AvcError::Permissions);
+    }
+    let fields = fields(rest);
+    let field = |name: &'static str| {
+        let found = fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        found.filter(|value| !value.is_empty()).ok_or(AvcError::Field(name))
+    };
+    let denial = Denial {
+        granted,
+        permissions,
+        source: field("scontext")?,
+        target: field("tcontext")?,
+        class: field("tclass")?,
+        permissive: field("permissive").is_ok_and(|value| value == "1"),
+    };
+    Ok(Some(Record { stamp, kind, denial: Some(denial), fields }))
+}
+
+/// The type and stamp, and what follows the colon.
+fn head(line: &str) -> Option<(RecordKind, Option<Stamp>, &str)> {
+    let start = line.find("type=")?;
+    let rest = line.get(start + 5..)?;
+    let (kind, rest) = rest.split_once(' ')?;
+    let rest = rest.trim_start();
+    let rest = rest.strip_prefix("msg=").unwrap_or(rest).strip_prefix("audit(")?;
+    let (stamp, rest) = rest.split_once(')')?;
+    let (time, serial) = stamp.split_once(':')?;
+    let (seconds, milliseconds) = time.split_once('.').unwrap_or((time, "0"));
+    let stamp = Stamp {
+        seconds: seconds.parse().ok()?,
+        milliseconds: milliseconds.parse().ok()?,
+        serial: serial.parse().ok()?,
+    };
+    let kind = match kind {
+        "AVC" | "1400" => RecordKind::Avc,
+        "SYSCALL" | "1300" => RecordKind::Syscall,
+        "PROCTITLE" | "1327" => RecordKind::Proctitle,
+        "PATH" | "1302" => RecordKind::Path,
+        "CWD" | "1307" => RecordKind::Cwd,
+        "MAC_POLICY_LOAD" | "1403" => RecordKind::PolicyLoad,
+        "MAC_STATUS" | "1404" => RecordKind::Status,
+        other => RecordKind::Other(other.to_owned()),
+    };
+    Some((kind, Some(stamp), rest.strip_prefix(':').unwrap_or(rest)))
+}
+
+/// `key=value` pairs; values may be quoted, and some are hexadecimal when they are not.
+fn fields(text: &str) -> Vec<(String, String)> {
+    let mut fields = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+        let Some(equals) = rest.get(..end).and_then(|word| word.find('=')) else {
+            rest = rest.get(end..).unwrap_or_default().trim_start();
+            continue;
+        };
+        let key = rest.get(..equals).unwrap_or_default();
+        let value = rest.get(equals + 1..).unwrap_or_default();
+        let (value, next) = match value.strip_prefix('"').and_then(|quoted| quoted.split_once('"')) {
+            Some((value, next)) => (Cow::Borrowed(value), next),
+            None => {
+                let end = value.find(char::is_whitespace).unwrap_or(value.len());
+                let (value, next) =
+                    (value.get(..end).unwrap_or_default(), value.get(end..).unwrap_or_default());
+                (decoded(key, value), next)
+            }
+        };
+        fields.push((key.to_owned(), value.into_owned()));
+        rest = next.trim_start();
+    }
+    fields
+}
+
+/// Whether the kernel writes this field in hexadecimal when it has spaces or odd bytes.
+fn may_be_hex(key: &str) -> bool {
+    matches!(key, "comm" | "name" | "path" | "proctitle" | "exe" | "cwd" | "kmod" | "key" | "dev" | "ocomm")
+}
+
+fn decoded<'a>(key: &str, value: &'a str) -> Cow<'a, str> {
+    let hex = may_be_hex(key)
+        && value.len() >= 2
+        && value.len().is_multiple_of(2)
+        && value.bytes().all(|byte| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte));
+    if !hex {
+        return Cow::Borrowed(value);
+    }
+    let digits: Vec<u8> =
+        value.chars().filter_map(|digit| digit.to_digit(16)).map(|digit| digit as u8).collect();
+    let bytes = digits.chunks_exact(2).map(|pair| match pair {
+        [high, low] => high << 4 | low,
+        _ => 0,
+    });
+    // The arguments of a command line end with NUL.
+    let bytes: Vec<u8> = bytes.map(|byte| if byte == 0 { b' ' } else { byte }).collect();
+    Cow::Owned(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_fields_and_quotes() {
+        let line = "type=AVC msg=audit(12.5:7): avc:  denied  { read write } for  pid=1 comm=43505520312F4B564D \
+                    name=\"a b=c\" dev=\"tmpfs\" ino=5 scontext=a:b:c:s0 tcontext=d:e:f:s0 tclass=file permissive=1";
+        let record = parse(line).unwrap().unwrap();
+        assert_eq!(record.field("comm"), Some("CPU 1/KVM"));
+        assert_eq!(record.field("name"), Some("a b=c"));
+        assert_eq!(record.stamp, Some(Stamp { seconds: 12, milliseconds: 5, serial: 7 }));
+        let denial = record.denial.unwrap();
+        assert_eq!(denial.permissions, ["read", "write"]);
+        assert!(denial.permissive && !denial.granted);
+    }
+
+    #[test]
+    fn other_forms() {
+        for line in [
+            "Nov 23 host kernel: [ 3.1] audit: type=1400 audit(1.000:2): avc:  denied  { a } for  pid=1 scontext=s tcontext=t tclass=c",
+            "node=n1 type=AVC msg=audit(1.000:2): avc:  denied  { a } for  scontext=s tcontext=t tclass=c permissive=0\u{1d}X=\"y\"",
+            "Nov 23 host audit[81]: AVC avc:  denied  { a } for  pid=81 comm=\"x\" scontext=s tcontext=t tclass=c permissive=0",
+        ] {
+            let denial = parse(line).unwrap().unwrap().denial.unwrap();
+            assert_eq!((&*denial.source, &*denial.target, &*denial.class), ("s", "t", "c"), "{line}");
+        }
+        assert_eq!(parse("systemd[1]: Started something."), Ok(None));
+        assert_eq!(parse(""), Ok(None));
+        let cut = "type=AVC msg=audit(1.000:2): avc:  denied  { a } for  pid=1 scontext=s";
+        assert_eq!(parse(cut), Err(AvcError::Field("tcontext")));
+        assert_eq!(parse("type=AVC msg=audit(1.000:2): avc:  denied  { a"), Err(AvcError::Permissions));
+        let note = parse("type=AVC msg=audit(1.000:2): avc:  received setenforce notice (enforcing=1)")
+            .unwrap()
+            .unwrap();
+        assert_eq!(note.denial, None);
+        // Seven letters of plain text are no hexadecimal number, and neither are small ones.
+        let record = parse("type=SYSCALL msg=audit(1.000:2): comm=cafe a1=400454ca").unwrap().unwrap();
+        assert_eq!((record.field("comm"), record.field("a1")), (Some("cafe"), Some("400454ca")));
+    }
+}
