@@ -17,12 +17,17 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// `None` while the claim is not bound, or its volume is of a kind that is not on a node.
+    /// `None` while the claim is not bound, or its volume is of a kind that is not on a node. The volume decides whose
+    /// it is: a claim says what its author wrote, who must not reach the volumes of others with it.
     pub fn of(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<Self> {
         if claim.status.as_ref()?.phase.as_deref() != Some("Bound") {
             return None;
         }
         let spec = volume.spec.as_ref()?;
+        let owner = spec.claim_ref.as_ref()?.uid.as_ref()?;
+        if claim.metadata.uid.as_ref() != Some(owner) {
+            return None;
+        }
         let (path, create) = match (&spec.host_path, &spec.local) {
             (Some(source), _) => (&source.path, source.type_.as_deref() == Some("DirectoryOrCreate")),
             (None, Some(source)) => (&source.path, false),
@@ -36,5 +41,25 @@ impl Claim {
             block: spec.volume_mode.as_deref() == Some("Block"),
             capacity: capacity.unwrap_or_default().0,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_the_claim_that_a_volume_names_gets_it() {
+        let claim = json!({"metadata": {"name": "c", "uid": "mine"}, "status": {"phase": "Bound"}});
+        let claim: PersistentVolumeClaim = serde_json::from_value(claim).unwrap();
+        let of = |reference: serde_json::Value| {
+            let volume = json!({"spec": {"hostPath": {"path": "/data"}, "claimRef": reference}});
+            Claim::of(&claim, &serde_json::from_value(volume).unwrap())
+        };
+        assert_eq!(of(json!({"name": "c", "uid": "mine"})).unwrap().path, PathBuf::from("/data"));
+        assert_eq!(of(json!({"name": "c", "uid": "theirs"})), None);
+        assert_eq!(of(json!({"name": "c"})), None);
+        assert_eq!(of(json!(null)), None);
     }
 }
