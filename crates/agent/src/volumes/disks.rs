@@ -9,7 +9,7 @@ use ferrovirt_model::{
 use ferrovirt_plan::{order::DiskFacts, paths};
 use ferrovirt_qemu::order::Format;
 use k8s_openapi::api::core::v1::Secret;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, mkdirat};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -148,23 +148,34 @@ impl Work<'_> {
         make().map_err(|source| io_error(&disk.name, path.as_ref(), source))
     }
 
-    /// The directories of `path`, which lies in an empty volume of the pod that nobody else has seen yet.
+    /// The directories of `path` below its mount, none of them through a link: whoever writes pods can put a volume
+    /// there that is not empty.
     fn folder(&self, disk: &Disk, path: &str) -> Result<(), Error> {
-        let failed = |source| io_error(&disk.name, path.as_ref(), source);
-        let (root, rest) = self
+        let (_, rest) = self
             .places
             .find(path)
             .ok_or_else(|| unsupported(&disk.name, "the pod does not mount its directory"))?;
-        let mut folder = root.to_owned();
-        for part in rest.split('/').rev().skip(1).collect::<Vec<_>>().into_iter().rev() {
-            folder.push(part);
-            if !folder.is_dir() {
-                std::fs::create_dir(&folder).map_err(failed)?;
-                std::os::unix::fs::chown(&folder, Some(self.identity.uid), Some(self.identity.gid))
-                    .map_err(failed)?;
-            }
+        let mut above = path.strip_suffix(rest).unwrap_or(path).trim_end_matches('/').to_owned();
+        let Some((folders, _)) = rest.rsplit_once('/') else { return Ok(()) };
+        for part in folders.split('/') {
+            let folder = format!("{above}/{part}");
+            self.one_folder(&above, part, &folder)
+                .map_err(|source| io_error(&disk.name, folder.as_ref(), source))?;
+            above = folder;
         }
         Ok(())
+    }
+
+    fn one_folder(&self, above: &str, part: &str, folder: &str) -> io::Result<()> {
+        let directory = OFlags::RDONLY | OFlags::DIRECTORY;
+        match self.places.open(folder, directory, Mode::empty()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other.map(drop),
+        }
+        let above = self.places.open(above, directory, Mode::empty())?;
+        mkdirat(above, part, Mode::from_raw_mode(0o755))?;
+        let made = self.places.open(folder, directory, Mode::empty())?;
+        fchown(made, Some(self.identity.uid), Some(self.identity.gid))
     }
 
     fn format(&self, disk: &Disk, path: &str) -> Result<Format, Error> {
@@ -218,5 +229,44 @@ impl Work<'_> {
                 Ok(Some(data.0.clone()))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::{Container, Pod};
+    use std::{fs, os::unix::fs::symlink, path::Path};
+
+    fn folder(mount: &Path, path: &str) -> Result<(), Error> {
+        let mut places = Places::default();
+        places.add("/scratch", mount.to_owned());
+        let machine = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "m", "namespace": "n", "uid": "u"},
+            "spec": {
+                "domain": {"devices": {"disks": [{"name": "d", "disk": {"bus": "virtio"}}]}, "memory": {"guest": "64Mi"}},
+                "volumes": [{"name": "d", "emptyDisk": {"capacity": "1Mi"}}],
+            },
+        }))
+        .unwrap();
+        let machine = ferrovirt_api::machine(&machine).unwrap();
+        let identity = Identity::of(&Pod::default(), &Container::default()).unwrap();
+        let objects = Objects::default();
+        let work = Work { machine: &machine, places: &places, identity: &identity, objects: &objects };
+        work.folder(&machine.disks[0], path)
+    }
+
+    #[test]
+    fn directories_are_made_for_the_launcher_and_never_through_a_link() {
+        let scratch = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        folder(scratch.path(), "/scratch/a/b/disk.img").unwrap();
+        folder(scratch.path(), "/scratch/a/b/disk.img").unwrap();
+        folder(scratch.path(), "/scratch/disk.img").unwrap();
+        let data = fs::metadata(scratch.path().join("a/b")).unwrap();
+        assert_eq!((data.uid(), data.gid()), (107, 107));
+        symlink(outside.path(), scratch.path().join("link")).unwrap();
+        folder(scratch.path(), "/scratch/link/b/disk.img").unwrap_err();
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 }
