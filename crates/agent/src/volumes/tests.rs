@@ -93,6 +93,20 @@ fn payloads_become_files_that_the_group_reads() {
 }
 
 #[test]
+fn a_part_of_a_volume_is_not_mounted() {
+    let setup = Setup::new();
+    let volumes = json!([{"name": "v", "hostPath": {"path": setup.folder.path()}}]);
+    for mount in [
+        json!({"name": "v", "mountPath": "/v", "subPath": "volumes"}),
+        json!({"name": "v", "mountPath": "/v", "subPathExpr": "$(X)"}),
+    ] {
+        let error =
+            setup.prepare(volumes.clone(), json!({"name": "c", "volumeMounts": [mount]})).unwrap_err();
+        assert!(error.to_string().contains("mount the whole volume"), "{error}");
+    }
+}
+
+#[test]
 fn what_is_missing_or_strange_is_named() {
     let setup = Setup::new();
     let mount = json!({"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]});
