@@ -122,7 +122,8 @@ impl InChild {
             rustix::process::set_parent_process_death_signal(Some(signal))?;
             // The parent may have died before the request: then nobody would ever send the signal.
             if rustix::process::getppid() != self.parent {
-                return Err(io::Error::other("the parent process is gone"));
+                // A number: an error with a text would allocate, which must not be done here.
+                return Err(rustix::io::Errno::SRCH.into());
             }
         }
         Ok(())

@@ -80,14 +80,17 @@ pub struct Message {
 }
 
 impl Connection {
-    /// Connects to a [`Listener`]'s path.
+    /// Connects to a [`Listener`]'s path at once or not at all: a listener that accepts nobody must not hold up who
+    /// connects.
     ///
     /// # Errors
-    /// What socket(2) and connect(2) say.
+    /// What socket(2) and connect(2) say; `WouldBlock` when too many wait to be accepted.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let fd = socket()?;
         let address = SocketAddrUnix::new(path)?;
+        rustix::io::ioctl_fionbio(&fd, true)?;
         retry(|| rustix::net::connect(&fd, &address))?;
+        rustix::io::ioctl_fionbio(&fd, false)?;
         Ok(Self(fd))
     }
 
@@ -262,6 +265,21 @@ mod tests {
         a.send(b"ok", &[]).unwrap();
         assert_eq!(b.recv(4).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert_eq!(b.recv(4).unwrap().unwrap().bytes, b"ok");
+    }
+
+    #[test]
+    fn a_listener_that_accepts_nobody_holds_up_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let _listener = Listener::bind(&path).unwrap();
+        let mut waiting = Vec::new();
+        let refused = loop {
+            match Connection::connect(&path) {
+                Ok(connection) if waiting.len() < 1000 => waiting.push(connection),
+                other => break other.map(drop),
+            }
+        };
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
