@@ -9,6 +9,7 @@ use std::{
         unix::fs::{PermissionsExt, chown},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 use tokio::io::unix::AsyncFd;
 
@@ -40,6 +41,9 @@ fn short(folder: &Path) -> io::Result<(fs::File, PathBuf)> {
     Ok((open, path))
 }
 
+/// How long a launcher may take to make room for a request. One that reads nothing must not hold up its own end.
+const ROOM: Duration = Duration::from_secs(2);
+
 /// A connection to a launcher.
 #[derive(Debug)]
 pub struct Link(AsyncFd<Connection>);
@@ -59,7 +63,7 @@ impl Link {
     /// Sends one request.
     ///
     /// # Errors
-    /// `BrokenPipe` when the launcher is gone.
+    /// `BrokenPipe` when the launcher is gone; `TimedOut` when it reads nothing.
     pub async fn send(&self, request: &Request) -> io::Result<()> {
         self.send_with(request, &[]).await
     }
@@ -79,12 +83,15 @@ impl Link {
 
     async fn send_with(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = serde_json::to_vec(request)?;
-        loop {
-            let mut ready = self.0.writable().await?;
-            if let Ok(result) = ready.try_io(|connection| connection.get_ref().send(&bytes, fds)) {
-                return result;
+        let send = async {
+            loop {
+                let mut ready = self.0.writable().await?;
+                if let Ok(result) = ready.try_io(|connection| connection.get_ref().send(&bytes, fds)) {
+                    return result;
+                }
             }
-        }
+        };
+        tokio::time::timeout(ROOM, send).await.map_err(io::Error::from)?
     }
 
     /// The next event; `None` when the launcher closed the connection. Safe to cancel.
@@ -101,5 +108,25 @@ impl Link {
             let event = serde_json::from_slice(&message.bytes)?;
             return Ok(Some(event));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_launcher_that_reads_nothing_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let _listener = listen(folder.path(), 107).unwrap();
+        let link = Link::connect(folder.path()).unwrap();
+        let mut sent = 0;
+        let error = loop {
+            match link.send(&Request::Pause).await {
+                Ok(()) if sent < 100_000 => sent += 1,
+                other => break other.unwrap_err(),
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }
