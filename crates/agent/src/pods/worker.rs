@@ -474,7 +474,7 @@ impl Worker {
         if grace == 0 {
             return life.process.kill();
         }
-        life.kill_at = Some(Instant::now() + Duration::from_secs(grace.unsigned_abs()));
+        life.kill_at = Some(earlier(life.kill_at, grace, Instant::now()));
         let Some(link) = &life.link else {
             life.grace = None;
             return;
@@ -623,6 +623,14 @@ fn last_state(record: &Record) -> Option<(Ending, String)> {
     }
 }
 
+/// When to kill, `grace` seconds from now at the latest. A launcher that cannot be reached is asked again and again:
+/// that must not put off its end.
+fn earlier(known: Option<Instant>, grace: i64, now: Instant) -> Instant {
+    // Longer than a century is never, and must not be more than a clock can say.
+    let grace = Duration::from_secs(grace.clamp(0, u32::MAX.into()).unsigned_abs());
+    known.map_or(now + grace, |known| known.min(now + grace))
+}
+
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -638,5 +646,20 @@ async fn next(link: &Option<Link>) -> Option<Event> {
             sleep(Duration::from_millis(20)).await;
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asking_again_does_not_put_off_the_end() {
+        let now = Instant::now();
+        let end = earlier(None, 30, now);
+        let later = now + Duration::from_secs(10);
+        assert_eq!(earlier(Some(end), 30, later), end);
+        assert_eq!(earlier(Some(end), 5, later), later + Duration::from_secs(5));
+        assert!(earlier(None, i64::MAX, now) > end);
     }
 }
