@@ -129,6 +129,15 @@ fn a_restricted_container_has_no_privilege_at_all() {
 }
 
 #[test]
+fn nobody_writes_to_the_root_that_all_containers_share() {
+    let security = json!({"runAsUser": 0, "readOnlyRootFilesystem": false});
+    let running = Running::new("test-root", security, json!({}), "(: > /planted); echo done; sleep 1000");
+    let log = running.log("done");
+    assert!(log.contains("Read-only file system"), "{log}");
+    assert!(!running.folder.path().join("rootfs/planted").exists());
+}
+
+#[test]
 fn the_documented_capabilities_are_in_all_sets_and_no_others() {
     let mut security = restricted();
     security["capabilities"] = json!({"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW", "SYS_NICE"]});

@@ -86,8 +86,6 @@ pub struct Identity {
     pub bounding: BTreeSet<String>,
     /// No privilege can be gained through execve.
     pub no_new_privileges: bool,
-    /// The root file system is read-only.
-    pub read_only_root: bool,
     /// The seccomp profile is the runtime's default.
     pub runtime_default_seccomp: bool,
 }
@@ -150,7 +148,6 @@ impl Identity {
             capabilities,
             bounding,
             no_new_privileges: own.allow_privilege_escalation == Some(false),
-            read_only_root: own.read_only_root_filesystem == Some(true),
             runtime_default_seccomp: profile.as_deref() == Some("RuntimeDefault"),
         })
     }
@@ -334,7 +331,8 @@ pub fn config(
             "fileMode": if d.writable { 0o660 } else { 0o440 }, "uid": identity.uid, "gid": identity.gid,
         })).collect::<Vec<_>>(),
         "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-            "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware"],
+            "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware",
+            "/sys/devices/virtual/powercap"],
         "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
     });
     if identity.runtime_default_seccomp
@@ -356,7 +354,8 @@ pub fn config(
             "rlimits": rlimits(),
             "noNewPrivileges": identity.no_new_privileges,
         },
-        "root": {"path": node.rootfs, "readonly": identity.read_only_root},
+        // Whatever the pod says: the skeleton is every pod's.
+        "root": {"path": node.rootfs, "readonly": true},
         "hostname": hostname(pod),
         "mounts": mounts.iter().map(|m| json!({
             "destination": m.destination, "type": m.kind, "source": m.source, "options": m.options,
