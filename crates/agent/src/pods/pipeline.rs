@@ -20,6 +20,7 @@ use ferrovirt_model::{Machine, Profile};
 use ferrovirt_plan::{
     config::{ClusterConfig, KUBEVIRT, NAMESPACE},
     order::{DiskFacts, order},
+    render::pod::pod_name,
 };
 use ferrovirt_qemu::protocol::Purpose;
 use ferrovirt_sys::netns;
@@ -188,17 +189,25 @@ fn compute(pod: &Pod) -> Result<Container, Failure> {
     Ok(container)
 }
 
-/// Name and UID of the instance that a pod belongs to.
+/// Name and UID of the instance that a pod belongs to. Anybody can write an owner into a pod; only the pod that the
+/// controller makes has the instance's one name, so that no second launcher gets its disks, console and status.
 pub(super) fn owner(pod: &Pod) -> Option<(String, String)> {
     let owners = pod.metadata.owner_references.as_ref()?;
-    let owner = owners.iter().find(|owner| owner.kind == "VirtualMachineInstance")?;
-    Some((owner.name.clone(), owner.uid.clone()))
+    let owner = owners.iter().find(|owner| {
+        owner.kind == "VirtualMachineInstance"
+            && owner.api_version.starts_with("kubevirt.io/")
+            && owner.controller == Some(true)
+    })?;
+    let name = pod_name(&owner.name, &owner.uid);
+    (pod.metadata.name.as_ref() == Some(&name)).then(|| (owner.name.clone(), owner.uid.clone()))
 }
 
 async fn fetch(shared: &Shared, pod: &Pod) -> Result<Fetched, Failure> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let (name, uid) = owner(pod).ok_or_else(|| {
-        Failure::new("CreateContainerConfigError", "the pod belongs to no VirtualMachineInstance", false)
+        let message = "the pod is not the launcher pod of a VirtualMachineInstance: create a VirtualMachineInstance, \
+                       and leave its pod to the controller";
+        Failure::new("CreateContainerConfigError", message, false)
     })?;
     let machines: Api<VirtualMachineInstance> = Api::namespaced(shared.handler.client.0.clone(), &namespace);
     let kubevirts: Api<KubeVirt> = Api::namespaced(shared.handler.client.0.clone(), NAMESPACE);
@@ -375,4 +384,37 @@ pub(super) fn descriptors(
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     spawn_blocking(work).await.map_err(Failure::node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_the_one_pod_of_an_instance_belongs_to_it() {
+        let good = json!({
+            "name": pod_name("m", "u"),
+            "ownerReferences": [{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "name": "m",
+                "uid": "u", "controller": true}],
+        });
+        let of = |path: &str, value: serde_json::Value| {
+            let mut metadata = good.clone();
+            if let Some(place) = metadata.pointer_mut(path) {
+                *place = value;
+            }
+            owner(&serde_json::from_value(json!({"metadata": metadata})).unwrap())
+        };
+        assert_eq!(of("/none", json!(null)), Some(("m".to_owned(), "u".to_owned())));
+        for (path, value) in [
+            ("/name", json!("another")),
+            ("/ownerReferences/0/uid", json!("v")),
+            ("/ownerReferences/0/name", json!("n")),
+            ("/ownerReferences/0/kind", json!("VirtualMachine")),
+            ("/ownerReferences/0/apiVersion", json!("example.com/v1")),
+            ("/ownerReferences/0/controller", json!(false)),
+        ] {
+            assert_eq!(of(path, value), None, "{path}");
+        }
+    }
 }
