@@ -16,10 +16,10 @@ pub(super) fn down(shared: &Shared, uid: &str) -> Result<(), String> {
         if !path.exists() {
             return Ok(());
         }
-        // The plug-in gives the address back even where the namespace is no namespace any more.
-        let returned = shared.cni.del(uid, &path).map_err(|error| error.to_string());
-        netns::delete(&path).map_err(|error| format!("network namespace: {error}"))?;
-        returned
+        // The plug-in gives the address back even where the namespace is no namespace any more. As long as it has
+        // not, the file stays as the sign that there is something to give back.
+        shared.cni.del(uid, &path).map_err(|error| error.to_string())?;
+        netns::delete(&path).map_err(|error| format!("network namespace: {error}"))
     };
     let (container, network) = thread::scope(|scope| {
         let network = scope.spawn(network);
