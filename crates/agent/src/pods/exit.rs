@@ -6,10 +6,22 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 use std::{
-    io,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
     os::fd::{AsFd, OwnedFd},
+    path::Path,
 };
 use tokio::io::unix::AsyncFd;
+
+/// The last line of a log, of which the launcher may have written any amount of anything.
+pub(super) fn last_line(log: &Path) -> io::Result<String> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(MESSAGE as u64)))?;
+    let mut end = Vec::new();
+    file.take(MESSAGE as u64).read_to_end(&mut end)?;
+    Ok(String::from_utf8_lossy(&end).lines().last().unwrap_or_default().to_owned())
+}
 
 /// A container's first process.
 #[derive(Debug)]
@@ -43,8 +55,34 @@ impl Process {
     }
 }
 
+/// Most bytes of a termination message, as a kubelet keeps; the launcher writes it.
+const MESSAGE: usize = 4096;
+
 /// An exit from its code.
-pub(super) fn exit(code: Option<i32>, message: String) -> Exit {
+pub(super) fn exit(code: Option<i32>, mut message: String) -> Exit {
+    message.truncate(message.floor_char_boundary(MESSAGE));
     // 137 is what a kubelet says of a container whose end it did not see.
     Exit { code: code.unwrap_or(137), message, finished: clock::now() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_found_in_what_is_no_text_and_are_short() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        assert!(last_line(&log).is_err());
+        for (bytes, line) in [
+            (vec![], String::new()),
+            (b"one\ntwo\n".to_vec(), "two".to_owned()),
+            (b"\xff\xfe\nend".to_vec(), "end".to_owned()),
+            (vec![b'x'; 1 << 20], "x".repeat(MESSAGE)),
+        ] {
+            std::fs::write(&log, bytes).unwrap();
+            assert_eq!(last_line(&log).unwrap(), line);
+        }
+        assert_eq!(exit(None, "\u{e4}".repeat(MESSAGE)).message.len(), MESSAGE);
+    }
 }

@@ -556,8 +556,8 @@ impl Worker {
 
     fn last_words(&self, code: Option<i32>) -> String {
         let log = record::log(&self.shared.pod_folder(&self.uid));
-        let log = std::fs::read_to_string(log).unwrap_or_default();
-        let line = log.lines().last().unwrap_or("it wrote nothing").to_owned();
+        let line = exit::last_line(&log).ok().filter(|line| !line.is_empty());
+        let line = line.unwrap_or_else(|| "it wrote nothing".to_owned());
         match code {
             Some(137) => "the launcher was killed".to_owned(),
             Some(code) => format!("the launcher ended with code {code}: {line}"),
