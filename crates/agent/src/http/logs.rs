@@ -8,7 +8,6 @@ use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use std::{
-    collections::VecDeque,
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     time::Duration,
@@ -80,6 +79,11 @@ pub(super) async fn answer(target: &Target, query: Option<&str>) -> Response<Bod
             if over || left == 0 {
                 return Ok(None);
             }
+            // The log was over its limit and started anew.
+            if file.metadata()?.len() < file.stream_position()? {
+                file.seek(SeekFrom::Start(0))?;
+                continue;
+            }
             tokio::time::sleep(LOOK).await;
         }
     });
@@ -88,38 +92,31 @@ pub(super) async fn answer(target: &Target, query: Option<&str>) -> Response<Bod
     response
 }
 
-/// Where the last `lines` lines begin.
+/// Where the last `lines` lines begin. Reads backwards and no more than it must: the launcher may have written any
+/// amount of anything.
 fn tail(file: &mut File, lines: usize) -> io::Result<u64> {
-    if lines == 0 {
-        return file.seek(SeekFrom::End(0));
-    }
-    let mut starts = VecDeque::from([0_u64]);
-    let mut position = 0;
+    let end = file.seek(SeekFrom::End(0))?;
+    let mut found = 0;
+    let mut position = end;
     let mut bytes = vec![0; PIECE];
-    file.seek(SeekFrom::Start(0))?;
-    loop {
-        let length = file.read(&mut bytes)?;
-        if length == 0 {
-            break;
-        }
-        for byte in bytes.iter().take(length) {
-            position += 1;
-            if *byte == b'\n' {
-                starts.push_back(position);
-                // One more than asked for: the last newline may be the end of the file.
-                if starts.len() > lines.saturating_add(1) {
-                    starts.pop_front();
+    while lines > 0 && position > 0 {
+        let start = position.saturating_sub(PIECE as u64);
+        let piece = usize::try_from(position - start).unwrap_or(PIECE);
+        let Some(piece) = bytes.get_mut(..piece) else { break };
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(piece)?;
+        for byte in piece.iter().rev() {
+            // The newline at the very end ends the last line.
+            if *byte == b'\n' && position < end {
+                found += 1;
+                if found == lines {
+                    return Ok(position);
                 }
             }
+            position -= 1;
         }
     }
-    if starts.back() == Some(&position) && starts.len() > 1 {
-        starts.pop_back();
-    }
-    while starts.len() > lines {
-        starts.pop_front();
-    }
-    Ok(starts.front().copied().unwrap_or_default())
+    Ok(position)
 }
 
 #[cfg(test)]
@@ -135,8 +132,17 @@ mod tests {
         for (lines, start) in [(0, 9), (1, 5), (2, 2), (3, 0), (9, 0)] {
             assert_eq!(tail(&mut file, lines).unwrap(), start, "{lines}");
         }
+        file.seek(SeekFrom::End(0)).unwrap();
         file.write_all(b"open").unwrap();
         assert_eq!(tail(&mut file, 1).unwrap(), 9);
+        file.set_len(0).unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        let long = "x".repeat(PIECE);
+        file.write_all(format!("{long}\n{long}\n{long}\n").as_bytes()).unwrap();
+        let line = PIECE as u64 + 1;
+        for (lines, start) in [(1, 2 * line), (2, line), (3, 0), (usize::MAX, 0)] {
+            assert_eq!(tail(&mut file, lines).unwrap(), start, "{lines}");
+        }
     }
 
     #[test]
