@@ -8,7 +8,7 @@ use ferrovirt_agent::network::{
 };
 use ferrovirt_model::machine::{Binding, Interface, NicModel, Port, Protocol};
 use ferrovirt_sys::netns;
-use std::{fs, os::fd::OwnedFd, path::PathBuf, process::Command};
+use std::{fs, net::Ipv4Addr, os::fd::OwnedFd, path::PathBuf, process::Command};
 
 /// A network namespace that goes away with the test, whatever happens.
 struct Namespace {
@@ -81,6 +81,7 @@ fn a_pod_gets_an_address_a_guest_network_and_leaves_nothing() {
     assert!(rules.contains("tcp dport 80 dnat to 10.0.2.2"), "{rules}");
     assert_eq!(pod_ns.shell(&format!("cat /proc/sys/net/ipv4/conf/{BRIDGE}/route_localnet")).1.trim(), "1");
 
+    the_guest_speaks_for_itself_only(&node, &pod_ns, folder.path().join("guest"), address.gateway.unwrap());
     drop((queues, dhcp));
     assert!(!pod_ns.shell("ip -o link").1.contains("tap0"), "a TAP ends with its descriptors");
     netns::run_in(&node.open, || {
@@ -95,6 +96,43 @@ fn a_pod_gets_an_address_a_guest_network_and_leaves_nothing() {
     let leases: Vec<_> =
         walk(&folder.path().join("cni")).into_iter().filter(|name| name.starts_with("10.")).collect();
     assert!(leases.is_empty(), "{leases:?}");
+}
+
+/// A guest that takes the address of another pod is not heard outside of its own.
+fn the_guest_speaks_for_itself_only(node: &Namespace, pod: &Namespace, guest: PathBuf, gateway: Ipv4Addr) {
+    let guest = Namespace::new(guest);
+    let [a, b, c, _] = gateway.octets();
+    let other = Ipv4Addr::new(a, b, c, 200);
+    let place = guest.path.display();
+    let plug = format!(
+        "ip link add g0 type veth peer name g1 && ip link set g1 master {BRIDGE} up && ip link set g0 netns {place}
+        for all in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $all; done"
+    );
+    assert!(pod.shell(&plug).0);
+    assert!(
+        guest
+            .shell(&format!(
+                "ip addr add 10.0.2.2/24 dev g0 && ip addr add {other}/32 dev g0 && ip link set g0 up && \
+                 ip route add default via 10.0.2.1 src 10.0.2.2"
+            ))
+            .0
+    );
+    let heard = |from: Ipv4Addr| {
+        let listen = format!(
+            "nft -f - <<. \ntable ip probe\ndelete table ip probe\ntable ip probe {{ chain in {{ \
+             type filter hook input priority 0; ip saddr {from} counter; }}; }}\n.\n"
+        );
+        assert!(node.shell(&listen).0);
+        let source = if from == other { other } else { Ipv4Addr::new(10, 0, 2, 2) };
+        guest.shell(&format!("busybox ping -c1 -W1 -I {source} {gateway}"));
+        let counted = node.shell("nft list table ip probe; nft delete table ip probe").1;
+        !counted.contains("packets 0")
+    };
+    let pod_address = pod.shell("ip -o -4 addr show eth0").1;
+    let own = pod_address.split_whitespace().nth(3).unwrap().split('/').next().unwrap().parse().unwrap();
+    assert!(heard(own), "the guest reaches the node with the pod's address");
+    assert!(!heard(other), "the guest reaches the node with another's address");
+    assert!(pod.shell("ip link delete g1").0);
 }
 
 #[test]

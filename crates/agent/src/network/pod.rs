@@ -146,7 +146,8 @@ fn masquerade(namespace: &OwnedFd, mtu: u32, ports: &[Port]) -> Result<(), Error
     .map_err(|source| Error::Kernel { what: "setting sysctls of the pod", source })
 }
 
-/// The translation table: everything, or the given ports, to the guest; the guest out with the pod's address.
+/// The translation table: everything, or the given ports, to the guest; the guest out with the pod's address. What the
+/// guest sends in another's name would leave untranslated and goes nowhere.
 fn translation(ports: &[Port]) -> String {
     let (mut inbound, mut local) = (String::new(), String::new());
     if ports.is_empty() {
@@ -169,7 +170,9 @@ fn translation(ports: &[Port]) -> String {
          chain output {{\ntype nat hook output priority -100; policy accept;\n{local}}}\n\
          chain postrouting {{\ntype nat hook postrouting priority srcnat; policy accept;\n\
          ip saddr {GUEST} masquerade\n\
-         oifname \"{BRIDGE}\" ip saddr 127.0.0.1 snat to {GATEWAY}\n}}\n}}\n"
+         oifname \"{BRIDGE}\" ip saddr 127.0.0.1 snat to {GATEWAY}\n}}\n\
+         chain forward {{\ntype filter hook forward priority filter; policy accept;\n\
+         iifname \"{BRIDGE}\" ip saddr != {GUEST} drop\n}}\n}}\n"
     )
 }
 
