@@ -6,7 +6,19 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, Client, api::PostParams};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// Most events of one object in [`WINDOW`]. A launcher decides how often its guest pauses and resumes: that must fill
+/// neither the store nor this process's memory.
+const MOST: u32 = 25;
+const WINDOW: Duration = Duration::from_secs(300);
 
 /// Ordinary or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +35,20 @@ pub struct Recorder {
     client: Client,
     component: &'static str,
     node: String,
+    told: Arc<Mutex<Told>>,
+}
+
+/// Events of each object, and when the first of them was told.
+#[derive(Default)]
+struct Told(HashMap<String, (u32, Instant)>);
+
+impl Told {
+    fn may(&mut self, object: &str, now: Instant) -> bool {
+        self.0.retain(|_, (_, first)| now.duration_since(*first) < WINDOW);
+        let (count, _) = self.0.entry(object.to_owned()).or_insert((0, now));
+        *count = count.saturating_add(1);
+        *count <= MOST
+    }
 }
 
 impl std::fmt::Debug for Recorder {
@@ -34,11 +60,16 @@ impl std::fmt::Debug for Recorder {
 impl Recorder {
     /// `component` is the event's source.
     pub fn new(client: Client, component: &'static str, node: String) -> Self {
-        Self { client, component, node }
+        Self { client, component, node, told: Arc::default() }
     }
 
-    /// Sends an event without waiting for it. One that cannot be sent is only logged: nothing depends on it.
+    /// Sends an event without waiting for it. One that cannot be sent is only logged: nothing depends on it. Of an
+    /// object that has too many the rest is not told.
     pub fn tell(&self, about: &ObjectReference, kind: Kind, reason: &str, message: &str) {
+        let object = about.uid.as_deref().unwrap_or_default();
+        if !self.told.lock().unwrap_or_else(PoisonError::into_inner).may(object, Instant::now()) {
+            return tracing::debug!(object, reason, "too many events of one object");
+        }
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
         let now = clock::micro_time();
@@ -72,5 +103,20 @@ impl Recorder {
                 tracing::warn!("event {:?} was not recorded: {error}", event.reason);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_object_does_not_flood_the_store_or_silence_others() {
+        let mut told = Told::default();
+        let now = Instant::now();
+        assert_eq!((0..1000).filter(|_| told.may("a", now)).count(), 25);
+        assert!(told.may("b", now));
+        assert!(told.may("a", now + WINDOW));
+        assert_eq!(told.0.len(), 1);
     }
 }

@@ -13,6 +13,9 @@ use tokio::sync::watch;
 /// How long to wait for a watch event, or after a failure, before looking again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// Shortest time between two writes: a launcher decides how often its guest's state changes.
+const GAP: Duration = Duration::from_millis(100);
+
 /// A task that reports one machine.
 #[derive(Debug)]
 pub struct Reporter {
@@ -74,6 +77,7 @@ struct Task {
 impl Task {
     async fn run(mut self) {
         let mut latest: Option<Arc<VirtualMachineInstance>> = None;
+        let mut next = tokio::time::Instant::now();
         loop {
             let (number, known) = self.known.borrow_and_update().clone();
             if number == 0 {
@@ -115,7 +119,10 @@ impl Task {
                     Some(false) => latest = None,
                     Some(true) => {}
                 },
+                // What comes meanwhile goes with it.
+                Step::Patch(_) if next > tokio::time::Instant::now() => tokio::time::sleep_until(next).await,
                 Step::Patch(patch) => {
+                    next = tokio::time::Instant::now() + GAP;
                     let sent =
                         self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
                     match sent {
