@@ -119,13 +119,18 @@ impl Worker {
         if let Some(record) = Record::read(&folder) {
             return self.adopt(record).await;
         }
-        let phase = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        if matches!(phase, Some("Succeeded" | "Failed")) {
+        let phase = self.pod.status.as_ref().and_then(|status| status.phase.clone());
+        let ran = phase.as_deref() == Some("Running");
+        if matches!(phase.as_deref(), Some("Succeeded" | "Failed")) {
             return None;
         }
         if folder.exists() || self.shared.netns(&self.uid).exists() {
             // An earlier agent was interrupted before the guest could start: from the beginning.
             self.forget().await;
+        }
+        if ran {
+            self.lost();
+            return None;
         }
         let mut pause = FIRST_PAUSE;
         loop {
@@ -230,6 +235,21 @@ impl Worker {
         if let Some(machine) = self.machine_reference() {
             self.shared.handler.events.tell(&machine, kind, reason, message);
         }
+    }
+
+    /// The pod ran, and what was kept of it is gone or cannot be read. A launcher pod runs once.
+    fn lost(&mut self) {
+        let message = "the node has lost its record of this pod; the machine was ended";
+        tracing::error!(pod = self.name(), "{message}");
+        if let Some(reporter) = &self.reporter {
+            reporter.update(|known| {
+                known.phase = Phase::Failed;
+                known.reason = Some("LauncherDied".to_owned());
+            });
+        }
+        self.tell(Kind::Warning, "Stopped", message);
+        let exit = exit::exit(None, message.to_owned());
+        self.writer.write(Known::Ended { ip: None, started: exit.finished.clone(), exit });
     }
 
     async fn started(&mut self, started: Started) -> Option<Life> {
