@@ -9,7 +9,11 @@ use ferrovirt_agent::{
     image::Store,
     network::host::Host,
     node,
-    oci::{cgroup::Layout, crun::Crun, rootfs},
+    oci::{
+        cgroup::{self, Layout},
+        crun::Crun,
+        rootfs,
+    },
     pods::{Api, DebugClient, Manager, Shared},
     preflight,
 };
@@ -18,9 +22,11 @@ use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use rustix::fs::FlockOperation;
 use std::{
     fs,
-    os::unix::fs::DirBuilderExt,
+    io::IsTerminal,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -55,13 +61,29 @@ struct Options {
     /// The launcher's program.
     #[arg(long, default_value = "/usr/libexec/ferrovirt/virt-launcher")]
     launcher: PathBuf,
+    /// End when the program that started this one ends.
+    #[arg(long)]
+    follow_parent: bool,
 }
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .init();
+    if options.follow_parent {
+        // Who starts this program may be killed at any moment; the next one brings an agent of its own.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+        anyhow::ensure!(
+            rustix::process::getppid().is_some_and(|parent| !parent.is_init()),
+            "the parent is gone"
+        );
+    }
     preflight::check(&options.launcher)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -88,8 +110,10 @@ async fn run(options: Options) -> anyhow::Result<()> {
         let made = fs::DirBuilder::new().recursive(true).mode(mode).create(folder);
         made.with_context(|| format!("making {}", folder.display()))?;
     }
+    let _alone = alone(&data).await?;
     rootfs::prepare(&config.rootfs()).context("making the containers' root")?;
     let cgroups = Layout::detect().context("reading the cgroup layout")?;
+    cgroup::make_parent(&cgroups).context("making the cgroup of all pods")?;
     let host = Host::set_up(&data).context("setting up the pod network")?;
     // Containers become this process's children, so that it learns how they ended.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -125,8 +149,25 @@ async fn run(options: Options) -> anyhow::Result<()> {
     // Launchers live on and are taken over at the next start; without any, the node is left as it was.
     if manager.idle() {
         host.tear_down().context("taking down the pod network")?;
+        cgroup::remove_parent(&shared.cgroups);
     }
     Ok(())
+}
+
+/// Waits until no other agent works on this data directory, and keeps others waiting until the process ends: two
+/// agents would start and tear down the same pods.
+async fn alone(data: &Path) -> anyhow::Result<fs::File> {
+    let path = data.join("lock");
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+    let waiting = path.clone();
+    let held = tokio::task::spawn_blocking(move || {
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            tracing::info!("waiting for another virt-handler to end: it holds {}", waiting.display());
+            rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        }
+        Ok::<_, rustix::io::Errno>(file)
+    });
+    held.await?.with_context(|| format!("locking {}", path.display()))
 }
 
 async fn api(file: &Path, component: &'static str, node: &str) -> anyhow::Result<Api> {

@@ -11,6 +11,7 @@ use ferrovirt_plan::{config::ClusterConfig, render};
 use ferrovirt_sys::kvm::{self, Kvm};
 use std::{
     fs,
+    io::IsTerminal,
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -55,6 +56,7 @@ pub(crate) fn up(options: Options) -> Result<()> {
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,kube=warn".into()),
         )
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
     requirements::check()?;
@@ -91,8 +93,12 @@ async fn run(options: Options) -> Result<()> {
     match kvm {
         Kvm::Usable => println!("guests run on KVM"),
         Kvm::Absent => println!("guests run in software emulation: there is no usable /dev/kvm"),
-        Kvm::Broken => println!("guests run in software emulation: /dev/kvm refuses to run a virtual processor"),
-        Kvm::Hangs => println!("guests run in software emulation: /dev/kvm is there, but its virtual processors hang"),
+        Kvm::Broken => {
+            println!("guests run in software emulation: /dev/kvm refuses to run a virtual processor")
+        }
+        Kvm::Hangs => {
+            println!("guests run in software emulation: /dev/kvm is there, but its virtual processors hang")
+        }
     }
 
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -111,7 +117,10 @@ async fn run(options: Options) -> Result<()> {
             }
         }
     };
-    println!("stopping; machines keep running and are adopted by the next `ferrovirt up` on {}", options.data_dir.display());
+    println!(
+        "stopping; machines keep running and are adopted by the next `ferrovirt up` on {}",
+        options.data_dir.display()
+    );
     end(&mut agent).await;
     controllers.abort();
     stop.send_replace(true);
@@ -186,8 +195,12 @@ impl Layout {
             .arg(&self.images)
             .arg("--launcher")
             .arg(self.programs.join("virt-launcher"))
+            .arg("--follow-parent")
             .stdin(Stdio::null());
-        command.spawn().with_context(|| format!("cannot start {}", self.programs.join("virt-handler").display()))
+        // Runs on the main thread, whose end is what the agent follows.
+        command
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.programs.join("virt-handler").display()))
     }
 }
 
@@ -212,6 +225,7 @@ fn secret(path: &Path, text: &str) -> Result<()> {
 
 async fn client(kubeconfig: &str) -> Result<kube::Client> {
     let config = kube::config::Kubeconfig::from_yaml(kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await?;
+    let config =
+        kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await?;
     Ok(kube::Client::try_from(config)?)
 }

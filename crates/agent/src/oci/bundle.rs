@@ -320,7 +320,7 @@ pub fn config(
     let mut mounts = system_mounts(node);
     mounts.extend_from_slice(volumes);
     let mut linux = json!({
-        "cgroupsPath": format!("/{}", cgroup::name(&uid)),
+        "cgroupsPath": cgroup::path(&uid),
         "namespaces": [
             {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
             {"type": "network", "path": node.netns},

@@ -82,7 +82,47 @@ impl Layout {
     }
 }
 
-/// Name of a pod's cgroup, flat below the root of each hierarchy: no parent directory to race for or to leave behind.
+/// The cgroup above all pods. It has the node's whole CPU weight, as the kubelet's has: a pod's own weight is a part of
+/// that, and not a weight beside each single process of the host.
+const PARENT: &str = "ferrovirt";
+
+/// Path of a pod's cgroup for the runtime.
+pub fn path(pod_uid: &str) -> String {
+    format!("/{PARENT}/{}", name(pod_uid))
+}
+
+/// Makes the cgroup above all pods, or finds it made.
+///
+/// # Errors
+/// What mkdir(2) and write(2) say.
+pub fn make_parent(layout: &Layout) -> io::Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (root, file, weight) = match layout.v1.get("cpu") {
+        Some(root) => (root.clone(), "cpu.shares", 1024 * cores),
+        None if layout.pure_v2 => (PathBuf::from("/sys/fs/cgroup"), "cpu.weight", (100 * cores).min(10_000)),
+        None => return Ok(()),
+    };
+    if layout.pure_v2 {
+        fs::write(root.join("cgroup.subtree_control"), "+cpu")?;
+    }
+    let parent = root.join(PARENT);
+    match fs::create_dir(&parent) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => fs::write(parent.join(file), weight.to_string()),
+    }
+}
+
+/// Removes the cgroup above all pods where it is empty.
+pub fn remove_parent(layout: &Layout) {
+    for root in layout.v1.values() {
+        let _in_use = fs::remove_dir(root.join(PARENT));
+    }
+    if layout.pure_v2 {
+        let _in_use = fs::remove_dir(Path::new("/sys/fs/cgroup").join(PARENT));
+    }
+}
+
+/// Name of a pod's cgroup.
 pub fn name(pod_uid: &str) -> String {
     format!("ferrovirt-{pod_uid}")
 }
@@ -123,10 +163,10 @@ pub fn forget_huge_pages(pod_uid: &str) {
 /// Removes every empty cgroup directory of a pod.
 pub fn remove(layout: &Layout, pod_uid: &str) {
     for root in layout.v1.values() {
-        let _missing = fs::remove_dir(root.join(name(pod_uid)));
+        let _missing = fs::remove_dir(root.join(PARENT).join(name(pod_uid)));
     }
     if layout.pure_v2 {
-        let _missing = fs::remove_dir(Path::new("/sys/fs/cgroup").join(name(pod_uid)));
+        let _missing = fs::remove_dir(Path::new("/sys/fs/cgroup").join(PARENT).join(name(pod_uid)));
     }
     if layout.huge_limit() == HugeLimit::Agent {
         forget_huge_pages(pod_uid);
