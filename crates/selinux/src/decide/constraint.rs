@@ -119,8 +119,9 @@ fn word(operator: Operator) -> &'static str {
 
 /// Whether the set as it was written is what the kernel looks at.
 fn as_written(database: &Database, set: &NameSet) -> bool {
-    let types = set.written.iter().flat_map(|bit| database.members(bit + 1).iter());
-    set.negated.is_empty() && set.flags == 0 && Bitmap::of(types) == set.names
+    set.negated.is_empty()
+        && set.flags == 0
+        && Bitmap::union(set.written.iter().map(|bit| database.members(bit + 1))) == set.names
 }
 
 /// A constraint as policy sources write it. Sets of types keep their attributes.

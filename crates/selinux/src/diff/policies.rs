@@ -87,7 +87,7 @@ pub fn between_policies(first: &Database, second: &Database) -> Difference {
             difference.group(format!("type {name}, only in the {text}"), lines);
         }
     }
-    memberships(&mut difference, first, second, &only);
+    memberships(&mut difference, &mapped[0], &mapped[1], &common);
     for (condition, lines) in groups {
         difference.group(
             match condition {
@@ -99,9 +99,11 @@ pub fn between_policies(first: &Database, second: &Database) -> Difference {
         );
     }
     let [left, right] = mapped;
+    let mut of_roles = both(&roles);
+    of_roles.extend(types_of_roles(&left, &right, &common, &apart));
     difference.group("transitions by name", named(&left, &right, &common));
     difference.group("range transitions", both(&ranges));
-    difference.group("roles", both(&|database| roles(database, &only)));
+    difference.group("roles", of_roles);
     difference.group("users", both(&users));
     difference.group("booleans", both(&booleans));
     difference.group("levels", both(&levels));
@@ -230,27 +232,69 @@ impl Only<'_> {
     }
 }
 
-/// Types of both sides that are in an attribute on one side only.
-fn memberships(difference: &mut Difference, first: &Database, second: &Database, only: &[Only<'_>; 2]) {
+/// Types of both sides that are in an attribute, or may have a role, on one side only.
+fn memberships(difference: &mut Difference, first: &Mapped<'_>, second: &Mapped<'_>, common: &Common) {
+    let mut values =
+        vec![0; first.types.iter().chain(&second.types).max().map_or(0, |most| *most as usize + 1)];
+    for value in second.database.types() {
+        if let Some(slot) = values.get_mut(second.type_number(value) as usize) {
+            *slot = value;
+        }
+    }
+    let attributes = |mapped: &Mapped<'_>, value: u32| -> Vec<u32> {
+        let mut all: Vec<u32> =
+            mapped.database.attributes_of(value).map(|value| mapped.type_number(value)).collect();
+        all.sort_unstable();
+        all
+    };
     let mut groups: BTreeMap<&str, Vec<Line>> = BTreeMap::new();
-    for name in first.types().map(|value| first.type_name(value)) {
-        if only.iter().any(|side| side.names.contains(name)) {
+    for one in first.database.types() {
+        let two = values.get(first.type_number(one) as usize).copied().unwrap_or(0);
+        if two == 0 {
             continue;
         }
-        let (Ok(one), Ok(two)) = (first.find_type(name), second.find_type(name)) else { continue };
-        let mut ones: Vec<&str> = first.attributes_of(one).map(|value| first.type_name(value)).collect();
-        let mut twos: Vec<&str> = second.attributes_of(two).map(|value| second.type_name(value)).collect();
-        ones.sort_unstable();
-        twos.sort_unstable();
+        let (ones, twos) = (attributes(first, one), attributes(second, two));
         for (sign, mine, others) in [(Sign::Removed, &ones, &twos), (Sign::Added, &twos, &ones)] {
             for attribute in mine.iter().filter(|attribute| others.binary_search(attribute).is_err()) {
-                groups.entry(attribute).or_default().push(Line { sign, text: name.to_owned() });
+                let text = first.database.type_name(one).to_owned();
+                groups.entry(common.types.name(*attribute)).or_default().push(Line { sign, text });
             }
         }
     }
     for (attribute, lines) in groups {
         difference.group(format!("members of {attribute}"), lines);
     }
+}
+
+/// Types of both sides that a role may have on one side only.
+fn types_of_roles(
+    first: &Mapped<'_>,
+    second: &Mapped<'_>,
+    common: &Common,
+    apart: &HashSet<u32>,
+) -> Vec<Line> {
+    // The roles of a type that the other side lacks are told with the type.
+    let types = |mapped: &Mapped<'_>, name: &str| -> Vec<u32> {
+        let roles = mapped.database.policy().roles.entries.iter().find(|role| &*role.name == name);
+        let types = roles.into_iter().flat_map(|role| role.types.iter());
+        let mut types: Vec<u32> =
+            types.map(|bit| mapped.type_number(bit + 1)).filter(|number| !apart.contains(number)).collect();
+        types.sort_unstable();
+        types
+    };
+    let names = |mapped: &Mapped<'_>| -> BTreeSet<String> {
+        mapped.database.policy().roles.entries.iter().map(|role| role.name.to_string()).collect()
+    };
+    let mut lines = Vec::new();
+    for name in &names(first) | &names(second) {
+        let (ones, twos) = (types(first, &name), types(second, &name));
+        for (sign, mine, others) in [(Sign::Removed, &ones, &twos), (Sign::Added, &twos, &ones)] {
+            for number in mine.iter().filter(|number| others.binary_search(number).is_err()) {
+                lines.push(Line { sign, text: format!("role {name} types {}", common.types.name(*number)) });
+            }
+        }
+    }
+    lines
 }
 
 fn named(first: &Mapped<'_>, second: &Mapped<'_>, common: &Common) -> Vec<Line> {
@@ -296,17 +340,11 @@ fn ranges(database: &Database) -> Vec<String> {
     all.map(text).collect()
 }
 
-fn roles(database: &Database, only: &[Only<'_>; 2]) -> Vec<String> {
+fn roles(database: &Database) -> Vec<String> {
     let policy = database.policy();
     let mut lines = Vec::new();
     for role in &policy.roles.entries {
         lines.push(format!("role {}", role.name));
-        for name in role.types.iter().map(|bit| database.type_name(bit + 1)) {
-            // The roles of a type that the other side lacks are told with the type.
-            if !only.iter().any(|side| side.names.contains(name)) {
-                lines.push(format!("role {} types {name}", role.name));
-            }
-        }
         let below = role.dominates.iter().map(|bit| database.role_name(bit + 1));
         lines.extend(
             below

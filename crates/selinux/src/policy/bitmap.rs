@@ -20,11 +20,25 @@ pub struct Bitmap {
 impl Bitmap {
     /// A set of the numbers given, in any order.
     pub fn of(numbers: impl IntoIterator<Item = u32>) -> Self {
-        let mut words = std::collections::BTreeMap::<u32, u64>::new();
-        for number in numbers {
-            *words.entry(number & !63).or_default() |= 1 << (number & 63);
-        }
-        Self { words: words.into_iter().map(|(start, bits)| Word { start, bits }).collect() }
+        let word = |number: u32| Word { start: number & !63, bits: 1 << (number & 63) };
+        Self::merged(numbers.into_iter().map(word).collect())
+    }
+
+    /// All numbers that one of the sets has.
+    pub fn union<'a>(sets: impl IntoIterator<Item = &'a Self>) -> Self {
+        Self::merged(sets.into_iter().flat_map(|set| set.words.iter().copied()).collect())
+    }
+
+    fn merged(mut words: Vec<Word>) -> Self {
+        words.sort_unstable_by_key(|word| word.start);
+        words.dedup_by(|next, kept| {
+            let same = next.start == kept.start;
+            if same {
+                kept.bits |= next.bits;
+            }
+            same
+        });
+        Self { words: words.into() }
     }
 
     pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Self, ReadError> {
