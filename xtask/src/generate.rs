@@ -42,7 +42,11 @@ pub(crate) fn write() -> Result<()> {
 pub(crate) fn check() -> Result<()> {
     for (path, text) in files()? {
         let found = fs::read_to_string(&path).unwrap_or_default();
-        ensure!(found == text, "{} is out of date: run `cargo xtask generate` and review the difference", path.display());
+        ensure!(
+            found == text,
+            "{} is out of date: run `cargo xtask generate` and review the difference",
+            path.display()
+        );
     }
     Ok(())
 }

@@ -10,9 +10,9 @@ pub(crate) fn run(future: impl Future<Output = Result<()>>) -> Result<()> {
 
 /// A client, and the namespace that the kubeconfig prefers.
 pub(crate) async fn connect() -> Result<(kube::Client, String)> {
-    let config = kube::Config::infer()
-        .await
-        .context("no cluster: set KUBECONFIG to the file that `ferrovirt up` printed, or use ~/.kube/config")?;
+    let config = kube::Config::infer().await.context(
+        "no cluster: set KUBECONFIG to the file that `ferrovirt up` printed, or use ~/.kube/config",
+    )?;
     let namespace = config.default_namespace.clone();
     Ok((kube::Client::try_from(config)?, namespace))
 }

@@ -88,7 +88,10 @@ async fn open(client: &kube::Client, path: &str) -> Result<WebSocketStream<Tokio
     }
     let accept = derive_accept_key(key.as_bytes());
     ensure!(
-        response.headers().get(header::SEC_WEBSOCKET_ACCEPT).is_some_and(|value| value.as_bytes() == accept.as_bytes()),
+        response
+            .headers()
+            .get(header::SEC_WEBSOCKET_ACCEPT)
+            .is_some_and(|value| value.as_bytes() == accept.as_bytes()),
         "the API server's answer is no websocket handshake"
     );
     let upgraded = hyper::upgrade::on(response).await?;

@@ -40,7 +40,11 @@ enum Form {
 
 pub(crate) fn explain(options: &Options) -> Result<()> {
     let machines = read(options)?;
-    ensure!(!machines.is_empty(), "no VirtualMachine or VirtualMachineInstance in {}", options.file.display());
+    ensure!(
+        !machines.is_empty(),
+        "no VirtualMachine or VirtualMachineInstance in {}",
+        options.file.display()
+    );
     let all: Vec<_> = machines.iter().map(|machine| explain::explain(machine, options.profile)).collect();
     let text = match options.output {
         Form::Text => all.iter().map(|one| format!("{one}\n")).collect(),
@@ -77,7 +81,8 @@ fn read(options: &Options) -> Result<Vec<Machine>> {
     let mut machines = Vec::new();
     for document in documents.into_iter().filter(|document| !document.is_null()) {
         let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let object = document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name").to_owned();
+        let object =
+            document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name").to_owned();
         let instance = match kind.as_str() {
             "VirtualMachine" => of_machine(document, &config),
             "VirtualMachineInstance" => of_instance(document, &config),
@@ -101,12 +106,10 @@ fn of_machine(document: Value, config: &ClusterDefaults) -> Result<VirtualMachin
         return Err(refused(&causes));
     }
     let template = vm.spec.template;
-    let metadata = ObjectMeta {
-        name: vm.metadata.name,
-        namespace: vm.metadata.namespace,
-        ..template.metadata
-    };
-    let mut instance = VirtualMachineInstance { metadata, spec: template.spec, ..VirtualMachineInstance::default() };
+    let metadata =
+        ObjectMeta { name: vm.metadata.name, namespace: vm.metadata.namespace, ..template.metadata };
+    let mut instance =
+        VirtualMachineInstance { metadata, spec: template.spec, ..VirtualMachineInstance::default() };
     place(&mut instance);
     default_vmi(&mut instance, config);
     Ok(instance)
@@ -127,7 +130,8 @@ fn place(instance: &mut VirtualMachineInstance) {
 /// Decodes; an unknown field is an error, as it is for kubectl.
 fn strict<T: serde::de::DeserializeOwned>(document: Value) -> Result<T> {
     let mut unknown = Vec::new();
-    let object = serde_ignored::deserialize(document, |path| unknown.push(format!("unknown field \"{path}\"")))?;
+    let object =
+        serde_ignored::deserialize(document, |path| unknown.push(format!("unknown field \"{path}\"")))?;
     ensure!(unknown.is_empty(), "{}", unknown.join(", "));
     Ok(object)
 }

@@ -16,8 +16,11 @@ pub(crate) fn check() -> Result<()> {
         rustix::process::geteuid().is_root(),
         "`ferrovirt up` starts containers and network namespaces and needs root: run it with sudo"
     );
-    let mut missing: Vec<&str> =
-        PROGRAMS.into_iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| package).collect();
+    let mut missing: Vec<&str> = PROGRAMS
+        .into_iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|(_, package)| package)
+        .collect();
     if !["bridge", "host-local"].iter().all(|plugin| Path::new(CNI).join(plugin).exists()) {
         missing.push("containernetworking-plugins");
     }

@@ -76,6 +76,7 @@ fn rounds(seed: u64) -> Result<()> {
 
     let outcome = (|| {
         let mut acknowledged = BTreeSet::new();
+        let mut hits = 0;
         for round in 0..ROUNDS {
             let name = format!("kept-{round}");
             if cluster.kubectl(&["create", "configmap", &name, "--from-literal=round=1"]).is_ok() {
@@ -87,13 +88,19 @@ fn rounds(seed: u64) -> Result<()> {
                 0 => {
                     cluster.kill()?;
                     cluster.launch()?;
+                    hits += 1;
                 }
-                1 => kill(cluster.agent()),
-                2 => kill(Process::qemu("default", "crash-0").pop()),
-                _ => kill(Process::qemu("default", "crash-1").pop().and_then(|qemu| qemu.parent().ok())),
+                1 => hits += kill(cluster.agent()),
+                2 => hits += kill(Process::qemu("default", "crash-0").pop()),
+                _ => {
+                    hits +=
+                        kill(Process::qemu("default", "crash-1").pop().and_then(|qemu| qemu.parent().ok()))
+                }
             }
             cluster.wait_ready()?;
         }
+        // A victim may be missing because it was killed just before; most rounds have to hit something.
+        ensure!(hits >= ROUNDS / 2, "only {hits} of {ROUNDS} rounds killed anything");
         let maps = cluster.json(&["get", "configmaps"])?;
         let found: BTreeSet<String> = maps["items"]
             .as_array()
@@ -124,9 +131,7 @@ fn rounds(seed: u64) -> Result<()> {
     Ok(())
 }
 
-fn kill(process: Option<Process>) {
-    if let Some(process) = process {
-        // It may be gone already: that is one of the moments.
-        let _ = process.signal(rustix::process::Signal::KILL);
-    }
+/// Kills it if it is there; it may be gone already, which is one of the moments.
+fn kill(process: Option<Process>) -> usize {
+    usize::from(process.is_some_and(|process| process.signal(rustix::process::Signal::KILL).is_ok()))
 }
