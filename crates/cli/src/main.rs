@@ -5,13 +5,18 @@ mod console;
 mod explain;
 mod machine;
 mod requirements;
+mod selinux;
 mod up;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 #[derive(Parser)]
-#[command(name = "ferrovirt", version, about = "Virtual machines on Kubernetes with provable least privilege")]
+#[command(
+    name = "ferrovirt",
+    version,
+    about = "Virtual machines on Kubernetes with provable least privilege"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -25,6 +30,8 @@ enum Command {
     Explain(explain::Options),
     /// Print the privilege table: features by grants and subjects by grants
     Matrix,
+    /// Ask SELinux policies, compare them, explain denials, print the launcher's module
+    Selinux(selinux::Options),
     /// Attach to the serial console of a machine; leave with Ctrl-]
     Console(machine::Target),
     /// Start a stopped machine
@@ -55,6 +62,7 @@ fn perform(command: Command) -> anyhow::Result<()> {
         Command::Up(options) => up::up(options),
         Command::Explain(options) => explain::explain(&options),
         Command::Matrix => explain::matrix(),
+        Command::Selinux(options) => selinux::run(options),
         Command::Console(target) => client::run(console::attach(target)),
         Command::Start(target) => client::run(machine::start(target)),
         Command::Stop(target) => client::run(machine::stop(target)),

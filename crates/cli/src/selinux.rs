@@ -1,0 +1,557 @@
+//! `ferrovirt selinux`: questions about SELinux policies and denials, offline.
+//!
+//! Exit codes: 0 an answer was given (and the two sides of `diff` are the same), 1 the sides of `diff` differ, 2 the
+//! question or an input is wrong.
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use ferrovirt_model::Profile;
+use ferrovirt_privilege::{Right, cluster_grants};
+use ferrovirt_selinux::{
+    Database, avc, cil,
+    clone::{self, Extra, Held, Module},
+    diff::{Difference, Sign, between_policies, between_types},
+    policy::{Class, RuleKind, TypeKind},
+    query::{Criterion, Query, search},
+};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::{ErrorKind, Read, Write},
+    path::{Path, PathBuf},
+};
+
+/// The running kernel's policy.
+const RUNNING: &str = "/sys/fs/selinux/policy";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    Allow,
+    Auditallow,
+    Dontaudit,
+    Allowxperm,
+    Auditallowxperm,
+    Dontauditxperm,
+    TypeTransition,
+    TypeMember,
+    TypeChange,
+}
+
+#[derive(Args)]
+struct Source {
+    /// Binary policy, a store's folder such as /etc/selinux/targeted, or /sys/fs/selinux/policy
+    policy: PathBuf,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    output: Form,
+}
+
+#[derive(Args)]
+struct Listing {
+    #[command(flatten)]
+    source: Source,
+    /// Only this one, with its details
+    name: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find rules: what a source may do, on which targets, under which conditions
+    Query(Box<QueryOptions>),
+    /// Types, or a type with its attributes, aliases and roles
+    Types(Listing),
+    /// Attributes, or an attribute with its types
+    Attributes(Listing),
+    /// Classes, or a class with its permissions and constraints
+    Classes(Listing),
+    /// Booleans with their states
+    Booleans(Listing),
+    /// The difference of two policies, or of two types of one policy
+    Diff(DiffOptions),
+    /// Tell what denials in a log mean and what to do
+    Explain(ExplainOptions),
+    /// Print the launcher's module for a base policy, in CIL
+    Policy(PolicyOptions),
+}
+
+#[derive(Args)]
+struct QueryOptions {
+    #[command(flatten)]
+    source: Source,
+    /// Source type or attribute
+    #[arg(short = 's', long = "source", value_name = "TYPE")]
+    from: Option<String>,
+    /// Target type or attribute
+    #[arg(short, long, value_name = "TYPE")]
+    target: Option<String>,
+    /// Classes, any of them
+    #[arg(short, long, value_delimiter = ',')]
+    class: Vec<String>,
+    /// Permissions, any of them
+    #[arg(short, long, value_delimiter = ',')]
+    permission: Vec<String>,
+    /// Booleans of the condition, any of them
+    #[arg(short, long, value_delimiter = ',')]
+    boolean: Vec<String>,
+    /// The type that the rule gives
+    #[arg(short = 'D', long, value_name = "TYPE")]
+    result: Option<String>,
+    /// Kinds of rules
+    #[arg(short, long, value_enum, value_delimiter = ',', default_values = ["allow", "allowxperm"])]
+    kind: Vec<Kind>,
+    /// Only rules that name source and target themselves, not through an attribute
+    #[arg(long)]
+    direct: bool,
+}
+
+#[derive(Args)]
+struct DiffOptions {
+    #[command(flatten)]
+    source: Source,
+    /// The second policy
+    #[arg(required_unless_present = "from", conflicts_with = "from")]
+    second: Option<PathBuf>,
+    /// A type of the first policy
+    #[arg(long, requires = "to", value_name = "TYPE")]
+    from: Option<String>,
+    /// The type to compare it with
+    #[arg(long, requires = "from", value_name = "TYPE")]
+    to: Option<String>,
+}
+
+#[derive(Args)]
+struct ExplainOptions {
+    /// Audit log or kernel messages; `-` for standard input
+    #[arg(default_value = "-")]
+    log: PathBuf,
+    /// The node's policy: tells constraints and booleans from missing rules
+    #[arg(long)]
+    policy: Option<PathBuf>,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    output: Form,
+}
+
+#[derive(Args)]
+struct PolicyOptions {
+    /// The base: a binary policy, a store's folder, or /sys/fs/selinux/policy
+    #[arg(long, default_value = RUNNING)]
+    base: PathBuf,
+    /// The type that is copied
+    #[arg(long, default_value = "container_t")]
+    copy: String,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    output: Form,
+}
+
+/// Runs a command; ends the process where the exit code is another than 0.
+pub(crate) fn run(options: Options) -> Result<()> {
+    let done = match options.command {
+        Command::Query(options) => query(&options),
+        Command::Types(options) => types(&options, TypeKind::Type),
+        Command::Attributes(options) => types(&options, TypeKind::Attribute),
+        Command::Classes(options) => classes(&options),
+        Command::Booleans(options) => booleans(&options),
+        Command::Diff(options) => diff(&options),
+        Command::Explain(options) => explain(&options),
+        Command::Policy(options) => policy(&options),
+    };
+    match done.and_then(|(text, code)| print(&text).map(|()| code)) {
+        Ok(0) => Ok(()),
+        Ok(code) => std::process::exit(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::exit(2)
+        }
+    }
+}
+
+/// What to print, and the exit code.
+type Answer = Result<(String, i32)>;
+
+fn answer(form: Form, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Answer {
+    let text = match form {
+        Form::Text => text(),
+        Form::Json => format!("{}\n", serde_json::to_string_pretty(&json())?),
+    };
+    Ok((text, 0))
+}
+
+fn lines<T: AsRef<str>>(all: impl IntoIterator<Item = T>) -> String {
+    all.into_iter().fold(String::new(), |mut text, line| {
+        text.push_str(line.as_ref());
+        text.push('\n');
+        text
+    })
+}
+
+/// A reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The newest policy of a store's folder.
+fn in_folder(folder: &Path) -> Result<PathBuf> {
+    let mut best: Option<(u32, PathBuf)> = None;
+    for folder in [folder.to_owned(), folder.join("policy")] {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let version =
+                name.to_str().and_then(|name| name.strip_prefix("policy.")).and_then(|end| end.parse().ok());
+            if let Some(version) = version
+                && best.as_ref().is_none_or(|(other, _)| *other < version)
+            {
+                best = Some((version, entry.path()));
+            }
+        }
+    }
+    let found = best.map(|(_, path)| path);
+    found.ok_or_else(|| anyhow!("no file policy.N in {} or its folder policy", folder.display()))
+}
+
+fn load(path: &Path) -> Result<Database> {
+    let path = if path.is_dir() { in_folder(path)? } else { path.to_owned() };
+    let bytes = std::fs::read(&path).map_err(|error| {
+        let hint = if path == Path::new(RUNNING) {
+            "; SELinux is not running on this machine, so name a policy file"
+        } else {
+            ""
+        };
+        anyhow!("cannot read the policy {}: {error}{hint}", path.display())
+    })?;
+    Database::open(&bytes).with_context(|| path.display().to_string())
+}
+
+fn query(options: &QueryOptions) -> Answer {
+    let database = load(&options.source.policy)?;
+    let criterion = |name: &Option<String>| {
+        name.as_ref().map(|name| Criterion { name: name.clone(), direct: options.direct })
+    };
+    let kinds = options.kind.iter().map(|kind| match kind {
+        Kind::Allow => RuleKind::Allow,
+        Kind::Auditallow => RuleKind::AuditAllow,
+        Kind::Dontaudit => RuleKind::DontAudit,
+        Kind::Allowxperm => RuleKind::AllowXperm,
+        Kind::Auditallowxperm => RuleKind::AuditAllowXperm,
+        Kind::Dontauditxperm => RuleKind::DontAuditXperm,
+        Kind::TypeTransition => RuleKind::TypeTransition,
+        Kind::TypeMember => RuleKind::TypeMember,
+        Kind::TypeChange => RuleKind::TypeChange,
+    });
+    let query = Query {
+        kinds: kinds.collect(),
+        source: criterion(&options.from),
+        target: criterion(&options.target),
+        classes: options.class.clone(),
+        permissions: options.permission.clone(),
+        booleans: options.boolean.clone(),
+        result: options.result.clone(),
+    };
+    let found = search(&database, &query)?;
+    let mut rules: Vec<String> = found.into_iter().map(|one| database.found_text(one)).collect();
+    rules.sort_unstable();
+    answer(options.source.output, || lines(&rules), || json!({ "rules": rules }))
+}
+
+fn types(options: &Listing, kind: TypeKind) -> Answer {
+    let database = load(&options.source.policy)?;
+    let name_of = |value: u32| database.type_name(value);
+    let Some(name) = &options.name else {
+        let entries = database.policy().types.entries.iter().filter(|one| one.kind() == kind);
+        let mut names: Vec<&str> = entries.map(|one| &*one.name).collect();
+        names.sort_unstable();
+        return answer(options.source.output, || lines(&names), || json!(names));
+    };
+    let value = database.find_type(name)?;
+    if database.is_attribute(value) != (kind == TypeKind::Attribute) {
+        bail!(
+            "{name} is {}",
+            if kind == TypeKind::Type { "an attribute, not a type" } else { "a type, not an attribute" }
+        );
+    }
+    let sorted = |mut names: Vec<&str>| -> Vec<String> {
+        names.sort_unstable();
+        names.into_iter().map(str::to_owned).collect()
+    };
+    if kind == TypeKind::Attribute {
+        let members = sorted(database.members(value).iter().map(|bit| name_of(bit + 1)).collect());
+        return answer(
+            options.source.output,
+            || lines(&members),
+            || json!({ "attribute": name_of(value), "types": members }),
+        );
+    }
+    let policy = database.policy();
+    let aliases =
+        policy.types.entries.iter().filter(|one| one.kind() == TypeKind::Alias && one.value == value);
+    let aliases = sorted(aliases.map(|one| &*one.name).collect());
+    let attributes = sorted(database.attributes_of(value).map(name_of).collect());
+    let roles = policy.roles.entries.iter().filter(|role| role.types.contains(value - 1));
+    let roles = sorted(roles.map(|role| &*role.name).collect());
+    let permissive = policy.permissive.contains(value);
+    let bounds = database.type_entry(value).map_or(0, |one| one.bounds);
+    answer(
+        options.source.output,
+        || {
+            let mut text = format!("type {}\n", name_of(value));
+            for (what, names) in [("aliases", &aliases), ("attributes", &attributes), ("roles", &roles)] {
+                if !names.is_empty() {
+                    let _ = writeln!(text, "  {what}: {}", names.join(" "));
+                }
+            }
+            if permissive {
+                text.push_str("  permissive\n");
+            }
+            if bounds != 0 {
+                let _ = writeln!(text, "  bounded by {}", name_of(bounds));
+            }
+            text
+        },
+        || {
+            json!({
+                "type": name_of(value), "aliases": aliases, "attributes": attributes, "roles": roles,
+                "permissive": permissive, "boundedBy": (bounds != 0).then(|| name_of(bounds)),
+            })
+        },
+    )
+}
+
+fn classes(options: &Listing) -> Answer {
+    let database = load(&options.source.policy)?;
+    let policy = database.policy();
+    let Some(name) = &options.name else {
+        let mut names: Vec<&str> = policy.classes.entries.iter().map(|one| &*one.name).collect();
+        names.sort_unstable();
+        return answer(options.source.output, || lines(&names), || json!(names));
+    };
+    let value = database.find_class(name)?;
+    let class: &Class = database.class(value).ok_or_else(|| anyhow!("no class {name}"))?;
+    let permissions = database.permission_names(value, u32::MAX);
+    let constraints = class.constraints.iter().map(|one| (one, false));
+    let constraints = constraints.chain(class.validatetrans.iter().map(|one| (one, true)));
+    let constraints: Vec<String> = constraints
+        .map(|(one, on_change)| ferrovirt_selinux::decide::text(&database, value, one, on_change))
+        .collect();
+    answer(
+        options.source.output,
+        || {
+            let mut text = format!("class {name}\n");
+            if !class.common.is_empty() {
+                let _ = writeln!(text, "  inherits: {}", class.common);
+            }
+            let _ = writeln!(text, "  permissions: {}", permissions.join(" "));
+            for constraint in &constraints {
+                let _ = writeln!(text, "  {constraint}");
+            }
+            text
+        },
+        || {
+            let common = (!class.common.is_empty()).then_some(&class.common);
+            json!({ "class": name, "inherits": common, "permissions": permissions, "constraints": constraints })
+        },
+    )
+}
+
+fn booleans(options: &Listing) -> Answer {
+    let database = load(&options.source.policy)?;
+    let mut all: BTreeMap<&str, bool> =
+        database.policy().booleans.entries.iter().map(|one| (&*one.name, one.state)).collect();
+    if let Some(name) = &options.name {
+        database.find_boolean(name)?;
+        all.retain(|other, _| *other == name.as_str());
+    }
+    let text =
+        || lines(all.iter().map(|(name, state)| format!("{name} {}", if *state { "on" } else { "off" })));
+    answer(options.source.output, text, || json!(all))
+}
+
+fn diff(options: &DiffOptions) -> Answer {
+    let first = load(&options.source.policy)?;
+    let difference: Difference = match (&options.second, &options.from, &options.to) {
+        (Some(second), ..) => between_policies(&first, &load(second)?),
+        (None, Some(from), Some(to)) => {
+            let value = |name: &str| -> Result<u32> {
+                let value = first.find_type(name)?;
+                if first.is_attribute(value) {
+                    bail!("{name} is an attribute; name two types");
+                }
+                Ok(value)
+            };
+            let (one, two) = (value(from)?, value(to)?);
+            between_types(&first, one, two).grouped(first.type_name(one), first.type_name(two))
+        }
+        _ => bail!("name a second policy, or two types with --from and --to"),
+    };
+    let json = || {
+        let group = |sign: Sign, lines: &[ferrovirt_selinux::diff::Line]| -> Vec<String> {
+            lines.iter().filter(|line| line.sign == sign).map(|line| line.text.clone()).collect()
+        };
+        let groups: Vec<Value> = difference
+            .groups
+            .iter()
+            .map(|one| {
+                let (removed, added) = (group(Sign::Removed, &one.lines), group(Sign::Added, &one.lines));
+                json!({ "cause": one.cause, "onlyInFirst": removed, "onlyInSecond": added })
+            })
+            .collect();
+        json!({ "same": difference.is_empty(), "groups": groups })
+    };
+    let (text, _) = answer(options.source.output, || difference.to_string(), json)?;
+    Ok((text, i32::from(!difference.is_empty())))
+}
+
+/// The rules of the documented profile: for each target and class the permissions, with feature and reason.
+fn documented() -> BTreeMap<(String, String), BTreeMap<String, Vec<String>>> {
+    let mut rules: BTreeMap<_, BTreeMap<String, Vec<String>>> = BTreeMap::new();
+    for (held, origins) in cluster_grants(Profile::Documented).iter() {
+        let Right::Selinux { target, class, permission, .. } = &held.right else { continue };
+        let origins = origins.iter().map(|origin| {
+            format!("{}: {}. Checked by {}.", origin.feature, origin.grant.reason, origin.grant.hook)
+        });
+        let permissions = rules.entry((target.clone(), class.clone())).or_default();
+        permissions.entry(permission.clone()).or_default().extend(origins);
+    }
+    rules
+}
+
+fn explain(options: &ExplainOptions) -> Answer {
+    let mut bytes = Vec::new();
+    if options.log == Path::new("-") {
+        std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+    } else {
+        bytes =
+            std::fs::read(&options.log).with_context(|| format!("cannot read {}", options.log.display()))?;
+    }
+    let database = options.policy.as_ref().map(|path| load(path)).transpose()?;
+    let rules = documented();
+    let allowed = |target: &str, class: &str, permission: &str| {
+        let permissions = rules.get(&(target.to_owned(), class.to_owned()))?;
+        permissions.get(permission).map(|origins| origins.join(" "))
+    };
+    let log = String::from_utf8_lossy(&bytes);
+    let (events, damaged) = avc::events(log.lines());
+    for (number, error) in &damaged {
+        eprintln!("line {number}: {error}");
+    }
+    let mut text = String::new();
+    let mut all = Vec::new();
+    for event in &events {
+        for (record, denial) in event.denials().filter(|(_, denial)| !denial.granted) {
+            let explanation = avc::explain(event, denial, database.as_ref(), &allowed);
+            let comm = record.field("comm").unwrap_or("?");
+            let path = record.field("path").or_else(|| record.field("name"));
+            let serial =
+                event.stamp.map_or_else(|| "no serial".to_owned(), |stamp| format!("event {}", stamp.serial));
+            let permissions = denial.permissions.join(" ");
+            let _ = writeln!(text, "{serial}: {comm}: {} {{ {permissions} }} denied", denial.class);
+            let _ = writeln!(
+                text,
+                "  from {}\n  to {}{}",
+                denial.source,
+                denial.target,
+                path.map_or(String::new(), |path| format!(" ({path})"))
+            );
+            if denial.permissive {
+                text.push_str("  the access went on all the same: the domain or the system is permissive\n");
+            }
+            let topic = match explanation.topic {
+                avc::Topic::None => String::new(),
+                topic => format!(" ({})", topic.name()),
+            };
+            let _ = writeln!(text, "  {}{topic}: {}", explanation.kind.name(), explanation.kind.advice());
+            if let Some(granted) = &explanation.granted {
+                let _ = writeln!(text, "  the privilege table has it: {granted}");
+            }
+            if let Some(rule) = &explanation.rule {
+                let _ = writeln!(text, "  missing: {rule}");
+            }
+            for detail in &explanation.details {
+                let _ = writeln!(text, "  policy: {detail}");
+            }
+            all.push(json!({
+                "serial": event.stamp.map(|stamp| stamp.serial), "comm": comm, "path": path,
+                "source": denial.source, "target": denial.target, "class": denial.class,
+                "permissions": denial.permissions, "permissive": denial.permissive,
+                "kind": explanation.kind.name(), "feature": explanation.topic.name(),
+                "cause": if explanation.constraint { "constraint" } else { "missing-allow" },
+                "missingRule": explanation.rule, "granted": explanation.granted,
+                "advice": explanation.kind.advice(), "policy": explanation.details,
+            }));
+        }
+    }
+    if all.is_empty() && options.output == Form::Text {
+        text.push_str("no denials in this log\n");
+    }
+    answer(options.output, || text, || json!({ "denials": all, "damagedLines": damaged.len() }))
+}
+
+fn policy(options: &PolicyOptions) -> Answer {
+    let database = load(&options.base)?;
+    let extra: Vec<Extra> = documented()
+        .into_iter()
+        .map(|((target, class), permissions)| {
+            let mut comments: Vec<String> = Vec::new();
+            for comment in permissions.values().flatten() {
+                if !comments.contains(comment) {
+                    comments.push(comment.clone());
+                }
+            }
+            Extra { target, class, permissions: permissions.into_keys().collect(), comments }
+        })
+        .collect();
+    let Module { statements, remainder } =
+        clone::module(&database, &options.copy, "virt_launcher", "process", &extra)?;
+    let text = || {
+        let mut text = format!(
+            "; The type virt_launcher.process: an exact copy of {} in the base policy, and the documented rules.\n",
+            options.copy
+        );
+        for one in &remainder {
+            let what = format!("{} {} {}", one.target, one.class, one.permission);
+            let _ = match &one.held {
+                Held::No => Ok(()),
+                Held::Always => writeln!(text, "; {} has this already: {what}", options.copy),
+                Held::If(condition, true) => {
+                    writeln!(text, "; {} has this if {condition}: {what}", options.copy)
+                }
+                Held::If(condition, false) => {
+                    writeln!(text, "; {} has this unless {condition}: {what}", options.copy)
+                }
+            };
+        }
+        text + &cil::text(&statements)
+    };
+    let json = || {
+        let remainder: Vec<Value> = remainder
+            .iter()
+            .map(|one| {
+                let held = match &one.held {
+                    Held::No => json!(false),
+                    Held::Always => json!(true),
+                    Held::If(condition, state) => json!({ "condition": condition, "state": state }),
+                };
+                json!({ "target": one.target, "class": one.class, "permission": one.permission, "held": held })
+            })
+            .collect();
+        json!({ "cil": cil::text(&statements), "documented": remainder })
+    };
+    answer(options.output, text, json)
+}
