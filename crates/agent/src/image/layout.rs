@@ -2,7 +2,7 @@
 //! are checked.
 
 use super::{Error, unpack};
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -143,7 +143,8 @@ impl Layout {
         let mut checked = Checked { inner: file, hash: Sha256::new() };
         let kind = layer.media_type.as_str();
         let result = if kind.ends_with("tar+gzip") || kind.ends_with("tar.gzip") {
-            unpack::layer(GzDecoder::new(&mut checked), root)
+            // Lazily pulled and parallel-packed layers are many gzip members in a row.
+            unpack::layer(MultiGzDecoder::new(&mut checked), root)
         } else if kind.ends_with(".tar") {
             unpack::layer(&mut checked, root)
         } else {

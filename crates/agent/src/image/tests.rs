@@ -27,9 +27,13 @@ impl Image {
         let mut bytes = builder.into_inner().unwrap();
         let mut kind = "application/vnd.oci.image.layer.v1.tar";
         if gzip {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            encoder.write_all(&bytes).unwrap();
-            bytes = encoder.finish().unwrap();
+            // In several members, as some tools write layers.
+            let members = bytes.chunks(1024).map(|piece| {
+                let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+                encoder.write_all(piece).unwrap();
+                encoder.finish().unwrap()
+            });
+            bytes = members.collect::<Vec<_>>().concat();
             kind = "application/vnd.oci.image.layer.v1.tar+gzip";
         }
         let descriptor = self.blob(bytes, kind);
