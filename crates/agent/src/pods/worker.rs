@@ -37,6 +37,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LAST_PAUSE: Duration = Duration::from_secs(120);
 /// How long the end of a machine may take to be written before its pod's end is.
 const SETTLE: Duration = Duration::from_secs(5);
+/// Most requests to pause or run that wait for the launcher's answer.
+const MOST_SWITCHES: usize = 64;
 /// Most of the launcher's last state that is read.
 const LAST_STATE: u64 = 64 << 10;
 
@@ -264,10 +266,18 @@ impl Worker {
             self.writer.write(ended(&record, exit));
             return None;
         }
-        let (shared, uid) = (self.shared.clone(), self.uid.clone());
-        let state = spawn_blocking(move || shared.crun.state(&uid)).await;
+        let state = loop {
+            let (shared, uid) = (self.shared.clone(), self.uid.clone());
+            match spawn_blocking(move || shared.crun.state(&uid)).await {
+                Ok(Ok(state)) => break state,
+                // Nobody knows whether the guest runs: it must not be ended for a moment's lack of memory.
+                Ok(Err(error)) => tracing::warn!(pod = self.name(), "looking for its container: {error}"),
+                Err(error) => tracing::warn!(pod = self.name(), "looking for its container: {error}"),
+            }
+            sleep(FIRST_PAUSE).await;
+        };
         match state {
-            Ok(Ok(Some(state))) if state.status == "running" => {
+            Some(state) if state.status == "running" => {
                 tracing::info!(pod = self.name(), "taking over a running launcher");
                 self.hold(Record { pid: state.pid, ..record }, Vec::new()).await
             }
@@ -474,6 +484,11 @@ impl Worker {
     async fn switch(&mut self, life: &mut Life, pause: bool, answer: oneshot::Sender<Result<(), Refusal>>) {
         let request = if pause { Request::Pause } else { Request::Unpause };
         let sent = match (&life.state, &life.link) {
+            // A launcher may never answer.
+            _ if life.switches.len() >= MOST_SWITCHES => {
+                let _gone = answer.send(Err(Refusal::Launcher("the launcher does not answer".to_owned())));
+                return;
+            }
             (State::Running | State::Paused, Some(link)) => link.send(&request).await.is_ok(),
             _ => false,
         };
