@@ -72,6 +72,10 @@ pub(crate) fn run(options: Options) -> Result<bool, Fatal> {
     let fatal = |what| move |error| Fatal { what, error };
     // What is made here is for this user only: sockets, the serial log, and files of QEMU, which inherits it.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // QEMU has the same user and fewer rights. A guest that has taken it over must not write to this process's memory
+    // through /proc, which it could where Yama does not hold it back.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(|error| Fatal { what: "prctl(PR_SET_DUMPABLE)", error: error.into() })?;
     let signals = SignalFd::new(&[Signal::TERM, Signal::INT, Signal::CHILD]).map_err(fatal("signals"))?;
     let listener = inherited(LISTEN_FD)
         .and_then(Listener::from_fd)
