@@ -214,7 +214,7 @@ pub fn explain(
     } else {
         Kind::Other
     };
-    let missing = matches!(kind, Kind::FeatureRule | Kind::LostFromBase | Kind::BaseGap | Kind::Other);
+    let missing = matches!(kind, Kind::FeatureRule | Kind::LostFromBase | Kind::BaseGap);
     let rule = missing
         .then(|| format!("(allow {source} {name} ({} ({})))", denial.class, denial.permissions.join(" ")));
     let details = judged.map_or(Vec::new(), |judged| judged.details.clone());

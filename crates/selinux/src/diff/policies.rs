@@ -6,6 +6,7 @@ use super::{
     rules::{differing, sorted},
 };
 use crate::{
+    clone::is_computed,
     database::Database,
     policy::{Ocontexts, Policy, TypeKind},
     text::braces,
@@ -183,13 +184,14 @@ impl Only<'_> {
         let database = self.database;
         let Ok(value) = database.find_type(name) else { return rules };
         let attributes: Vec<u32> = database.attributes_of(value).collect();
+        // Compilers compute some attributes anew for each policy.
+        let written =
+            |value: u32| database.attributes_of(value).filter(|one| !is_computed(database.type_name(*one)));
         let direct = database.rules_from(value).len();
         let mut alike: Vec<(usize, u32)> = database
             .types()
             .filter(|other| !self.names.contains(database.type_name(*other)))
-            .filter(|other| {
-                !attributes.is_empty() && database.attributes_of(*other).eq(attributes.iter().copied())
-            })
+            .filter(|other| !attributes.is_empty() && written(*other).eq(written(value)))
             .map(|other| (database.rules_from(other).len().abs_diff(direct), other))
             .collect();
         alike.sort_unstable();

@@ -20,10 +20,15 @@ impl Key {
         class: u32,
         extra: u32,
     ) -> Self {
-        let mut packed = u128::from(condition);
-        for (width, part) in
-            [(1, u32::from(branch)), (11, kind as u32), (20, source), (20, target), (16, class), (32, extra)]
-        {
+        let mut packed = u128::from(source);
+        for (width, part) in [
+            (20, target),
+            (16, class),
+            (11, kind as u32),
+            (28, condition),
+            (1, u32::from(branch)),
+            (32, extra),
+        ] {
             packed = packed << width | u128::from(part);
         }
         Self(packed)
@@ -35,28 +40,28 @@ impl Key {
 
     /// The number of the condition plus 1, 0 without one.
     fn condition(self) -> u32 {
-        self.part(100, 28)
+        self.part(33, 28)
     }
 
     fn branch(self) -> bool {
-        self.part(99, 1) == 1
+        self.part(32, 1) == 1
     }
 
     fn kind(self) -> RuleKind {
-        let number = self.part(88, 11);
+        let number = self.part(61, 11);
         RuleKind::ALL.into_iter().find(|kind| *kind as u32 == number).unwrap_or(RuleKind::Allow)
     }
 
     pub(super) fn source(self) -> u32 {
-        self.part(68, 20)
+        self.part(108, 20)
     }
 
     pub(super) fn target(self) -> u32 {
-        self.part(48, 20)
+        self.part(88, 20)
     }
 
     fn class(self) -> u32 {
-        self.part(32, 16)
+        self.part(72, 16)
     }
 
     fn extra(self) -> u32 {
@@ -135,7 +140,7 @@ pub(super) fn sorted(mapped: &Mapped<'_>) -> Vec<(Key, u64)> {
         take(conditional.yes.clone(), number + 1, !exchanged);
         take(conditional.no.clone(), number + 1, *exchanged);
     }
-    all.sort_unstable();
+    let mut all = by_source(all);
     all.dedup_by(|next, kept| {
         let same = next.0 == kept.0;
         if same {
@@ -144,6 +149,35 @@ pub(super) fn sorted(mapped: &Mapped<'_>) -> Vec<(Key, u64)> {
         same
     });
     all
+}
+
+/// Sorts by key: first into buckets by source, which are small.
+fn by_source(all: Vec<(Key, u64)>) -> Vec<(Key, u64)> {
+    let most = all.iter().map(|(key, _)| key.source()).max().unwrap_or(0) as usize;
+    let mut next = vec![0_u32; most + 2];
+    for (key, _) in &all {
+        if let Some(count) = next.get_mut(key.source() as usize + 1) {
+            *count += 1;
+        }
+    }
+    let mut sum = 0;
+    for start in &mut next {
+        sum += *start;
+        *start = sum;
+    }
+    let mut sorted = vec![(Key(0), 0); all.len()];
+    for entry in all {
+        if let Some(place) = next.get_mut(entry.0.source() as usize) {
+            if let Some(slot) = sorted.get_mut(*place as usize) {
+                *slot = entry;
+            }
+            *place += 1;
+        }
+    }
+    for bucket in sorted.chunk_by_mut(|one, other| one.0.source() == other.0.source()) {
+        bucket.sort_unstable_by_key(|(key, _)| *key);
+    }
+    sorted
 }
 
 /// Walks through two sorted lists; gives each key with what only the first and only the second has.
