@@ -155,15 +155,16 @@ async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// Waits until no other agent works on this data directory, and keeps others waiting until the process ends: two
-/// agents would start and tear down the same pods.
+/// agents would start and tear down the same pods. The lock is of the kind that a fork does not share: the child that
+/// probes KVM may hang in the kernel for a while.
 async fn alone(data: &Path) -> anyhow::Result<fs::File> {
     let path = data.join("lock");
     let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
     let waiting = path.clone();
     let held = tokio::task::spawn_blocking(move || {
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             tracing::info!("waiting for another virt-handler to end: it holds {}", waiting.display());
-            rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+            rustix::fs::fcntl_lock(&file, FlockOperation::LockExclusive)?;
         }
         Ok::<_, rustix::io::Errno>(file)
     });
