@@ -68,7 +68,10 @@ impl Database {
         let all = self.policy().named_transitions.iter();
         let mut fitting = all.filter(|one| one.target == target && one.class == class && &*one.name == name);
         fitting.find_map(|one| {
-            one.results.iter().find(|(sources, _)| sources.contains(source - 1)).map(|(_, result)| *result)
+            one.results
+                .iter()
+                .find(|(sources, _)| source > 0 && sources.contains(source - 1))
+                .map(|(_, result)| *result)
         })
     }
 
