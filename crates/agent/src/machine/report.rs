@@ -150,8 +150,31 @@ impl Task {
         };
         tokio::select! {
             result = self.known.changed() => result.ok().map(|()| true),
-            result = self.seen.changed() => result.ok().map(|()| true),
+            result = self.seen.changed() => {
+                // The loop takes the object, and has to find it unread.
+                self.seen.mark_changed();
+                result.ok().map(|()| true)
+            }
             () = timeout => Some(false),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_object_that_ended_the_wait_is_still_to_be_read() {
+        let client =
+            kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap();
+        let (_known, known) = watch::channel((0, Known::default()));
+        let (seen_tx, seen) = watch::channel(None);
+        let (settled, _) = watch::channel(0);
+        let api = Api::namespaced(client, "default");
+        let mut task = Task { api, name: "m".to_owned(), uid: "u".to_owned(), known, seen, settled };
+        seen_tx.send_replace(Some(Arc::new(VirtualMachineInstance::default())));
+        assert_eq!(task.changed(None).await, Some(true));
+        assert!(task.seen.has_changed().unwrap());
     }
 }
