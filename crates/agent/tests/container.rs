@@ -117,11 +117,14 @@ fn a_restricted_container_has_no_privilege_at_all() {
     assert!(log.contains("mknod: /dev/x: Operation not permitted"), "{log}");
     assert!(log.contains("unshare"), "{log}");
     if let Some(memory) = running.layout.v1.get("memory") {
-        let limit = memory.join(cgroup::name(&running.id)).join("memory.limit_in_bytes");
+        let limit =
+            memory.join(cgroup::path(&running.id).trim_start_matches('/')).join("memory.limit_in_bytes");
         assert_eq!(fs::read_to_string(limit).unwrap().trim(), (64 << 20).to_string());
     }
+    let path = cgroup::path(&running.id);
     let places: Vec<PathBuf> =
-        running.layout.v1.values().map(|root| root.join(cgroup::name(&running.id))).collect();
+        running.layout.v1.values().map(|root| root.join(path.trim_start_matches('/'))).collect();
+    assert!(places.iter().any(|place| place.exists()), "no cgroup at {path}");
     let pid = running.pid;
     drop(running);
     assert!(!Path::new(&format!("/proc/{pid}/root/usr")).exists());
