@@ -28,23 +28,26 @@ const PACKAGES: [(&str, &str); 18] = [
 
 /// Installs what is missing. Runs apt only when something is.
 pub(crate) fn install() -> Result<()> {
-    let mut missing: Vec<&str> =
-        PACKAGES.iter().map(|(name, _)| *name).filter(|name| !installed(name)).collect();
+    let mut wanted: Vec<&str> = PACKAGES.iter().map(|(name, _)| *name).collect();
+    let mut missing: Vec<&str> = wanted.iter().copied().filter(|name| !installed(name)).collect();
     if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
         // Debian's package of kubectl; one from elsewhere does as well.
         missing.push("kubernetes-client");
+        wanted.push("kubernetes-client");
     }
     if missing.is_empty() {
         return Ok(());
     }
     println!("installing {}", missing.join(" "));
     let _ = run(Command::new("apt-get").args(["-q", "update"]));
-    let attempt = apt(&missing, &[]);
+    // All of them are named, also those that are there: apt removes what is not named to make room for the rest.
+    let attempt = apt(&wanted, &[]);
     if attempt.is_err() && installed("qemu-utils") && missing.contains(&"qemu-system-x86") {
         // A qemu-utils from another suite keeps the release's qemu-system-x86 out: take the release's own for both.
         let release = release()?;
         let own = format!("qemu-utils/{release}");
-        return apt(&missing, &[own.as_str()]);
+        wanted.retain(|name| *name != "qemu-utils");
+        return apt(&wanted, &[own.as_str()]);
     }
     attempt
 }
@@ -52,6 +55,8 @@ pub(crate) fn install() -> Result<()> {
 fn apt(names: &[&str], more: &[&str]) -> Result<()> {
     run(Command::new("apt-get")
         .args(["-q", "install", "-y", "--no-install-recommends", "--allow-downgrades"])
+        // Another apt on this machine, such as its daily upgrade, is waited for.
+        .args(["-o", "DPkg::Lock::Timeout=600"])
         .args(names)
         .args(more)
         .env("DEBIAN_FRONTEND", "noninteractive"))
