@@ -66,15 +66,7 @@ pub(crate) fn build(target: &Path) -> Result<Guest> {
     let _ = fs::remove_dir_all(&work);
     let _ = fs::remove_dir_all(&guest.images);
     fs::create_dir_all(&work)?;
-    run(Command::new("apt-get")
-        .args(["-q", "-o", "APT::Sandbox::User=root", "download", &package])
-        .current_dir(&work))?;
-    let deb = only(&work, "deb")?;
-    run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg("kernel").current_dir(&work))?;
-    let tree = work.join("kernel");
-    let release =
-        fs::read_dir(tree.join("lib/modules"))?.next().context("the kernel package has no modules")??;
-    let release = release.file_name().into_string().ok().context("kernel release is not text")?;
+    let (tree, release) = unpack_kernel(&work, &package)?;
     fs::copy(tree.join(format!("boot/vmlinuz-{release}")), &guest.kernel)?;
     initrd(&tree, &release, &work, &guest.initrd)?;
     let disk = disk(&work, &guest)?;
@@ -90,7 +82,7 @@ pub(crate) fn build(target: &Path) -> Result<Guest> {
 }
 
 /// The real package behind Debian's `linux-image-cloud-amd64`.
-fn kernel_package() -> Result<String> {
+pub(crate) fn kernel_package() -> Result<String> {
     let look_up = || -> Result<Option<String>> {
         let output = Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]).output()?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -103,14 +95,28 @@ fn kernel_package() -> Result<String> {
     look_up()?.context("apt knows no linux-image-cloud-amd64: is this Debian on amd64?")
 }
 
-fn only(dir: &Path, extension: &str) -> Result<PathBuf> {
-    for entry in fs::read_dir(dir)? {
+/// Downloads a package without installing it; its file.
+pub(crate) fn download(folder: &Path, package: &str) -> Result<PathBuf> {
+    run(Command::new("apt-get")
+        .args(["-q", "-o", "APT::Sandbox::User=root", "download", package])
+        .current_dir(folder))?;
+    for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|found| found == extension) {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{package}_"))) {
             return Ok(path);
         }
     }
-    bail!("no .{extension} file in {}", dir.display())
+    bail!("apt-get brought no {package} into {}", folder.display())
+}
+
+/// Unpacks a kernel package below `work`: its tree and the kernel's release.
+pub(crate) fn unpack_kernel(work: &Path, package: &str) -> Result<(PathBuf, String)> {
+    let tree = work.join("kernel");
+    run(Command::new("dpkg-deb").arg("-x").arg(download(work, package)?).arg(&tree))?;
+    let release =
+        fs::read_dir(tree.join("lib/modules"))?.next().context("the kernel package has no modules")??;
+    let release = release.file_name().into_string().ok().context("kernel release is not text")?;
+    Ok((tree, release))
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> Result<()> {

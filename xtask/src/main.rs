@@ -6,6 +6,7 @@ mod demo;
 mod generate;
 mod guest;
 mod oci;
+mod selinux;
 mod setup;
 mod test;
 mod tidy;
@@ -51,6 +52,8 @@ enum Task {
     Setup,
     /// Make the test guest in target/guest
     Guest,
+    /// Make policies and a kernel for tests of SELinux in target/selinux
+    SelinuxBase,
     /// Build the programs into target/dist
     Build,
     /// Write the files that are generated from the code
@@ -88,6 +91,7 @@ fn perform(task: Task) -> Result<()> {
         }
         Task::Test { e2e } => {
             everything()?;
+            selinux::build(&target())?;
             test::test(e2e.as_deref())
         }
         Task::Bench { rounds, crowd } => {
@@ -102,6 +106,10 @@ fn perform(task: Task) -> Result<()> {
             println!("initrd {}", guest.initrd.display());
             println!("images {}", guest.images.display());
             Ok(())
+        }
+        Task::SelinuxBase => {
+            setup::install()?;
+            selinux::build(&target()).map(|dir| println!("policies are in {}", dir.display()))
         }
         Task::Build => build::build().map(|dist| println!("programs are in {}", dist.display())),
         Task::Generate { check: false } => generate::write(),

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use std::process::Command;
 
 /// What each package is for.
-const PACKAGES: [(&str, &str); 18] = [
+const PACKAGES: [(&str, &str); 27] = [
     ("qemu-system-x86", "runs the guests"),
     ("qemu-utils", "qemu-img makes the guest's disk"),
     ("seabios", "firmware of guests that boot a disk"),
@@ -22,6 +22,15 @@ const PACKAGES: [(&str, &str); 18] = [
     ("grub-pc-bin", "GRUB's modules for it"),
     ("gcc", "links Rust programs and builds their C parts"),
     ("libc6-dev", "the static launcher"),
+    ("checkpolicy", "compiles policy modules for tests of SELinux"),
+    ("semodule-utils", "packs them"),
+    ("policycoreutils", "converts them to CIL"),
+    ("secilc", "compiles CIL to a kernel's policy"),
+    ("m4", "reads the sources of policy modules"),
+    ("gawk", "the makefile of policy modules"),
+    ("make", "the same"),
+    ("zstd", "unpacks the policy's sources"),
+    ("bzip2", "unpacks the policy's modules"),
     ("procps", "looked at by tests"),
     ("ca-certificates", "apt over TLS, where it is used"),
 ];
