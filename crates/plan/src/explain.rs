@@ -1,7 +1,9 @@
 //! What a machine is granted and why, for people and for programs.
 
 use ferrovirt_model::{Machine, Profile};
-use ferrovirt_privilege::{Feature, Grant, GrantSet, Held, Right, Surroundings, machine_grants};
+use ferrovirt_privilege::{
+    Feature, Grant, GrantSet, Held, Right, Subject, Surface, Surroundings, machine_grants,
+};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -78,7 +80,8 @@ pub struct Counts {
     pub capabilities: usize,
     /// Device nodes.
     pub devices: usize,
-    /// SELinux permissions beyond the base type.
+    /// SELinux rules, one for each permission: all that the machine's type has in the minimal profile, what it has beyond `container_t` in
+    /// the documented one.
     pub selinux: usize,
     /// Mounts.
     pub mounts: usize,
@@ -101,7 +104,7 @@ pub fn explain_in(machine: &Machine, surroundings: &Surroundings, profile: Profi
         features,
         held: Counts::of(&here),
         saved: list(&documented.minus(&here)),
-        instead: list(&here.minus(&documented)),
+        instead: instead(&here, &documented, machine, surroundings, profile),
     }
 }
 
@@ -137,6 +140,46 @@ fn list(grants: &GrantSet) -> Vec<SavedRight> {
     grants.iter().map(saved).collect()
 }
 
+/// What the documented profile lacks. The rules of a machine's own SELinux type are one line: they stand in the place of
+/// all that `container_t` may do.
+fn instead(
+    here: &GrantSet,
+    documented: &GrantSet,
+    machine: &Machine,
+    surroundings: &Surroundings,
+    profile: Profile,
+) -> Vec<SavedRight> {
+    let selinux = |right: &str| right.starts_with("selinux ");
+    let mut all = list(&here.minus(documented));
+    let rules: Vec<SavedRight> = all.extract_if(.., |saved| selinux(&saved.right)).collect();
+    if profile == Profile::Minimal {
+        let domain = ferrovirt_privilege::domain(machine, surroundings);
+        let features: BTreeSet<String> = rules.iter().flat_map(|one| one.features.clone()).collect();
+        all.push(SavedRight {
+            subject: Subject::Launcher.to_string(),
+            right: format!("SELinux type {domain}: {} rules in all", rules.len()),
+            features: features.into_iter().collect(),
+        });
+    }
+    all
+}
+
+/// Rights as lines: permissions on one kind of object stand together.
+fn lines<'a>(rights: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut out: Vec<(&str, String)> = Vec::new();
+    for right in rights {
+        let (head, last) = right.rsplit_once(' ').unwrap_or((right, ""));
+        match out.last_mut() {
+            Some((before, line)) if *before == head && right.starts_with("selinux ") => {
+                line.push(' ');
+                line.push_str(last);
+            }
+            _ => out.push((head, right.clone())),
+        }
+    }
+    out.into_iter().map(|(_, line)| line).collect()
+}
+
 impl Counts {
     fn of(grants: &GrantSet) -> Self {
         let mut counts = Self::default();
@@ -144,7 +187,7 @@ impl Counts {
             match held.right {
                 Right::Capability(_) => counts.capabilities += 1,
                 Right::Device { .. } => counts.devices += 1,
-                Right::Selinux { .. } => counts.selinux += 1,
+                _ if held.right.surface() == Surface::Selinux => counts.selinux += 1,
                 Right::Mount { .. } => counts.mounts += 1,
                 _ => {}
             }
@@ -164,10 +207,11 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "machine {}, profile {}", self.machine, self.profile)?;
         let Counts { capabilities, devices, selinux, mounts } = self.held;
+        let built_up = self.profile == Profile::Minimal.name();
+        let kind = if built_up { "SELinux rules in all" } else { "SELinux rules beyond container_t's" };
         writeln!(
             f,
-            "its pod has: {capabilities} capabilities, {devices} devices, {selinux} further SELinux permissions, \
-             {mounts} mounts"
+            "its pod has: {capabilities} capabilities, {devices} devices, {selinux} {kind}, {mounts} mounts"
         )?;
         let names: Vec<_> = self.features.iter().map(|feature| feature.feature.as_str()).collect();
         wrapped(f, "features: ", &names.join(", "))?;
@@ -177,8 +221,8 @@ impl fmt::Display for Explanation {
                 writeln!(f, "  needs nothing more")?;
             }
             for grant in &feature.grants {
-                let mut rights =
-                    grant.rights.iter().filter(|right| !right.starts_with("system call ")).peekable();
+                let rights = grant.rights.iter().filter(|right| !right.starts_with("system call "));
+                let mut rights = lines(rights).into_iter();
                 let calls = grant.rights.iter().filter(|right| right.starts_with("system call ")).count();
                 let head = format!("  {:<20}", grant.subject);
                 if calls > 0 {
@@ -245,7 +289,10 @@ mod tests {
         machine.interfaces =
             vec![samples::interface("default", ferrovirt_model::machine::Binding::Masquerade, 4)];
         let explanation = explain(&machine, Profile::Minimal);
-        assert_eq!(explanation.held, Counts { capabilities: 0, devices: 1, selinux: 0, mounts: 3 });
+        let Counts { capabilities, devices, mounts, selinux } = explanation.held;
+        assert_eq!((capabilities, devices, mounts), (0, 1, 3));
+        let rules = format!("SELinux type virt_machine.kvm_tap: {selinux} rules in all");
+        assert!(explanation.instead.iter().any(|one| one.right == rules), "{:#?}", explanation.instead);
         let saved: Vec<_> = explanation.saved.iter().map(|saved| saved.right.as_str()).collect();
         for right in ["capability NET_ADMIN", "capability NET_RAW", "capability SYS_NICE"] {
             assert!(saved.contains(&right), "{saved:#?}");

@@ -1,5 +1,6 @@
 //! Rendering of grants into pods, SCCs and roles, reading them back, and the pure decisions of every controller.
 
+pub mod base;
 pub mod config;
 pub mod decide;
 pub mod explain;

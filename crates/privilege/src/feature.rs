@@ -15,6 +15,8 @@ pub enum Feature {
     BaseMachine,
     /// Hardware virtualization.
     Kvm,
+    /// Software emulation in its place.
+    Emulation,
     /// An interface with a TAP, of any binding.
     Tap,
     /// An interface behind NAT in the pod.
@@ -69,9 +71,10 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature, in the order of the documents.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::BaseMachine,
         Self::Kvm,
+        Self::Emulation,
         Self::Tap,
         Self::Masquerade,
         Self::Bridge,
@@ -104,6 +107,7 @@ impl Feature {
         match self {
             Self::BaseMachine => "base machine",
             Self::Kvm => "KVM",
+            Self::Emulation => "software emulation",
             Self::Tap => "TAP networking",
             Self::Masquerade => "masquerade binding",
             Self::Bridge => "bridge binding",
@@ -185,9 +189,7 @@ pub(crate) fn uses(machine: &Machine, surroundings: &Surroundings) -> Vec<Use> {
         scheduling,
     } = machine;
     let mut out = vec![plain(Feature::BaseMachine)];
-    if !surroundings.emulation {
-        out.push(plain(Feature::Kvm));
-    }
+    out.push(plain(if surroundings.emulation { Feature::Emulation } else { Feature::Kvm }));
     cpu_uses(cpu);
     memory_uses(memory, &mut out);
     firmware_uses(firmware, &mut out);

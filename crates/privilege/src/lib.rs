@@ -8,9 +8,11 @@
 //! * [`Grant`]: an entry of the table, one file for each feature in [`features`](mod@features). Hook, reason and
 //!   witness cannot be blank.
 //! * [`Right`]: the atom that is rendered, read back and compared.
+//! * [`Domain`]: a type of SELinux in the minimal profile; [`domain`] tells a machine's, [`Domain::all`] every one.
 //! * [`GrantSet`]: rights of a machine or of the cluster, each with the features that asked for it. There is no other
 //!   way to make one, so no right is without an origin.
 
+mod domain;
 mod feature;
 pub mod features;
 mod grant;
@@ -18,9 +20,12 @@ mod right;
 mod set;
 mod text;
 
+pub use domain::{BLOCK as DOMAIN_BLOCK, Domain};
 pub use feature::{Feature, Surroundings, features};
 pub use features::grants;
 pub use grant::{Grant, Phase, Subject};
 pub use right::{Access, DeviceSource, NetworkStep, Right, Surface, VolumeSource};
-pub use set::{GrantSet, Held, Origin, cluster_grants, feature_grants, machine_grants};
+pub use set::{
+    GrantSet, Held, Origin, cluster_grants, domain, domain_grants, feature_grants, machine_grants,
+};
 pub use text::{Hook, Reason, Witness};

@@ -99,12 +99,26 @@ pub enum Right<T> {
     Selinux {
         /// Domain.
         source: T,
-        /// Type, or `self`.
+        /// Type, or `self`; another type acts on the domain where the domain is the target.
         target: T,
         /// Object class.
         class: T,
         /// Permission.
         permission: T,
+    },
+    /// An attribute of the SELinux policy that a domain has, with all that the policy lets its members do.
+    SelinuxAttribute {
+        /// Domain.
+        domain: T,
+        /// Attribute.
+        attribute: T,
+    },
+    /// A role of the SELinux policy in which a domain may run.
+    SelinuxRole {
+        /// Domain.
+        domain: T,
+        /// Role.
+        role: T,
     },
     /// A field of the SCC `kubevirt-controller` beyond `restricted-v2`.
     Scc {
@@ -214,7 +228,9 @@ impl<T> Right<T> {
             | Self::Mount { .. } => Surface::Pod,
             Self::Open { .. } | Self::Network { .. } => Surface::Order,
             Self::Syscall(_) => Surface::Seccomp,
-            Self::Selinux { .. } => Surface::Selinux,
+            Self::Selinux { .. } | Self::SelinuxAttribute { .. } | Self::SelinuxRole { .. } => {
+                Surface::Selinux
+            }
             Self::Scc { .. } => Surface::Scc,
             Self::Verb { .. } => Surface::Rbac,
             Self::Host { .. } | Self::Sysctl { .. } => Surface::Node,
@@ -245,6 +261,10 @@ impl<T> Right<T> {
                 class: f(class),
                 permission: f(permission),
             },
+            Self::SelinuxAttribute { domain, attribute } => {
+                Right::SelinuxAttribute { domain: f(domain), attribute: f(attribute) }
+            }
+            Self::SelinuxRole { domain, role } => Right::SelinuxRole { domain: f(domain), role: f(role) },
             Self::Scc { field, value } => Right::Scc { field: f(field), value: f(value) },
             Self::Verb { group, resource, verb, namespace, name } => Right::Verb {
                 group: f(group),
@@ -305,6 +325,10 @@ impl<T: fmt::Display> fmt::Display for Right<T> {
             Self::Selinux { source, target, class, permission } => {
                 write!(f, "selinux {source} {target} {class} {permission}")
             }
+            Self::SelinuxAttribute { domain, attribute } => {
+                write!(f, "selinux {domain} has attribute {attribute}")
+            }
+            Self::SelinuxRole { domain, role } => write!(f, "selinux {domain} in role {role}"),
             Self::Scc { field, value } => write!(f, "scc {field}={value}"),
             Self::Verb { group, resource, verb, namespace, name } => {
                 write!(f, "{verb} {resource}")?;

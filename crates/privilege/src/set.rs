@@ -1,13 +1,17 @@
 //! Sets of granted rights, with where each comes from.
 
 use crate::{
-    feature::{Feature, Surroundings, Use, uses},
+    domain::Domain,
+    feature::{Feature, Surroundings, Use, features, uses},
     features::grants,
     grant::{Grant, Subject},
     right::{Right, Surface},
 };
 use ferrovirt_model::{Machine, Profile};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Where the name of a machine's type goes.
+const DOMAIN: &str = "{domain}";
 
 /// A right and who has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +85,16 @@ impl GrantSet {
         self.0.keys().all(|held| other.0.contains_key(held))
     }
 
+    /// The same rights with texts in place of placeholders such as `{runtime}`.
+    pub fn with(&self, texts: &[(&'static str, String)]) -> Self {
+        let mut set = Self::default();
+        for (held, origins) in &self.0 {
+            let right = held.right.map(&|text| fill(text, texts));
+            set.0.entry(Held { subject: held.subject, right }).or_default().extend(origins);
+        }
+        set
+    }
+
     fn add(&mut self, used: &Use, profile: Profile) {
         for grant in grants(used.feature, profile) {
             for right in grant.rights {
@@ -115,10 +129,29 @@ fn fill(text: &str, texts: &[(&'static str, String)]) -> String {
 
 /// Everything that one machine is granted.
 pub fn machine_grants(machine: &Machine, surroundings: &Surroundings, profile: Profile) -> GrantSet {
+    let domain = domain(machine, surroundings);
     let mut set = GrantSet::default();
-    for used in uses(machine, surroundings) {
+    for mut used in uses(machine, surroundings) {
+        used.texts.push((DOMAIN, domain.name().to_owned()));
         set.add(&used, profile);
     }
+    set
+}
+
+/// The SELinux type of a machine in the minimal profile.
+pub fn domain(machine: &Machine, surroundings: &Surroundings) -> Domain {
+    Domain::of(&features(machine, surroundings))
+}
+
+/// What a type of the minimal profile is granted. Names that differ from base policy to base policy are placeholders:
+/// `{runtime}`, the domain of the container runtime, and `{agent}`, the domain of the node agent.
+pub fn domain_grants(domain: &Domain) -> GrantSet {
+    let mut set = GrantSet::default();
+    for feature in domain.features() {
+        let texts = vec![(DOMAIN, domain.name().to_owned())];
+        set.add(&Use { feature: *feature, texts }, Profile::Minimal);
+    }
+    set.0.retain(|held, _| held.right.surface() == Surface::Selinux);
     set
 }
 
@@ -130,19 +163,21 @@ pub fn feature_grants(feature: Feature, profile: Profile) -> GrantSet {
 }
 
 /// What the system itself is granted: controllers, node agent and people, and every machine's part of the SELinux
-/// module and of the SCC, which exist once for all machines.
+/// module, of the SCC and of the filter of system calls, which exist once for all machines.
 pub fn cluster_grants(profile: Profile) -> GrantSet {
     let mut set = GrantSet::default();
     for feature in Feature::ALL {
-        for (held, origins) in feature_grants(feature, profile).0 {
-            let shared = matches!(
-                held.right.surface(),
-                Surface::Selinux | Surface::Scc | Surface::Rbac | Surface::Seccomp
-            );
-            if shared || matches!(feature, Feature::ControlPlane | Feature::UserRoles) {
-                set.0.entry(held).or_default().extend(origins);
-            }
-        }
+        let mut granted = feature_grants(feature, profile);
+        granted.0.retain(|held, _| match held.right.surface() {
+            // In the minimal profile the module holds the types of all machines.
+            Surface::Selinux => profile == Profile::Documented,
+            Surface::Scc | Surface::Rbac | Surface::Seccomp => true,
+            _ => matches!(feature, Feature::ControlPlane | Feature::UserRoles),
+        });
+        set = set.plus(granted);
+    }
+    if profile == Profile::Minimal {
+        set = Domain::all().iter().map(domain_grants).fold(set, GrantSet::plus);
     }
     set
 }

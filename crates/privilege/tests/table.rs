@@ -1,12 +1,12 @@
 //! What must be true of the whole table.
 
 use ferrovirt_model::{
-    Bytes, Machine, Profile,
+    Bytes, Machine, PageSize, Profile,
     machine::{Bus, Cpu, Devices, Disk, DiskTarget, Firmware, Memory, Scheduling, Source},
 };
 use ferrovirt_privilege::{
-    Feature, Grant, Right, Subject, Surface, Surroundings, cluster_grants, feature_grants, features, grants,
-    machine_grants,
+    Domain, Feature, Grant, GrantSet, Right, Subject, Surface, Surroundings, cluster_grants, domain,
+    domain_grants, feature_grants, features, grants, machine_grants,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -126,9 +126,8 @@ fn launchers_of_the_minimal_profile_hold_no_capability() {
     for feature in Feature::ALL {
         for subject in [Subject::Qemu, Subject::Launcher] {
             let rights = feature_grants(feature, Profile::Minimal).of(subject);
-            let taken = |right: &Right<String>| {
-                matches!(right, Right::Capability(_) | Right::PodField { .. } | Right::Selinux { .. })
-            };
+            let taken =
+                |right: &Right<String>| matches!(right, Right::Capability(_) | Right::PodField { .. });
             assert!(!rights.iter().any(taken), "{feature}");
         }
     }
@@ -183,12 +182,40 @@ fn emulation_takes_the_device_away() {
     assert!(!features(&machine(), &emulated).contains(&Feature::Kvm));
     let with = machine_grants(&machine(), &Surroundings::default(), Profile::Minimal);
     let without = machine_grants(&machine(), &emulated, Profile::Minimal);
-    assert!(without.within(&with) && !with.within(&without));
-    let difference: Vec<_> = with.minus(&without).iter().map(|(held, _)| held.right.to_string()).collect();
-    assert_eq!(difference, ["device /dev/kvm (read, write) by devices.kubevirt.io/kvm"]);
-    assert_eq!(without.plus(with.minus(&emulated_set())), with);
+    let beyond_selinux = |one: &GrantSet, other: &GrantSet| -> Vec<String> {
+        let all: Vec<_> = one.minus(other).iter().map(|(held, _)| held.right.clone()).collect();
+        let others = all.iter().filter(|right| right.surface() != Surface::Selinux);
+        others.map(ToString::to_string).collect()
+    };
+    assert_eq!(beyond_selinux(&with, &without), ["device /dev/kvm (read, write) by devices.kubevirt.io/kvm"]);
+    assert!(beyond_selinux(&without, &with).is_empty());
+    assert_eq!(without.clone().plus(with.minus(&without)).minus(&without), with.minus(&without));
 }
 
-fn emulated_set() -> ferrovirt_privilege::GrantSet {
-    machine_grants(&machine(), &Surroundings { emulation: true, ..Surroundings::default() }, Profile::Minimal)
+/// The types are what the table says: a feature that is granted something of SELinux is a part of a type's name, and one
+/// that is part of a name is granted something.
+#[test]
+fn types_have_the_features_that_selinux_asks_about() {
+    let granted =
+        |feature: &Feature| !feature_grants(*feature, Profile::Minimal).on(Surface::Selinux).is_empty();
+    let asked: BTreeSet<Feature> = Feature::ALL.into_iter().filter(granted).collect();
+    let named: BTreeSet<Feature> = Domain::all().iter().flat_map(|one| one.features().clone()).collect();
+    assert!(asked.is_subset(&named), "{asked:?} {named:?}");
+}
+
+/// What a machine is granted is what its type is granted.
+#[test]
+fn a_machine_has_its_types_rights() {
+    for emulation in [false, true] {
+        for huge_pages in [None, PageSize::new(2 << 20)] {
+            let mut machine = machine();
+            machine.memory.huge_pages = huge_pages;
+            let surroundings = Surroundings { emulation, ..Surroundings::default() };
+            let rights = machine_grants(&machine, &surroundings, Profile::Minimal).on(Surface::Selinux);
+            let domain = domain(&machine, &surroundings);
+            assert!(Domain::all().contains(&domain));
+            assert_eq!(rights, domain_grants(&domain).on(Surface::Selinux));
+            assert!(cluster_grants(Profile::Minimal).on(Surface::Selinux).is_superset(&rights));
+        }
+    }
 }

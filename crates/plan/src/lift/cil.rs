@@ -1,104 +1,142 @@
-//! SELinux rules out of a CIL text.
+//! SELinux rights out of a CIL text.
 
 use ferrovirt_privilege::Right;
-use std::collections::BTreeSet;
+use ferrovirt_selinux::{
+    cil::{self, Statement},
+    policy::RuleKind,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A text that is not the CIL that we write.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CilError {
-    /// A parenthesis too many or too few.
-    #[error("the parentheses of the CIL text do not match")]
-    Parentheses,
-    /// Nested too deeply.
-    #[error("the CIL text is nested more than {LIMIT} deep")]
-    Deep,
+    /// It cannot be read.
+    #[error(transparent)]
+    Text(#[from] cil::CilError),
     /// A statement that grants and is not understood.
-    #[error("CIL statement `{0}` is not an allow rule or a block")]
+    #[error("CIL statement `{0}` is none of those whose meaning is known here")]
     Unknown(String),
 }
 
-/// Deepest nesting: a block, an allow rule, its class and its permissions are four.
-const LIMIT: usize = 16;
+/// What the blocks of a text declare, names in full.
+#[derive(Default)]
+struct Declared {
+    types: BTreeSet<String>,
+    /// Attributes of the text's own with their types.
+    attributes: BTreeMap<String, BTreeSet<String>>,
+}
 
-/// Every allowed permission.
+/// Everything that is granted: permissions, attributes and roles of each type. An attribute that the text declares
+/// itself stands for its types.
 ///
 /// # Errors
-/// Text that is not balanced, and statements other than blocks and allow rules: they could grant something.
+/// Text that is not balanced, and statements other than blocks, types, attributes, roles and allow rules: they could
+/// grant something.
 pub fn lift(text: &str) -> Result<BTreeSet<Right<String>>, CilError> {
+    let statements = cil::parse(text)?;
+    let mut declared = Declared::default();
+    for statement in &statements {
+        declared.take(statement, &[])?;
+    }
+    for statement in &statements {
+        declared.join(statement, &[]);
+    }
     let mut out = BTreeSet::new();
-    for node in parse(text)? {
-        statement(&node, &[], &mut out)?;
+    for statement in &statements {
+        declared.grant(statement, &[], &mut out);
     }
     Ok(out)
 }
 
-enum Node {
-    Word(String),
-    List(Vec<Node>),
+fn within<'a>(blocks: &[&'a str], name: &'a str) -> Vec<&'a str> {
+    blocks.iter().copied().chain([name]).collect()
 }
 
-fn parse(text: &str) -> Result<Vec<Node>, CilError> {
-    let mut stack: Vec<Vec<Node>> = vec![Vec::new()];
-    let mut word = String::new();
-    let mut chars = text.chars().peekable();
-    while let Some(char) = chars.next() {
-        if !matches!(char, '(' | ')' | ';') && !char.is_whitespace() {
-            word.push(char);
-            continue;
-        }
-        if !word.is_empty()
-            && let Some(top) = stack.last_mut()
-        {
-            top.push(Node::Word(std::mem::take(&mut word)));
-        }
-        match char {
-            '(' if stack.len() > LIMIT => return Err(CilError::Deep),
-            '(' => stack.push(Vec::new()),
-            ')' => {
-                let list = stack.pop().ok_or(CilError::Parentheses)?;
-                stack.last_mut().ok_or(CilError::Parentheses)?.push(Node::List(list));
+impl Declared {
+    fn take(&mut self, statement: &Statement, blocks: &[&str]) -> Result<(), CilError> {
+        match statement {
+            Statement::Block { name, body } => {
+                body.iter().try_for_each(|one| self.take(one, &within(blocks, name)))?;
             }
-            ';' => while chars.next_if(|char| *char != '\n').is_some() {},
+            Statement::Type(name) => drop(self.types.insert(within(blocks, name).join("."))),
+            Statement::TypeAttribute(name) => {
+                self.attributes.insert(within(blocks, name).join("."), BTreeSet::new());
+            }
+            Statement::Comment(_)
+            | Statement::RoleType { .. }
+            | Statement::TypeAttributeSet { .. }
+            | Statement::Access { kind: RuleKind::Allow, .. } => {}
+            other => return Err(CilError::Unknown(cil::text(std::slice::from_ref(other)).trim().to_owned())),
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, statement: &Statement, blocks: &[&str]) {
+        match statement {
+            Statement::Block { name, body } => {
+                body.iter().for_each(|one| self.join(one, &within(blocks, name)));
+            }
+            Statement::TypeAttributeSet { attribute, types } => {
+                let types: Vec<_> = types.iter().map(|name| self.full(name, blocks)).collect();
+                let attribute = self.full(attribute, blocks);
+                if let Some(members) = self.attributes.get_mut(&attribute) {
+                    members.extend(types);
+                }
+            }
             _ => {}
         }
     }
-    match (stack.pop(), stack.is_empty(), word.is_empty()) {
-        (Some(top), true, true) => Ok(top),
-        _ => Err(CilError::Parentheses),
-    }
-}
 
-fn statement(node: &Node, blocks: &[&str], out: &mut BTreeSet<Right<String>>) -> Result<(), CilError> {
-    let unknown = |what: &str| Err(CilError::Unknown(what.to_owned()));
-    let Node::List(list) = node else { return unknown("a word outside a statement") };
-    match list.as_slice() {
-        [Node::Word(keyword), Node::Word(name), body @ ..] if keyword == "block" => {
-            let mut inner = blocks.to_vec();
-            inner.push(name);
-            body.iter().try_for_each(|node| statement(node, &inner, out))
-        }
-        [Node::Word(keyword), Node::Word(source), Node::Word(target), Node::List(access)]
-            if keyword == "allow" =>
-        {
-            let [Node::Word(class), Node::List(permissions)] = access.as_slice() else {
-                return unknown("allow without a class and permissions");
-            };
-            let mut path = blocks.to_vec();
-            path.push(source);
-            for permission in permissions {
-                let Node::Word(permission) = permission else {
-                    return unknown("an expression of permissions");
-                };
-                out.insert(Right::Selinux {
-                    source: path.join("."),
-                    target: target.clone(),
-                    class: class.clone(),
-                    permission: permission.clone(),
-                });
+    /// The innermost declared name, or the name as it is: of another text.
+    fn full(&self, name: &str, blocks: &[&str]) -> String {
+        for depth in (0..=blocks.len()).rev() {
+            let name = within(blocks.get(..depth).unwrap_or_default(), name).join(".");
+            if self.types.contains(&name) || self.attributes.contains_key(&name) {
+                return name;
             }
-            Ok(())
         }
-        [Node::Word(keyword), ..] => unknown(keyword),
-        _ => unknown("a list without a keyword"),
+        name.to_owned()
+    }
+
+    /// The types that a name stands for. A name of another text is itself: inside a block whose type it declares
+    /// elsewhere (a clone), it has the block's name.
+    fn types(&self, name: &str, blocks: &[&str]) -> Vec<String> {
+        let full = self.full(name, blocks);
+        self.attributes.get(&full).map_or_else(|| vec![full.clone()], |types| types.iter().cloned().collect())
+    }
+
+    fn grant(&self, statement: &Statement, blocks: &[&str], out: &mut BTreeSet<Right<String>>) {
+        match statement {
+            Statement::Block { name, body } => {
+                body.iter().for_each(|one| self.grant(one, &within(blocks, name), out));
+            }
+            Statement::Access { source, target, class, permissions, .. } => {
+                for source in self.types(source, blocks) {
+                    for target in self.types(target, blocks) {
+                        out.extend(permissions.iter().map(|permission| Right::Selinux {
+                            source: source.clone(),
+                            target: target.clone(),
+                            class: class.clone(),
+                            permission: permission.clone(),
+                        }));
+                    }
+                }
+            }
+            Statement::TypeAttributeSet { attribute, types } => {
+                let attribute = self.full(attribute, blocks);
+                if !self.attributes.contains_key(&attribute) {
+                    let domains = types.iter().flat_map(|name| self.types(name, blocks));
+                    out.extend(
+                        domains
+                            .map(|domain| Right::SelinuxAttribute { domain, attribute: attribute.clone() }),
+                    );
+                }
+            }
+            Statement::RoleType { role, kind } => {
+                let domains = self.types(kind, blocks).into_iter();
+                out.extend(domains.map(|domain| Right::SelinuxRole { domain, role: role.clone() }));
+            }
+            _ => {}
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    base::Base,
     config::ClusterConfig,
     judge::judge,
     order::{DiskFacts, NicFacts, NodeFacts, order},
@@ -12,7 +13,7 @@ use ferrovirt_model::{
     Machine, PageSize, Profile,
     machine::{Binding, Bus, DiskTarget, KernelBoot, NicModel},
 };
-use ferrovirt_privilege::{GrantSet, Subject, Surface, cluster_grants, machine_grants};
+use ferrovirt_privilege::{Domain, GrantSet, Subject, Surface, cluster_grants, machine_grants};
 use ferrovirt_qemu::order::{Accelerator, Format, Lease};
 use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
@@ -161,10 +162,19 @@ fn the_documents_of_the_table_of_machines_are_their_grants() {
 fn the_documents_of_the_cluster_are_its_grants() {
     for profile in PROFILES {
         let grants = cluster_grants(profile);
-        let text = render::cil::rules(&grants);
-        assert_eq!(cil::lift(&text).unwrap(), grants.on(Surface::Selinux));
         assert_eq!(seccomp::lift(&render::seccomp::profile()), grants.on(Surface::Seccomp));
         assert_eq!(scc::lift(&render::scc::controller(&grants)), grants.on(Surface::Scc));
+    }
+}
+
+#[test]
+fn the_selinux_modules_are_their_grants() {
+    let grants = cluster_grants(Profile::Documented);
+    assert_eq!(cil::lift(&render::cil::rules(&grants)).unwrap(), grants.on(Surface::Selinux));
+    for base in [Base::refpolicy(), Base::container_selinux()] {
+        let text = ferrovirt_selinux::cil::text(&render::cil::minimal(&base));
+        let asked = Domain::all().iter().flat_map(|domain| base.rights(domain)).collect();
+        assert_eq!(cil::lift(&text).unwrap(), asked, "{text}");
     }
 }
 
@@ -335,7 +345,15 @@ fn a_plain_minimal_machine_needs_nothing() {
 
 #[test]
 fn a_cil_text_that_is_not_ours_is_refused() {
-    for text in ["(", ")", "(typeattributeset x (y))", "(allow a b (c))", "allow", &"(".repeat(100)] {
+    for text in [
+        "(",
+        ")",
+        "(typepermissive x)",
+        "(typetransition a b c d)",
+        "(allow a b (c))",
+        "allow",
+        &"(".repeat(100),
+    ] {
         assert!(cil::lift(text).is_err(), "{text}");
     }
     assert!(cil::lift("; only a comment").unwrap().is_empty());

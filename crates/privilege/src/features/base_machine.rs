@@ -3,7 +3,7 @@
 //! Without these the kernel refuses what any QEMU does (the container's empty root has no writable directory, the
 //! seccomp filter no system call). Subjects: the launcher, and QEMU as its child.
 
-use super::{Table, syscalls::PROFILE};
+use super::{Table, confined, syscalls::PROFILE};
 use crate::{
     grant::{Grant, Phase, Subject},
     right::{Access, Right, VolumeSource},
@@ -11,7 +11,7 @@ use crate::{
 
 pub(super) const TABLE: Table = Table {
     both: &[BOTH],
-    minimal: &[],
+    minimal: confined::GRANTS,
     documented: &[
         Grant::new(
             Subject::Qemu,

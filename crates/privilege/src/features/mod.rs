@@ -3,10 +3,12 @@
 mod base_machine;
 mod claims;
 mod cloud_init;
+mod confined;
 mod container_disk;
 mod control_plane;
 mod dhcp;
 mod empty_disk;
+mod emulation;
 mod graphics;
 mod host_disk;
 mod huge_pages;
@@ -51,6 +53,7 @@ fn table(feature: Feature) -> &'static Table {
     match feature {
         Feature::BaseMachine => &base_machine::TABLE,
         Feature::Kvm => &kvm::TABLE,
+        Feature::Emulation => &emulation::TABLE,
         Feature::Tap => &network::TAP,
         Feature::Masquerade => &network::MASQUERADE,
         Feature::Bridge => &network::BRIDGE,

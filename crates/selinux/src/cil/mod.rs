@@ -20,6 +20,8 @@ pub enum Statement {
     Block { name: String, body: Vec<Statement> },
     /// `(type name)`
     Type(String),
+    /// `(typeattribute name)`
+    TypeAttribute(String),
     /// `(roletype role type)`
     RoleType { role: String, kind: String },
     /// `(typeattributeset attribute (types))`

@@ -53,6 +53,7 @@ fn statement(part: &Part) -> Result<Statement> {
             body: body.iter().map(statement).collect::<Result<_>>()?,
         }),
         ("type", [name]) => Ok(Statement::Type(symbol(name)?)),
+        ("typeattribute", [name]) => Ok(Statement::TypeAttribute(symbol(name)?)),
         ("typepermissive", [name]) => Ok(Statement::TypePermissive(symbol(name)?)),
         ("roletype", [role, kind]) => Ok(Statement::RoleType { role: symbol(role)?, kind: symbol(kind)? }),
         ("typebounds", [parent, child]) => {

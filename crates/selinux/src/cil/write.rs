@@ -36,6 +36,7 @@ fn write(out: &mut String, statement: &Statement, depth: usize) {
             nested(out, body, depth)
         }
         Statement::Type(name) => write!(out, "(type {name})"),
+        Statement::TypeAttribute(name) => write!(out, "(typeattribute {name})"),
         Statement::RoleType { role, kind } => write!(out, "(roletype {role} {kind})"),
         Statement::TypeAttributeSet { attribute, types } => {
             write!(out, "(typeattributeset {attribute} ({}))", types.join(" "))
