@@ -8,7 +8,7 @@ use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use serde_json::Value;
 
-use crate::admission::SccCache;
+use crate::admission::{HookCache, SccCache};
 use crate::auth::Auth;
 use crate::status::ApiError;
 use crate::store::Store;
@@ -18,6 +18,16 @@ pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 /// An answer.
 pub type Answer = Response<Body>;
 
+/// Who admits pods by security context constraints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SccAdmission {
+    /// The server itself.
+    #[default]
+    InProcess,
+    /// A webhook, as on any Kubernetes. Without a registered one, nobody does.
+    Webhook,
+}
+
 /// The parts of the running server.
 pub struct App {
     /// All objects.
@@ -26,6 +36,10 @@ pub struct App {
     pub auth: Auth,
     /// Security context constraints: `admission::constraints(store)`.
     pub constraints: SccCache,
+    /// Registered webhooks: `admission::hooks(store)`.
+    pub hooks: HookCache,
+    /// Who admits pods by security context constraints.
+    pub scc_admission: SccAdmission,
     /// Unix socket of the node's agent: logs, consoles, pause.
     pub agent_socket: PathBuf,
     /// Certificate of the cluster's authority, PEM.

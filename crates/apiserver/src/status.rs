@@ -1,5 +1,7 @@
 //! Refusals as Kubernetes clients read them: `metav1.Status`.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use crate::store::StoreError;
@@ -22,7 +24,7 @@ pub struct ApiError {
     /// HTTP code.
     pub code: u16,
     /// `Status.reason`, for example `NotFound`; clients act on it.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// `Status.message`.
     pub message: String,
     /// `Status.details`, or null.
@@ -33,7 +35,7 @@ impl ApiError {
     /// An error without details.
     #[must_use]
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Value::Null }
+        Self { code, reason: Cow::Borrowed(reason), message: message.into(), details: Value::Null }
     }
 
     /// 400: the request itself is wrong.

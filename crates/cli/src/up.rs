@@ -45,9 +45,28 @@ pub(crate) struct Options {
     /// Name of the node; the host name when absent
     #[arg(long)]
     node_name: Option<String>,
+    /// Who admits pods by SecurityContextConstraints: this program, or `ferrovirt serve webhook` registered as on any
+    /// Kubernetes. With `webhook` and nothing registered nobody does: for trying and testing the webhook only
+    #[arg(long, value_enum, default_value_t = SccAdmission::InProcess)]
+    scc_admission: SccAdmission,
     /// Folder of virt-handler and virt-launcher; this program's own when absent
     #[arg(long)]
     program_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum SccAdmission {
+    InProcess,
+    Webhook,
+}
+
+impl From<SccAdmission> for ferrovirt_apiserver::app::SccAdmission {
+    fn from(choice: SccAdmission) -> Self {
+        match choice {
+            SccAdmission::InProcess => Self::InProcess,
+            SccAdmission::Webhook => Self::Webhook,
+        }
+    }
 }
 
 pub(crate) fn up(options: Options) -> Result<()> {
@@ -71,6 +90,7 @@ async fn run(options: Options) -> Result<()> {
         data_dir: options.data_dir.clone(),
         listen: options.listen,
         agent_socket: layout.socket.clone(),
+        scc_admission: options.scc_admission.into(),
     })
     .await?;
     let kvm = probe.await?.context("cannot probe KVM")?;

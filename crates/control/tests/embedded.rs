@@ -50,6 +50,7 @@ impl Cluster {
             data_dir: data.path().join("data"),
             listen: "127.0.0.1:0".parse().unwrap(),
             agent_socket: data.path().join("agent.sock"),
+            scc_admission: Default::default(),
         })
         .await
         .unwrap();

@@ -53,6 +53,7 @@ mod seccomp;
 mod skip;
 mod types;
 mod volume;
+pub mod webhook;
 
 pub use access::{Authorizer, Grants, Subject, SubjectType};
 pub use audit::AuditAnnotation;
@@ -62,7 +63,7 @@ pub use consider::{Refused, Verdict, least};
 pub use exec::may_enter;
 pub use minimal::minimal;
 pub use names::*;
-pub use namespace::{BLOCK_COUNT, BLOCK_SIZE, Block, NamespaceValues, allocate, first_free};
+pub use namespace::{BLOCK_COUNT, BLOCK_SIZE, Block, Ledger, NamespaceValues, allocate, first_free};
 pub use object::{FieldError, default_object, prepare, validate_object};
 pub use order::{Why, points, why_before};
 pub use pass::{Admitted, Cause, Denied, Operation, Outcome, Pass, Request};

@@ -122,6 +122,45 @@ pub fn first_free<'a>(taken: impl IntoIterator<Item = &'a str>) -> Option<u32> {
     used.iter().position(|u| !u).and_then(|n| u32::try_from(n).ok())
 }
 
+/// What is remembered about the blocks that were given out, whoever keeps it: a config map in every cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// The first block that was never given out.
+    pub next: u32,
+    /// UID of the namespace that got the last one.
+    pub holder: String,
+}
+
+impl Ledger {
+    /// Reads the keys `next` and `holder` of a config map's data.
+    pub fn of(data: Option<&Value>) -> Self {
+        let text =
+            |key: &str| data.and_then(|data| data.get(key)).and_then(Value::as_str).unwrap_or_default();
+        Self { next: text("next").parse().unwrap_or(0), holder: text("holder").to_owned() }
+    }
+
+    /// The data of the config map.
+    pub fn data(&self) -> Value {
+        serde_json::json!({ "next": self.next.to_string(), "holder": self.holder })
+    }
+
+    /// The block for a namespace, and the ledger that has to be stored before the block is used: a crash in between
+    /// loses nothing, since the holder gets its block again, and no block is given out twice, not even after its
+    /// namespace is gone. `taken` are the `uid-range` annotations of all namespaces, whoever wrote them. `None` when no
+    /// block is left.
+    pub fn assign<'a>(&self, uid: &str, taken: impl IntoIterator<Item = &'a str>) -> Option<(u32, Ledger)> {
+        if self.next > 0 && !uid.is_empty() && self.holder == uid {
+            return Some((self.next - 1, self.clone()));
+        }
+        let before =
+            (self.next > 0).then(|| format!("{FIRST_ID}/{}", u64::from(self.next) * u64::from(BLOCK_SIZE)));
+        let mut taken: Vec<&str> = taken.into_iter().collect();
+        taken.extend(before.as_deref());
+        let number = first_free(taken)?;
+        Some((number, Ledger { next: number + 1, holder: uid.to_owned() }))
+    }
+}
+
 /// Label of block `n`: number 5n of the pairs of categories, in co-lexicographic order.
 fn level(n: u32) -> String {
     let rank = 5 * u64::from(n);
@@ -164,6 +203,18 @@ mod tests {
         assert_eq!(first_free(["1000000000/10000", "1000020000/10000", "rubbish", ""]), Some(1));
         assert_eq!(first_free(["999990000-1000010005", "1/5", "4294967295/3"]), Some(2));
         assert_eq!(first_free(["0-4294967295"]), None);
+    }
+
+    #[test]
+    fn a_holder_gets_its_block_again_and_nobody_else_does() {
+        let (first, ledger) = Ledger::default().assign("a", []).unwrap();
+        assert_eq!((first, ledger.assign("a", []).unwrap()), (0, (0, ledger.clone())));
+        let (second, ledger) = ledger.assign("b", ["1000000000/10000", "1000010000/10000"]).unwrap();
+        assert_eq!((second, ledger.next), (2, 3));
+        assert_eq!(Ledger::of(Some(&ledger.data())), ledger);
+        assert_eq!(ledger.assign("a", []).unwrap().0, 3, "blocks of namespaces that are gone stay taken");
+        let full = Ledger { next: BLOCK_COUNT, holder: "z".to_owned() };
+        assert_eq!(full.assign("y", []), None);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! In order: namespace lifecycle, RBAC escalation, then by kind. For pods: defaults, service account, security context
 //! constraints, validation, Pod Security. For KubeVirt's kinds: mutators and validators. Other kinds get the defaults
 //! that Kubernetes would give them.
+//!
+//! Registered webhooks come in where Kubernetes asks them: mutating ones after the server's own mutation, which then
+//! runs once more if they changed something; validating ones at the very end.
 
 mod claims;
 mod defaults;
@@ -14,6 +17,7 @@ pub mod pod_security;
 mod pod_validation;
 mod scc;
 mod service_account;
+pub(crate) mod webhook;
 
 use serde_json::Value;
 
@@ -23,22 +27,52 @@ use crate::request::{AdmissionRequest, Operation};
 use crate::status::ApiError;
 
 pub use scc::{SccCache, constraints};
+pub use webhook::{HookCache, hooks};
 
 /// Lets a request through, changed as Kubernetes changes it, or refuses it.
 ///
 /// Waits, within bounds, for what controllers add to a namespace right after it was made (its default service
-/// account and uid range).
+/// account and uid range). Answers whether a webhook changed the object.
 ///
 /// # Errors
 /// The refusal that the client gets.
-pub async fn admit(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+pub async fn admit(app: &App, request: &mut AdmissionRequest<'_>) -> Result<bool, ApiError> {
     namespace::check(&app.store, request)?;
     escalation::check(&app.store, &app.auth.authorizer, request)?;
+    mutate(app, request).await?;
+    let mut webhooks = webhook::Mutating::new(app);
+    let changed = webhooks.first(app, request).await?;
+    if changed {
+        escalation::check(&app.store, &app.auth.authorizer, request)?;
+        let left = request.object.clone();
+        mutate(app, request).await?;
+        if webhooks.second(app, request, left != *request.object).await? {
+            escalation::check(&app.store, &app.auth.authorizer, request)?;
+            // Pods are checked below as they are now; the other kinds' checks are part of this.
+            if !is_pod(request) {
+                mutate(app, request).await?;
+            }
+        }
+    }
+    if is_pod(request) {
+        pod::validate(app, request).await?;
+    }
+    webhook::validate(app, request).await?;
+    Ok(changed)
+}
+
+fn is_pod(request: &AdmissionRequest<'_>) -> bool {
+    request.kind.group.is_empty() && request.kind.plural == "pods"
+}
+
+/// The server's own mutation; for every kind but pods its own validation too.
+async fn mutate(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
     match (request.kind.group, request.kind.plural) {
-        ("", "pods") => pod::admit(app, request).await,
+        ("", "pods") => pod::mutate(app, request).await,
         ("", "namespaces") => namespace::prepare(request),
         ("kubevirt.io", _) => kubevirt::admit(&app.store, request),
         ("security.openshift.io", "securitycontextconstraints") => scc::object(request),
+        (webhook::GROUP, _) => webhook::object(request),
         _ => {
             if request.operation != Operation::Delete {
                 defaults::apply(request)?;

@@ -9,12 +9,14 @@ use crate::request::{AdmissionRequest, Operation};
 use crate::status::ApiError;
 use crate::store::{Key, Store};
 
-pub(super) async fn admit(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+/// Defaults, the service account and the SCC. May run twice on one request: what is there already stays.
+pub(super) async fn mutate(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
     match request.operation {
         Operation::Delete => return Ok(()),
         Operation::Create => {
             pod_defaults::apply(request.object);
             service_account::admit(&app.store, request).await?;
+            start_status(request.object);
         }
         Operation::Update if request.subresource.is_empty() => {
             pod_defaults::apply(request.object);
@@ -24,11 +26,16 @@ pub(super) async fn admit(app: &App, request: &mut AdmissionRequest<'_>) -> Resu
         }
         Operation::Update => return Ok(()),
     }
-    scc::admit(app, request).await?;
-    pod_validation::check(request)?;
-    if request.operation == Operation::Create {
-        start_status(request.object);
+    scc::mutate(app, request).await
+}
+
+/// The checks of the pod as it will be stored.
+pub(super) async fn validate(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+    if request.operation == Operation::Delete || !request.subresource.is_empty() {
+        return Ok(());
     }
+    scc::validate(app, request).await?;
+    pod_validation::check(request)?;
     pod_security(&app.store, request)
 }
 

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use ferrovirt_scc::{
-    Constraints, NamespaceValues, Operation as SccOperation, Request, SecurityContextConstraints, Subject,
-    exempt_namespace,
+    Constraints, Denied, NamespaceValues, Operation as SccOperation, Pass, Request,
+    SecurityContextConstraints, Subject, exempt_namespace,
 };
 use serde::Deserialize as _;
 
-use crate::app::App;
+use crate::app::{App, SccAdmission};
 use crate::auth::Authorizer;
 use crate::fresh::Fresh;
 use crate::request::{AdmissionRequest, Attributes, Operation, UserInfo};
@@ -39,13 +39,25 @@ pub fn constraints(store: Store) -> SccCache {
     })
 }
 
-/// Chooses the SCC for a pod and applies it.
-pub(super) async fn admit(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+/// The mutating pass: chooses the SCC for a pod and applies it.
+pub(super) async fn mutate(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+    pass(app, request, Pass::Mutating).await
+}
+
+/// The validating pass: some SCC admits the pod as it is.
+pub(super) async fn validate(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+    pass(app, request, Pass::Validating).await
+}
+
+async fn pass(app: &App, request: &mut AdmissionRequest<'_>, pass: Pass) -> Result<(), ApiError> {
+    if app.scc_admission == SccAdmission::Webhook {
+        return Ok(());
+    }
     let revision = app.store.revision();
     let mut watcher = app.store.watch(Prefix::everything(), revision).ok();
     let wait = async {
         loop {
-            let denied = match once(app, request) {
+            let denied = match once(app, request, pass) {
                 Ok(()) => return Ok(()),
                 Err(denied) => denied,
             };
@@ -60,12 +72,12 @@ pub(super) async fn admit(app: &App, request: &mut AdmissionRequest<'_>) -> Resu
     };
     let result = match tokio::time::timeout(PATIENCE, wait).await {
         Ok(result) => result,
-        Err(_) => once(app, request),
+        Err(_) => once(app, request, pass),
     };
     result.map_err(|denied| ApiError::forbidden("", "pods", request.name, denied.to_string()))
 }
 
-fn once(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ferrovirt_scc::Denied> {
+fn once(app: &App, request: &mut AdmissionRequest<'_>, pass: Pass) -> Result<(), Denied> {
     let namespace = app.store.get(&Key::new("", "namespaces", "", request.namespace));
     let namespace = namespace.as_ref().map(|entry| entry.object.as_ref());
     // OKD exempts `default` because its own parts live there. Here it is where people start, so that an exemption would
@@ -89,7 +101,12 @@ fn once(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ferrovirt_s
     let authorizer = &app.auth.authorizer;
     let may_use =
         |subject: &Subject<'_>, scc: &str, namespace: &str| may_use(authorizer, subject, scc, namespace);
-    app.constraints.get().admit(&asked, &may_use, request.object).map(|_| ())
+    let constraints = app.constraints.get();
+    match pass {
+        Pass::Mutating => constraints.mutate(&asked, &may_use, request.object),
+        Pass::Validating => constraints.validate(&asked, &may_use, request.object),
+    }
+    .map(|_| ())
 }
 
 fn may_use(authorizer: &Authorizer, subject: &Subject<'_>, scc: &str, namespace: &str) -> bool {

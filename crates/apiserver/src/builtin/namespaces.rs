@@ -1,5 +1,6 @@
 //! What each namespace has from its birth, and how it goes.
 
+use ferrovirt_scc::Ledger;
 use serde_json::{Value, json};
 
 use super::object::{create, deleting, list, no_finalizers, set, text};
@@ -7,7 +8,7 @@ use super::{Wake, delete};
 use crate::clock;
 use crate::store::{Change, Key, Prefix, Store, StoreError};
 
-/// The object that remembers which uid blocks were given out: `data.next` is the first that never was.
+/// The object that remembers which uid blocks were given out: a [`Ledger`].
 const ALLOCATOR: (&str, &str) = ("kube-system", "scc-uid");
 
 /// Keeps all namespaces equipped, and empties those that are being deleted.
@@ -38,7 +39,7 @@ async fn reconcile(store: &Store, ca_pem: &str) -> Result<(), StoreError> {
 async fn equip(store: &Store, key: &Key, namespace: &Value, ca_pem: &str) -> Result<(), StoreError> {
     let name = key.name();
     if namespace.pointer("/metadata/annotations").and_then(|a| a.get(ferrovirt_scc::UID_RANGE)).is_none() {
-        allocate(store, key).await?;
+        allocate(store, key, namespace).await?;
     }
     if store.get(&Key::new("", "serviceaccounts", name, "default")).is_none() {
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount"});
@@ -75,10 +76,9 @@ async fn change(store: &Store, key: &Key, mut edit: impl FnMut(&mut Value)) -> R
     }
 }
 
-/// Gives a namespace its uid block. The counter moves, durably, before the block is used: a crash in between loses
-/// a block, it never gives one out twice; not even after the namespace that had it is gone.
-async fn allocate(store: &Store, key: &Key) -> Result<(), StoreError> {
-    let Some(number) = next_block(store).await? else {
+/// Gives a namespace its uid block. The ledger is durable before the block is used.
+async fn allocate(store: &Store, key: &Key, namespace: &Value) -> Result<(), StoreError> {
+    let Some(number) = next_block(store, text(namespace, "/metadata/uid")).await? else {
         tracing::error!(
             namespace = key.name(),
             "no uid block is left for this namespace: pods will be refused in it"
@@ -100,22 +100,17 @@ async fn allocate(store: &Store, key: &Key) -> Result<(), StoreError> {
     .await
 }
 
-async fn next_block(store: &Store) -> Result<Option<u32>, StoreError> {
+async fn next_block(store: &Store, uid: &str) -> Result<Option<u32>, StoreError> {
     let key = Key::new("", "configmaps", ALLOCATOR.0, ALLOCATOR.1);
-    // Blocks that stand in namespaces already, whoever wrote them there, are not given out either.
     let namespaces = store.list(&Prefix::resource("", "namespaces")).entries;
     let path = "/metadata/annotations";
-    let mut taken: Vec<&str> = namespaces
+    let taken = namespaces
         .iter()
-        .filter_map(|(_, e)| e.object.pointer(path)?.get(ferrovirt_scc::UID_RANGE)?.as_str())
-        .collect();
+        .filter_map(|(_, e)| e.object.pointer(path)?.get(ferrovirt_scc::UID_RANGE)?.as_str());
     let entry = store.get(&key);
-    let next: u32 = entry.as_ref().and_then(|e| text(&e.object, "/data/next").parse().ok()).unwrap_or(0);
-    let before =
-        (next > 0).then(|| format!("1000000000/{}", u64::from(next) * u64::from(ferrovirt_scc::BLOCK_SIZE)));
-    taken.extend(before.as_deref());
-    let Some(number) = ferrovirt_scc::first_free(taken) else { return Ok(None) };
-    let data = json!({ "next": number.saturating_add(1).to_string() });
+    let ledger = Ledger::of(entry.as_ref().and_then(|e| e.object.get("data")));
+    let Some((number, ledger)) = ledger.assign(uid, taken) else { return Ok(None) };
+    let data = ledger.data();
     if entry.is_some() {
         change(store, &key, |object| set(object, &["data"], data.clone())).await?;
     } else {

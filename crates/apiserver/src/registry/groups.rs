@@ -1,12 +1,19 @@
 //! Built-in kinds outside the core group.
 
-use k8s_openapi::api::{apps, coordination, rbac, scheduling, storage};
+use k8s_openapi::api::{admissionregistration, apps, coordination, rbac, scheduling, storage};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
 
 use super::columns::{others, rbac as rbac_columns, storage as storage_columns};
 use super::{BASE, Class, Kind, Subresource, decode};
 
 const RBAC: Kind = Kind { group: "rbac.authorization.k8s.io", loose_names: true, ..BASE };
+const WEBHOOKS: Kind = Kind {
+    group: "admissionregistration.k8s.io",
+    categories: &["api-extensions"],
+    namespaced: false,
+    columns: others::WEBHOOKS,
+    ..BASE
+};
 
 pub(super) const KINDS: &[Kind] = &[
     Kind {
@@ -83,6 +90,20 @@ pub(super) const KINDS: &[Kind] = &[
         columns: others::PRIORITY_CLASSES,
         decode: decode::typed::<scheduling::v1::PriorityClass>,
         ..BASE
+    },
+    Kind {
+        kind: "MutatingWebhookConfiguration",
+        plural: "mutatingwebhookconfigurations",
+        singular: "mutatingwebhookconfiguration",
+        decode: decode::typed::<admissionregistration::v1::MutatingWebhookConfiguration>,
+        ..WEBHOOKS
+    },
+    Kind {
+        kind: "ValidatingWebhookConfiguration",
+        plural: "validatingwebhookconfigurations",
+        singular: "validatingwebhookconfiguration",
+        decode: decode::typed::<admissionregistration::v1::ValidatingWebhookConfiguration>,
+        ..WEBHOOKS
     },
     Kind {
         group: "apiextensions.k8s.io",

@@ -86,7 +86,7 @@ pub(super) fn prepare_create(kind: &Kind, namespace: &str, object: &mut Value) -
 fn counts_generations(kind: &Kind) -> bool {
     kind.class == Class::Custom
         || (kind.group.is_empty() && kind.plural == "pods")
-        || kind.group == "apiextensions.k8s.io"
+        || matches!(kind.group, "apiextensions.k8s.io" | "admissionregistration.k8s.io")
 }
 
 /// A name from `generateName`.
@@ -168,6 +168,22 @@ pub(super) fn prepare_update(
         metadata.remove(field);
     }
     Ok(())
+}
+
+/// After a webhook made `object` out of `before`: it could change what its author could have written, nothing else.
+pub(crate) fn settle(
+    kind: &Kind,
+    subresource: &str,
+    old: Option<&Value>,
+    before: &Value,
+    object: &mut Value,
+) -> Result<(), ApiError> {
+    for field in ["name", "namespace"] {
+        if text(before, field) != text(object, field) {
+            return Err(ApiError::bad_request(format!("metadata.{field} cannot be changed by a webhook")));
+        }
+    }
+    prepare_update(kind, subresource, old.unwrap_or(before), object)
 }
 
 /// Counts a change of the spec. To be called when admission is through.

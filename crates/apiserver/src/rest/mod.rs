@@ -25,7 +25,9 @@ use crate::app::{Answer, App};
 use crate::registry::{Class, Kind};
 use crate::request::UserInfo;
 use crate::status::ApiError;
+pub(crate) use meta::settle;
 use output::Output;
+pub(crate) use patch::apply_json as apply_patch;
 use path::ResourcePath;
 use query::Query;
 

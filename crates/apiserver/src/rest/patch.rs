@@ -124,7 +124,7 @@ impl Call {
 }
 
 /// Applies a JSON patch, bounded in what it makes and in how long it takes.
-fn apply_json(target: &mut Value, patch: &json_patch::Patch) -> Result<(), ApiError> {
+pub(crate) fn apply_json(target: &mut Value, patch: &json_patch::Patch) -> Result<(), ApiError> {
     let mut looked_at = 0usize;
     for operation in &patch.0 {
         if operation.path().count() > MAX_DEPTH {

@@ -37,6 +37,30 @@ impl Labels {
         Ok(Self(requirements))
     }
 
+    /// Reads a `metav1.LabelSelector`. An operator that is none selects nothing.
+    #[must_use]
+    pub fn from_object(selector: &Value) -> Self {
+        let mut requirements = Vec::new();
+        for (key, value) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
+            let value = value.as_str().unwrap_or_default().to_owned();
+            requirements.push(Requirement::In(key.clone(), vec![value]));
+        }
+        for one in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
+            let text = |field: &str| one.get(field).and_then(Value::as_str).unwrap_or_default();
+            let key = text("key").to_owned();
+            let values = one.get("values").and_then(Value::as_array).into_iter().flatten();
+            let values = values.filter_map(Value::as_str).map(str::to_owned).collect();
+            requirements.push(match text("operator") {
+                "In" => Requirement::In(key, values),
+                "NotIn" => Requirement::NotIn(key, values),
+                "Exists" => Requirement::Exists(key),
+                "DoesNotExist" => Requirement::Absent(key),
+                _ => Requirement::In(key, Vec::new()),
+            });
+        }
+        Self(requirements)
+    }
+
     /// True when nothing is required.
     #[must_use]
     pub fn is_empty(&self) -> bool {

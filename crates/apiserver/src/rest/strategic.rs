@@ -16,7 +16,8 @@ fn merge_key(field: &str, items: &[Value]) -> Option<&'static str> {
         | "imagePullSecrets"
         | "secrets"
         | "schedulingGates"
-        | "resourceClaims" => "name",
+        | "resourceClaims"
+        | "webhooks" => "name",
         "volumeMounts" => "mountPath",
         "volumeDevices" => "devicePath",
         "conditions" | "addresses" => "type",

@@ -270,7 +270,9 @@ impl Call {
             dry_run: self.query.dry_run,
             warnings,
         };
-        crate::admission::admit(&self.app, &mut request).await
+        let changed = crate::admission::admit(&self.app, &mut request).await?;
+        // What webhooks wrote is held to the same rules as what the client wrote.
+        if changed { self.check_meta(object, old) } else { Ok(()) }
     }
 
     pub(super) fn store_error(&self, error: StoreError, name: &str) -> ApiError {

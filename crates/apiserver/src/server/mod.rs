@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::app::App;
+use crate::app::{App, SccAdmission};
 use crate::auth::{Auth, Pki};
 use crate::store::{Store, StoreError};
 
@@ -28,6 +28,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Unix socket of the node's agent.
     pub agent_socket: PathBuf,
+    /// Who admits pods by security context constraints.
+    pub scc_admission: SccAdmission,
 }
 
 /// Why the server does not start, or an installation fails.
@@ -115,6 +117,8 @@ impl Server {
         let (stop, shutdown) = watch::channel(false);
         let app = Arc::new(App {
             constraints: crate::admission::constraints(store.clone()),
+            hooks: crate::admission::hooks(store.clone()),
+            scc_admission: config.scc_admission,
             store,
             auth,
             agent_socket: config.agent_socket,

@@ -53,7 +53,7 @@ pub(super) async fn answer(
 
 /// What a log may say of a refusal. Where the content is at fault, the message quotes it: secrets among others.
 fn for_log(error: &ApiError) -> &str {
-    if matches!(error.code, 400 | 422) { error.reason } else { &error.message }
+    if matches!(error.code, 400 | 422) { &error.reason } else { &error.message }
 }
 
 async fn respond(

@@ -14,6 +14,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
+use crate::admission::webhook;
 use crate::app::{self, Answer, App};
 use crate::request::Target;
 use crate::rest::query::Query;
@@ -36,14 +37,21 @@ pub async fn handle(app: &Arc<App>, target: Target, request: Request<Incoming>) 
         (Method::GET, ("", "pods", "log")) => pod::log(app, &target, &request).await,
         (Method::POST, ("", "pods", "binding")) => {
             let dry_run = dry_run(&request)?;
-            pod::binding(app, &target, json_body(request).await?, dry_run).await
+            let mut body = json_body(request).await?;
+            webhook::subresource(app, &target, ("", "v1", "Binding"), &mut body, dry_run).await?;
+            pod::binding(app, &target, body, dry_run).await
         }
         (Method::POST, ("", "pods", "eviction")) => {
             let dry_run = dry_run(&request)?;
-            pod::eviction(app, &target, json_body(request).await?, dry_run).await
+            let mut body = json_body(request).await?;
+            webhook::subresource(app, &target, ("policy", "v1", "Eviction"), &mut body, dry_run).await?;
+            pod::eviction(app, &target, body, dry_run).await
         }
         (Method::POST, ("", "serviceaccounts", "token")) => {
-            let body = json_body(request).await?;
+            let dry_run = dry_run(&request)?;
+            let mut body = json_body(request).await?;
+            let kind = ("authentication.k8s.io", "v1", "TokenRequest");
+            webhook::subresource(app, &target, kind, &mut body, dry_run).await?;
             let answer = app.auth.token_request(&asked.namespace, &asked.name, body)?;
             Ok(app::json(201, &answer))
         }

@@ -58,6 +58,7 @@ impl Cluster {
             data_dir: folder.path().join("data"),
             listen,
             agent_socket: folder.path().join("agent.sock"),
+            scc_admission: Default::default(),
         }
     }
 

@@ -41,6 +41,10 @@ pub const SERVICES: &[Column] = &[
 pub const LEASES: &[Column] =
     &[NAME, Column::new("Holder", Cell::Made(|lease| json!(text(lease, "/spec/holderIdentity")))), AGE];
 
+/// Columns of webhook configurations.
+pub const WEBHOOKS: &[Column] =
+    &[NAME, Column::number("Webhooks", Cell::Made(|object| json!(count(object, "/webhooks")))), AGE];
+
 /// Columns of kinds that show when they were made.
 pub const NAME_CREATED: &[Column] =
     &[NAME, Column::new("Created At", Cell::At("/metadata/creationTimestamp"))];
