@@ -1,7 +1,7 @@
-//! Any text as an audit log, and as CIL: nothing panics, and CIL that is read is written so that it is read alike.
+//! Any text as an audit log: nothing panics, and without a policy nothing is said about one.
 #![no_main]
 
-use ferrovirt_selinux::{avc, cil};
+use ferrovirt_selinux::avc;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -13,9 +13,5 @@ fuzz_target!(|data: &[u8]| {
             let explanation = avc::explain(event, denial, None, &|_, _, _| None);
             assert!(explanation.details.is_empty());
         }
-    }
-    if let Ok(statements) = cil::parse(&text) {
-        let written = cil::text(&statements);
-        assert_eq!(cil::parse(&written), Ok(statements), "{written}");
     }
 });

@@ -66,7 +66,7 @@ enum Task {
     Tidy,
     /// Run a folder of cases with known answers
     Conformance {
-        /// What to check: scc
+        /// What to check: scc or selinux
         what: String,
         /// The folder
         directory: PathBuf,
@@ -115,14 +115,16 @@ fn perform(task: Task) -> Result<()> {
         Task::Generate { check: false } => generate::write(),
         Task::Generate { check: true } => generate::check(),
         Task::Tidy => tidy::check(),
-        Task::Conformance { what, directory } => match what.as_str() {
-            "scc" => {
-                let summary = ferrovirt_conformance::run(&directory, &mut std::io::stdout())?;
-                anyhow::ensure!(summary.different == 0, "{} answers differ", summary.different);
-                Ok(())
-            }
-            other => bail!("nothing is called `{other}` here: use `scc`"),
-        },
+        Task::Conformance { what, directory } => {
+            let out = &mut std::io::stdout();
+            let summary = match what.as_str() {
+                "scc" => ferrovirt_conformance::run(&directory, out)?,
+                "selinux" => ferrovirt_conformance::selinux::run(&directory, out)?,
+                other => bail!("nothing is called `{other}` here: use `scc` or `selinux`"),
+            };
+            anyhow::ensure!(summary.different == 0, "{} answers differ", summary.different);
+            Ok(())
+        }
     }
 }
 

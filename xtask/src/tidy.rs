@@ -24,7 +24,7 @@ const EDGES: [(&str, &[&str]); 14] = [
     ("control", &["plan", "api", "model"]),
     ("agent", &["plan", "api", "model", "qemu", "sys"]),
     ("launcher", &["qemu", "sys"]),
-    ("conformance", &["scc"]),
+    ("conformance", &["model", "privilege", "scc", "selinux"]),
     ("privileges", &[]),
 ];
 

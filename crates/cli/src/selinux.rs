@@ -8,11 +8,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use ferrovirt_model::Profile;
 use ferrovirt_privilege::{Right, cluster_grants};
 use ferrovirt_selinux::{
-    Database, avc, cil,
+    Database, LookupError, avc, cil,
     clone::{self, Extra, Held, Module},
     diff::{Difference, Sign, between_policies, between_types},
     policy::{Class, RuleKind, TypeKind},
-    query::{Criterion, Query, search},
+    query::{Criterion, Query, search, search_ranges, search_role_allows, search_role_transitions},
 };
 use serde_json::{Value, json};
 use std::{
@@ -48,6 +48,9 @@ enum Kind {
     TypeTransition,
     TypeMember,
     TypeChange,
+    RangeTransition,
+    RoleAllow,
+    RoleTransition,
 }
 
 #[derive(Args)]
@@ -91,10 +94,10 @@ enum Command {
 struct QueryOptions {
     #[command(flatten)]
     source: Source,
-    /// Source type or attribute
+    /// Source type or attribute; of role-allow and role-transition a role
     #[arg(short = 's', long = "source", value_name = "TYPE")]
     from: Option<String>,
-    /// Target type or attribute
+    /// Target type or attribute; of role-allow a role
     #[arg(short, long, value_name = "TYPE")]
     target: Option<String>,
     /// Classes, any of them
@@ -106,7 +109,7 @@ struct QueryOptions {
     /// Booleans of the condition, any of them
     #[arg(short, long, value_delimiter = ',')]
     boolean: Vec<String>,
-    /// The type that the rule gives
+    /// The type that the rule gives; of range-transition a range, of role-transition a role
     #[arg(short = 'D', long, value_name = "TYPE")]
     result: Option<String>,
     /// Kinds of rules
@@ -245,19 +248,29 @@ fn query(options: &QueryOptions) -> Answer {
     let criterion = |name: &Option<String>| {
         name.as_ref().map(|name| Criterion { name: name.clone(), direct: options.direct })
     };
-    let kinds = options.kind.iter().map(|kind| match kind {
-        Kind::Allow => RuleKind::Allow,
-        Kind::Auditallow => RuleKind::AuditAllow,
-        Kind::Dontaudit => RuleKind::DontAudit,
-        Kind::Allowxperm => RuleKind::AllowXperm,
-        Kind::Auditallowxperm => RuleKind::AuditAllowXperm,
-        Kind::Dontauditxperm => RuleKind::DontAuditXperm,
-        Kind::TypeTransition => RuleKind::TypeTransition,
-        Kind::TypeMember => RuleKind::TypeMember,
-        Kind::TypeChange => RuleKind::TypeChange,
-    });
+    type More = fn(&Database, &Query) -> Result<Vec<String>, LookupError>;
+    let (mut kinds, mut others): (Vec<RuleKind>, Vec<More>) = (Vec::new(), Vec::new());
+    for kind in &options.kind {
+        match kind {
+            Kind::Allow => kinds.push(RuleKind::Allow),
+            Kind::Auditallow => kinds.push(RuleKind::AuditAllow),
+            Kind::Dontaudit => kinds.push(RuleKind::DontAudit),
+            Kind::Allowxperm => kinds.push(RuleKind::AllowXperm),
+            Kind::Auditallowxperm => kinds.push(RuleKind::AuditAllowXperm),
+            Kind::Dontauditxperm => kinds.push(RuleKind::DontAuditXperm),
+            Kind::TypeTransition => kinds.push(RuleKind::TypeTransition),
+            Kind::TypeMember => kinds.push(RuleKind::TypeMember),
+            Kind::TypeChange => kinds.push(RuleKind::TypeChange),
+            Kind::RangeTransition => others.push(search_ranges),
+            Kind::RoleAllow => others.push(search_role_allows),
+            Kind::RoleTransition => others.push(search_role_transitions),
+        }
+    }
+    if !others.is_empty() && !(options.permission.is_empty() && options.boolean.is_empty()) {
+        bail!("changes of ranges and roles have neither permissions nor booleans: leave -p and -b out");
+    }
     let query = Query {
-        kinds: kinds.collect(),
+        kinds,
         source: criterion(&options.from),
         target: criterion(&options.target),
         classes: options.class.clone(),
@@ -265,8 +278,13 @@ fn query(options: &QueryOptions) -> Answer {
         booleans: options.boolean.clone(),
         result: options.result.clone(),
     };
-    let found = search(&database, &query)?;
-    let mut rules: Vec<String> = found.into_iter().map(|one| database.found_text(one)).collect();
+    let mut rules = Vec::new();
+    if !query.kinds.is_empty() {
+        rules.extend(search(&database, &query)?.into_iter().map(|one| database.found_text(one)));
+    }
+    for other in others {
+        rules.extend(other(&database, &query)?);
+    }
     rules.sort_unstable();
     answer(options.source.output, || lines(&rules), || json!({ "rules": rules }))
 }
@@ -477,6 +495,11 @@ fn explain(options: &ExplainOptions) -> Answer {
                 topic => format!(" ({})", topic.name()),
             };
             let _ = writeln!(text, "  {}{topic}: {}", explanation.kind.name(), explanation.kind.advice());
+            if !explanation.unless_known.is_empty() {
+                let others: Vec<&str> = explanation.unless_known.iter().map(|kind| kind.name()).collect();
+                let _ =
+                    writeln!(text, "  or {}: only the node's policy tells (--policy)", others.join(" or "));
+            }
             if let Some(granted) = &explanation.granted {
                 let _ = writeln!(text, "  the privilege table has it: {granted}");
             }
@@ -490,7 +513,9 @@ fn explain(options: &ExplainOptions) -> Answer {
                 "serial": event.stamp.map(|stamp| stamp.serial), "comm": comm, "path": path,
                 "source": denial.source, "target": denial.target, "class": denial.class,
                 "permissions": denial.permissions, "permissive": denial.permissive,
-                "kind": explanation.kind.name(), "feature": explanation.topic.name(),
+                "kind": explanation.kind.name(),
+                "unlessPolicyTells": explanation.unless_known.iter().map(|kind| kind.name()).collect::<Vec<_>>(),
+                "feature": explanation.topic.name(),
                 "cause": if explanation.constraint { "constraint" } else { "missing-allow" },
                 "missingRule": explanation.rule, "granted": explanation.granted,
                 "advice": explanation.kind.advice(), "policy": explanation.details,

@@ -24,7 +24,7 @@ pub(crate) struct File {
     pub(crate) kind: Kind,
 }
 
-fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+pub(crate) fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.display().to_string();
     move |source| Error::Read { path, source }
 }

@@ -1,4 +1,5 @@
-//! Runs recorded decisions of the real implementations against ours and tells every difference.
+//! Runs recorded decisions of the real implementations against ours and tells every difference. For SELinux see
+//! [`selinux`].
 //!
 //! A folder of recorded SCC decisions holds any of `cases.jsonl`, `order.jsonl`, `objects.jsonl` and
 //! `reviews.jsonl` (more of them when the name has something after the first word, as in `cases-2.jsonl`), each plain
@@ -11,6 +12,7 @@ mod meaning;
 mod object;
 mod order;
 mod review;
+pub mod selinux;
 
 use std::io::Write;
 use std::path::Path;
@@ -25,9 +27,7 @@ pub use meaning::same_meaning;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder could not be read.
-    #[error(
-        "cannot read {path}: {source}; give a folder that holds cases.jsonl, order.jsonl, objects.jsonl or reviews.jsonl (plain or .gz)"
-    )]
+    #[error("cannot read {path}: {source}")]
     Read {
         /// The file or folder.
         path: String,
@@ -47,6 +47,9 @@ pub enum Error {
     /// The folder has nothing to run.
     #[error("{0} holds no cases.jsonl, order.jsonl, objects.jsonl or reviews.jsonl (plain or .gz)")]
     Empty(String),
+    /// The folder has nothing about SELinux that can be compared.
+    #[error("{0} holds nothing that can be compared: neither policies nor denials, plain or .gz")]
+    NothingSelinux(String),
     /// The report could not be written.
     #[error("cannot write the report: {0}")]
     Write(#[from] std::io::Error),

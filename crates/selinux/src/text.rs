@@ -2,7 +2,10 @@
 
 use crate::{
     database::Database,
-    policy::{Bitmap, Conditional, Context, Level, Range, Rule, Step, Xperm, XpermSort},
+    policy::{
+        Bitmap, Conditional, Context, Level, Range, RangeTransition, RoleAllow, RoleTransition, Rule, Step,
+        Xperm, XpermSort,
+    },
 };
 use std::fmt::Write as _;
 
@@ -87,6 +90,25 @@ impl Database {
         let (user, role) = (self.user_name(context.user), self.role_name(context.role));
         let text = format!("{user}:{role}:{}", self.type_name(context.kind));
         if self.policy().mls() { format!("{text}:{}", self.range_text(&context.range)) } else { text }
+    }
+
+    /// A change of the range as policy sources write it.
+    pub fn range_transition_text(&self, one: &RangeTransition) -> String {
+        let (source, target) = (self.type_name(one.source), self.type_name(one.target));
+        let class = self.class_name(one.class);
+        format!("range_transition {source} {target}:{class} {};", self.range_text(&one.range))
+    }
+
+    /// A rule that lets a role become another, as policy sources write it.
+    pub fn role_allow_text(&self, one: &RoleAllow) -> String {
+        format!("allow {} {};", self.role_name(one.old), self.role_name(one.new))
+    }
+
+    /// A change of the role as policy sources write it.
+    pub fn role_transition_text(&self, one: &RoleTransition) -> String {
+        let (role, result) = (self.role_name(one.role), self.role_name(one.result));
+        let class = self.class_name(one.class);
+        format!("role_transition {role} {}:{class} {result};", self.type_name(one.kind))
     }
 
     /// A conditional's expression as setools writes it: the operands of the postfix form in reverse, parentheses by

@@ -122,6 +122,8 @@ pub type Allowed<'a> = &'a dyn Fn(&str, &str, &str) -> Option<String>;
 pub struct Explanation {
     /// What it means.
     pub kind: Kind,
+    /// What it may mean as well, as long as the policy that was loaded is not known.
+    pub unless_known: Vec<Kind>,
     /// What it is about.
     pub topic: Topic,
     /// Whether a constraint denied it, not the lack of a rule.
@@ -132,6 +134,27 @@ pub struct Explanation {
     pub granted: Option<String>,
     /// What the policy says, where one was given.
     pub details: Vec<String>,
+}
+
+/// What `container_t` may do in each base that is known: Debian's, and container-selinux since April 2020.
+const EVERYWHERE: [(&str, &str, &[&str]); 6] = [
+    ("self", "tun_socket", &["create"]),
+    ("container_file_t", "file", &["entrypoint"]),
+    ("hugetlbfs_t", "dir", &["getattr", "open", "search"]),
+    ("proc_t", "dir", &["getattr", "open", "search"]),
+    ("proc_t", "file", &["getattr", "open", "read"]),
+    ("sysfs_t", "file", &["getattr", "open", "read"]),
+];
+
+/// Whether the log alone shows that `container_t` may do what its copy may not.
+fn lost(denial: &Denial, target: &str, levels: (&str, &str)) -> bool {
+    let class = denial.class.as_str();
+    let all = |known: &[&str]| denial.permissions.iter().all(|one| known.contains(&one.as_str()));
+    let everywhere = EVERYWHERE.iter().any(|one| (one.0, one.1) == (target, class) && all(one.2));
+    // Where new files of memory take their level from the file system (container-selinux), those of container_t become
+    // container_file_t by a transition. One that is tmpfs_t was made without it.
+    let from_file_system = !categories(levels.0).is_empty() && categories(levels.1).is_empty();
+    everywhere || target == "tmpfs_t" && matches!(class, "file" | "memfd_file") && from_file_system
 }
 
 /// Type and level of a context.
@@ -190,6 +213,8 @@ pub fn explain(
         || target == "security_t"
         || denial.class == "process" && has(&["setcurrent", "setexec", "dyntransition", "transition"]);
     let judged = judged.as_ref();
+    // Only types of blocks, as modules for pods make them, are copies of container_t.
+    let copy = source.contains('.');
     let kind = if judged.is_some_and(|judged| !judged.known && judged.bad_context) {
         Kind::UnknownContext
     } else if judged.is_some_and(|judged| judged.known && judged.allowed) {
@@ -204,8 +229,9 @@ pub fn explain(
         Kind::Boolean
     } else if granted.is_some() {
         Kind::FeatureRule
-    } else if judged.is_some_and(|judged| judged.base_may) && source.contains('.') {
-        // Only types of blocks, as modules for pods make them, are copies of container_t.
+    } else if copy
+        && judged.map_or_else(|| lost(denial, name, (source_level, target_level)), |one| one.base_may)
+    {
         Kind::LostFromBase
     } else if target == "sysfs_t" {
         Kind::NotGranted
@@ -214,11 +240,18 @@ pub fn explain(
     } else {
         Kind::Other
     };
+    let unless_known = match kind {
+        _ if judged.is_some() => Vec::new(),
+        // Whether there is a rule at all that the constraint takes away.
+        Kind::Isolation => vec![Kind::Other],
+        Kind::BaseGap | Kind::Other if copy => vec![Kind::LostFromBase],
+        _ => Vec::new(),
+    };
     let missing = matches!(kind, Kind::FeatureRule | Kind::LostFromBase | Kind::BaseGap);
     let rule = missing
         .then(|| format!("(allow {source} {name} ({} ({})))", denial.class, denial.permissions.join(" ")));
     let details = judged.map_or(Vec::new(), |judged| judged.details.clone());
-    Explanation { kind, topic, constraint, rule, granted, details }
+    Explanation { kind, unless_known, topic, constraint, rule, granted, details }
 }
 
 /// What a policy says about a denial.

@@ -102,7 +102,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<(Place, Tree)>, CilError> {
             }
             ';' => {
                 reader.next();
-                Tree::Comment(reader.until(|next| next == '\n').trim().to_owned())
+                // As it is written: a carriage return inside would end the comment for other readers.
+                Tree::Comment(reader.until(|next| next == '\n').replace('\r', " ").trim().to_owned())
             }
             '"' => {
                 reader.next();

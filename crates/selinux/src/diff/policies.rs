@@ -334,12 +334,7 @@ fn named(first: &Mapped<'_>, second: &Mapped<'_>, common: &Common) -> Vec<Line> 
 
 fn ranges(database: &Database) -> Vec<String> {
     let all = database.policy().range_transitions.iter();
-    let text = |one: &crate::policy::RangeTransition| {
-        let (source, target) = (database.type_name(one.source), database.type_name(one.target));
-        let class = database.class_name(one.class);
-        format!("range_transition {source} {target}:{class} {};", database.range_text(&one.range))
-    };
-    all.map(text).collect()
+    all.map(|one| database.range_transition_text(one)).collect()
 }
 
 fn roles(database: &Database) -> Vec<String> {
@@ -357,15 +352,8 @@ fn roles(database: &Database) -> Vec<String> {
             lines.push(format!("role {} bounded by {}", role.name, database.role_name(role.bounds)));
         }
     }
-    let allows = policy.role_allows.iter();
-    lines.extend(
-        allows.map(|one| format!("allow {} {};", database.role_name(one.old), database.role_name(one.new))),
-    );
-    lines.extend(policy.role_transitions.iter().map(|one| {
-        let (role, result) = (database.role_name(one.role), database.role_name(one.result));
-        let class = database.class_name(one.class);
-        format!("role_transition {role} {}:{class} {result};", database.type_name(one.kind))
-    }));
+    lines.extend(policy.role_allows.iter().map(|one| database.role_allow_text(one)));
+    lines.extend(policy.role_transitions.iter().map(|one| database.role_transition_text(one)));
     lines
 }
 

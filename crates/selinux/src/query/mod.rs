@@ -1,5 +1,9 @@
 //! Search for rules, with the semantics of sesearch.
 
+mod labels;
+
+pub use labels::{search_ranges, search_role_allows, search_role_transitions};
+
 use crate::{
     database::Database,
     error::LookupError,

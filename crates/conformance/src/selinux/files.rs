@@ -1,0 +1,97 @@
+//! The files of a folder and what they are, by content first and then by name.
+
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use flate2::read::MultiGzDecoder;
+
+use crate::{Error, files::unreadable};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Policy,
+    Json,
+    Table,
+    Denials,
+    Log,
+    Cil,
+    Source,
+    Prose,
+    Unknown,
+}
+
+pub(super) struct File {
+    /// The path inside the folder.
+    pub(super) shown: String,
+    /// The file's name without `.gz`.
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    /// Unpacked.
+    pub(super) bytes: Vec<u8>,
+}
+
+impl File {
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+}
+
+fn kind(name: &str, bytes: &[u8]) -> Kind {
+    if bytes.starts_with(&0xf97c_ff8c_u32.to_le_bytes()) {
+        return Kind::Policy;
+    }
+    let end = name.rsplit_once('.').map_or("", |(_, end)| end);
+    match end {
+        // Damaged at its first bytes, it is a policy all the same.
+        "30" | "31" | "32" | "33" | "34" | "35" => Kind::Policy,
+        "json" if name.ends_with(".expected.json") || name.ends_with(".counts.json") => Kind::Json,
+        "tsv" => Kind::Table,
+        "jsonl" => Kind::Denials,
+        "log" => Kind::Log,
+        "cil" => Kind::Cil,
+        "conf" | "te" => Kind::Source,
+        "md" => Kind::Prose,
+        _ => Kind::Unknown,
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let bytes = fs::read(path).map_err(unreadable(path))?;
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return Ok(bytes);
+    }
+    let mut unpacked = Vec::new();
+    MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut unpacked).map_err(unreadable(path))?;
+    Ok(unpacked)
+}
+
+fn walk(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), Error> {
+    for entry in fs::read_dir(folder).map_err(unreadable(folder))? {
+        let entry = entry.map_err(unreadable(folder))?;
+        // Links are followed to files, but not to folders: those may lead in a circle.
+        if entry.file_type().map_err(unreadable(folder))?.is_dir() {
+            walk(&entry.path(), paths)?;
+        } else {
+            paths.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// All files, in the order of their paths.
+pub(super) fn list(folder: &Path) -> Result<Vec<File>, Error> {
+    let mut paths = Vec::new();
+    walk(folder, &mut paths)?;
+    paths.sort();
+    let file = |path: PathBuf| {
+        let bytes = read(&path)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = name.strip_suffix(".gz").map(str::to_owned).unwrap_or(name);
+        let shown = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
+        Ok(File { shown, kind: kind(&name, &bytes), name, bytes })
+    };
+    paths.into_iter().map(file).collect()
+}

@@ -1,0 +1,70 @@
+//! Search for changes of ranges and roles, with the semantics of sesearch.
+
+use super::Query;
+use crate::{database::Database, error::LookupError, policy::Range};
+
+/// Whether a value fits, of a criterion that may be absent.
+fn within(set: Option<&Vec<bool>>, value: u32) -> bool {
+    set.is_none_or(|set| set.get(value as usize).copied().unwrap_or(false))
+}
+
+fn classes(database: &Database, query: &Query) -> Result<Vec<u32>, LookupError> {
+    query.classes.iter().map(|name| database.find_class(name)).collect()
+}
+
+/// Finds range transitions, each as text. The query's result is a range; its permissions and booleans do not count.
+///
+/// # Errors
+/// A name that the policy does not have.
+pub fn search_ranges(database: &Database, query: &Query) -> Result<Vec<String>, LookupError> {
+    let side = |one: &Option<super::Criterion>| one.as_ref().map(|one| database.matching(one)).transpose();
+    let (source, target, classes) = (side(&query.source)?, side(&query.target)?, classes(database, query)?);
+    let wanted = query.result.as_ref().map(|text| database.find_range(text)).transpose()?;
+    let same = |one: &Range, other: &Range| one.low == other.low && one.high() == other.high();
+    let all = database.policy().range_transitions.iter();
+    let found = all.filter(|one| {
+        within(source.as_ref(), one.source)
+            && within(target.as_ref(), one.target)
+            && (classes.is_empty() || classes.contains(&one.class))
+            && wanted.as_ref().is_none_or(|range| same(range, &one.range))
+    });
+    Ok(found.map(|one| database.range_transition_text(one)).collect())
+}
+
+/// Finds rules that let a role become another, each as text. Source and target are roles, and they have neither class
+/// nor result.
+///
+/// # Errors
+/// A name that the policy does not have.
+pub fn search_role_allows(database: &Database, query: &Query) -> Result<Vec<String>, LookupError> {
+    let role =
+        |one: &Option<super::Criterion>| one.as_ref().map(|one| database.find_role(&one.name)).transpose();
+    let (old, new) = (role(&query.source)?, role(&query.target)?);
+    if !query.classes.is_empty() || query.result.is_some() {
+        return Ok(Vec::new());
+    }
+    let all = database.policy().role_allows.iter();
+    let found =
+        all.filter(|one| old.is_none_or(|old| old == one.old) && new.is_none_or(|new| new == one.new));
+    Ok(found.map(|one| database.role_allow_text(one)).collect())
+}
+
+/// Finds changes of the role when a program is executed or an object made, each as text. Source and result are roles,
+/// the target is a type.
+///
+/// # Errors
+/// A name that the policy does not have.
+pub fn search_role_transitions(database: &Database, query: &Query) -> Result<Vec<String>, LookupError> {
+    let role = |name: Option<&String>| name.map(|name| database.find_role(name)).transpose();
+    let source = role(query.source.as_ref().map(|one| &one.name))?;
+    let target = query.target.as_ref().map(|one| database.matching(one)).transpose()?;
+    let (classes, result) = (classes(database, query)?, role(query.result.as_ref())?);
+    let all = database.policy().role_transitions.iter();
+    let found = all.filter(|one| {
+        source.is_none_or(|role| role == one.role)
+            && within(target.as_ref(), one.kind)
+            && (classes.is_empty() || classes.contains(&one.class))
+            && result.is_none_or(|role| role == one.result)
+    });
+    Ok(found.map(|one| database.role_transition_text(one)).collect())
+}
