@@ -4,6 +4,7 @@ mod client;
 mod console;
 mod explain;
 mod machine;
+mod prove;
 mod requirements;
 mod selinux;
 mod up;

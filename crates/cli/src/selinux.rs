@@ -1,7 +1,7 @@
 //! `ferrovirt selinux`: questions about SELinux policies and denials, offline.
 //!
-//! Exit codes: 0 an answer was given (and the two sides of `diff` are the same), 1 the sides of `diff` differ, 2 the
-//! question or an input is wrong.
+//! Exit codes: 0 an answer was given (and the two sides of `diff` are the same, and a proof holds), 1 the sides of `diff`
+//! differ or a proof does not hold, 2 the question or an input is wrong.
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -86,6 +86,8 @@ enum Command {
     Diff(DiffOptions),
     /// Tell what denials in a log mean and what to do
     Explain(ExplainOptions),
+    /// Try the privilege table's rules in a real kernel that enforces them
+    Prove(Box<crate::prove::Options>),
     /// Print the launcher's module for a base policy, in CIL
     Policy(PolicyOptions),
 }
@@ -171,6 +173,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
         Command::Booleans(options) => booleans(&options),
         Command::Diff(options) => diff(&options),
         Command::Explain(options) => explain(&options),
+        Command::Prove(options) => crate::prove::prove(&options),
         Command::Policy(options) => policy(&options),
     };
     match done.and_then(|(text, code)| print(&text).map(|()| code)) {

@@ -10,6 +10,7 @@ pub mod lift;
 pub mod matrix;
 pub mod order;
 pub mod paths;
+pub mod prove;
 pub mod render;
 pub mod subresource;
 

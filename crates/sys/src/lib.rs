@@ -4,9 +4,12 @@
 
 pub mod kvm;
 pub mod link;
+pub mod memory;
 pub mod netns;
 pub mod process;
 pub mod seqpacket;
+pub mod shared;
 pub mod signal;
 pub mod tap;
+pub mod trace;
 pub mod udp;

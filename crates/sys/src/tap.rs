@@ -6,6 +6,7 @@ use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
     os::unix::fs::OpenOptionsExt,
+    path::Path,
 };
 
 /// Creates a TAP device in the calling thread's network namespace and opens all of its queues: Ethernet frames
@@ -43,7 +44,56 @@ pub fn create(name: &str, queues: u32, owner: u32) -> io::Result<Vec<OwnedFd>> {
 }
 
 fn open() -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")
+    open_node("/dev/net/tun")
+}
+
+/// Opens a device node of the TUN driver, as a descriptor that is no queue yet.
+///
+/// # Errors
+/// What open(2) says.
+pub fn open_node(path: impl AsRef<Path>) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// Makes the descriptor a queue of the TAP device with this name, which is created when it does not exist: Ethernet
+/// frames without packet information.
+///
+/// # Errors
+/// As [`create`]; `EACCES` when a security module refuses.
+pub fn join(fd: &OwnedFd, name: &str, multi_queue: bool) -> io::Result<()> {
+    let mut flags = libc::IFF_TAP | libc::IFF_NO_PI;
+    if multi_queue {
+        flags |= libc::IFF_MULTI_QUEUE;
+    }
+    let mut request = link::request(name)?;
+    // The flags fit: the highest is 0x1000.
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    link::ioctl(fd, libc::TUNSETIFF, &mut request)
+}
+
+/// Switches a queue of a multi-queue TAP device on or off.
+///
+/// # Errors
+/// `EINVAL` when it is so already or no queue; `EACCES` when a security module refuses.
+pub fn enable(queue: &OwnedFd, on: bool) -> io::Result<()> {
+    let flags = if on { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+    #[allow(unsafe_code)]
+    // SAFETY: all zeroes is a valid ifreq: integers and a union of integers and a pointer that may be null.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The flags fit: the highest is 0x0400.
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    link::ioctl(queue, libc::TUNSETQUEUE, &mut request)
+}
+
+/// Lets the device live on without a descriptor.
+///
+/// # Errors
+/// What ioctl(2) says.
+#[allow(unsafe_code)]
+pub fn keep(queue: &OwnedFd) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes the number itself as its argument.
+    let result = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETPERSIST, 1 as libc::c_ulong) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[allow(unsafe_code)]

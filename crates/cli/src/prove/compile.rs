@@ -1,0 +1,110 @@
+//! The base policy and how it becomes one with our module.
+
+use anyhow::{Context, Result, bail};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// A base policy: compiled, and its modules in CIL.
+pub(super) struct Base {
+    pub(super) binary: PathBuf,
+    modules: Vec<PathBuf>,
+}
+
+impl Base {
+    /// Finds a base by its name in a folder, or compiles the modules of a folder.
+    pub(super) fn find(name: &str, files: &Path, work: &Path) -> Result<Self> {
+        let binary = files.join(name).with_extension("33");
+        if binary.exists() {
+            let mut modules = cil(&files.join("cil"))?;
+            let overlay = files.join("overlays").join(name).with_extension("cil");
+            if overlay.exists() {
+                modules.push(overlay);
+            }
+            return Ok(Self { binary, modules });
+        }
+        let folder = Path::new(name);
+        if !folder.is_dir() {
+            bail!(
+                "there is no base policy {name}: {} is no file, and {name} is no folder. `cargo xtask selinux-base` makes \
+                 base, early2020 and modern",
+                binary.display()
+            );
+        }
+        let base = Self { binary: work.join("base.33"), modules: cil(folder)? };
+        secilc(&base.modules, &base.binary)?;
+        Ok(base)
+    }
+
+    /// Compiles the base's modules and ours to a policy.
+    pub(super) fn compile(&self, module: &str, policy: &Path, work: &Path) -> Result<()> {
+        let own = work.join("ours.cil");
+        fs::write(&own, module)?;
+        let mut modules = self.modules.clone();
+        modules.push(own.clone());
+        secilc(&modules, policy).map_err(|error| match reason(&error.to_string(), &own, module) {
+            Some(reason) => error.context(reason),
+            None => error,
+        })
+    }
+}
+
+/// The CIL files of a folder, sorted.
+fn cil(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "cil"));
+    found.sort();
+    if found.is_empty() {
+        bail!("{} holds no .cil files", folder.display());
+    }
+    Ok(found)
+}
+
+/// Version 33 is the newest that Linux 6.1 reads.
+fn secilc(modules: &[PathBuf], policy: &Path) -> Result<()> {
+    let output = Command::new("secilc")
+        .args(["-M", "true", "-c", "33", "-f", "/dev/null", "-o"])
+        .arg(policy)
+        .args(modules)
+        .output()
+        .context("cannot run secilc: install the package secilc")?;
+    if !output.status.success() {
+        bail!("secilc refuses the policy:\n{}", String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    Ok(())
+}
+
+/// The rule of ours that the compiler names by its line, with the comments above it: feature and reason.
+fn reason(message: &str, file: &Path, module: &str) -> Option<String> {
+    let place = format!("{}:", file.display());
+    // It names what surrounds the statement first.
+    let (_, number) = message.rsplit_once(&place)?;
+    let number: usize = number.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()?;
+    let lines: Vec<&str> = module.lines().take(number).map(str::trim).collect();
+    let (rule, above) = lines.split_last()?;
+    let comments = above.iter().rev().take_while(|line| line.starts_with(';')).copied();
+    let mut text: Vec<&str> = comments.collect();
+    text.reverse();
+    text.push(rule);
+    Some(format!("this rule does not fit the base policy:\n  {}", text.join("\n  ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_rule_is_shown_with_its_reason() {
+        let module =
+            "(block b\n  (type t)\n  ; SR-IOV: why\n  ; asked by\n  (allow t sysfs_u (file (write))))\n";
+        let message = "failed\n  block at /x/ours.cil:1\n  allow at /x/ours.cil:5\nFailed to compile";
+        assert_eq!(
+            reason(message, Path::new("/x/ours.cil"), module).unwrap(),
+            "this rule does not fit the base policy:\n  ; SR-IOV: why\n  ; asked by\n  (allow t sysfs_u (file (write))))"
+        );
+        assert_eq!(reason("Failed at /x/base.cil:3", Path::new("/x/ours.cil"), module), None);
+    }
+}

@@ -1,0 +1,199 @@
+//! What is tried, and which accesses the kernel asks for, in its order.
+//!
+//! The accesses are the kernel's: each line was read in its source and seen in its records. The witness in the guest knows
+//! the operations by their names.
+
+use ferrovirt_privilege::Feature;
+
+/// What an operation is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Topic {
+    /// A feature of machines, and its near misses.
+    Feature(Feature),
+    /// Another machine.
+    Separation,
+    /// Ways out of confinement.
+    Confinement,
+}
+
+impl Topic {
+    /// The name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Feature(feature) => feature.name(),
+            Self::Separation => "separation",
+            Self::Confinement => "confinement",
+        }
+    }
+}
+
+/// What an access is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The process itself, or what carries its context: sockets, TAP devices, its folder in /proc.
+    Own,
+    /// Files of its pod.
+    OwnFiles,
+    /// What it made in a hugetlbfs.
+    OwnHuge,
+    /// Another machine's process, and what carries its context.
+    Other,
+    /// Another machine's files.
+    OtherFiles,
+    /// What another machine made in a hugetlbfs.
+    OtherHuge,
+    /// The kernel's own domain.
+    Kernel,
+    /// A privileged container.
+    Privileged,
+    /// Files that have this type for all of the node.
+    Node(&'static str),
+}
+
+/// One question that the kernel asks: all of these permissions, or the operation ends here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// On what.
+    pub target: Target,
+    /// The class.
+    pub class: &'static str,
+    /// The permissions that are asked for at once.
+    pub permissions: &'static [&'static str],
+}
+
+/// Something that is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Its name, by which the witness knows it.
+    pub name: &'static str,
+    /// What it is about.
+    pub topic: Topic,
+    /// What happens, in words.
+    pub title: &'static str,
+    /// The accesses, in the kernel's order.
+    pub accesses: &'static [Access],
+}
+
+impl Operation {
+    /// Whether it needs another machine.
+    pub fn needs_neighbour(&self) -> bool {
+        self.accesses
+            .iter()
+            .any(|one| matches!(one.target, Target::Other | Target::OtherFiles | Target::OtherHuge))
+    }
+}
+
+macro_rules! operations {
+    ($($topic:expr, $name:literal, $title:literal: $($target:ident $(($kind:literal))? $class:literal $($permission:literal)+),+;)+) => {
+        &[$(Operation {
+            name: $name,
+            topic: $topic,
+            title: $title,
+            accesses: &[$(Access {
+                target: Target::$target $(($kind))?,
+                class: $class,
+                permissions: &[$($permission),+],
+            }),+],
+        }),+]
+    };
+}
+
+const TAP: Topic = Topic::Feature(Feature::Tap);
+const QUEUES: Topic = Topic::Feature(Feature::MultiQueue);
+const HUGE: Topic = Topic::Feature(Feature::HugePages);
+const SRIOV: Topic = Topic::Feature(Feature::Sriov);
+
+/// Every operation.
+pub const OPERATIONS: &[Operation] = operations![
+    // tun_set_iff of a name that is new.
+    TAP, "tap-create", "create a multi-queue TAP":
+        OwnFiles "chr_file" "ioctl", Own "capability" "net_admin", Own "tun_socket" "create";
+    TAP, "tap-create-single", "create a TAP with one queue":
+        OwnFiles "chr_file" "ioctl", Own "capability" "net_admin", Own "tun_socket" "create";
+    // tun_set_iff of a name that exists: selinux_tun_dev_open.
+    QUEUES, "tap-second-queue", "open a second queue":
+        OwnFiles "chr_file" "ioctl", Own "tun_socket" "relabelfrom", Own "tun_socket" "relabelto";
+    QUEUES, "tap-open-own", "open a TAP that a helper made in the same domain":
+        OwnFiles "chr_file" "ioctl", Own "tun_socket" "relabelfrom", Own "tun_socket" "relabelto";
+    QUEUES, "tap-detach-queue", "switch a queue off":
+        OwnFiles "chr_file" "ioctl";
+    QUEUES, "tap-attach-queue", "switch a queue on again":
+        OwnFiles "chr_file" "ioctl", Own "tun_socket" "attach_queue";
+    QUEUES, "tap-open-foreign", "near miss: open a TAP of the node's":
+        OwnFiles "chr_file" "ioctl", Kernel "tun_socket" "relabelfrom", Own "tun_socket" "relabelto";
+
+    // may_create, may_link and selinux_inode_setattr; the first access is the path's, the second inode_permission's.
+    HUGE, "huge-mkdir", "make a folder":
+        OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "add_name" "search", OwnHuge "dir" "create";
+    HUGE, "huge-rmdir", "remove a folder":
+        OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "remove_name" "search", OwnHuge "dir" "rmdir";
+    HUGE, "huge-chmod-dir", "change a folder's mode":
+        OwnHuge "dir" "search", OwnHuge "dir" "setattr";
+    HUGE, "huge-create", "create a file":
+        OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "add_name" "search", OwnHuge "file" "create";
+    HUGE, "huge-unlink", "remove a file":
+        OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "remove_name" "search", OwnHuge "file" "unlink";
+    HUGE, "huge-open", "open a file for reading and writing":
+        OwnHuge "dir" "search", OwnHuge "file" "read" "write", OwnHuge "file" "read" "write" "open";
+    HUGE, "huge-map", "map a file and write to it":
+        OwnHuge "file" "map", OwnHuge "file" "read" "write";
+    HUGE, "huge-anonymous", "map huge pages without a file":
+        OwnHuge "file" "map", OwnHuge "file" "read";
+    HUGE, "huge-memfd", "make, size and map a memfd of huge pages":
+        OwnHuge "file" "write", OwnHuge "file" "map", OwnHuge "file" "read" "write";
+    HUGE, "huge-list", "list a folder":
+        OwnHuge "dir" "search", OwnHuge "dir" "read", OwnHuge "dir" "read" "open";
+    HUGE, "huge-rename", "near miss: rename a file":
+        OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "remove_name" "search", OwnHuge "file" "rename",
+        OwnHuge "dir" "add_name" "search";
+    HUGE, "huge-symlink", "near miss: make a symbolic link":
+        OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "add_name" "search", OwnHuge "lnk_file" "create";
+    HUGE, "huge-chmod-file", "near miss: change a file's mode":
+        OwnHuge "dir" "search", OwnHuge "file" "setattr";
+    HUGE, "huge-relabel", "near miss: change a file's label":
+        OwnHuge "file" "relabelfrom", Node("container_file_t") "file" "relabelto";
+
+    SRIOV, "sysfs-read", "read a device's number of virtual functions":
+        Node("sysfs_t") "dir" "search", Node("sysfs_t") "file" "read", Node("sysfs_t") "file" "read" "open";
+    SRIOV, "sysfs-write", "make virtual functions of a real device and remove them":
+        Node("sysfs_t") "dir" "search", Node("sysfs_t") "file" "write", Node("sysfs_t") "file" "write" "open";
+    SRIOV, "sysfs-write-other", "open another file of sysfs for writing: the rule names no file":
+        Node("sysfs_t") "dir" "search", Node("sysfs_t") "file" "write", Node("sysfs_t") "file" "write" "open";
+    SRIOV, "sysfs-append", "near miss: open it for appending":
+        Node("sysfs_t") "dir" "search", Node("sysfs_t") "file" "append", Node("sysfs_t") "file" "append" "open";
+    SRIOV, "sysfs-chmod", "near miss: change its mode":
+        Node("sysfs_t") "dir" "search", Node("sysfs_t") "file" "setattr";
+    SRIOV, "proc-sys-write", "near miss: open a file of /proc/sys for writing":
+        Node("sysctl_vm_t") "dir" "search", Node("sysctl_vm_t") "file" "write", Node("sysctl_vm_t") "file" "write" "open";
+
+    Topic::Separation, "own-file-read", "control: read a file of its own pod":
+        OwnFiles "dir" "search", OwnFiles "file" "read", OwnFiles "file" "read" "open";
+    Topic::Separation, "other-file-read", "read another machine's file":
+        OtherFiles "dir" "search", OtherFiles "file" "read", OtherFiles "file" "read" "open";
+    Topic::Separation, "other-file-reopen", "the same past the folder, through /proc/self/fd":
+        Own "dir" "search", Own "lnk_file" "read", OtherFiles "file" "read", OtherFiles "file" "read" "open";
+    Topic::Separation, "other-huge-file", "open another machine's memory in a hugetlbfs":
+        OtherHuge "dir" "search", OtherHuge "file" "read" "write", OtherHuge "file" "read" "write" "open";
+    Topic::Separation, "other-socket", "connect to another machine's socket":
+        Own "unix_stream_socket" "connect", Other "unix_stream_socket" "connectto";
+    Topic::Separation, "other-signal", "send another machine a signal":
+        Other "process" "signal";
+    Topic::Separation, "other-exists", "ask whether another machine's process exists":
+        Other "process" "signull";
+    Topic::Separation, "other-trace", "trace another machine's process":
+        Other "process" "ptrace";
+    Topic::Separation, "other-status", "read another machine's folder in /proc":
+        Other "dir" "search", Other "file" "read", Other "file" "read" "open";
+    Topic::Separation, "other-tap", "open another machine's TAP, in one network namespace":
+        OwnFiles "chr_file" "ioctl", Other "tun_socket" "relabelfrom", Own "tun_socket" "relabelto";
+
+    Topic::Confinement, "escape-domain", "become a privileged container":
+        Own "process" "setcurrent", Privileged "process" "dyntransition";
+    Topic::Confinement, "escape-enforcing", "switch enforcing off":
+        Node("security_t") "security" "setenforce";
+    Topic::Confinement, "escape-policy", "load another policy":
+        Node("security_t") "security" "load_policy";
+    Topic::Confinement, "escape-disk", "make a device node of the node's disk":
+        OwnFiles "dir" "search", OwnFiles "dir" "write" "search", Own "capability" "mknod", OwnFiles "dir" "add_name" "search",
+        OwnFiles "blk_file" "create";
+];

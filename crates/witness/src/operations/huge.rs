@@ -1,0 +1,126 @@
+//! Entries of a hugetlbfs, and memory in huge pages.
+
+use super::{Act, Place, Prepare, anchor};
+use ferrovirt_sys::memory::{Backing, map_and_write};
+use rustix::fs::{
+    AtFlags, FileType, MemfdFlags, Mode, OFlags, XattrFlags, chmodat, fsetxattr, memfd_create, mknodat,
+    openat, unlinkat,
+};
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+/// Bytes of a huge page.
+const PAGE: usize = 2 << 20;
+
+pub(super) const ALL: &[(&str, Prepare)] = &[
+    ("huge-list", list),
+    ("huge-mkdir", mkdir),
+    ("huge-rmdir", rmdir),
+    ("huge-chmod-dir", chmod_dir),
+    ("huge-create", create),
+    ("huge-unlink", unlink),
+    ("huge-open", open_file),
+    ("huge-map", map),
+    ("huge-anonymous", anonymous),
+    ("huge-memfd", memfd),
+    ("huge-rename", rename),
+    ("huge-symlink", symlink),
+    ("huge-chmod-file", chmod_file),
+    ("huge-relabel", relabel),
+];
+
+/// Makes a file of one huge page.
+pub(super) fn file(path: &str) -> io::Result<OwnedFd> {
+    let file: OwnedFd =
+        File::options().read(true).write(true).create(true).truncate(false).open(path)?.into();
+    rustix::fs::ftruncate(&file, PAGE as u64)?;
+    Ok(file)
+}
+
+/// The worker's folder: each operation gets at its entries through it, so that the path's other parts play no role.
+fn folder(place: &Place) -> io::Result<OwnedFd> {
+    anchor(&place.huge(""))
+}
+
+fn list(place: &Place) -> io::Result<Act> {
+    let folder = folder(place)?;
+    Ok(Box::new(move || Ok(drop(openat(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?))))
+}
+
+fn mkdir(place: &Place) -> io::Result<Act> {
+    let folder = folder(place)?;
+    Ok(Box::new(move || Ok(rustix::fs::mkdirat(&folder, "new", Mode::RWXU)?)))
+}
+
+fn rmdir(place: &Place) -> io::Result<Act> {
+    fs::create_dir(place.huge("old"))?;
+    let folder = folder(place)?;
+    Ok(Box::new(move || Ok(unlinkat(&folder, "old", AtFlags::REMOVEDIR)?)))
+}
+
+fn chmod_dir(place: &Place) -> io::Result<Act> {
+    fs::create_dir(place.huge("mode"))?;
+    let folder = folder(place)?;
+    Ok(Box::new(move || Ok(chmodat(&folder, "mode", Mode::RWXU | Mode::RGRP, AtFlags::empty())?)))
+}
+
+/// Without an open: that is another access.
+fn create(place: &Place) -> io::Result<Act> {
+    let folder = folder(place)?;
+    Ok(Box::new(move || Ok(mknodat(&folder, "made", FileType::RegularFile, Mode::RUSR | Mode::WUSR, 0)?)))
+}
+
+fn unlink(place: &Place) -> io::Result<Act> {
+    drop(file(&place.huge("gone"))?);
+    let folder = folder(place)?;
+    Ok(Box::new(move || Ok(unlinkat(&folder, "gone", AtFlags::empty())?)))
+}
+
+fn open_file(place: &Place) -> io::Result<Act> {
+    drop(file(&place.huge("there"))?);
+    let folder = folder(place)?;
+    Ok(Box::new(move || Ok(drop(openat(&folder, "there", OFlags::RDWR, Mode::empty())?))))
+}
+
+fn map(place: &Place) -> io::Result<Act> {
+    let file = file(&place.huge("mapped"))?;
+    Ok(Box::new(move || map_and_write(Backing::File(file.as_fd()), PAGE)))
+}
+
+fn anonymous(_: &Place) -> io::Result<Act> {
+    Ok(Box::new(|| map_and_write(Backing::HugePages, PAGE)))
+}
+
+fn memfd(_: &Place) -> io::Result<Act> {
+    Ok(Box::new(|| {
+        let file = memfd_create("memory", MemfdFlags::HUGETLB | MemfdFlags::CLOEXEC)?;
+        rustix::fs::ftruncate(&file, PAGE as u64)?;
+        map_and_write(Backing::File(file.as_fd()), PAGE)
+    }))
+}
+
+fn rename(place: &Place) -> io::Result<Act> {
+    drop(file(&place.huge("from"))?);
+    let folder = folder(place)?;
+    Ok(Box::new(move || Ok(rustix::fs::renameat(&folder, "from", &folder, "to")?)))
+}
+
+fn symlink(place: &Place) -> io::Result<Act> {
+    let folder = folder(place)?;
+    Ok(Box::new(move || Ok(rustix::fs::symlinkat("memory", &folder, "link")?)))
+}
+
+fn chmod_file(place: &Place) -> io::Result<Act> {
+    drop(file(&place.huge("bits"))?);
+    let folder = folder(place)?;
+    Ok(Box::new(move || Ok(chmodat(&folder, "bits", Mode::RUSR | Mode::RGRP, AtFlags::empty())?)))
+}
+
+fn relabel(place: &Place) -> io::Result<Act> {
+    let file = file(&place.huge("label"))?;
+    let label = b"system_u:object_r:container_file_t:s0\0";
+    Ok(Box::new(move || Ok(fsetxattr(&file, "security.selinux", label, XattrFlags::empty())?)))
+}

@@ -1,0 +1,88 @@
+//! The operations. Each has two halves: what it starts from is made while the kernel is permissive, so that only the second
+//! half, one system call or few, meets the policy.
+
+mod escape;
+mod huge;
+mod other;
+mod sysfs;
+mod tun;
+
+use rustix::fs::{Mode, OFlags, open};
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::OwnedFd,
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
+};
+
+/// The second half.
+pub(crate) type Act = Box<dyn FnOnce() -> io::Result<()>>;
+
+type Prepare = fn(&Place) -> io::Result<Act>;
+
+/// Where a worker is.
+pub(crate) struct Place {
+    /// Its number; its folder is `/w/NUMBER`.
+    pub(crate) number: u32,
+    /// The number of the worker that plays another machine.
+    pub(crate) neighbour: Option<u32>,
+}
+
+impl Place {
+    fn path(&self, name: &str) -> String {
+        format!("/w/{}/{name}", self.number)
+    }
+
+    fn huge(&self, name: &str) -> String {
+        format!("/huge/{}/{name}", self.number)
+    }
+
+    fn neighbour(&self) -> io::Result<u32> {
+        self.neighbour.ok_or_else(|| io::Error::other("this worker has no neighbour"))
+    }
+
+    fn neighbours(&self, name: &str) -> io::Result<String> {
+        Ok(format!("/w/{}/{name}", self.neighbour()?))
+    }
+
+    fn node(&self) -> io::Result<OwnedFd> {
+        Ok(ferrovirt_sys::tap::open_node(self.path("tun"))?.into())
+    }
+}
+
+/// Runs the first half of an operation.
+pub(crate) fn prepare(name: &str, place: &Place) -> io::Result<Act> {
+    let all = [tun::ALL, huge::ALL, sysfs::ALL, other::ALL, escape::ALL];
+    let found = all.into_iter().flatten().find(|(known, _)| *known == name);
+    let (_, prepare) =
+        found.ok_or_else(|| io::Error::other(format!("the witness knows no operation {name}")))?;
+    prepare(place)
+}
+
+/// What a worker keeps for its neighbours.
+pub(crate) struct Furniture {
+    _socket: UnixListener,
+    _secret: File,
+}
+
+/// Makes what neighbours reach for: a file, a file of huge pages, a socket, a TAP device, the process itself.
+pub(crate) fn furnish(place: &Place) -> io::Result<Furniture> {
+    fs::write(place.path("pid"), std::process::id().to_string())?;
+    fs::write(place.path("secret"), "secret")?;
+    fs::create_dir(place.huge(""))?;
+    huge::file(&place.huge("memory"))?;
+    let queue = place.node()?;
+    ferrovirt_sys::tap::join(&queue, &format!("own{}", place.number), false)?;
+    ferrovirt_sys::tap::keep(&queue)?;
+    let name = format!("machine-{}", place.number);
+    let socket = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
+    Ok(Furniture { _socket: socket, _secret: File::open(place.path("secret"))? })
+}
+
+/// A descriptor of a folder that stands for it in a path and gives no right to it.
+fn anchor(path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+    Ok(open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}

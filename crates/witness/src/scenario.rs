@@ -1,0 +1,77 @@
+//! What to do, as the host wrote it: one thing on a line, its words separated by tabs.
+
+use std::io;
+
+/// A process in a domain.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Worker {
+    /// Number of its folder below `/w`.
+    pub(crate) number: u32,
+    /// Its context.
+    pub(crate) context: String,
+    /// The context of the files of its pod.
+    pub(crate) files: String,
+    /// The worker that plays another machine for it.
+    pub(crate) neighbour: Option<u32>,
+    /// Names of operations.
+    pub(crate) operations: Vec<String>,
+}
+
+/// The whole scenario.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Scenario {
+    /// How many huge pages of 2 MiB the kernel sets apart.
+    pub(crate) huge_pages: u32,
+    /// What the kernel is asked about: source, target, class.
+    pub(crate) questions: Vec<[String; 3]>,
+    /// In the order in which they start and run; a neighbour comes before those that it is one for.
+    pub(crate) workers: Vec<Worker>,
+}
+
+/// Reads a scenario.
+///
+/// # Errors
+/// A line that means nothing here: host and guest are of different versions.
+pub(crate) fn parse(text: &str) -> io::Result<Scenario> {
+    let mut scenario = Scenario::default();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split('\t').collect();
+        let wrong = || io::Error::other(format!("the scenario's line {line:?} is not understood"));
+        match words.as_slice() {
+            ["huge-pages", count] => scenario.huge_pages = count.parse().map_err(|_| wrong())?,
+            ["ask", source, target, class] => {
+                scenario.questions.push([source, target, class].map(|word| (*word).to_owned()));
+            }
+            ["worker", number, context, files, neighbour, operations @ ..] => {
+                scenario.workers.push(Worker {
+                    number: number.parse().map_err(|_| wrong())?,
+                    context: (*context).to_owned(),
+                    files: (*files).to_owned(),
+                    neighbour: match *neighbour {
+                        "-" => None,
+                        number => Some(number.parse().map_err(|_| wrong())?),
+                    },
+                    operations: operations.iter().map(|word| (*word).to_owned()).collect(),
+                });
+            }
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(scenario)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_is_read() {
+        let text =
+            "huge-pages\t24\nask\ta\tb\tfile\nworker\t1\tu:r:t:s0\tu:o:f:s0\t-\nworker\t2\tc\tf\t1\tx\ty\n";
+        let found = parse(text).unwrap();
+        assert_eq!((found.huge_pages, found.questions.len(), found.workers.len()), (24, 1, 2));
+        assert_eq!(found.workers[1].neighbour, Some(1));
+        assert_eq!(found.workers[1].operations, ["x", "y"]);
+        assert!(parse("worker\tone").is_err());
+    }
+}
