@@ -38,6 +38,12 @@ const RUNTIMES: [&str; 2] = ["container_runtime_t", "container_engine_t"];
 /// A privileged pod's domain, in both.
 const AGENT: &str = "spc_t";
 
+/// Whether a type is one of processes: refpolicy calls the runtime's files what container-selinux calls its process.
+fn is_domain(database: &Database, name: &str) -> bool {
+    let types = database.find_type(name).and_then(|kind| Ok((kind, database.find_type("domain")?)));
+    types.is_ok_and(|(kind, domain)| database.covers(domain, kind))
+}
+
 impl Base {
     /// Fedora, RHEL and OKD.
     pub fn container_selinux() -> Self {
@@ -54,7 +60,7 @@ impl Base {
     /// # Errors
     /// It has no policy for containers.
     pub fn of(database: &Database) -> Result<Self, BaseError> {
-        let found = RUNTIMES.into_iter().find(|name| database.find_type(name).is_ok());
+        let found = RUNTIMES.into_iter().find(|name| is_domain(database, name));
         let runtime = found.ok_or(BaseError::Runtime)?.to_owned();
         Ok(Self { runtime, agent: AGENT.to_owned() })
     }
