@@ -26,7 +26,9 @@ pub(crate) fn build() -> Result<PathBuf> {
     let release = target().join("release");
     let statics = target().join(STATIC).join("release");
     let programs = ["ferrovirt", "virt-handler"].map(|name| release.join(name));
-    for source in programs.into_iter().chain(["virt-launcher", "selinux-witness"].map(|name| statics.join(name))) {
+    for source in
+        programs.into_iter().chain(["virt-launcher", "selinux-witness"].map(|name| statics.join(name)))
+    {
         let Some(name) = source.file_name() else { continue };
         // A running program cannot be overwritten, but it can be replaced.
         let fresh = dist.join(format!(".{}", name.to_string_lossy()));

@@ -1,10 +1,10 @@
 //! Entries of a hugetlbfs, and memory in huge pages.
 
-use super::{Act, Place, Prepare, anchor};
+use super::{Act, Place, Prepare, anchor, try_open};
 use ferrovirt_sys::memory::{Backing, map_and_write};
 use rustix::fs::{
     AtFlags, FileType, MemfdFlags, Mode, OFlags, XattrFlags, chmodat, fsetxattr, memfd_create, mknodat,
-    openat, unlinkat,
+    unlinkat,
 };
 use std::{
     fs::{self, File},
@@ -42,12 +42,12 @@ pub(super) fn file(path: &str) -> io::Result<OwnedFd> {
 
 /// The worker's folder: each operation gets at its entries through it, so that the path's other parts play no role.
 fn folder(place: &Place) -> io::Result<OwnedFd> {
-    anchor(&place.huge(""))
+    anchor(place.huge(""))
 }
 
 fn list(place: &Place) -> io::Result<Act> {
     let folder = folder(place)?;
-    Ok(Box::new(move || Ok(drop(openat(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?))))
+    Ok(Box::new(move || try_open(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY)))
 }
 
 fn mkdir(place: &Place) -> io::Result<Act> {
@@ -82,7 +82,7 @@ fn unlink(place: &Place) -> io::Result<Act> {
 fn open_file(place: &Place) -> io::Result<Act> {
     drop(file(&place.huge("there"))?);
     let folder = folder(place)?;
-    Ok(Box::new(move || Ok(drop(openat(&folder, "there", OFlags::RDWR, Mode::empty())?))))
+    Ok(Box::new(move || try_open(&folder, "there", OFlags::RDWR)))
 }
 
 fn map(place: &Place) -> io::Result<Act> {

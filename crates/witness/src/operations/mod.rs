@@ -7,7 +7,7 @@ mod other;
 mod sysfs;
 mod tun;
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, open, openat};
 use std::{
     fs::{self, File},
     io,
@@ -85,4 +85,10 @@ pub(crate) fn furnish(place: &Place) -> io::Result<Furniture> {
 /// A descriptor of a folder that stands for it in a path and gives no right to it.
 fn anchor(path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     Ok(open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Opens a file of a folder and closes it again.
+fn try_open(folder: &OwnedFd, name: impl rustix::path::Arg, how: OFlags) -> io::Result<()> {
+    openat(folder, name, how | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(())
 }

@@ -1,9 +1,9 @@
 //! Another machine: a process of the same type with other categories, its files, its socket, its memory, its TAP device.
 
-use super::{Act, Place, Prepare, anchor};
+use super::{Act, Place, Prepare, anchor, try_open};
 use ferrovirt_sys::{tap::join, trace};
 use rustix::{
-    fs::{Mode, OFlags, open, openat},
+    fs::{Mode, OFlags, open},
     net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket},
     process::{Pid, Signal, kill_process, test_kill_process},
 };
@@ -29,7 +29,7 @@ fn pid(place: &Place) -> io::Result<Pid> {
 
 fn read_in(folder: &str, name: &'static str, how: OFlags) -> io::Result<Act> {
     let folder = anchor(folder)?;
-    Ok(Box::new(move || Ok(drop(openat(&folder, name, how, Mode::empty())?))))
+    Ok(Box::new(move || try_open(&folder, name, how)))
 }
 
 /// The control: one's own file can be read by the same steps.
@@ -47,7 +47,7 @@ fn reopen(place: &Place) -> io::Result<Act> {
     let descriptors = anchor("/proc/self/fd")?;
     Ok(Box::new(move || {
         let name = file.as_raw_fd().to_string();
-        Ok(drop(openat(&descriptors, name, OFlags::RDONLY, Mode::empty())?))
+        try_open(&descriptors, name, OFlags::RDONLY)
     }))
 }
 

@@ -1,6 +1,6 @@
 //! Files in sysfs, above all the number of virtual functions of a real SR-IOV device.
 
-use super::{Act, Place, Prepare, anchor};
+use super::{Act, Place, Prepare, anchor, try_open};
 use rustix::{
     fs::{AtFlags, Mode, OFlags, chmodat, openat},
     io::{read as read_some, write as write_some},
@@ -39,7 +39,7 @@ fn folder() -> io::Result<OwnedFd> {
 }
 
 fn opening(folder: OwnedFd, name: &'static str, how: OFlags) -> Act {
-    Box::new(move || Ok(drop(openat(&folder, name, how, Mode::empty())?)))
+    Box::new(move || try_open(&folder, name, how))
 }
 
 fn read(_: &Place) -> io::Result<Act> {
