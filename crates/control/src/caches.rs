@@ -7,7 +7,7 @@ use std::pin::pin;
 use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance};
 use ferrovirt_plan::decide::{DOMAIN_ANNOTATION, claim_names};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -28,6 +28,7 @@ pub(crate) struct Caches {
     pub(crate) pods: Store<Pod>,
     pub(crate) claims: Store<PersistentVolumeClaim>,
     pub(crate) clusters: Store<KubeVirt>,
+    pub(crate) nodes: Store<Node>,
 }
 
 impl Caches {
@@ -38,7 +39,8 @@ impl Caches {
         let (pods, pod_writer) = reflector::store();
         let (claims, claim_writer) = reflector::store();
         let (clusters, cluster_writer) = reflector::store();
-        let caches = Self { vms, vmis, pods, claims, clusters };
+        let (nodes, node_writer) = reflector::store();
+        let caches = Self { vms, vmis, pods, claims, clusters, nodes };
 
         let all = watcher::Config::default;
         tasks.spawn(follow(client.clone(), all(), vm_writer, keys.clone(), |vm: &VirtualMachine| {
@@ -75,6 +77,8 @@ impl Caches {
                 known.vmis.state_filter(|vmi| vmi.status.as_ref().is_none_or(|s| s.node_name.is_none()));
             waiting.iter().map(|vmi| Key::Vmi(name_of(&**vmi))).chain([Key::Cluster]).collect()
         }));
+        // No machine waits for a node: what its label says holds for the next pod.
+        tasks.spawn(follow(client.clone(), all(), node_writer, keys.clone(), |_: &Node| Vec::new()));
         caches
     }
 
@@ -86,6 +90,7 @@ impl Caches {
         let _ = self.pods.wait_until_ready().await;
         let _ = self.claims.wait_until_ready().await;
         let _ = self.clusters.wait_until_ready().await;
+        let _ = self.nodes.wait_until_ready().await;
     }
 
     /// Instances and machines that name a claim.

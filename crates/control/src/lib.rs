@@ -31,6 +31,7 @@
 //! | `kubevirt.io` | `kubevirts/status` | patch |
 //! | (core) | `pods` | get list watch create delete |
 //! | (core) | `persistentvolumeclaims` | list watch |
+//! | (core) | `nodes` | list watch |
 //! | (core) | `events` | create patch |
 //!
 //! A verb that is missing makes its step fail alone: the refusal, which names verb and resource, goes into an event

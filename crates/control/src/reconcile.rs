@@ -1,10 +1,13 @@
 //! One round for one key: a snapshot of the caches, a decision, its actions.
 
+use std::collections::BTreeSet;
+
 use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec};
 use ferrovirt_plan::config::{ClusterConfig, KUBEVIRT, NAMESPACE};
 use ferrovirt_plan::decide::{
     self, CREATED_BY_LABEL, Claim, ClaimState, DOMAIN_ANNOTATION, Decision, Refused, VmSnapshot, VmiSnapshot,
 };
+use ferrovirt_plan::mcs::Mcs;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -65,13 +68,19 @@ impl Controller {
         let pods: Vec<&Pod> = pods.iter().map(|pod| &**pod).collect();
         let claims = self.claims(name, &vmi.spec);
         let config = self.config();
+        let nodes = self.caches.nodes.state();
+        let labelled =
+            config.as_ref().is_ok_and(|config| config.labels_pods(nodes.iter().map(|node| &**node)));
+        let taken = labelled.then(|| self.pairs_of_others(&vmi));
         let launcher = |vmi: &VirtualMachineInstance| match &config {
-            Ok(config) => decide::launcher_pod(vmi, config, &claims),
+            Ok(config) => decide::launcher_pod(vmi, config, &claims, labelled),
             Err(problem) => Err(vec![problem.clone()]),
         };
         let now = Timestamp::now();
-        let decision =
-            decide::vmi(&VmiSnapshot { vmi: &vmi, pods: &pods, claims: &claims, launcher: &launcher }, now);
+        let decision = {
+            let (taken, launcher) = (taken.as_ref(), &launcher);
+            decide::vmi(&VmiSnapshot { vmi: &vmi, pods: &pods, claims: &claims, taken, launcher }, now)
+        };
         let about = About { reference: vmi.object_ref(&()), name };
         self.perform(&about, decision, |refused| decide::vmi_refused(&vmi, refused, now)).await
     }
@@ -143,6 +152,17 @@ impl Controller {
         let Some(cluster) = self.kubevirt() else { return Ok(self.defaults.clone()) };
         let config = ClusterConfig::from_kubevirt(&cluster).map_err(|error| chain(&error))?;
         Ok(ClusterConfig { launcher_image: self.defaults.launcher_image.clone(), ..config })
+    }
+
+    /// The MCS pairs of all other instances and of their pods.
+    fn pairs_of_others(&self, own: &VirtualMachineInstance) -> BTreeSet<Mcs> {
+        let uid = own.metadata.uid.as_ref();
+        let vmis = self.caches.vmis.state();
+        let vmis = vmis.iter().filter(|vmi| vmi.metadata.uid.as_ref() != uid);
+        let pods = self.caches.pods.state();
+        let pods = pods.iter().filter(|pod| pod.labels().get(CREATED_BY_LABEL) != uid);
+        let recorded = vmis.filter_map(|vmi| decide::held_pair(vmi));
+        recorded.chain(pods.filter_map(|pod| decide::pod_pair(pod))).collect()
     }
 
     /// The claims that a machine names, as the cache shows them.

@@ -3,7 +3,10 @@
 use ferrovirt_api::kubevirt::KubeVirt;
 use ferrovirt_model::{Profile, profile::UnknownProfile};
 use ferrovirt_privilege::Surroundings;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
 
 /// Namespace of the controllers, their accounts and the KubeVirt object.
 pub const NAMESPACE: &str = "kubevirt";
@@ -25,6 +28,38 @@ pub struct ClusterConfig {
     pub memory_overcommit: u64,
     /// Node labels that every launcher pod requires (`developerConfiguration.nodeSelectors`).
     pub node_selectors: BTreeMap<String, String>,
+    /// Whether launcher pods carry an SELinux label (`selinux.labelPods`).
+    pub label_pods: LabelPods,
+}
+
+/// When launcher pods carry an SELinux label.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LabelPods {
+    /// When a node of the cluster has SELinux and the policy of launcher pods: elsewhere nothing would enforce it.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// A value of `labelPods` that does not exist.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is unknown: use Auto, Always or Never")]
+pub struct UnknownLabelPods(String);
+
+impl FromStr for LabelPods {
+    type Err = UnknownLabelPods;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "Auto" => Ok(Self::Auto),
+            "Always" => Ok(Self::Always),
+            "Never" => Ok(Self::Never),
+            other => Err(UnknownLabelPods(other.to_owned())),
+        }
+    }
 }
 
 impl Default for ClusterConfig {
@@ -37,6 +72,7 @@ impl Default for ClusterConfig {
             cpu_allocation_ratio: 10,
             memory_overcommit: 100,
             node_selectors: BTreeMap::new(),
+            label_pods: LabelPods::default(),
         }
     }
 }
@@ -47,6 +83,9 @@ pub enum ConfigError {
     /// The profile is unknown.
     #[error("spec.configuration.privilegeProfile of the KubeVirt object")]
     Profile(#[source] UnknownProfile),
+    /// The value of `labelPods` is unknown.
+    #[error("spec.configuration.selinux.labelPods of the KubeVirt object")]
+    LabelPods(#[source] UnknownLabelPods),
     /// A type that the privilege table does not know.
     #[error(
         "spec.configuration.selinuxLauncherType of the KubeVirt object is not supported: the type of launcher pods is \
@@ -79,6 +118,9 @@ impl ClusterConfig {
         if given.selinux_launcher_type.as_ref().is_some_and(|name| !name.is_empty()) {
             return Err(ConfigError::SelinuxType);
         }
+        if let Some(text) = given.selinux.as_ref().and_then(|selinux| selinux.label_pods.as_ref()) {
+            config.label_pods = text.parse().map_err(ConfigError::LabelPods)?;
+        }
         if let Some(developer) = &given.developer_configuration {
             config.use_emulation = developer.use_emulation.unwrap_or_default();
             config.node_selectors = developer.node_selectors.clone();
@@ -94,7 +136,7 @@ impl ClusterConfig {
 
     /// What the rights of a machine depend on beside the machine.
     pub fn surroundings(&self, block_claims: &BTreeSet<String>) -> Surroundings {
-        Surroundings { emulation: self.use_emulation, block_claims: block_claims.clone() }
+        Surroundings { emulation: self.use_emulation, block_claims: block_claims.clone(), label: None }
     }
 }
 
@@ -126,8 +168,10 @@ mod tests {
         let config = read(json!({"configuration": {
             "privilegeProfile": "documented",
             "developerConfiguration": {"useEmulation": true, "cpuAllocationRatio": 4},
+            "selinux": {"labelPods": "Never"},
         }}))
         .unwrap();
+        assert_eq!(config.label_pods, LabelPods::Never);
         assert_eq!(
             (config.profile, config.use_emulation, config.cpu_allocation_ratio),
             (Profile::Documented, true, 4)
@@ -139,6 +183,10 @@ mod tests {
         assert!(matches!(
             read(json!({"configuration": {"privilegeProfile": "huge"}})),
             Err(ConfigError::Profile(_))
+        ));
+        assert!(matches!(
+            read(json!({"configuration": {"selinux": {"labelPods": "Sometimes"}}})),
+            Err(ConfigError::LabelPods(_))
         ));
         let config = json!({"configuration": {"developerConfiguration": {"cpuAllocationRatio": 0}}});
         assert_eq!(

@@ -5,13 +5,16 @@ pub mod config;
 pub mod decide;
 pub mod explain;
 pub mod generate;
+pub mod installed;
 pub mod judge;
 pub mod lift;
 pub mod matrix;
+pub mod mcs;
 pub mod order;
 pub mod paths;
 pub mod prove;
 pub mod render;
+pub mod selinux;
 pub mod subresource;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_model::Profile;
-use ferrovirt_plan::{config::ClusterConfig, render};
+use ferrovirt_plan::{config::ClusterConfig, decide, render};
 use ferrovirt_privilege::cluster_grants;
 use ferrovirt_scc::{
     Constraints, NamespaceValues, Operation, Outcome, Request, SecurityContextConstraints, Subject, defaults,
@@ -15,6 +15,10 @@ fn ours(profile: Profile) -> SecurityContextConstraints {
     serde_json::from_value(render::scc::controller(&cluster_grants(profile))).unwrap_or_default()
 }
 
+fn machines() -> SecurityContextConstraints {
+    serde_json::from_value(render::scc::machine(&cluster_grants(Profile::Minimal))).unwrap_or_default()
+}
+
 /// The pod as a VMI's controller creates it, through admission with these constraints.
 fn admit(
     vmi: &Value,
@@ -22,9 +26,10 @@ fn admit(
     constraints: Vec<SecurityContextConstraints>,
 ) -> Result<(String, Value), String> {
     let vmi: VirtualMachineInstance = serde_json::from_value(vmi.clone()).map_err(|e| e.to_string())?;
-    let machine = ferrovirt_api::machine(&vmi).map_err(|causes| format!("{causes:?}"))?;
     let config = ClusterConfig { profile, use_emulation: true, ..ClusterConfig::default() };
-    let mut pod = serde_json::to_value(render::pod(&machine, &vmi, &config)).map_err(|e| e.to_string())?;
+    let labelled = vmi.status.as_ref().is_some_and(|status| status.selinux_level.is_some());
+    let pod = decide::launcher_pod(&vmi, &config, &[], labelled).map_err(|causes| causes.join("; "))?;
+    let mut pod = serde_json::to_value(pod).map_err(|e| e.to_string())?;
     let groups = ["system:serviceaccounts", "system:serviceaccounts:kubevirt", "system:authenticated"];
     let groups = groups.map(str::to_owned);
     let request = Request {
@@ -99,6 +104,66 @@ fn a_host_disk_and_the_documented_profile_need_the_controllers_scc() {
     }
 }
 
+fn labelled(mut vmi: Value) -> Value {
+    vmi["status"] = json!({"selinuxLevel": "s0:c12,c345"});
+    vmi
+}
+
+/// A machine with every kind of volume that needs no host path.
+fn with_volumes() -> Value {
+    let disks = json!([
+        {"name": "image", "disk": {"bus": "virtio"}}, {"name": "claim", "disk": {"bus": "virtio"}},
+        {"name": "scratch", "disk": {"bus": "virtio"}}, {"name": "seed", "disk": {"bus": "virtio"}},
+    ]);
+    let volumes = json!([
+        {"name": "image", "containerDisk": {"image": "guests/a:1"}},
+        {"name": "claim", "persistentVolumeClaim": {"claimName": "data"}},
+        {"name": "scratch", "emptyDisk": {"capacity": "1Gi"}},
+        {"name": "seed", "cloudInitNoCloud": {"userData": "#cloud-config"}},
+    ]);
+    vmi(json!({"interfaces": [{"name": "default", "masquerade": {}}], "disks": disks}), volumes)
+}
+
+#[test]
+fn a_labelled_machine_is_restricted_but_for_its_label() {
+    for vmi in [plain(), with_volumes()] {
+        let (scc, pod) = admit(&labelled(vmi.clone()), Profile::Minimal, all(Profile::Minimal)).unwrap();
+        assert_eq!(scc, "kubevirt-machine");
+        let label = &pod["spec"]["securityContext"]["seLinuxOptions"];
+        assert_eq!(*label, json!({"type": "virt_machine.emulated_tap", "level": "s0:c12,c345"}));
+        // Everything but the label is as restricted-v2 makes it.
+        let (scc, mut restricted) = admit(&vmi, Profile::Minimal, all(Profile::Minimal)).unwrap();
+        assert_eq!(scc, "restricted-v2");
+        restricted["spec"]["securityContext"]["seLinuxOptions"] = label.clone();
+        assert_eq!(pod["spec"], restricted["spec"]);
+        assert!(admit(&labelled(vmi), Profile::Minimal, defaults::all()).is_err());
+    }
+    let documented = admit(&labelled(plain()), Profile::Documented, all(Profile::Documented)).unwrap();
+    assert_eq!(documented.0, "kubevirt-controller");
+}
+
+/// Minimality of the SCC for labelled pods.
+#[test]
+fn each_value_of_the_machines_scc_is_needed() {
+    let refused = |change: &dyn Fn(&mut SecurityContextConstraints)| {
+        let mut scc = machines();
+        change(&mut scc);
+        let mut constraints = defaults::all();
+        constraints.push(scc);
+        admit(&labelled(with_volumes()), Profile::Minimal, constraints).is_err()
+    };
+    assert!(!refused(&|_| {}));
+    for kind in ["emptyDir", "image", "persistentVolumeClaim"] {
+        let drop = |scc: &mut SecurityContextConstraints| {
+            scc.volumes.iter_mut().for_each(|kinds| kinds.retain(|have| have != kind));
+        };
+        assert!(refused(&drop), "{kind}");
+    }
+    assert!(refused(&|scc| scc.users.clear()));
+    assert!(refused(&|scc| scc.seccomp_profiles.clear()));
+    assert!(refused(&|scc| scc.se_linux_context.kind = "MustRunAs".into()));
+}
+
 /// Minimality of the SCC: without each value a pod is refused.
 #[test]
 fn each_value_of_the_scc_is_needed() {
@@ -107,7 +172,7 @@ fn each_value_of_the_scc_is_needed() {
         change(&mut scc);
         let mut constraints = defaults::all();
         constraints.push(scc);
-        [(host_disk(), Profile::Minimal), (plain(), Profile::Documented)]
+        [(host_disk(), Profile::Minimal), (labelled(plain()), Profile::Documented)]
             .iter()
             .any(|(vmi, profile)| admit(vmi, *profile, constraints.clone()).is_err())
     };
@@ -130,6 +195,6 @@ fn each_value_of_the_scc_is_needed() {
 
 fn all(profile: Profile) -> Vec<SecurityContextConstraints> {
     let mut constraints = defaults::all();
-    constraints.push(ours(profile));
+    constraints.extend([ours(profile), machines()]);
     constraints
 }

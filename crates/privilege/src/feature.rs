@@ -63,6 +63,8 @@ pub enum Feature {
     SerialConsole,
     /// Virtual functions of network cards. Documented; machines cannot ask for it yet.
     Sriov,
+    /// An SELinux type and an MCS pair of the machine's own.
+    SelinuxLabel,
     /// The controllers and the node agent.
     ControlPlane,
     /// People.
@@ -71,7 +73,7 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature, in the order of the documents.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::BaseMachine,
         Self::Kvm,
         Self::Emulation,
@@ -98,6 +100,7 @@ impl Feature {
         Self::Graphics,
         Self::SerialConsole,
         Self::Sriov,
+        Self::SelinuxLabel,
         Self::ControlPlane,
         Self::UserRoles,
     ];
@@ -131,6 +134,7 @@ impl Feature {
             Self::Graphics => "graphics",
             Self::SerialConsole => "serial console",
             Self::Sriov => "SR-IOV",
+            Self::SelinuxLabel => "SELinux label",
             Self::ControlPlane => "control plane",
             Self::UserRoles => "user roles",
         }
@@ -150,6 +154,17 @@ pub struct Surroundings {
     pub emulation: bool,
     /// Names of the claims in the machine's namespace that are in block mode.
     pub block_claims: BTreeSet<String>,
+    /// The SELinux label of the machine's pod; none where launcher pods are not labelled.
+    pub label: Option<Label>,
+}
+
+/// The SELinux label of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The type of its processes.
+    pub kind: String,
+    /// Its MCS level, such as `s0:c12,c345`.
+    pub level: String,
 }
 
 /// One use of a feature by a machine, with the texts that fill the placeholders of its grants.
@@ -201,6 +216,9 @@ pub(crate) fn uses(machine: &Machine, surroundings: &Surroundings) -> Vec<Use> {
     }
     device_uses(devices, &mut out);
     scheduling_uses(scheduling);
+    if let Some(Label { kind, level }) = &surroundings.label {
+        out.push(with(Feature::SelinuxLabel, &[("{label-type}", kind), ("{label-level}", level)]));
+    }
     out
 }
 

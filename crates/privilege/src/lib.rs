@@ -21,7 +21,7 @@ mod set;
 mod text;
 
 pub use domain::{BLOCK as DOMAIN_BLOCK, Domain};
-pub use feature::{Feature, Surroundings, features};
+pub use feature::{Feature, Label, Surroundings, features};
 pub use features::grants;
 pub use grant::{Grant, Phase, Subject};
 pub use right::{Access, DeviceSource, NetworkStep, Right, Surface, VolumeSource};

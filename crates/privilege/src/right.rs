@@ -127,6 +127,13 @@ pub enum Right<T> {
         /// Value; one right for each element of a list.
         value: T,
     },
+    /// A field of the SCC `kubevirt-machine`, which admits labelled pods of the minimal profile.
+    MachineScc {
+        /// Field.
+        field: T,
+        /// Value; one right for each element of a list.
+        value: T,
+    },
     /// A verb on a Kubernetes resource.
     Verb {
         /// API group; empty for the core group.
@@ -209,8 +216,10 @@ pub enum Surface {
     Seccomp,
     /// The SELinux module.
     Selinux,
-    /// The SCC.
+    /// The SCC `kubevirt-controller`.
     Scc,
+    /// The SCC `kubevirt-machine`.
+    MachineScc,
     /// Roles.
     Rbac,
     /// The node agent's own powers: nothing is rendered, the list is for the reviewer.
@@ -232,6 +241,7 @@ impl<T> Right<T> {
                 Surface::Selinux
             }
             Self::Scc { .. } => Surface::Scc,
+            Self::MachineScc { .. } => Surface::MachineScc,
             Self::Verb { .. } => Surface::Rbac,
             Self::Host { .. } | Self::Sysctl { .. } => Surface::Node,
         }
@@ -266,6 +276,7 @@ impl<T> Right<T> {
             }
             Self::SelinuxRole { domain, role } => Right::SelinuxRole { domain: f(domain), role: f(role) },
             Self::Scc { field, value } => Right::Scc { field: f(field), value: f(value) },
+            Self::MachineScc { field, value } => Right::MachineScc { field: f(field), value: f(value) },
             Self::Verb { group, resource, verb, namespace, name } => Right::Verb {
                 group: f(group),
                 resource: f(resource),
@@ -330,6 +341,7 @@ impl<T: fmt::Display> fmt::Display for Right<T> {
             }
             Self::SelinuxRole { domain, role } => write!(f, "selinux {domain} in role {role}"),
             Self::Scc { field, value } => write!(f, "scc {field}={value}"),
+            Self::MachineScc { field, value } => write!(f, "scc kubevirt-machine {field}={value}"),
             Self::Verb { group, resource, verb, namespace, name } => {
                 write!(f, "{verb} {resource}")?;
                 if !group.to_string().is_empty() {

@@ -5,7 +5,7 @@ use ferrovirt_model::{
     machine::{Bus, Cpu, Devices, Disk, DiskTarget, Firmware, Memory, Scheduling, Source},
 };
 use ferrovirt_privilege::{
-    Domain, Feature, Grant, GrantSet, Right, Subject, Surface, Surroundings, cluster_grants, domain,
+    Domain, Feature, Grant, GrantSet, Label, Right, Subject, Surface, Surroundings, cluster_grants, domain,
     domain_grants, feature_grants, features, grants, machine_grants,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,11 +112,26 @@ fn the_documented_values_are_in_the_table() {
     assert_eq!(grants.on(Surface::Selinux), rules);
 }
 
+/// A labelled machine has its type and level, and nothing else, beyond the same machine without a label.
+#[test]
+fn a_label_adds_the_label_alone() {
+    let label = Label { kind: "some.process".into(), level: "s0:c1,c2".into() };
+    let labelled = Surroundings { label: Some(label), ..Surroundings::default() };
+    for profile in PROFILES {
+        let plain = machine_grants(&machine(), &Surroundings::default(), profile);
+        let more = machine_grants(&machine(), &labelled, profile).minus(&plain);
+        let pod: Vec<String> = more.on(Surface::Pod).iter().map(Right::to_string).collect();
+        assert_eq!(pod, ["pod seLinuxOptions.level=s0:c1,c2", "pod seLinuxOptions.type=some.process"]);
+        assert_eq!(more.len(), 2 + more.on(Surface::MachineScc).len());
+        assert!(plain.within(&machine_grants(&machine(), &labelled, profile)));
+    }
+}
+
 /// The SCC and the roles do not change with the profile.
 #[test]
 fn what_is_installed_is_the_same_in_both_profiles() {
     let [minimal, documented] = PROFILES.map(cluster_grants);
-    for surface in [Surface::Scc, Surface::Rbac, Surface::Seccomp] {
+    for surface in [Surface::Scc, Surface::MachineScc, Surface::Rbac, Surface::Seccomp] {
         assert_eq!(minimal.on(surface), documented.on(surface));
     }
 }
@@ -126,8 +141,11 @@ fn launchers_of_the_minimal_profile_hold_no_capability() {
     for feature in Feature::ALL {
         for subject in [Subject::Qemu, Subject::Launcher] {
             let rights = feature_grants(feature, Profile::Minimal).of(subject);
-            let taken =
-                |right: &Right<String>| matches!(right, Right::Capability(_) | Right::PodField { .. });
+            let taken = |right: &Right<String>| match right {
+                // A label takes rights away.
+                Right::PodField { field, .. } => !field.starts_with("seLinuxOptions."),
+                right => matches!(right, Right::Capability(_)),
+            };
             assert!(!rights.iter().any(taken), "{feature}");
         }
     }

@@ -91,6 +91,14 @@ crate::wire::wire! {
         webhook_configuration: Option<Opaque>,
         /// How much privilege launcher pods get: `minimal` (when absent) or `documented`. Not an upstream field.
         privilege_profile: Option<String>,
+        /// SELinux labels of launcher pods. Not an upstream field.
+        selinux: Option<SelinuxConfiguration>,
+    }
+
+    SelinuxConfiguration {
+        /// Whether launcher pods carry the type of their machine and an MCS pair of its own: `Auto` (when absent: where
+        /// a node has SELinux and the policy), `Always` or `Never`.
+        label_pods: Option<String>,
     }
 
     DeveloperConfiguration {

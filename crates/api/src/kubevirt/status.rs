@@ -43,6 +43,8 @@ crate::wire::wire! {
         reason: Option<String>,
         runtime_user: Option<i64>,
         selinux_context: Option<String>,
+        /// MCS level that is this instance's alone while it exists, such as `s0:c12,c345`. Not an upstream field.
+        selinux_level: Option<String>,
         topology_hints: Option<TopologyHints>,
         virtual_machine_revision_name: Option<String>,
         #[serde(default)]

@@ -39,7 +39,7 @@ pub use launcher::launcher_pod;
 pub use start::back_off_seconds;
 pub(crate) use start::{is_final, phase, strategy};
 pub use vm::{VmSnapshot, vm, vm_gone, vm_refused};
-pub use vmi::{VmiSnapshot, claim_names, vmi, vmi_refused};
+pub use vmi::{VmiSnapshot, claim_names, held_pair, pod_pair, vmi, vmi_refused};
 
 /// Holds a VirtualMachineInstance until its pods are gone; `kubevirt.io` key of upstream.
 pub const FOREGROUND_FINALIZER: &str = "kubevirt.io/foregroundDeleteVirtualMachine";

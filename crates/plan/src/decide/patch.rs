@@ -14,12 +14,16 @@ pub(super) fn between<T: Serialize>(meta: &ObjectMeta, old: &T, new: &T) -> Vec<
     };
     let mut ops = Vec::new();
     compare(&mut String::new(), &old, &new, &mut ops);
-    if !ops.is_empty()
-        && let Some(version) = &meta.resource_version
-    {
-        ops.insert(0, json!({"op": "test", "path": "/metadata/resourceVersion", "value": version}));
+    if !ops.is_empty() {
+        ops.splice(0..0, unchanged(meta));
     }
     ops
+}
+
+/// The test of the resource version alone: changes nothing, and is refused when somebody else has written since.
+pub(super) fn unchanged(meta: &ObjectMeta) -> Vec<Value> {
+    let test = |version| json!({"op": "test", "path": "/metadata/resourceVersion", "value": version});
+    meta.resource_version.as_ref().map(test).into_iter().collect()
 }
 
 fn compare(path: &mut String, old: &Value, new: &Value, ops: &mut Vec<Value>) {

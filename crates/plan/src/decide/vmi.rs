@@ -1,5 +1,6 @@
 //! The VirtualMachineInstance controller.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ferrovirt_api::kubevirt::{VirtualMachineInstance, VirtualMachineInstanceSpec};
@@ -10,6 +11,7 @@ use super::start::{is_final, phase, uid};
 use super::vm::{push_patch, without};
 use super::vmi_status::{self, Trouble};
 use super::{Action, Claim, ClaimState, Decision, Event, FOREGROUND_FINALIZER, Refused, patch, pods};
+use crate::mcs::Mcs;
 
 /// How long the node agent may take to report the end of a guest whose launcher has ended. Generous: it only matters
 /// when the agent is down, and then nothing runs that could be run twice.
@@ -30,6 +32,9 @@ pub struct VmiSnapshot<'a> {
     pub pods: &'a [&'a Pod],
     /// The claims that it names ([`claim_names`]).
     pub claims: &'a [Claim],
+    /// MCS pairs of other instances and of their pods ([`held_pair`], [`pod_pair`]); `None` where launcher pods are not
+    /// labelled.
+    pub taken: Option<&'a BTreeSet<Mcs>>,
     /// Renders the launcher pod, or says why this is no valid machine. Pure, and the pod's name depends on the
     /// instance's UID alone, so that creating it twice is impossible.
     pub launcher: &'a dyn Fn(&VirtualMachineInstance) -> Result<Pod, Vec<String>>,
@@ -61,6 +66,8 @@ struct Step {
     /// To be told after the patch.
     events: Vec<Action>,
     trouble: Option<Trouble>,
+    /// The level to record.
+    level: Option<Mcs>,
     /// Let the instance go.
     release: bool,
     requeue_after: Option<Duration>,
@@ -120,6 +127,9 @@ pub fn vmi(snapshot: &VmiSnapshot<'_>, now: Timestamp) -> Decision {
     } else if !deleting && !is_final(vmi) {
         prepare(&mut new, &mut step);
     }
+    if let Some(level) = step.level {
+        new.status.get_or_insert_default().selinux_level = Some(level.to_string());
+    }
     vmi_status::refresh(&mut new, pod, &own, snapshot.claims, step.phase, step.trouble.as_ref(), now);
     if let Some(trouble) = step.trouble.as_ref().filter(|_| vmi_status::is_news(vmi, &new)) {
         step.events.push(Event::warning(trouble.reason, trouble.message.clone()));
@@ -167,17 +177,20 @@ fn create(snapshot: &VmiSnapshot<'_>, blocked: bool) -> Step {
     if blocked {
         return Step::wait("waiting for the pod of an earlier instance of this name to end");
     }
+    if let Some(step) = snapshot.taken.and_then(|taken| level(snapshot, taken)) {
+        return step;
+    }
     match (snapshot.launcher)(snapshot.vmi) {
         Ok(pod) => {
             let name = pods::name(&pod).to_owned();
-            Step {
-                actions: vec![
-                    Action::CreatePod(Box::new(pod)),
-                    Event::normal("SuccessfulCreate", format!("Created virtual machine pod {name}")),
-                ],
-                why: format!("creating pod {name}"),
-                ..Step::default()
+            let mut actions = Vec::new();
+            if snapshot.taken.is_some() {
+                // The level in the pod is the one that is recorded now, not one that was given up since.
+                actions.push(Action::PatchVmi(patch::unchanged(&snapshot.vmi.metadata)));
             }
+            actions.push(Action::CreatePod(Box::new(pod)));
+            actions.push(Event::normal("SuccessfulCreate", format!("Created virtual machine pod {name}")));
+            Step { actions, why: format!("creating pod {name}"), ..Step::default() }
         }
         Err(causes) => {
             let message = format!("the machine cannot be run as it is: {}", causes.join("; "));
@@ -185,6 +198,48 @@ fn create(snapshot: &VmiSnapshot<'_>, blocked: bool) -> Step {
             Step { trouble: Some(Trouble { reason: "InvalidMachine", message }), why, ..Step::default() }
         }
     }
+}
+
+/// Records an MCS pair that nobody else has; `None` when the instance's own is recorded and nobody else's.
+///
+/// The pod is made in a later round, when the record has come back and is still the newest. Whoever records a pair sees
+/// then who had recorded it before, since all instances come through one watch, and gives way. What is given up must not
+/// be in a pod that the cache does not show yet. So no two pods ever have the same pair, and a kill between any two steps
+/// loses nothing.
+fn level(snapshot: &VmiSnapshot<'_>, taken: &BTreeSet<Mcs>) -> Option<Step> {
+    let vmi = snapshot.vmi;
+    let held = held_pair(vmi);
+    if held.is_some_and(|own| !taken.contains(&own)) {
+        return None;
+    }
+    let actions = if held.is_some() { confirm(snapshot) } else { Vec::new() };
+    // A machine gets its pair back when it starts anew, as a rule: the seed is the owner's.
+    let owner = vmi.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let seed = owner.map_or(uid(&vmi.metadata), |owner| owner.uid.as_str());
+    Some(match Mcs::allocate(seed, taken) {
+        Some(pair) => Step {
+            level: Some(pair),
+            actions,
+            ..Step::wait(format!("recording the SELinux level {pair} first"))
+        },
+        None => {
+            let message = "no SELinux level is left: every pair of categories belongs to a machine; stop one"
+                .to_owned();
+            let why = message.clone();
+            Step { trouble: Some(Trouble { reason: "NoFreeLevel", message }), why, ..Step::default() }
+        }
+    })
+}
+
+/// The MCS pair that is recorded for an instance.
+pub fn held_pair(vmi: &VirtualMachineInstance) -> Option<Mcs> {
+    Mcs::parse(vmi.status.as_ref()?.selinux_level.as_deref()?)
+}
+
+/// The MCS pair of a launcher pod whose processes may run.
+pub fn pod_pair(pod: &Pod) -> Option<Mcs> {
+    let label = pod.spec.as_ref()?.security_context.as_ref()?.se_linux_options.as_ref()?;
+    Mcs::parse(label.level.as_deref()?).filter(|_| !pods::is_down(pod))
 }
 
 /// The pod exists, the guest does not.
@@ -329,13 +384,17 @@ pub fn vmi_refused(vmi: &VirtualMachineInstance, refused: &Refused, now: Timesta
 fn hint(message: &str) -> Option<&'static str> {
     if message.contains("exceeded quota") || message.contains("failed quota") {
         Some("Raise the ResourceQuota of the namespace, or ask for less in spec.domain")
+    } else if message.contains("violates PodSecurity") && message.contains("seLinuxOptions") {
+        Some(
+            "Pod Security levels baseline and restricted refuse every SELinux type of one's own, also one that is stricter than the usual: label the namespace with pod-security.kubernetes.io/enforce=privileged, or set spec.configuration.selinux.labelPods of the KubeVirt object to Never",
+        )
     } else if message.contains("violates PodSecurity") {
         Some(
             "A feature of this machine needs more than the namespace allows: `ferrovirt explain` shows which one; remove it, or label the namespace with pod-security.kubernetes.io/enforce=privileged",
         )
     } else if message.contains("security context constraint") {
         Some(
-            "No security context constraint of the controller's service account allows what this machine needs: `ferrovirt explain` shows what that is; restore the constraint kubevirt-controller, or remove the feature",
+            "No security context constraint of the controller's service account allows what this machine needs: `ferrovirt explain` shows what that is; restore the constraints kubevirt-controller and kubevirt-machine, or remove the feature",
         )
     } else if message.contains("cannot create resource") {
         Some("Give the verb back to the ClusterRole kubevirt-controller")

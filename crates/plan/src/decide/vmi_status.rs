@@ -11,7 +11,7 @@ use super::conditions::{Condition, find, remove, set};
 use super::{Claim, ClaimState, NODE_LABEL, pods};
 
 /// Reasons of `Synchronized=False` that are the controller's alone; they end when there is a pod.
-const BEFORE_THE_POD: [&str; 3] = ["FailedCreate", "FailedPvcNotFound", "InvalidMachine"];
+const BEFORE_THE_POD: [&str; 4] = ["FailedCreate", "FailedPvcNotFound", "InvalidMachine", "NoFreeLevel"];
 /// Reasons that the controller and the node agent both write. Whoever was first is left alone, and they end when the
 /// container runs: two writers that both insist would overwrite each other for ever.
 const IMAGES: [&str; 2] = ["ErrImagePull", "ImagePullBackOff"];

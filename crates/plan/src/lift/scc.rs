@@ -1,5 +1,6 @@
 //! What an SCC allows.
 
+use crate::render::scc::MACHINE;
 use ferrovirt_privilege::Right;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -7,6 +8,7 @@ use std::collections::BTreeSet;
 /// Every field that allows something: true booleans, elements of lists, types of strategies. Restrictions (dropped
 /// capabilities, a read-only root, forbidden sysctls) grant nothing.
 pub fn lift(scc: &Value) -> BTreeSet<Right<String>> {
+    let machine = scc.pointer("/metadata/name").and_then(Value::as_str) == Some(MACHINE);
     let mut out = BTreeSet::new();
     let skipped = [
         "apiVersion",
@@ -18,7 +20,10 @@ pub fn lift(scc: &Value) -> BTreeSet<Right<String>> {
     ];
     let fields = scc.as_object().into_iter().flatten();
     for (field, value) in fields.filter(|(field, _)| !skipped.contains(&field.as_str())) {
-        let mut add = |value: String| out.insert(Right::Scc { field: field.clone(), value });
+        let mut add = |value: String| {
+            let field = field.clone();
+            out.insert(if machine { Right::MachineScc { field, value } } else { Right::Scc { field, value } })
+        };
         match value {
             Value::Null | Value::Bool(false) => {}
             Value::Bool(true) => {

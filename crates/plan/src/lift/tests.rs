@@ -13,7 +13,9 @@ use ferrovirt_model::{
     Machine, PageSize, Profile,
     machine::{Binding, Bus, DiskTarget, KernelBoot, NicModel},
 };
-use ferrovirt_privilege::{Domain, GrantSet, Subject, Surface, cluster_grants, machine_grants};
+use ferrovirt_privilege::{
+    Domain, GrantSet, Label, Subject, Surface, Surroundings, cluster_grants, machine_grants,
+};
 use ferrovirt_qemu::order::{Accelerator, Format, Lease};
 use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
@@ -72,6 +74,27 @@ fn facts(machine: &Machine) -> NodeFacts {
         facts.nics.insert(interface.name.clone(), made);
     }
     facts
+}
+
+/// Proof 2 for the pod of a labelled machine.
+#[test]
+fn a_labelled_pod_is_its_grants() {
+    for profile in PROFILES {
+        let config = config(profile, true);
+        for machine in [samples::plain(), samples::full()] {
+            let kind = config.launcher_type(&machine, &config.surroundings(&block_claims()));
+            let label = Label { kind: kind.clone(), level: "s0:c12,c345".to_owned() };
+            let surroundings = Surroundings { label: Some(label), ..config.surroundings(&block_claims()) };
+            let mut owner = VirtualMachineInstance::default();
+            owner.metadata.uid = Some(machine.uid.clone());
+            let pod = render::pod_in(&machine, &owner, &config, &surroundings);
+            let grants = machine_grants(&machine, &surroundings, profile);
+            assert_eq!(pod::lift(&pod), grants.on(Surface::Pod));
+            let label = pod.spec.unwrap().security_context.unwrap().se_linux_options.unwrap();
+            assert_eq!(label.type_, Some(kind));
+            assert_eq!(label.level.as_deref(), Some("s0:c12,c345"));
+        }
+    }
 }
 
 /// Proof 2, for the documents of one machine; and they fit together.
@@ -164,6 +187,7 @@ fn the_documents_of_the_cluster_are_its_grants() {
         let grants = cluster_grants(profile);
         assert_eq!(seccomp::lift(&render::seccomp::profile()), grants.on(Surface::Seccomp));
         assert_eq!(scc::lift(&render::scc::controller(&grants)), grants.on(Surface::Scc));
+        assert_eq!(scc::lift(&render::scc::machine(&grants)), grants.on(Surface::MachineScc));
     }
 }
 
@@ -198,7 +222,7 @@ fn the_installation_grants_what_the_table_says_and_nothing_else() {
             .filter(|manifest| manifest["kind"] == "SecurityContextConstraints")
             .flat_map(scc::lift)
             .collect();
-        assert_eq!(sccs, grants.on(Surface::Scc));
+        assert_eq!(sccs, &grants.on(Surface::Scc) | &grants.on(Surface::MachineScc));
         let node = rbac::lift(&render::rbac::roles(&grants, Subject::Node)).unwrap();
         assert!(node.iter().all(|held| held.subject == Subject::Node));
         let rights: BTreeSet<_> = node.into_iter().map(|held| held.right).collect();

@@ -28,7 +28,7 @@ pub fn install(config: &ClusterConfig) -> Vec<Value> {
     for subject in Subject::ALL.into_iter().filter(|subject| *subject != Subject::Node) {
         out.extend(rbac::roles(&grants, subject));
     }
-    out.push(scc::controller(&grants));
+    out.extend([scc::controller(&grants), scc::machine(&grants)]);
     out.push(kubevirt(config));
     out
 }

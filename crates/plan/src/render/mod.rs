@@ -13,7 +13,7 @@ pub mod seccomp;
 
 pub use install::install;
 pub use overhead::overhead;
-pub use pod::{pod, pod_name, pod_with_claims};
+pub use pod::{pod, pod_in, pod_name, pod_with_claims};
 
 #[cfg(test)]
 mod tests;

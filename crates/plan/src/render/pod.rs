@@ -7,7 +7,7 @@ use ferrovirt_model::{
     Machine,
     machine::{Port, Protocol},
 };
-use ferrovirt_privilege::{GrantSet, Right, Surface, machine_grants};
+use ferrovirt_privilege::{GrantSet, Right, Surface, Surroundings, machine_grants};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EnvVar, Pod, PodSecurityContext, PodSpec, SELinuxOptions,
     SeccompProfile, SecurityContext,
@@ -34,7 +34,17 @@ pub fn pod_with_claims(
     config: &ClusterConfig,
     block_claims: &BTreeSet<String>,
 ) -> Pod {
-    let grants = machine_grants(machine, &config.surroundings(block_claims), config.profile);
+    pod_in(machine, owner, config, &config.surroundings(block_claims))
+}
+
+/// The pod of a machine in its surroundings.
+pub fn pod_in(
+    machine: &Machine,
+    owner: &VirtualMachineInstance,
+    config: &ClusterConfig,
+    surroundings: &Surroundings,
+) -> Pod {
+    let grants = machine_grants(machine, surroundings, config.profile);
     let (resources, overhead) = resources(machine, &grants, config);
     let storage = storage(&grants);
     let scratch = storage.mounts.iter().any(|mount| mount.mount_path == paths::EPHEMERAL);
@@ -98,13 +108,16 @@ fn pod_security(grants: &GrantSet) -> PodSecurityContext {
             "runAsUser" => context.run_as_user = value.parse().ok(),
             "runAsGroup" => context.run_as_group = value.parse().ok(),
             "fsGroup" => context.fs_group = value.parse().ok(),
-            "seLinuxOptions.type" => {
-                context.se_linux_options = Some(SELinuxOptions { type_: Some(value), ..Default::default() });
-            }
+            "seLinuxOptions.type" => label(&mut context).type_ = Some(value),
+            "seLinuxOptions.level" => label(&mut context).level = Some(value),
             _ => {}
         }
     }
     context
+}
+
+fn label(context: &mut PodSecurityContext) -> &mut SELinuxOptions {
+    context.se_linux_options.get_or_insert_default()
 }
 
 fn container_security(grants: &GrantSet) -> SecurityContext {

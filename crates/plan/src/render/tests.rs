@@ -148,5 +148,5 @@ fn installation_has_one_object_of_a_name() {
     let keys: std::collections::BTreeSet<_> = all.iter().map(key).collect();
     assert_eq!(keys.len(), all.len());
     let sccs = all.iter().filter(|manifest| manifest["kind"] == "SecurityContextConstraints").count();
-    assert_eq!(sccs, 14);
+    assert_eq!(sccs, 15);
 }

@@ -34,14 +34,6 @@ pub(super) const TABLE: Table = Table {
             "the launcher runs as the qemu user of the documented images, to which volumes are given",
             "documented-user",
         ),
-        Grant::new(
-            Subject::Launcher,
-            Phase::Start,
-            &[Right::PodField { field: "seLinuxOptions.type", value: "virt_launcher.process" }],
-            "security hook: bprm_creds_for_exec computes the domain from the label that the runtime sets",
-            "the documented rules are given to the domain virt_launcher.process",
-            "documented-selinux-type",
-        ),
     ],
 };
 

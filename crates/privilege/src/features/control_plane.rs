@@ -71,6 +71,14 @@ const CONTROLLER: &[Grant] = &[
     Grant::new(
         Subject::Controller,
         Phase::Start,
+        verbs!["" "nodes": "list" "watch"],
+        RBAC,
+        "a label of a node says whether it has SELinux with the policy of launcher pods, which decides about their labels",
+        "controller-nodes",
+    ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Start,
         verbs!["" "persistentvolumeclaims": "list" "watch"],
         RBAC,
         "a machine waits for its claims, and the claim's mode decides between a mount and a device",
@@ -128,6 +136,37 @@ const HOST: &[Grant] = &[
         "kernel: chown_common asks capable_wrt_inode_uidgid(CAP_CHOWN); generic_permission asks CAP_DAC_OVERRIDE",
         "the launcher is not root, so that somebody has to give it what it may write",
         "node-ownership",
+    ),
+    Grant::new(
+        Subject::Node,
+        Phase::Start,
+        &[Right::Host {
+            operation: "label volumes, sockets and disks with the machine's level",
+            capability: "FOWNER",
+        }],
+        "kernel: selinux_inode_setxattr asks inode_owner_or_capable(CAP_FOWNER), relabelfrom and relabelto; only where \
+         SELinux is on",
+        "a machine's files have its own MCS level, so that another machine's QEMU cannot open them",
+        "node-labels",
+    ),
+    Grant::new(
+        Subject::Node,
+        Phase::Running,
+        &[Right::Host { operation: "read the SELinux policy that is loaded", capability: "DAC_OVERRIDE" }],
+        "kernel: sel_open_policy asks security { read_policy }; the file is root's alone",
+        "no launcher is started under a type that the kernel does not know, and a policy that has become stale is reported",
+        "node-read-policy",
+    ),
+    Grant::new(
+        Subject::Node,
+        Phase::Install,
+        &[Right::Host {
+            operation: "install the SELinux module of launcher pods, only with --selinux-installer",
+            capability: "DAC_OVERRIDE",
+        }],
+        "kernel: sel_write_load asks security { load_policy }; the module store is root's alone",
+        "a type can be given to a process only when the node's policy has it",
+        "node-install-policy",
     ),
     Grant::new(
         Subject::Node,

@@ -17,6 +17,7 @@ mod kvm;
 mod multi_queue;
 mod network;
 mod node;
+mod selinux_label;
 mod serial_console;
 mod sriov;
 mod syscalls;
@@ -77,6 +78,7 @@ fn table(feature: Feature) -> &'static Table {
         Feature::Graphics => &graphics::TABLE,
         Feature::SerialConsole => &serial_console::TABLE,
         Feature::Sriov => &sriov::TABLE,
+        Feature::SelinuxLabel => &selinux_label::TABLE,
         Feature::ControlPlane => &control_plane::TABLE,
         Feature::UserRoles => &user_roles::TABLE,
     }

@@ -227,7 +227,7 @@ fn deletions(vmi_grace: Option<i64>, pod: &mut Pod) -> Vec<Option<i64>> {
     instance.spec.termination_grace_period_seconds = vmi_grace;
     instance.status.get_or_insert_default().phase = Some("Running".into());
     let pods = [&*pod];
-    let snapshot = VmiSnapshot { vmi: &instance, pods: &pods, claims: &[], launcher: &launcher };
+    let snapshot = VmiSnapshot { vmi: &instance, pods: &pods, claims: &[], taken: None, launcher: &launcher };
     vmi(&snapshot, time(0))
         .actions
         .into_iter()

@@ -5,17 +5,19 @@ use ferrovirt_api::kubevirt::{
 };
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStatus, Pod,
-    PodCondition, PodSpec, PodStatus,
+    PodCondition, PodSecurityContext, PodSpec, PodStatus, SELinuxOptions,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 use crate::decide::{
     Action, CREATED_BY_LABEL, Claim, DOMAIN_ANNOTATION, Decision, Refused, VmSnapshot, VmiSnapshot, vm,
     vm_gone, vmi, vmi_refused,
 };
+use crate::mcs::Mcs;
 
 /// Everything that is stored.
 #[derive(Clone, Default)]
@@ -33,6 +35,8 @@ pub(super) struct World {
     pub(super) events: Vec<&'static str>,
     /// UIDs of the instances for which a pod was created, one entry for each pod.
     pub(super) created_for: Vec<String>,
+    /// Pairs of other machines; `None` where pods are not labelled.
+    pub(super) taken: Option<BTreeSet<Mcs>>,
     /// What the server says to the creation of a pod.
     pub(super) refuse_pods: Option<Refused>,
     counter: u64,
@@ -71,6 +75,10 @@ pub(super) fn launcher(vmi: &VirtualMachineInstance) -> Result<Pod, Vec<String>>
                 ..Container::default()
             }],
             termination_grace_period_seconds: Some(60),
+            security_context: vmi.status.as_ref().and_then(|s| s.selinux_level.clone()).map(|level| {
+                let label = SELinuxOptions { level: Some(level), ..SELinuxOptions::default() };
+                PodSecurityContext { se_linux_options: Some(label), ..PodSecurityContext::default() }
+            }),
             ..PodSpec::default()
         }),
         status: None,
@@ -97,6 +105,7 @@ impl World {
             claims: Vec::new(),
             events: Vec::new(),
             created_for: Vec::new(),
+            taken: None,
             refuse_pods: None,
             counter: 0,
         };
@@ -155,10 +164,14 @@ impl World {
     pub(super) fn reconcile_vmi(&mut self, seen: &Stored) -> Decision {
         let Some(instance) = &seen.vmi else { return Decision::default() };
         let pods: Vec<&Pod> = seen.pods.iter().collect();
-        let decision = vmi(
-            &VmiSnapshot { vmi: instance, pods: &pods, claims: &self.claims, launcher: &launcher },
-            self.now,
-        );
+        let snapshot = VmiSnapshot {
+            vmi: instance,
+            pods: &pods,
+            claims: &self.claims,
+            taken: self.taken.as_ref(),
+            launcher: &launcher,
+        };
+        let decision = vmi(&snapshot, self.now);
         self.perform(&decision.actions, seen);
         decision
     }
@@ -295,6 +308,14 @@ impl World {
             edit(vm);
             vm.metadata.generation = vm.metadata.generation.map(|g| g + 1);
             vm.metadata.resource_version = Some(number);
+        }
+    }
+
+    pub(super) fn edit_vmi(&mut self, edit: impl FnOnce(&mut VirtualMachineInstance)) {
+        let number = self.next();
+        if let Some(vmi) = &mut self.stored.vmi {
+            edit(vmi);
+            vmi.metadata.resource_version = Some(number);
         }
     }
 
