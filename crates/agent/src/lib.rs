@@ -10,6 +10,8 @@ pub mod network;
 pub mod node;
 pub mod oci;
 pub mod pods;
+pub mod policy;
 mod poll;
 pub mod preflight;
+pub mod selinux;
 pub mod volumes;

@@ -15,7 +15,9 @@ use ferrovirt_agent::{
         rootfs,
     },
     pods::{Api, DebugClient, Manager, Shared},
+    policy::{Installer, Watch},
     preflight,
+    selinux::{Kernel, SHARED_FILES, label_path, label_tree},
 };
 use ferrovirt_sys::kvm::{self, Kvm};
 use kube::{
@@ -61,6 +63,9 @@ struct Options {
     /// The launcher's program.
     #[arg(long, default_value = "/usr/libexec/ferrovirt/virt-launcher")]
     launcher: PathBuf,
+    /// Program `ferrovirt`, to install the SELinux policy of launcher pods with where this node has SELinux and lacks it
+    #[arg(long)]
+    selinux_installer: Option<PathBuf>,
     /// End when the program that started this one ends.
     #[arg(long)]
     follow_parent: bool,
@@ -97,7 +102,7 @@ fn main() -> anyhow::Result<()> {
 async fn run(options: Options) -> anyhow::Result<()> {
     let kvm = tokio::task::spawn_blocking(|| kvm::probe(KVM_DEADLINE));
     let data = std::path::absolute(&options.data_dir)?;
-    let config = Config {
+    let mut config = Config {
         node: options.node_name,
         data: data.clone(),
         socket: std::path::absolute(options.socket)?,
@@ -112,6 +117,18 @@ async fn run(options: Options) -> anyhow::Result<()> {
     }
     let _alone = alone(&data).await?;
     rootfs::prepare(&config.rootfs()).context("making the containers' root")?;
+    let selinux = Kernel::default();
+    if selinux.is_enabled() {
+        // Programs of the node have types that a launcher may not be entered through.
+        let copy = data.join("virt-launcher");
+        let part = data.join("virt-launcher.part");
+        fs::copy(&config.launcher, &part)
+            .and_then(|_| fs::rename(&part, &copy))
+            .and_then(|()| label_path(&copy, SHARED_FILES))
+            .and_then(|()| label_tree(&config.rootfs(), SHARED_FILES))
+            .context("labelling the launcher's program and the containers' root")?;
+        config.launcher = copy;
+    }
     let cgroups = Layout::detect().context("reading the cgroup layout")?;
     cgroup::make_parent(&cgroups).context("making the cgroup of all pods")?;
     let host = Host::set_up(&data).context("setting up the pod network")?;
@@ -129,6 +146,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
         images: Store::open(config.images.clone(), config.cache()).context("opening the image cache")?,
         cgroups,
         kvm: kvm == Kvm::Usable,
+        policy: Watch::new(selinux.clone()),
+        selinux,
         node,
         handler,
         config,
@@ -141,7 +160,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         () = manager.clone().run() => {}
-        () = node::keep(shared.clone()) => {}
+        () = node::keep(shared.clone(), options.selinux_installer.map(Installer::new)) => {}
         () = server.run() => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -1,7 +1,17 @@
 //! The node itself: its object, what it has, and that it is alive.
 
-use crate::{clock, oci::bundle::DEVICES, pods::Shared};
-use ferrovirt_model::Bytes;
+use crate::{
+    clock,
+    oci::bundle::DEVICES,
+    pods::Shared,
+    policy::{Installer, Report},
+};
+use ferrovirt_api::kubevirt::KubeVirt;
+use ferrovirt_model::{Bytes, Profile};
+use ferrovirt_plan::{
+    config::{ClusterConfig, KUBEVIRT, NAMESPACE},
+    selinux::{NODE_LABEL, NodeState},
+};
 use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
@@ -34,19 +44,48 @@ const DEVICE_COUNT: u32 = 1000;
 /// As a kubelet's default.
 const PODS: u32 = 110;
 
-/// Registers the node and keeps it alive for ever. `kvm`: guests run on KVM here.
-pub async fn keep(shared: Arc<Shared>) {
+/// Registers the node and keeps it alive for ever. `installer` installs the SELinux policy where it is to be.
+pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
+    let mut installer = installer;
     let name = shared.config.node.clone();
     let nodes: Api<Node> = Api::all(shared.node.client.0.clone());
     let leases: Api<Lease> = Api::namespaced(shared.node.client.0.clone(), "kube-node-lease");
-    let mut reported = Value::Null;
+    let mut reported = None;
     let mut beat: Option<Instant> = None;
+    let mut profile = Profile::default();
     loop {
-        if beat.is_some_and(|last| last.elapsed() < BEAT) && reported == capacity(shared.kvm) {
+        let due = beat.is_none_or(|last| last.elapsed() >= BEAT);
+        if due && let Some(now) = in_force(&shared).await {
+            profile = now;
+        }
+        let policy = {
+            let (shared, mut own) = (shared.clone(), installer.take());
+            let looked = tokio::task::spawn_blocking(move || {
+                let mut report = shared.policy.look(profile);
+                if let Some(installer) = &mut own {
+                    installer.repair(&shared.selinux, profile, &report);
+                    report = shared.policy.look(profile);
+                }
+                (report, own)
+            });
+            match looked.await {
+                Ok((report, own)) => {
+                    installer = own;
+                    report
+                }
+                Err(error) => {
+                    tracing::warn!("looking at the SELinux policy: {error}");
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+            }
+        };
+        let now = (capacity(shared.kvm), policy);
+        if !due && reported.as_ref() == Some(&now) {
             tokio::time::sleep(LOOK).await;
             continue;
         }
-        let node = match register(&nodes, &name, shared.kvm).await {
+        let node = match register(&nodes, &name, shared.kvm, now.1.state).await {
             Ok(node) => node,
             Err(error) => {
                 tracing::warn!("registering node {name}: {error}");
@@ -55,11 +94,10 @@ pub async fn keep(shared: Arc<Shared>) {
             }
         };
         // What changes is written when it changes; that the node is alive is the lease's to say.
-        let capacity = capacity(shared.kvm);
-        if reported != capacity {
-            let body = status(&name, &capacity);
+        if reported.as_ref() != Some(&now) {
+            let body = status(&name, &now.0, &now.1);
             match nodes.patch_status(&name, &PatchParams::default(), &Patch::Merge(&body)).await {
-                Ok(_) => reported = capacity,
+                Ok(_) => reported = Some(now),
                 Err(error) => {
                     tracing::warn!("writing the status of node {name}: {error}");
                     tokio::time::sleep(AGAIN).await;
@@ -74,9 +112,17 @@ pub async fn keep(shared: Arc<Shared>) {
     }
 }
 
-async fn register(nodes: &Api<Node>, name: &str, kvm: bool) -> kube::Result<Node> {
+/// The cluster's profile; `None` when it cannot be read or acted on, so that the last one holds.
+async fn in_force(shared: &Shared) -> Option<Profile> {
+    let kubevirts: Api<KubeVirt> = Api::namespaced(shared.handler.client.0.clone(), NAMESPACE);
+    let object = kubevirts.get_opt(KUBEVIRT).await.ok()?;
+    let config = object.as_ref().map(ClusterConfig::from_kubevirt).transpose().ok()?;
+    Some(config.unwrap_or_default().profile)
+}
+
+async fn register(nodes: &Api<Node>, name: &str, kvm: bool, policy: NodeState) -> kube::Result<Node> {
     let metadata = json!({
-        "labels": labels(name, kvm),
+        "labels": labels(name, kvm, policy),
         "annotations": {"kubevirt.io/heartbeat": clock::now()},
     });
     match nodes.patch(name, &PatchParams::default(), &Patch::Merge(&json!({"metadata": metadata}))).await {
@@ -84,7 +130,7 @@ async fn register(nodes: &Api<Node>, name: &str, kvm: bool) -> kube::Result<Node
             let node = Node {
                 metadata: ObjectMeta {
                     name: Some(name.to_owned()),
-                    labels: Some(labels(name, kvm)),
+                    labels: Some(labels(name, kvm, policy)),
                     annotations: Some(BTreeMap::from([("kubevirt.io/heartbeat".to_owned(), clock::now())])),
                     ..Default::default()
                 },
@@ -96,7 +142,7 @@ async fn register(nodes: &Api<Node>, name: &str, kvm: bool) -> kube::Result<Node
     }
 }
 
-fn labels(name: &str, kvm: bool) -> BTreeMap<String, String> {
+fn labels(name: &str, kvm: bool, policy: NodeState) -> BTreeMap<String, String> {
     let arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         other => other,
@@ -108,6 +154,7 @@ fn labels(name: &str, kvm: bool) -> BTreeMap<String, String> {
         ("kubernetes.io/os", "linux"),
         ("kubevirt.io/schedulable", "true"),
         ("ferrovirt.io/kvm", if kvm { "true" } else { "false" }),
+        (NODE_LABEL, policy.name()),
     ] {
         labels.insert(key.to_owned(), value.to_owned());
     }
@@ -145,7 +192,7 @@ fn memory(meminfo: &str) -> String {
     format!("{}Ki", kib.unwrap_or_default())
 }
 
-fn status(name: &str, capacity: &Value) -> Value {
+fn status(name: &str, capacity: &Value, policy: &Report) -> Value {
     let now = clock::now();
     let condition = |kind: &str, status: &str, reason: &str, message: &str| {
         json!({"type": kind, "status": status, "reason": reason, "message": message,
@@ -162,6 +209,12 @@ fn status(name: &str, capacity: &Value) -> Value {
             condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "disk space is not short"),
             condition("PIDPressure", "False", "KubeletHasSufficientPID", "processes are not short"),
             condition("Ready", "True", "KubeletReady", "virt-handler is ready to run launcher pods"),
+            condition(
+                "SELinuxPolicy",
+                if policy.state == NodeState::InForce { "True" } else { "False" },
+                policy.state.reason(),
+                &policy.message,
+            ),
         ],
         "addresses": [{"type": "Hostname", "address": name}],
         "nodeInfo": {

@@ -93,6 +93,7 @@ async fn answer(manager: &Manager, request: Request<Incoming>) -> Response<Body>
     let put = request.method() == Method::PUT;
     match parts.as_slice() {
         ["healthz"] if get => text(StatusCode::OK, "ok"),
+        ["metrics"] if get => Response::new(full(manager.metrics())),
         ["containerLogs", namespace, pod, container] if get => match manager.pod(namespace, pod) {
             Some(target) if *container == "compute" => logs::answer(&target, request.uri().query()).await,
             Some(_) => {

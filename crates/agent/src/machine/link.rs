@@ -1,5 +1,6 @@
 //! The conversation with a launcher.
 
+use crate::selinux;
 use ferrovirt_qemu::protocol::{Event, MAX_DESCRIPTORS, MAX_MESSAGE, Purpose, Request};
 use ferrovirt_sys::seqpacket::{Connection, Listener};
 use std::{
@@ -16,11 +17,11 @@ use tokio::io::unix::AsyncFd;
 /// Name of the socket in its directory.
 const NAME: &str = "launcher-sock";
 
-/// Makes the listening socket of a launcher in `folder`: for root and the launcher's user only.
+/// Makes the listening socket of a launcher in `folder`: for root and the launcher's user only, with this SELinux label.
 ///
 /// # Errors
 /// What socket(2), bind(2) and chown(2) say.
-pub fn listen(folder: &Path, uid: u32) -> io::Result<Listener> {
+pub fn listen(folder: &Path, uid: u32, label: Option<&str>) -> io::Result<Listener> {
     let (_open, short) = short(folder)?;
     let path = short.join(NAME);
     match fs::remove_file(&path) {
@@ -30,6 +31,9 @@ pub fn listen(folder: &Path, uid: u32) -> io::Result<Listener> {
     let listener = Listener::bind(&path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     chown(&path, Some(uid), None)?;
+    if let Some(label) = label {
+        selinux::label_path(&path, label)?;
+    }
     Ok(listener)
 }
 
@@ -118,7 +122,7 @@ mod tests {
     #[tokio::test]
     async fn a_launcher_that_reads_nothing_is_given_up() {
         let folder = tempfile::tempdir().unwrap();
-        let _listener = listen(folder.path(), 107).unwrap();
+        let _listener = listen(folder.path(), 107, None).unwrap();
         let link = Link::connect(folder.path()).unwrap();
         let mut sent = 0;
         let error = loop {

@@ -24,8 +24,10 @@ pub struct Known {
     pub machine_type: String,
     /// Where the machine cannot be started now: reason and message of the condition Synchronized.
     pub trouble: Option<(&'static str, String)>,
-    /// SELinux context of the launcher's root, or `none`.
+    /// SELinux context of the launcher's process, or `none`.
     pub selinux: String,
+    /// Whether it is enforced: status, reason and message of the condition SELinuxEnforced.
+    pub enforced: Option<(&'static str, &'static str, String)>,
 }
 
 /// How far a machine got on this node.
@@ -102,6 +104,9 @@ pub fn step(vmi: &VirtualMachineInstance, known: &Known, now: &str) -> Step {
                 set(&mut conditions, "Ready", "False", "GuestNotRunning", message, now);
             }
         }
+        if let Some((status, reason, message)) = &known.enforced {
+            set(&mut conditions, "SELinuxEnforced", status, reason, message, now);
+        }
         if known.paused && running {
             set(&mut conditions, "Paused", "True", "PausedByUser", "VMI was paused by user", now);
         } else {
@@ -124,7 +129,8 @@ pub fn step(vmi: &VirtualMachineInstance, known: &Known, now: &str) -> Step {
 }
 
 /// Reasons of the condition Synchronized that are this agent's.
-const TROUBLES: [&str; 6] = [
+const TROUBLES: [&str; 7] = [
+    "SELinuxTypeUnknown",
     "ErrImagePull",
     "InvalidImageName",
     "InsufficientHugePages",

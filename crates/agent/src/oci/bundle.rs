@@ -1,6 +1,7 @@
 //! The bundle: one pod's compute container as an OCI runtime configuration, exactly its security context.
 
 use super::cgroup::{self, HugeLimit};
+use crate::selinux::Label;
 use ferrovirt_api::quantity::Amount;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
@@ -88,6 +89,8 @@ pub struct Identity {
     pub no_new_privileges: bool,
     /// The seccomp profile is the runtime's default.
     pub runtime_default_seccomp: bool,
+    /// SELinux label of its processes and files, where the node has SELinux.
+    pub label: Option<Label>,
 }
 
 impl Identity {
@@ -149,6 +152,7 @@ impl Identity {
             bounding,
             no_new_privileges: own.allow_privilege_escalation == Some(false),
             runtime_default_seccomp: profile.as_deref() == Some("RuntimeDefault"),
+            label: None,
         })
     }
 }
@@ -340,20 +344,28 @@ pub fn config(
     {
         linux.insert("seccomp".to_owned(), node.seccomp.clone());
     }
+    let mut process = json!({
+        "terminal": false,
+        "user": {"uid": identity.uid, "gid": identity.gid, "additionalGids": identity.groups, "umask": 0o027},
+        "args": args,
+        "env": env,
+        "cwd": container.working_dir.as_deref().unwrap_or("/"),
+        "capabilities": {
+            "bounding": bounding, "effective": caps, "permitted": caps, "inheritable": caps, "ambient": caps,
+        },
+        "rlimits": rlimits(),
+        "noNewPrivileges": identity.no_new_privileges,
+    });
+    // On a node without SELinux the runtime refuses to start a process with a label.
+    if let (Some(label), Some(process), Some(linux)) =
+        (&identity.label, process.as_object_mut(), linux.as_object_mut())
+    {
+        process.insert("selinuxLabel".to_owned(), json!(label.process));
+        linux.insert("mountLabel".to_owned(), json!(label.files));
+    }
     Ok(json!({
         "ociVersion": "1.0.2",
-        "process": {
-            "terminal": false,
-            "user": {"uid": identity.uid, "gid": identity.gid, "additionalGids": identity.groups, "umask": 0o027},
-            "args": args,
-            "env": env,
-            "cwd": container.working_dir.as_deref().unwrap_or("/"),
-            "capabilities": {
-                "bounding": bounding, "effective": caps, "permitted": caps, "inheritable": caps, "ambient": caps,
-            },
-            "rlimits": rlimits(),
-            "noNewPrivileges": identity.no_new_privileges,
-        },
+        "process": process,
         // Whatever the pod says: the skeleton is every pod's.
         "root": {"path": node.rootfs, "readonly": true},
         "hostname": hostname(pod),

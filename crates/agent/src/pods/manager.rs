@@ -115,6 +115,11 @@ impl Manager {
         }
     }
 
+    /// Metrics of the node in the text format of Prometheus.
+    pub fn metrics(&self) -> String {
+        self.shared.policy.metric()
+    }
+
     /// True when no container and no network of a pod is on this node. Logs of pods that ended may be.
     pub fn idle(&self) -> bool {
         let empty =

@@ -19,6 +19,8 @@ use crate::{
     image::Store,
     network::cni::Cni,
     oci::{cgroup::Layout, crun::Crun},
+    policy::Watch,
+    selinux::Kernel,
 };
 use kube::Client;
 use std::path::PathBuf;
@@ -38,6 +40,10 @@ pub struct Shared {
     pub images: Store,
     /// Guests run on KVM.
     pub kvm: bool,
+    /// SELinux of the node.
+    pub selinux: Kernel,
+    /// The policy of launcher pods on it.
+    pub policy: Watch,
     /// The API as the node.
     pub node: Api,
     /// The API as the handler of machines.

@@ -10,6 +10,7 @@ use crate::{
         bundle::{self, Identity},
         cgroup::{self, HugeLimit},
     },
+    selinux::{self, Label},
     volumes::{self, Claim, Objects, Prepared, disks},
 };
 use ferrovirt_api::{
@@ -92,11 +93,15 @@ pub(super) async fn start(shared: &Arc<Shared>, pod: &Arc<Pod>) -> Result<Starte
 async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Started, Failure> {
     let begin = Instant::now();
     let container = compute(pod)?;
-    let identity = Identity::of(pod, &container)
+    let mut identity = Identity::of(pod, &container)
         .map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
+    identity.label = Label::of(&shared.selinux, pod, &container)
+        .map_err(|error| Failure::new("SELinuxTypeUnknown", error, true))?;
     let folder = shared.pod_folder(uid);
     for (path, mode) in [("", 0o700), ("volumes", 0o711), ("sockets", 0o711)] {
         let made = fs::DirBuilder::new().mode(mode).create(folder.join(path));
+        let labelled = |label: &Label| selinux::label_path(&folder.join(path), &label.files);
+        let made = made.and_then(|()| identity.label.as_ref().map_or(Ok(()), labelled));
         made.map_err(|error| Failure::node(format!("{}: {error}", folder.join(path).display())))?;
     }
     let netns = shared.netns(uid);
@@ -303,7 +308,8 @@ fn contain(
     let run = || -> io::Result<_> {
         fs::write(folder.join("config.json"), serde_json::to_vec(&config)?)?;
         let log = fs::OpenOptions::new().append(true).create(true).open(record::log(&folder))?;
-        let listener = link::listen(&folder.join("sockets"), identity.uid)?;
+        let label = identity.label.as_ref().map(|label| label.files.as_str());
+        let listener = link::listen(&folder.join("sockets"), identity.uid, label)?;
         Ok((log, OwnedFd::from(listener)))
     };
     let (log, listener) = run().map_err(Failure::node)?;

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     events::Kind,
     machine::{facts, link::Link, report::Reporter, status::Phase},
+    selinux,
 };
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_model::{Bytes, PageSize};
@@ -307,8 +308,6 @@ impl Worker {
                 known.memory = order.memory.bytes;
                 known.topology = (order.sockets, order.cores, order.threads);
                 known.machine_type.clone_from(&order.machine);
-                // Without an enforcing SELinux there is no context to report.
-                known.selinux = "none".to_owned();
             });
         }
         Some(Life {
@@ -452,7 +451,12 @@ impl Worker {
                 life.ordered = true;
                 let paused = state == State::Paused;
                 if let Some(reporter) = &self.reporter {
+                    let kernel = &self.shared.selinux;
+                    let context = selinux::context_of(kernel, life.record.pid);
+                    let enforced = selinux::enforcement(kernel, &self.pod, context.as_deref());
                     reporter.update(|known| {
+                        known.enforced = Some(enforced);
+                        known.selinux = context.unwrap_or_else(|| "none".to_owned());
                         known.phase = Phase::Running;
                         known.paused = paused;
                     });

@@ -1,7 +1,7 @@
 //! The files behind a machine's disks: found, made or filled before the launcher starts.
 
 use super::{Error, Objects, Places, io_error, iso, unsupported};
-use crate::{image, oci::bundle::Identity};
+use crate::{image, oci::bundle::Identity, selinux};
 use ferrovirt_model::{
     Machine,
     machine::{Disk, Payload, Source},
@@ -15,7 +15,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::fs::{MetadataExt, fchown},
     },
 };
@@ -119,8 +119,11 @@ impl Work<'_> {
                     return Err(unsupported(&disk.name, "disk.img of the claim is not a regular file"));
                 }
                 // A second name of the file may lead to something else than this claim: then it keeps its owner.
-                if data.uid() != self.identity.uid && data.nlink() == 1 {
-                    fchown(&file, Some(self.identity.uid), None).map_err(failed)?;
+                if data.nlink() == 1 {
+                    if data.uid() != self.identity.uid {
+                        fchown(&file, Some(self.identity.uid), None).map_err(failed)?;
+                    }
+                    self.label(&file).map_err(failed)?;
                 }
                 Ok(())
             }
@@ -143,6 +146,7 @@ impl Work<'_> {
             let fd = self.places.open(path, flags, Mode::from_raw_mode(mode))?;
             let group = self.identity.fs_group.unwrap_or(self.identity.gid);
             fchown(&fd, Some(self.identity.uid), Some(group))?;
+            self.label(&fd)?;
             Ok(fd)
         };
         make().map_err(|source| io_error(&disk.name, path.as_ref(), source))
@@ -175,7 +179,13 @@ impl Work<'_> {
         let above = self.places.open(above, directory, Mode::empty())?;
         mkdirat(above, part, Mode::from_raw_mode(0o755))?;
         let made = self.places.open(folder, directory, Mode::empty())?;
-        fchown(made, Some(self.identity.uid), Some(self.identity.gid))
+        fchown(&made, Some(self.identity.uid), Some(self.identity.gid))?;
+        self.label(&made)
+    }
+
+    /// With the machine's level, so that no other machine can open it.
+    fn label(&self, file: impl AsFd) -> io::Result<()> {
+        self.identity.label.as_ref().map_or(Ok(()), |label| selinux::label(file, &label.files))
     }
 
     fn format(&self, disk: &Disk, path: &str) -> Result<Format, Error> {

@@ -12,6 +12,7 @@ pub use place::Places;
 use crate::{
     image::{self, Store},
     oci::bundle::{self, Device, Identity, Mount},
+    selinux,
 };
 use ferrovirt_api::quantity::Amount;
 use k8s_openapi::api::core::v1::{
@@ -231,7 +232,12 @@ impl Context<'_> {
         }
         if let Some(source) = &volume.image {
             let reference = source.reference.as_deref().unwrap_or_default();
-            return Ok(Backing::Folder { path: self.images.root(reference)?, read_only: true });
+            let path = self.images.root(reference)?;
+            if self.identity.label.is_some() {
+                selinux::label_tree(&path, selinux::SHARED_FILES)
+                    .map_err(|source| io_error(name, &path, source))?;
+            }
+            return Ok(Backing::Folder { path, read_only: true });
         }
         if let Some(source) = &volume.host_path {
             return host_path(name, source);
@@ -247,8 +253,9 @@ impl Context<'_> {
             if claim.block {
                 return Ok(Backing::Block { path, read_only });
             }
-            if claim.create {
-                fs::create_dir_all(&path).map_err(|source| io_error(name, &path, source))?;
+            if claim.create && !path.exists() {
+                let made = fs::create_dir_all(&path).and_then(|()| self.label(&path));
+                made.map_err(|source| io_error(name, &path, source))?;
             }
             if !path.is_dir() {
                 return Err(io_error(
@@ -318,9 +325,14 @@ impl Context<'_> {
                 other => other?,
             }
             chown(path, Some(uid), Some(gid))?;
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+            self.label(path)
         };
         make().map_err(|source| io_error(name, path, source))
+    }
+
+    fn label(&self, path: &Path) -> io::Result<()> {
+        self.identity.label.as_ref().map_or(Ok(()), |label| selinux::label_path(path, &label.files))
     }
 
     /// Writes projected files, readable for the pod's group, writable for nobody.
@@ -343,7 +355,8 @@ impl Context<'_> {
             let write = || -> io::Result<()> {
                 fs::write(&path, &file.bytes)?;
                 chown(&path, Some(0), Some(group))?;
-                fs::set_permissions(&path, fs::Permissions::from_mode((file.mode & 0o555) | 0o440))
+                fs::set_permissions(&path, fs::Permissions::from_mode((file.mode & 0o555) | 0o440))?;
+                self.label(&path)
             };
             write().map_err(|source| io_error(name, &path, source))?;
         }
