@@ -1,10 +1,11 @@
 //! A connection to the API server that KUBECONFIG names.
 
 use anyhow::{Context, Result};
-use std::future::Future;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use std::{future::Future, path::Path};
 
 /// Runs one short command.
-pub(crate) fn run(future: impl Future<Output = Result<()>>) -> Result<()> {
+pub(crate) fn run<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
@@ -15,4 +16,11 @@ pub(crate) async fn connect() -> Result<(kube::Client, String)> {
     )?;
     let namespace = config.default_namespace.clone();
     Ok((kube::Client::try_from(config)?, namespace))
+}
+
+/// A client of one kubeconfig.
+pub(crate) async fn connect_with(path: &Path) -> Result<kube::Client> {
+    let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(kube::Client::try_from(config)?)
 }

@@ -1,15 +1,20 @@
 //! `ferrovirt selinux`: questions about SELinux policies and denials, offline.
 //!
-//! Exit codes: 0 an answer was given (and the two sides of `diff` are the same, and a proof holds), 1 the sides of `diff`
-//! differ or a proof does not hold, 2 the question or an input is wrong.
+//! Exit codes: 0 an answer was given (and the two sides of `diff` are the same, a proof holds, what `status` looks for is in
+//! force), 1 the sides of `diff` differ, a proof does not hold, something is not in force, 2 the question or an input is
+//! wrong, or a step was refused.
+
+mod machines;
+mod node;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use ferrovirt_model::Profile;
+use ferrovirt_plan::installed;
 use ferrovirt_privilege::{Right, cluster_grants};
 use ferrovirt_selinux::{
-    Database, LookupError, avc, cil,
-    clone::{self, Extra, Held, Module},
+    Database, LookupError, avc,
+    clone::Held,
     diff::{Difference, Sign, between_policies, between_types},
     policy::{Class, RuleKind, TypeKind},
     query::{Criterion, Query, search, search_ranges, search_role_allows, search_role_transitions},
@@ -90,6 +95,12 @@ enum Command {
     Prove(Box<crate::prove::Options>),
     /// Print the launcher's module for a base policy, in CIL
     Policy(PolicyOptions),
+    /// Install the launchers' modules on this node, or bring them up to date
+    Install(node::NodeOptions),
+    /// Tell whether the launchers' modules are in force on this node
+    Status(node::NodeOptions),
+    /// Take the launchers' modules off this node
+    Remove(node::RemoveOptions),
 }
 
 #[derive(Args)]
@@ -145,6 +156,8 @@ struct ExplainOptions {
     /// The node's policy: tells constraints and booleans from missing rules
     #[arg(long)]
     policy: Option<PathBuf>,
+    #[command(flatten)]
+    machines: machines::MachinesOptions,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     output: Form,
@@ -155,12 +168,30 @@ struct PolicyOptions {
     /// The base: a binary policy, a store's folder, or /sys/fs/selinux/policy
     #[arg(long, default_value = RUNNING)]
     base: PathBuf,
-    /// The type that is copied
+    /// Whose types
+    #[arg(long, value_enum, default_value_t = PolicyProfile::Documented)]
+    profile: PolicyProfile,
+    /// The type that the documented profile's copies
     #[arg(long, default_value = "container_t")]
     copy: String,
     /// Form of the answer
-    #[arg(short, long, value_enum, default_value_t = Form::Text)]
-    output: Form,
+    #[arg(short, long, value_enum, default_value_t = PolicyForm::Text)]
+    output: PolicyForm,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PolicyProfile {
+    Documented,
+    Minimal,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PolicyForm {
+    /// CIL, with comments
+    Text,
+    Json,
+    /// An object for the Security Profiles Operator
+    RawSelinuxProfile,
 }
 
 /// Runs a command; ends the process where the exit code is another than 0.
@@ -175,6 +206,9 @@ pub(crate) fn run(options: Options) -> Result<()> {
         Command::Explain(options) => explain(&options),
         Command::Prove(options) => crate::prove::prove(&options),
         Command::Policy(options) => policy(&options),
+        Command::Install(options) => node::install(&options),
+        Command::Status(options) => node::status(&options),
+        Command::Remove(options) => node::remove(&options),
     };
     match done.and_then(|(text, code)| print(&text).map(|()| code)) {
         Ok(0) => Ok(()),
@@ -269,7 +303,8 @@ fn query(options: &QueryOptions) -> Answer {
             Kind::RoleTransition => others.push(search_role_transitions),
         }
     }
-    if !others.is_empty() && !(options.permission.is_empty() && options.boolean.is_empty()) {
+    let narrowed = !options.permission.is_empty() || !options.boolean.is_empty();
+    if !others.is_empty() && narrowed {
         bail!("changes of ranges and roles have neither permissions nor booleans: leave -p and -b out");
     }
     let query = Query {
@@ -462,6 +497,7 @@ fn explain(options: &ExplainOptions) -> Answer {
             std::fs::read(&options.log).with_context(|| format!("cannot read {}", options.log.display()))?;
     }
     let database = options.policy.as_ref().map(|path| load(path)).transpose()?;
+    let machines = machines::read(&options.machines)?;
     let rules = documented();
     let allowed = |target: &str, class: &str, permission: &str| {
         let permissions = rules.get(&(target.to_owned(), class.to_owned()))?;
@@ -490,6 +526,12 @@ fn explain(options: &ExplainOptions) -> Answer {
                 denial.target,
                 path.map_or(String::new(), |path| format!(" ({path})"))
             );
+            let (whose, towards) = (machines.of_context(&denial.source), machines.of_context(&denial.target));
+            for (role, machine) in [("asks", &whose), ("is asked for something", &towards)] {
+                if let Some(machine) = machine {
+                    let _ = writeln!(text, "  machine {machine} {role}");
+                }
+            }
             if denial.permissive {
                 text.push_str("  the access went on all the same: the domain or the system is permissive\n");
             }
@@ -516,6 +558,7 @@ fn explain(options: &ExplainOptions) -> Answer {
                 "serial": event.stamp.map(|stamp| stamp.serial), "comm": comm, "path": path,
                 "source": denial.source, "target": denial.target, "class": denial.class,
                 "permissions": denial.permissions, "permissive": denial.permissive,
+                "sourceMachine": whose, "targetMachine": towards,
                 "kind": explanation.kind.name(),
                 "unlessPolicyTells": explanation.unless_known.iter().map(|kind| kind.name()).collect::<Vec<_>>(),
                 "feature": explanation.topic.name(),
@@ -533,26 +576,29 @@ fn explain(options: &ExplainOptions) -> Answer {
 
 fn policy(options: &PolicyOptions) -> Answer {
     let database = load(&options.base)?;
-    let extra: Vec<Extra> = documented()
-        .into_iter()
-        .map(|((target, class), permissions)| {
-            let mut comments: Vec<String> = Vec::new();
-            for comment in permissions.values().flatten() {
-                if !comments.contains(comment) {
-                    comments.push(comment.clone());
-                }
-            }
-            Extra { target, class, permissions: permissions.into_keys().collect(), comments }
-        })
-        .collect();
-    let Module { statements, remainder } =
-        clone::module(&database, &options.copy, "virt_launcher", "process", &extra)?;
+    let (head, made) = match options.profile {
+        PolicyProfile::Documented => {
+            let made = installed::copy_of(&database, &options.copy)?;
+            let head = format!(
+                "; The type virt_launcher.process: an exact copy of {} in the base policy, and the documented rules.\n",
+                options.copy
+            );
+            (head, made)
+        }
+        PolicyProfile::Minimal => {
+            let head =
+                "; The types of the minimal profile, one for each combination of features.\n".to_owned();
+            (head, installed::module(&database, Profile::Minimal)?)
+        }
+    };
+    let form = match options.output {
+        PolicyForm::RawSelinuxProfile => return Ok((installed::raw_selinux_profile(&made), 0)),
+        PolicyForm::Text => Form::Text,
+        PolicyForm::Json => Form::Json,
+    };
     let text = || {
-        let mut text = format!(
-            "; The type virt_launcher.process: an exact copy of {} in the base policy, and the documented rules.\n",
-            options.copy
-        );
-        for one in &remainder {
+        let mut text = head;
+        for one in &made.remainder {
             let what = format!("{} {} {}", one.target, one.class, one.permission);
             let _ = match &one.held {
                 Held::No => Ok(()),
@@ -565,10 +611,11 @@ fn policy(options: &PolicyOptions) -> Answer {
                 }
             };
         }
-        text + &cil::text(&statements)
+        text + &made.text
     };
     let json = || {
-        let remainder: Vec<Value> = remainder
+        let remainder: Vec<Value> = made
+            .remainder
             .iter()
             .map(|one| {
                 let held = match &one.held {
@@ -579,7 +626,7 @@ fn policy(options: &PolicyOptions) -> Answer {
                 json!({ "target": one.target, "class": one.class, "permission": one.permission, "held": held })
             })
             .collect();
-        json!({ "cil": cil::text(&statements), "documented": remainder })
+        json!({ "cil": made.text, "documented": remainder })
     };
-    answer(options.output, text, json)
+    answer(form, text, json)
 }

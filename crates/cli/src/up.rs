@@ -49,6 +49,9 @@ pub(crate) struct Options {
     /// Kubernetes. With `webhook` and nothing registered nobody does: for trying and testing the webhook only
     #[arg(long, value_enum, default_value_t = SccAdmission::InProcess)]
     scc_admission: SccAdmission,
+    /// Install the SELinux policy of launcher pods where this machine has SELinux and lacks it
+    #[arg(long)]
+    install_selinux_policy: bool,
     /// Folder of virt-handler and virt-launcher; this program's own when absent
     #[arg(long)]
     program_dir: Option<PathBuf>,
@@ -160,6 +163,8 @@ struct Layout {
     images: PathBuf,
     programs: PathBuf,
     node_name: String,
+    /// This program, when the agent is to install the SELinux policy with it.
+    installer: Option<PathBuf>,
 }
 
 impl Layout {
@@ -195,6 +200,7 @@ impl Layout {
             images: images.canonicalize()?,
             programs,
             node_name: options.node_name.clone().unwrap_or(host),
+            installer: options.install_selinux_policy.then(std::env::current_exe).transpose()?,
         })
     }
 
@@ -217,6 +223,9 @@ impl Layout {
             .arg(self.programs.join("virt-launcher"))
             .arg("--follow-parent")
             .stdin(Stdio::null());
+        if let Some(program) = &self.installer {
+            command.arg("--selinux-installer").arg(program);
+        }
         // Runs on the main thread, whose end is what the agent follows.
         command
             .spawn()
