@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask demo`, `test`, `setup`, `guest`, ...
 
 mod bench;
+mod bench_selinux;
 mod build;
 mod demo;
 mod generate;
@@ -47,6 +48,12 @@ enum Task {
         /// Machines started at once
         #[arg(long, default_value_t = 20)]
         crowd: usize,
+    },
+    /// Measure questions about SELinux policies beside setools
+    BenchSelinux {
+        /// Rounds of each measurement but sediff's
+        #[arg(long, default_value_t = 15)]
+        rounds: usize,
     },
     /// Install the Debian packages that the project needs, by name
     Setup,
@@ -98,6 +105,7 @@ fn perform(task: Task) -> Result<()> {
             let guest = everything()?;
             bench::bench(&guest, rounds, crowd)
         }
+        Task::BenchSelinux { rounds } => bench_selinux::bench(rounds),
         Task::Setup => setup::install(),
         Task::Guest => {
             setup::install()?;

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use std::process::Command;
 
 /// What each package is for.
-const PACKAGES: [(&str, &str); 27] = [
+const PACKAGES: [(&str, &str); 30] = [
     ("qemu-system-x86", "runs the guests"),
     ("qemu-utils", "qemu-img makes the guest's disk"),
     ("seabios", "firmware of guests that boot a disk"),
@@ -31,6 +31,9 @@ const PACKAGES: [(&str, &str); 27] = [
     ("make", "the same"),
     ("zstd", "unpacks the policy's sources"),
     ("bzip2", "unpacks the policy's modules"),
+    ("setools", "its answers about policies are compared with ours"),
+    ("python3-setools", "the same, asked by a script"),
+    ("time", "memory of programs in benchmarks"),
     ("procps", "looked at by tests"),
     ("ca-certificates", "apt over TLS, where it is used"),
 ];

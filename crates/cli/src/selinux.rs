@@ -60,7 +60,7 @@ enum Kind {
 
 #[derive(Args)]
 struct Source {
-    /// Binary policy, a store's folder such as /etc/selinux/targeted, or /sys/fs/selinux/policy
+    /// Binary policy, a folder such as /etc/selinux/targeted or /var/lib/selinux/targeted, or /sys/fs/selinux/policy
     policy: PathBuf,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
@@ -248,7 +248,8 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
-/// The newest policy of a store's folder.
+/// The newest policy of a folder: of `/etc/selinux/NAME`, of a module store such as `/var/lib/selinux/NAME`, or of a
+/// folder of policies.
 fn in_folder(folder: &Path) -> Result<PathBuf> {
     let mut best: Option<(u32, PathBuf)> = None;
     for folder in [folder.to_owned(), folder.join("policy")] {
@@ -263,8 +264,22 @@ fn in_folder(folder: &Path) -> Result<PathBuf> {
             }
         }
     }
-    let found = best.map(|(_, path)| path);
-    found.ok_or_else(|| anyhow!("no file policy.N in {} or its folder policy", folder.display()))
+    if let Some((_, path)) = best {
+        return Ok(path);
+    }
+    // What semodule compiled last, before it was installed under /etc/selinux.
+    let store = [folder.join("active"), folder.to_owned()];
+    let compiled = store.iter().map(|folder| folder.join("policy.kern")).find(|path| path.is_file());
+    if let Some(path) = compiled {
+        return Ok(path);
+    }
+    if store.iter().any(|folder| folder.join("modules").is_dir()) {
+        bail!(
+            "the module store {} has no compiled policy: `semodule -n -B` makes one, or name the policy file",
+            folder.display()
+        );
+    }
+    bail!("no file policy.N in {} or its folder policy, and no module store either", folder.display())
 }
 
 fn load(path: &Path) -> Result<Database> {

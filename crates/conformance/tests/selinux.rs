@@ -1,5 +1,7 @@
 //! Recorded facts about SELinux of the repository, and of a further folder when `FERROVIRT_SELINUX_CORPUS` names one.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
 use std::{
     io::{Read as _, Write as _},
     path::{Path, PathBuf},

@@ -92,11 +92,12 @@ impl Database {
         if self.policy().mls() { format!("{text}:{}", self.range_text(&context.range)) } else { text }
     }
 
-    /// A change of the range as policy sources write it.
+    /// A change of the range as policy sources write it: other than in contexts, with spaces between its levels.
     pub fn range_transition_text(&self, one: &RangeTransition) -> String {
         let (source, target) = (self.type_name(one.source), self.type_name(one.target));
         let class = self.class_name(one.class);
-        format!("range_transition {source} {target}:{class} {};", self.range_text(&one.range))
+        let range = self.range_text(&one.range).replacen('-', " - ", 1);
+        format!("range_transition {source} {target}:{class} {range};")
     }
 
     /// A rule that lets a role become another, as policy sources write it.

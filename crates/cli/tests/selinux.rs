@@ -1,0 +1,89 @@
+//! `ferrovirt selinux` as a whole process: answers, errors and exit codes.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../selinux/tests/data").join(name)
+}
+
+fn selinux(words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ferrovirt")).arg("selinux").args(words).output().unwrap()
+}
+
+/// What a command says on which stream, and its exit code.
+fn check(words: &[&str], code: i32, expected: &[&str]) {
+    let output = selinux(words);
+    let text = String::from_utf8_lossy(if code == 2 { &output.stderr } else { &output.stdout });
+    assert_eq!(output.status.code(), Some(code), "{words:?}: {output:?}");
+    for part in expected {
+        assert!(text.contains(part), "{words:?}: no {part:?} in\n{text}");
+    }
+}
+
+#[test]
+fn answers() {
+    let tiny = data("tiny.33");
+    let tiny = tiny.to_str().unwrap();
+    check(&["query", tiny, "-s", "container_t"], 0, &["allow container_t "]);
+    check(&["query", tiny, "-s", "nobody_t"], 2, &["no type or attribute \"nobody_t\""]);
+    check(
+        &["query", tiny, "-k", "range-transition"],
+        0,
+        &["range_transition vm_t container_file_t:file s0:c3;"],
+    );
+    check(&["query", tiny, "-k", "role-allow,role-transition"], 0, &["allow ", "role_transition "]);
+    check(&["query", tiny, "-k", "role-allow", "-p", "read"], 2, &["leave -p and -b out"]);
+    check(&["classes", tiny, "file"], 0, &["mlsconstrain file { read write }", "mlsvalidatetrans file"]);
+    check(&["query", tiny, "-s", "container_t", "-o", "json"], 0, &["\"rules\": ["]);
+    let other = data("tiny.31");
+    check(&["diff", tiny, other.to_str().unwrap()], 0, &[]);
+    check(&["diff", tiny, "--from", "vm_t", "--to", "boss_t"], 1, &["+ "]);
+}
+
+#[test]
+fn wrong_questions() {
+    let tiny = data("tiny.33");
+    let tiny = tiny.to_str().unwrap();
+    check(&["query", tiny, "-s", "contianer_t"], 2, &["did you mean container_t"]);
+    check(&["query", tiny, "-c", "fil"], 2, &["no class \"fil\"", "did you mean file"]);
+    check(&["query", tiny, "-c", "file", "-p", "raed"], 2, &["did you mean read"]);
+    check(&["query", tiny, "-b", "nothing"], 2, &["no boolean \"nothing\""]);
+    check(&["diff", tiny, "--from", "vm_t", "--to", "domain"], 2, &["domain is an attribute"]);
+    check(&["query", "/nonexistent"], 2, &["cannot read the policy /nonexistent"]);
+    check(&["query", data("container_modern_like.cil").to_str().unwrap()], 2, &["secilc"]);
+    check(&["query", data("refpolicy-base.33.gz").to_str().unwrap()], 2, &["gzip"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cut.33");
+    fs::write(&path, &fs::read(data("tiny.33")).unwrap()[..3000]).unwrap();
+    check(&["types", path.to_str().unwrap()], 2, &["cut.33", "the policy is cut off or damaged"]);
+    let bytes = fs::read(data("tiny.33")).unwrap();
+    let place = bytes.windows(11).position(|window| window == b"container_t").unwrap();
+    let mut renamed = bytes.clone();
+    renamed[place] = b'k';
+    fs::write(&path, renamed).unwrap();
+    check(&["policy", "--base", path.to_str().unwrap()], 2, &["container_t", "container-selinux"]);
+}
+
+/// A folder stands for the policy in it.
+#[test]
+fn folders() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_str().unwrap();
+    check(&["types", root], 2, &["no file policy.N in"]);
+    fs::create_dir_all(folder.path().join("active/modules")).unwrap();
+    check(&["types", root], 2, &["has no compiled policy", "semodule"]);
+    fs::copy(data("tiny.32"), folder.path().join("active/policy.kern")).unwrap();
+    check(&["types", root], 0, &["container_t"]);
+    fs::create_dir(folder.path().join("policy")).unwrap();
+    for version in ["30", "33"] {
+        fs::copy(data(&format!("tiny.{version}")), folder.path().join(format!("policy/policy.{version}")))
+            .unwrap();
+    }
+    check(&["types", root, "-o", "json"], 0, &["\"container_t\""]);
+}

@@ -1,0 +1,134 @@
+//! `cargo xtask bench-selinux`: our questions about policies beside setools', whole processes, in the same run.
+//!
+//! Medians of interleaved rounds; `sediff` runs once. The answers of both sides to the search are compared first, so that
+//! both do the same work.
+
+use crate::{root, run, setup, target};
+use anyhow::{Context, Result, ensure};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// A command and its output.
+struct Program<'a> {
+    name: &'a str,
+    words: Vec<&'a str>,
+}
+
+impl Program<'_> {
+    fn command(&self) -> Command {
+        let mut command = Command::new(self.name);
+        command.args(&self.words);
+        command
+    }
+
+    /// Exit codes 0 and 1 are answers of both tools.
+    fn once(&self) -> Result<(Duration, String)> {
+        let start = Instant::now();
+        let output = self.command().output().with_context(|| self.name.to_owned())?;
+        let time = start.elapsed();
+        ensure!(output.status.code().is_some_and(|code| code < 2), "{}: {output:?}", self.name);
+        Ok((time, String::from_utf8(output.stdout)?))
+    }
+
+    /// The most memory that was resident, in KiB, as GNU time counts it.
+    fn memory(&self) -> Result<u64> {
+        let report = tempfile::NamedTempFile::new()?;
+        Command::new("/usr/bin/time")
+            .args(["-q", "-f", "%M", "-o"])
+            .arg(report.path())
+            .arg(self.name)
+            .args(&self.words)
+            .stdout(Stdio::null())
+            .status()
+            .context("/usr/bin/time")?;
+        let report = fs::read_to_string(report.path())?;
+        report.trim().parse().with_context(|| format!("{}: {report}", self.name))
+    }
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+fn unpacked(name: &str, folder: &Path) -> Result<PathBuf> {
+    let packed = root().join("crates/selinux/tests/data").join(name).with_extension("33.gz");
+    let path = folder.join(name);
+    io::copy(&mut flate2::read::GzDecoder::new(File::open(packed)?), &mut File::create(&path)?)?;
+    Ok(path)
+}
+
+/// Time and memory of both sides.
+fn row(what: &str, ours: (Duration, u64), theirs: (Duration, u64)) {
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
+    let mib = |kib: u64| kib as f64 / 1024.0;
+    let (time, other) = (milliseconds(ours.0), milliseconds(theirs.0));
+    println!(
+        "| {what} | {time:.1} | {other:.0} | {:.0} | {:.1} | {:.0} |",
+        other / time,
+        mib(ours.1),
+        mib(theirs.1)
+    );
+}
+
+/// Prints the table.
+pub(crate) fn bench(rounds: usize) -> Result<()> {
+    setup::install()?;
+    println!("building");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    run(Command::new(cargo).current_dir(root()).args([
+        "build",
+        "--quiet",
+        "--release",
+        "--locked",
+        "-p",
+        "ferrovirt-cli",
+    ]))?;
+    let ferrovirt = target().join("release/ferrovirt");
+    let ferrovirt = ferrovirt.to_str().context("the target folder has an odd name")?;
+    let folder = tempfile::tempdir()?;
+    let (first, second) =
+        (unpacked("refpolicy-base", folder.path())?, unpacked("refpolicy-virt_launcher", folder.path())?);
+    let (first, second) = (first.to_str().context("odd path")?, second.to_str().context("odd path")?);
+    let load = Program { name: ferrovirt, words: vec!["selinux", "booleans", second] };
+    let query = Program { name: ferrovirt, words: vec!["selinux", "query", second, "-s", "container_t"] };
+    let sesearch = Program { name: "/usr/bin/sesearch", words: vec!["-A", "-s", "container_t", second] };
+    let seinfo = Program { name: "/usr/bin/seinfo", words: vec!["-b", second] };
+    let diff = Program { name: ferrovirt, words: vec!["selinux", "diff", first, second] };
+    let sediff = Program { name: "/usr/bin/sediff", words: vec![first, second] };
+    let lines = |program: &Program<'_>| -> Result<BTreeSet<String>> {
+        Ok(program.once()?.1.lines().map(|line| line.trim_end().to_owned()).collect())
+    };
+    let found = lines(&query)?;
+    ensure!(found == lines(&sesearch)?, "the answers to the search differ");
+    let mut times = [const { Vec::new() }; 5];
+    for _ in 0..rounds {
+        for (program, times) in [&load, &query, &diff, &sesearch, &seinfo].into_iter().zip(&mut times) {
+            times.push(program.once()?.0);
+        }
+    }
+    let [load_time, query_time, diff_time, sesearch_time, seinfo_time] =
+        times.map(|mut list| median(&mut list));
+    let (sediff_time, report) = sediff.once()?;
+    let lines = (diff.once()?.1.lines().count(), report.lines().count());
+    println!("| whole process | ours, ms | setools, ms | ratio | ours, MiB | setools, MiB |");
+    println!("|---|---|---|---|---|---|");
+    row("booleans: little more than loading", (load_time, load.memory()?), (seinfo_time, seinfo.memory()?));
+    row(
+        &format!("rules of container_t ({} lines)", found.len()),
+        (query_time, query.memory()?),
+        (sesearch_time, sesearch.memory()?),
+    );
+    row(
+        &format!("difference of two policies ({} and {} lines)", lines.0, lines.1),
+        (diff_time, diff.memory()?),
+        (sediff_time, sediff.memory()?),
+    );
+    Ok(())
+}
