@@ -1,23 +1,54 @@
 //! OpenAPI v3: enough for clients to know which kinds there are, that the server checks fields itself, and, for
 //! KubeVirt's kinds, what their fields are.
 
+use http::{HeaderMap, header};
 use serde_json::{Map, Value, json};
 
 use crate::app::{self, Answer};
 use crate::registry::{self, Class, Kind};
 
-/// Answers `/openapi/v3` and below; nothing for other paths.
+const TITLE: &str = "Ferrovirt";
+/// The form in which clients ask for version 2.
+const V2_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The same as a media type that can be parsed, as Kubernetes answers.
+const V2_BINARY: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// Answers `/openapi/v2`, `/openapi/v3` and below; nothing for other paths.
 ///
-/// The version 2 document is not served: clients that find version 3 do not need it.
-pub(crate) fn answer(path: &[String]) -> Option<Answer> {
+/// The version 2 document is an empty one. Clients that find version 3 look into it for kinds that are only posted
+/// (reviews), and leave checking to the server when they find nothing there; without it they give up.
+pub(crate) fn answer(path: &[String], headers: &HeaderMap) -> Option<Answer> {
     let words: Vec<&str> = path.iter().map(String::as_str).collect();
     let body = match words.as_slice() {
+        ["openapi", "v2"] if binary(headers) => return Some(app::bytes(200, V2_BINARY, v2_binary())),
+        ["openapi", "v2"] => json!({
+            "swagger": "2.0", "info": {"title": TITLE, "version": env!("CARGO_PKG_VERSION")}, "paths": {},
+        }),
         ["openapi", "v3"] => index(),
         ["openapi", "v3", "api", version] => document("", version)?,
         ["openapi", "v3", "apis", group, version] => document(group, version)?,
         _ => return None,
     };
     Some(app::json(200, &body))
+}
+
+fn binary(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|text| text.contains(V2_ASKED)))
+}
+
+/// `swagger` (field 1) and `info` (field 2) with its title and version (fields 1 and 2) of the message
+/// `openapi.v2.Document`.
+fn v2_binary() -> Vec<u8> {
+    let field = |number: u8, content: &[u8]| {
+        // Wire type 2, and a length that fits into one byte: the texts are short constants.
+        let length = u8::try_from(content.len()).unwrap_or(0) & 0x7f;
+        [&[number << 3 | 2, length], content].concat()
+    };
+    let info = [field(1, TITLE.as_bytes()), field(2, env!("CARGO_PKG_VERSION").as_bytes())].concat();
+    [field(1, b"2.0"), field(2, &info)].concat()
 }
 
 fn index() -> Value {
@@ -64,7 +95,7 @@ fn document(group: &str, version: &str) -> Option<Value> {
     }
     Some(json!({
         "openapi": "3.0.0",
-        "info": {"title": "Ferrovirt", "version": env!("CARGO_PKG_VERSION")},
+        "info": {"title": TITLE, "version": env!("CARGO_PKG_VERSION")},
         "paths": paths, "components": {"schemas": schemas},
     }))
 }

@@ -18,6 +18,9 @@ pub const KUBEVIRT: &str = "kubevirt";
 pub struct ClusterConfig {
     /// How much privilege launcher pods get (`spec.configuration.privilegeProfile`).
     pub profile: Profile,
+    /// Whose rights count for what launcher pods get (`spec.configuration.launcherRights`); the profile's choice when
+    /// absent.
+    pub launcher_rights: Option<LauncherRights>,
     /// Software emulation is allowed, and /dev/kvm not asked for (`developerConfiguration.useEmulation`).
     pub use_emulation: bool,
     /// Image of the launcher.
@@ -66,6 +69,7 @@ impl Default for ClusterConfig {
     fn default() -> Self {
         Self {
             profile: Profile::default(),
+            launcher_rights: None,
             use_emulation: false,
             launcher_image: concat!("ferrovirt/virt-launcher:", env!("CARGO_PKG_VERSION")).to_owned(),
             // Both are upstream's defaults.
@@ -77,6 +81,15 @@ impl Default for ClusterConfig {
     }
 }
 
+/// Whose rights count for what a launcher pod gets beyond what anybody's pod may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LauncherRights {
+    /// Those of whoever makes or changes the machine, or of the service account that it names.
+    Requester,
+    /// The controller's: it lends them to everybody who may make machines.
+    Controller,
+}
+
 /// A KubeVirt object that cannot be acted on.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
@@ -86,6 +99,11 @@ pub enum ConfigError {
     /// The value of `labelPods` is unknown.
     #[error("spec.configuration.selinux.labelPods of the KubeVirt object")]
     LabelPods(#[source] UnknownLabelPods),
+    /// Neither the requester nor the controller.
+    #[error(
+        "spec.configuration.launcherRights of the KubeVirt object is {0:?}: use \"Requester\" or \"Controller\""
+    )]
+    LauncherRights(String),
     /// A type that the privilege table does not know.
     #[error(
         "spec.configuration.selinuxLauncherType of the KubeVirt object is not supported: the type of launcher pods is \
@@ -115,6 +133,12 @@ impl ClusterConfig {
         if let Some(profile) = &given.privilege_profile {
             config.profile = profile.parse().map_err(ConfigError::Profile)?;
         }
+        config.launcher_rights = match given.launcher_rights.as_deref() {
+            None => None,
+            Some("Requester") => Some(LauncherRights::Requester),
+            Some("Controller") => Some(LauncherRights::Controller),
+            Some(other) => return Err(ConfigError::LauncherRights(other.to_owned())),
+        };
         if given.selinux_launcher_type.as_ref().is_some_and(|name| !name.is_empty()) {
             return Err(ConfigError::SelinuxType);
         }
@@ -132,6 +156,15 @@ impl ClusterConfig {
             }
         }
         Ok(config)
+    }
+
+    /// Whose rights count. The documents lend the controller's to everybody, so the documented profile does unless it
+    /// is told otherwise.
+    pub fn rights(&self) -> LauncherRights {
+        self.launcher_rights.unwrap_or(match self.profile {
+            Profile::Minimal => LauncherRights::Requester,
+            Profile::Documented => LauncherRights::Controller,
+        })
     }
 
     /// What the rights of a machine depend on beside the machine.
@@ -176,6 +209,24 @@ mod tests {
             (config.profile, config.use_emulation, config.cpu_allocation_ratio),
             (Profile::Documented, true, 4)
         );
+    }
+
+    #[test]
+    fn the_profile_chooses_whose_rights_count_unless_the_switch_does() {
+        for (profile, rights, want) in [
+            ("minimal", None, LauncherRights::Requester),
+            ("documented", None, LauncherRights::Controller),
+            ("minimal", Some("Controller"), LauncherRights::Controller),
+            ("documented", Some("Requester"), LauncherRights::Requester),
+        ] {
+            let mut configuration = json!({"privilegeProfile": profile});
+            if let Some(rights) = rights {
+                configuration["launcherRights"] = rights.into();
+            }
+            assert_eq!(read(json!({"configuration": configuration})).unwrap().rights(), want);
+        }
+        let error = read(json!({"configuration": {"launcherRights": "Everybody"}})).unwrap_err();
+        assert!(error.to_string().contains("Requester"), "{error}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub mod order;
 pub mod paths;
 pub mod prove;
 pub mod render;
+pub mod rights;
+pub mod scc;
 pub mod selinux;
 pub mod subresource;
 

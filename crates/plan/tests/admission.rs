@@ -2,7 +2,10 @@
 
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_model::Profile;
-use ferrovirt_plan::{config::ClusterConfig, decide, render};
+use ferrovirt_plan::{
+    config::{ClusterConfig, LauncherRights},
+    decide, render,
+};
 use ferrovirt_privilege::cluster_grants;
 use ferrovirt_scc::{
     Constraints, NamespaceValues, Operation, Outcome, Request, SecurityContextConstraints, Subject, defaults,
@@ -25,8 +28,19 @@ fn admit(
     profile: Profile,
     constraints: Vec<SecurityContextConstraints>,
 ) -> Result<(String, Value), String> {
+    // Bound to no SCC: what counts here is which one would take the pod.
+    admit_by(vmi, profile, LauncherRights::Controller, constraints)
+}
+
+fn admit_by(
+    vmi: &Value,
+    profile: Profile,
+    rights: LauncherRights,
+    constraints: Vec<SecurityContextConstraints>,
+) -> Result<(String, Value), String> {
     let vmi: VirtualMachineInstance = serde_json::from_value(vmi.clone()).map_err(|e| e.to_string())?;
-    let config = ClusterConfig { profile, use_emulation: true, ..ClusterConfig::default() };
+    let launcher_rights = Some(rights);
+    let config = ClusterConfig { profile, use_emulation: true, launcher_rights, ..ClusterConfig::default() };
     let labelled = vmi.status.as_ref().is_some_and(|status| status.selinux_level.is_some());
     let pod = decide::launcher_pod(&vmi, &config, &[], labelled).map_err(|causes| causes.join("; "))?;
     let mut pod = serde_json::to_value(pod).map_err(|e| e.to_string())?;
@@ -122,6 +136,21 @@ fn with_volumes() -> Value {
         {"name": "seed", "cloudInitNoCloud": {"userData": "#cloud-config"}},
     ]);
     vmi(json!({"interfaces": [{"name": "default", "masquerade": {}}], "disks": disks}), volumes)
+}
+
+/// The SCC that a pod is bound to is one that the controller may use and that admits it; nothing else does.
+#[test]
+fn a_bound_pod_is_admitted_under_what_it_is_bound_to() {
+    let bound =
+        |vmi: &Value| admit_by(vmi, Profile::Minimal, LauncherRights::Requester, all(Profile::Minimal));
+    assert_eq!(bound(&plain()).unwrap().0, "restricted-v2");
+    assert_eq!(bound(&labelled(plain())).unwrap().0, "kubevirt-machine");
+    // The controller could have more; nobody was found who may.
+    assert!(bound(&host_disk()).unwrap_err().contains("hostPath"));
+    let mut decided = host_disk();
+    decided["metadata"]["annotations"] = json!({"ferrovirt.io/pod-scc": "kubevirt-controller"});
+    assert_eq!(bound(&decided).unwrap().0, "kubevirt-controller");
+    assert_eq!(bound(&labelled(decided)).unwrap().0, "kubevirt-controller");
 }
 
 #[test]

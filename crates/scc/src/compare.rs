@@ -7,6 +7,8 @@ use crate::types::{GroupStrategy, IdRange, RunAsUserStrategy, SecurityContextCon
 pub struct Beyond {
     /// The field of the SCC that allows it.
     pub field: &'static str,
+    /// The value that allows it: `true`, one element of a list, or the type of a strategy.
+    pub value: String,
     /// What is allowed, in words.
     pub what: String,
 }
@@ -14,57 +16,69 @@ pub struct Beyond {
 /// Everything that `a` allows and `b` does not. Who may use them, and priorities, are no part of the comparison.
 pub fn beyond(a: &SecurityContextConstraints, b: &SecurityContextConstraints) -> Vec<Beyond> {
     let mut found = Vec::new();
-    let mut add = |field, more: bool, what: &str| {
+    let mut add = |field, more: bool, value: &str, what: &str| {
         if more {
-            found.push(Beyond { field, what: what.to_owned() });
+            found.push(Beyond { field, value: value.to_owned(), what: what.to_owned() });
         }
     };
-    let flag = |a: bool, b: bool| a && !b;
-    add(
-        "allowPrivilegedContainer",
-        flag(a.allow_privileged_container, b.allow_privileged_container),
-        "privileged containers",
-    );
+    let flags = [
+        (
+            "allowPrivilegedContainer",
+            a.allow_privileged_container,
+            b.allow_privileged_container,
+            "privileged containers",
+        ),
+        (
+            "allowHostDirVolumePlugin",
+            a.allow_host_dir_volume_plugin,
+            b.allow_host_dir_volume_plugin,
+            "the hostPath volume plug-in",
+        ),
+        ("allowHostNetwork", a.allow_host_network, b.allow_host_network, "the host's network"),
+        ("allowHostPorts", a.allow_host_ports, b.allow_host_ports, "ports of the host"),
+        ("allowHostPID", a.allow_host_pid, b.allow_host_pid, "the host's processes"),
+        ("allowHostIPC", a.allow_host_ipc, b.allow_host_ipc, "the host's IPC"),
+    ];
+    for (field, ours, theirs, what) in flags {
+        add(field, ours && !theirs, "true", what);
+    }
     let escalation = |s: &SecurityContextConstraints| s.allow_privilege_escalation != Some(false);
-    add("allowPrivilegeEscalation", flag(escalation(a), escalation(b)), "privilege escalation");
-    add("allowHostNetwork", flag(a.allow_host_network, b.allow_host_network), "the host's network");
-    add("allowHostPorts", flag(a.allow_host_ports, b.allow_host_ports), "ports of the host");
-    add("allowHostPID", flag(a.allow_host_pid, b.allow_host_pid), "the host's processes");
-    add("allowHostIPC", flag(a.allow_host_ipc, b.allow_host_ipc), "the host's IPC");
+    add("allowPrivilegeEscalation", escalation(a) && !escalation(b), "true", "privilege escalation");
     let host_users =
         |s: &SecurityContextConstraints| s.user_namespace_level.as_deref() != Some("RequirePodLevel");
-    add("userNamespaceLevel", flag(host_users(a), host_users(b)), "the host's user namespace");
-    add(
-        "readOnlyRootFilesystem",
-        flag(!a.read_only_root_filesystem, !b.read_only_root_filesystem),
-        "a writable root file system",
-    );
-    add("runAsUser", !uids_within(&a.run_as_user, &b.run_as_user), &uid_words(&a.run_as_user));
+    let users = host_users(a) && !host_users(b);
+    add("userNamespaceLevel", users, "AllowHostLevel", "the host's user namespace");
+    let writable = !a.read_only_root_filesystem && b.read_only_root_filesystem;
+    add("readOnlyRootFilesystem", writable, "false", "a writable root file system");
+    let user = &a.run_as_user;
+    add("runAsUser", !uids_within(user, &b.run_as_user), &user.kind, &uid_words(user));
     let label = |s: &SecurityContextConstraints| s.se_linux_context.kind == "MustRunAs";
     let same = a.se_linux_context.se_linux_options == b.se_linux_context.se_linux_options;
     let words = if label(a) { "another SELinux label" } else { "any SELinux label" };
-    add("seLinuxContext", label(b) && !(label(a) && same), words);
-    add("fsGroup", !groups_within(&a.fs_group, &b.fs_group), &group_words(&a.fs_group));
-    add(
-        "supplementalGroups",
-        !groups_within(&a.supplemental_groups, &b.supplemental_groups),
-        &group_words(&a.supplemental_groups),
-    );
+    add("seLinuxContext", label(b) && !(label(a) && same), &a.se_linux_context.kind, words);
+    for (field, ours, theirs) in [
+        ("fsGroup", &a.fs_group, &b.fs_group),
+        ("supplementalGroups", &a.supplemental_groups, &b.supplemental_groups),
+    ] {
+        add(field, !groups_within(ours, theirs), &ours.kind, &group_words(ours));
+    }
     lists(a, b, &mut found);
     found
 }
 
 fn lists(a: &SecurityContextConstraints, b: &SecurityContextConstraints, found: &mut Vec<Beyond>) {
+    let mut push =
+        |field, value: &str, what: String| found.push(Beyond { field, value: value.to_owned(), what });
     let mut more = |field, ours: &[String], theirs: &[String], what: &str| {
         if theirs.iter().any(|t| t == "*") {
             return;
         }
         if ours.iter().any(|o| o == "*") {
-            found.push(Beyond { field, what: format!("every {what}") });
+            push(field, "*", format!("every {what}"));
             return;
         }
         for item in ours.iter().filter(|o| !theirs.contains(o)) {
-            found.push(Beyond { field, what: format!("{what} {item}") });
+            push(field, item, format!("{what} {item}"));
         }
     };
     let addable = |s: &SecurityContextConstraints| {
@@ -78,12 +92,20 @@ fn lists(a: &SecurityContextConstraints, b: &SecurityContextConstraints, found: 
     more("seccompProfiles", &a.seccomp_profiles, &b.seccomp_profiles, "seccomp profile");
     more("allowedUnsafeSysctls", &a.allowed_unsafe_sysctls, &b.allowed_unsafe_sysctls, "sysctl");
     more("forbiddenSysctls", &b.forbidden_sysctls, &a.forbidden_sysctls, "sysctl");
+    // Without a list a pod has no profile; with one it gets the first of the list.
+    if a.seccomp_profiles.is_empty() && b.seccomp_profiles.iter().any(|p| p != "*") {
+        push("seccompProfiles", "", "pods without a seccomp profile".to_owned());
+    }
     for name in &b.required_drop_capabilities {
         let dropped = &a.required_drop_capabilities;
-        if !dropped.contains(name) && !dropped.iter().any(|d| d == "ALL") {
-            let what = format!("keeping capability {name} when it is not dropped by the container");
-            found.push(Beyond { field: "requiredDropCapabilities", what });
+        if dropped.contains(name) || dropped.iter().any(|d| d == "ALL") {
+            continue;
         }
+        let what = match name.as_str() {
+            "ALL" => "the capabilities that the container runtime gives".to_owned(),
+            _ => format!("capability {name}, where the container runtime gives it"),
+        };
+        push("requiredDropCapabilities", name, what);
     }
     let drivers = |s: &SecurityContextConstraints| -> Vec<String> {
         let flex = s.volume_types().iter().any(|v| v == "*" || v == "flexVolume");
@@ -98,7 +120,7 @@ fn lists(a: &SecurityContextConstraints, b: &SecurityContextConstraints, found: 
         for driver in ours.iter().filter(|d| !theirs.contains(d)) {
             let what =
                 if driver == "*" { "every FlexVolume driver".to_owned() } else { format!("driver {driver}") };
-            found.push(Beyond { field: "allowedFlexVolumes", what });
+            push("allowedFlexVolumes", driver, what);
         }
     }
 }
@@ -189,6 +211,8 @@ mod tests {
         assert!(has("runAsUser", "any user id, root too"));
         assert!(has("allowPrivilegeEscalation", "privilege escalation"));
         assert!(has("fsGroup", "any group"));
+        assert!(has("seccompProfiles", "pods without a seccomp profile"));
+        assert!(found.iter().any(|b| b.field == "allowHostDirVolumePlugin" && b.value == "true"));
         assert!(!found.iter().any(|b| b.field == "seLinuxContext" || b.field == "supplementalGroups"));
     }
 }

@@ -5,31 +5,33 @@ use ferrovirt_api::{ClusterDefaults, Identity};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
+use super::machine_rights;
+use crate::app::App;
 use crate::auth::unique;
 use crate::clock;
 use crate::request::{AdmissionRequest, Operation, UserInfo};
 use crate::status::ApiError;
 use crate::store::{Key, Prefix, Store};
 
-const GROUP: &str = "kubevirt.io";
+pub(super) const GROUP: &str = "kubevirt.io";
 /// Namespace and object that hold the configuration.
-const HOME: &str = "kubevirt";
+pub(super) const HOME: &str = "kubevirt";
 
 /// Admits an object of kubevirt.io.
-pub(super) fn admit(store: &Store, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+pub(super) async fn admit(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
     if request.operation == Operation::Delete {
         return Ok(());
     }
     match request.kind.plural {
-        "virtualmachines" if request.subresource.is_empty() => machine(store, request),
-        "virtualmachineinstances" => instance(store, request),
-        "kubevirts" if request.subresource.is_empty() => one_installation(store, request),
+        "virtualmachines" if request.subresource.is_empty() => machine(app, request).await,
+        "virtualmachineinstances" => instance(app, request).await,
+        "kubevirts" if request.subresource.is_empty() => one_installation(&app.store, request),
         _ => Ok(()),
     }
 }
 
 /// KubeVirt's own accounts, which may do to instances what users may not.
-fn is_kubevirt(user: &UserInfo) -> bool {
+pub(super) fn is_kubevirt(user: &UserInfo) -> bool {
     const ACCOUNTS: [&str; 5] = [
         "kubevirt-apiserver",
         "kubevirt-controller",
@@ -49,7 +51,7 @@ fn configuration(store: &Store) -> ClusterDefaults {
         .map_or_else(Default::default, Into::into)
 }
 
-fn machine(store: &Store, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+async fn machine(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
     const MUTATOR: &str = "virtualmachines-mutator.kubevirt.io";
     // Whoever is being deleted is always let go.
     if request.operation == Operation::Update
@@ -57,7 +59,7 @@ fn machine(store: &Store, request: &mut AdmissionRequest<'_>) -> Result<(), ApiE
     {
         return Ok(());
     }
-    let defaults = configuration(store);
+    let defaults = configuration(&app.store);
     let mut vm: VirtualMachine = read(MUTATOR, request)?;
     let random = || unique().unwrap_or_default();
     let new = request.operation == Operation::Create;
@@ -65,15 +67,16 @@ fn machine(store: &Store, request: &mut AdmissionRequest<'_>) -> Result<(), ApiE
     ferrovirt_api::default_vm(&mut vm, &defaults, identity);
     let causes = ferrovirt_api::validate_vm(&vm, &defaults, is_kubevirt(request.user));
     refuse("virtualmachine-validator.kubevirt.io", &causes)?;
-    write(MUTATOR, request, &vm)
+    write(MUTATOR, request, &vm)?;
+    machine_rights::machine(app, request, &vm, &defaults).await
 }
 
-fn instance(store: &Store, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+async fn instance(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
     const MUTATOR: &str = "virtualmachineinstances-mutator.kubevirt.io";
     let own = is_kubevirt(request.user);
     match request.operation {
         Operation::Create => {
-            let defaults = configuration(store);
+            let defaults = configuration(&app.store);
             if let Value::Object(fields) = &mut *request.object
                 && !own
             {
@@ -85,9 +88,10 @@ fn instance(store: &Store, request: &mut AdmissionRequest<'_>) -> Result<(), Api
             refuse("virtualmachineinstances-create-validator.kubevirt.io", &causes)?;
             write(MUTATOR, request, &vmi)?;
             stamp_transitions(request.object);
-            Ok(())
+            machine_rights::instance(app, request, &vmi).await
         }
         Operation::Update => {
+            machine_rights::keep(request);
             if !own {
                 revert_status(request);
             }

@@ -1,7 +1,8 @@
 //! Admission: what happens to an object between "may this user do this?" and the store.
 //!
 //! In order: namespace lifecycle, RBAC escalation, then by kind. For pods: defaults, service account, security context
-//! constraints, validation, Pod Security. For KubeVirt's kinds: mutators and validators. Other kinds get the defaults
+//! constraints, validation, Pod Security. For KubeVirt's kinds: mutators, validators and whether the
+//! requester may have what the machine implies. Other kinds get the defaults
 //! that Kubernetes would give them.
 //!
 //! Registered webhooks come in where Kubernetes asks them: mutating ones after the server's own mutation, which then
@@ -10,12 +11,14 @@
 mod claims;
 mod defaults;
 mod kubevirt;
+mod machine_rights;
 mod namespace;
 mod pod;
 mod pod_defaults;
 pub mod pod_security;
 mod pod_validation;
 mod scc;
+mod scc_review;
 mod service_account;
 pub(crate) mod webhook;
 
@@ -26,7 +29,9 @@ use crate::auth::escalation;
 use crate::request::{AdmissionRequest, Operation};
 use crate::status::ApiError;
 
+pub use pod::complete_pod;
 pub use scc::{SccCache, constraints};
+pub use scc_review::review;
 pub use webhook::{HookCache, hooks};
 
 /// Lets a request through, changed as Kubernetes changes it, or refuses it.
@@ -70,7 +75,7 @@ async fn mutate(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), Api
     match (request.kind.group, request.kind.plural) {
         ("", "pods") => pod::mutate(app, request).await,
         ("", "namespaces") => namespace::prepare(request),
-        ("kubevirt.io", _) => kubevirt::admit(&app.store, request),
+        ("kubevirt.io", _) => kubevirt::admit(app, request).await,
         ("security.openshift.io", "securitycontextconstraints") => scc::object(request),
         (webhook::GROUP, _) => webhook::object(request),
         _ => {

@@ -39,6 +39,14 @@ pub(super) async fn validate(app: &App, request: &mut AdmissionRequest<'_>) -> R
     pod_security(&app.store, request)
 }
 
+/// Fills in what a pod has when SCCs are asked about it: the API's defaults, its account and the volume with its token.
+pub fn complete_pod(pod: &mut Value) {
+    pod_defaults::apply(pod);
+    if let Some(spec) = pod.get_mut("spec") {
+        service_account::complete(spec);
+    }
+}
+
 /// A client that sends back an older form of the pod must not unset what the server or the scheduler filled in.
 fn keep_set_fields(old: &Value, new: &mut Value) {
     let (Some(old), Some(new)) = (old.get("spec"), new.get_mut("spec")) else { return };

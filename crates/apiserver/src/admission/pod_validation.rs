@@ -15,15 +15,21 @@ tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it
 
 /// Refuses a pod with a 422 that lists every problem.
 pub(super) fn check(request: &AdmissionRequest<'_>) -> Result<(), ApiError> {
-    let mut causes = Vec::new();
     let spec = request.object.get("spec").unwrap_or(&Value::Null);
-    validate(spec, &mut causes);
+    let mut causes = problems(spec);
     if let (Operation::Update, Some(old)) = (request.operation, request.old)
         && frozen(old.get("spec").unwrap_or(&Value::Null)) != frozen(spec)
     {
         push(&mut causes, "spec", "FieldValueForbidden", format!("Forbidden: {MUTABLE}"));
     }
     if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid("", "Pod", request.name, &causes)) }
+}
+
+/// What is wrong with the spec of a pod or of a template.
+pub(super) fn problems(spec: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    validate(spec, &mut causes);
+    causes
 }
 
 fn push(causes: &mut Vec<Cause>, field: impl Into<String>, reason: &str, message: impl Into<String>) {

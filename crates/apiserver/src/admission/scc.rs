@@ -7,6 +7,7 @@ use ferrovirt_scc::{
     SecurityContextConstraints, Subject, exempt_namespace,
 };
 use serde::Deserialize as _;
+use serde_json::Value;
 
 use crate::app::{App, SccAdmission};
 use crate::auth::Authorizer;
@@ -53,36 +54,40 @@ async fn pass(app: &App, request: &mut AdmissionRequest<'_>, pass: Pass) -> Resu
     if app.scc_admission == SccAdmission::Webhook {
         return Ok(());
     }
-    let revision = app.store.revision();
-    let mut watcher = app.store.watch(Prefix::everything(), revision).ok();
+    let ask = || once(app, request, pass);
+    let result = patiently(&app.store, ask, Denied::may_pass_later).await;
+    result.map_err(|denied| ApiError::forbidden("", "pods", request.name, denied.to_string()))
+}
+
+/// Asks again after each change of the store while the answer is a refusal that may pass later, within bounds.
+pub(super) async fn patiently<T, E>(
+    store: &Store,
+    mut ask: impl FnMut() -> Result<T, E>,
+    may_pass_later: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let mut watcher = store.watch(Prefix::everything(), store.revision()).ok();
     let wait = async {
         loop {
-            let denied = match once(app, request, pass) {
-                Ok(()) => return Ok(()),
-                Err(denied) => denied,
-            };
-            if !denied.may_pass_later() {
-                return Err(denied);
-            }
-            let Some(watcher) = watcher.as_mut() else { return Err(denied) };
-            if watcher.next().await.is_err() {
-                return Err(denied);
+            match (ask(), watcher.as_mut()) {
+                (Err(refusal), Some(watcher)) if may_pass_later(&refusal) => {
+                    if watcher.next().await.is_err() {
+                        return Err(refusal);
+                    }
+                }
+                (answer, _) => return answer,
             }
         }
     };
-    let result = match tokio::time::timeout(PATIENCE, wait).await {
-        Ok(result) => result,
-        Err(_) => once(app, request, pass),
-    };
-    result.map_err(|denied| ApiError::forbidden("", "pods", request.name, denied.to_string()))
+    match tokio::time::timeout(PATIENCE, wait).await {
+        Ok(answer) => answer,
+        Err(_) => ask(),
+    }
 }
 
 fn once(app: &App, request: &mut AdmissionRequest<'_>, pass: Pass) -> Result<(), Denied> {
     let namespace = app.store.get(&Key::new("", "namespaces", "", request.namespace));
     let namespace = namespace.as_ref().map(|entry| entry.object.as_ref());
-    // OKD exempts `default` because its own parts live there. Here it is where people start, so that an exemption would
-    // let everybody who may create pods in it become root of the machine.
-    if request.namespace != "default" && exempt_namespace(request.namespace, namespace) {
+    if is_exempt(request.namespace, namespace) {
         return Ok(());
     }
     let operation = match (request.operation, request.old) {
@@ -98,30 +103,44 @@ fn once(app: &App, request: &mut AdmissionRequest<'_>, pass: Pass) -> Result<(),
         user: &request.user.name,
         groups: &request.user.groups,
     };
-    let authorizer = &app.auth.authorizer;
-    let may_use =
-        |subject: &Subject<'_>, scc: &str, namespace: &str| may_use(authorizer, subject, scc, namespace);
+    let roles = Roles(&app.auth.authorizer);
     let constraints = app.constraints.get();
     match pass {
-        Pass::Mutating => constraints.mutate(&asked, &may_use, request.object),
-        Pass::Validating => constraints.validate(&asked, &may_use, request.object),
+        Pass::Mutating => constraints.mutate(&asked, &roles, request.object),
+        Pass::Validating => constraints.validate(&asked, &roles, request.object),
     }
     .map(|_| ())
 }
 
-fn may_use(authorizer: &Authorizer, subject: &Subject<'_>, scc: &str, namespace: &str) -> bool {
-    let user =
-        UserInfo { name: subject.user.to_owned(), groups: subject.groups.to_vec(), ..UserInfo::default() };
-    let attributes = Attributes {
-        verb: "use".into(),
-        group: GROUP.into(),
-        version: "v1".into(),
-        resource: RESOURCE.into(),
-        namespace: namespace.into(),
-        name: scc.into(),
-        ..Attributes::default()
-    };
-    authorizer.may(&user, &attributes)
+/// Whether no SCC is asked for in this namespace.
+///
+/// OKD exempts `default` because its own parts live there. Here it is where people start, so that an exemption would let
+/// everybody who may create pods in it become root of the machine.
+pub(super) fn is_exempt(name: &str, namespace: Option<&Value>) -> bool {
+    name != "default" && exempt_namespace(name, namespace)
+}
+
+/// The roles of the cluster, asked for verb `use` on SCCs.
+pub(super) struct Roles<'a>(pub(super) &'a Authorizer);
+
+impl ferrovirt_scc::Authorizer for Roles<'_> {
+    fn may_use(&self, subject: &Subject<'_>, scc: &str, namespace: &str) -> bool {
+        let user = UserInfo {
+            name: subject.user.to_owned(),
+            groups: subject.groups.to_vec(),
+            ..UserInfo::default()
+        };
+        let attributes = Attributes {
+            verb: "use".into(),
+            group: GROUP.into(),
+            version: "v1".into(),
+            resource: RESOURCE.into(),
+            namespace: namespace.into(),
+            name: scc.into(),
+            ..Attributes::default()
+        };
+        self.0.may(&user, &attributes)
+    }
 }
 
 /// An SCC object that is written: defaulted and validated.

@@ -15,16 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) async fn admit(store: &Store, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
     let Some(spec) = request.object.get_mut("spec") else { return Ok(()) };
-    // `serviceAccount` is the old name of the field; both are shown.
-    let name = match (text(spec, "serviceAccountName"), text(spec, "serviceAccount")) {
-        ("", "") => "default".to_owned(),
-        ("", old) => old.to_owned(),
-        (name, _) => name.to_owned(),
-    };
-    if let Value::Object(fields) = spec {
-        fields.insert("serviceAccountName".into(), name.as_str().into());
-        fields.insert("serviceAccount".into(), name.as_str().into());
-    }
+    let name = assign(spec);
     let Some(account) = wait_for(store, request.namespace, &name).await else {
         let namespace = request.namespace;
         let why = format!(
@@ -44,7 +35,29 @@ pub(super) async fn admit(store: &Store, request: &mut AdmissionRequest<'_>) -> 
     Ok(())
 }
 
-async fn wait_for(store: &Store, namespace: &str, name: &str) -> Option<Entry> {
+/// Names the account in both fields; `serviceAccount` is the old name, and both are shown.
+fn assign(spec: &mut Value) -> String {
+    let name = match (text(spec, "serviceAccountName"), text(spec, "serviceAccount")) {
+        ("", "") => "default".to_owned(),
+        ("", old) => old.to_owned(),
+        (name, _) => name.to_owned(),
+    };
+    if let Value::Object(fields) = spec {
+        fields.insert("serviceAccountName".into(), name.as_str().into());
+        fields.insert("serviceAccount".into(), name.as_str().into());
+    }
+    name
+}
+
+/// What this does where the account itself says nothing about tokens.
+pub(super) fn complete(spec: &mut Value) {
+    assign(spec);
+    if spec.get("automountServiceAccountToken") != Some(&Value::Bool(false)) {
+        mount_token(spec);
+    }
+}
+
+pub(super) async fn wait_for(store: &Store, namespace: &str, name: &str) -> Option<Entry> {
     let key = Key::new("", "serviceaccounts", namespace, name);
     let revision = store.revision();
     if let Some(found) = store.get(&key) {

@@ -4,7 +4,7 @@ use k8s_openapi::api::{admissionregistration, apps, coordination, rbac, scheduli
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
 
 use super::columns::{others, rbac as rbac_columns, storage as storage_columns};
-use super::{BASE, Class, Kind, Subresource, decode};
+use super::{BASE, Kind, Subresource, decode};
 
 const RBAC: Kind = Kind { group: "rbac.authorization.k8s.io", loose_names: true, ..BASE };
 const WEBHOOKS: Kind = Kind {
@@ -116,18 +116,6 @@ pub(super) const KINDS: &[Kind] = &[
         subresources: &[Subresource::STATUS],
         columns: others::NAME_CREATED,
         decode: decode::typed::<apiextensions::v1::CustomResourceDefinition>,
-        ..BASE
-    },
-    Kind {
-        group: "security.openshift.io",
-        kind: "SecurityContextConstraints",
-        plural: "securitycontextconstraints",
-        singular: "securitycontextconstraints",
-        short: &["scc"],
-        namespaced: false,
-        class: Class::Custom,
-        columns: others::SCCS,
-        decode: decode::typed_as_given::<ferrovirt_scc::SecurityContextConstraints>,
         ..BASE
     },
 ];

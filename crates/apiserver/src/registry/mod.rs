@@ -10,6 +10,7 @@ pub mod decode;
 mod events;
 mod groups;
 mod kubevirt;
+mod security;
 
 use serde_json::Value;
 
@@ -220,6 +221,7 @@ pub fn all() -> impl Iterator<Item = &'static Kind> {
     core::KINDS
         .iter()
         .chain(groups::KINDS)
+        .chain(security::KINDS)
         .chain(events::KINDS)
         .chain(authorization::KINDS)
         .chain(kubevirt::KINDS)

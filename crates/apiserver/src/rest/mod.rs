@@ -21,6 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 
+use crate::admission;
 use crate::app::{Answer, App};
 use crate::registry::{Class, Kind};
 use crate::request::UserInfo;
@@ -106,7 +107,7 @@ impl Call {
         }
         if self.kind.class == Class::Review {
             let asks = *method == Method::POST && collection && !everywhere;
-            return if asks { self.review(headers, &body) } else { Err(self.no_method()) };
+            return if asks { self.review(headers, &body).await } else { Err(self.no_method()) };
         }
         match *method {
             Method::GET | Method::HEAD if collection && self.query.watch => self.watch(),
@@ -127,11 +128,17 @@ impl Call {
         ApiError::method_not_allowed()
     }
 
-    fn review(&self, headers: &HeaderMap, bytes: &[u8]) -> Result<Answer, ApiError> {
+    async fn review(&self, headers: &HeaderMap, bytes: &[u8]) -> Result<Answer, ApiError> {
         let object = body::read(headers, bytes)?;
         self.check_type(&object)?;
         let decoded = (self.kind.decode)(&object).map_err(|error| self.wrong_type(&error))?;
-        let mut answer = self.app.auth.review(self.kind, &self.user, &self.namespace, decoded.object)?;
+        let mut answer = match self.kind.group {
+            "security.openshift.io" => {
+                let (user, namespace) = (&self.user, &self.namespace);
+                admission::review(&self.app, self.kind, user, namespace, decoded.object).await?
+            }
+            _ => self.app.auth.review(self.kind, &self.user, &self.namespace, decoded.object)?,
+        };
         // A question has no metadata worth telling, but clients decode the field.
         if let Some(fields) = answer.as_object_mut() {
             fields.entry("metadata").or_insert_with(|| serde_json::json!({"creationTimestamp": null}));

@@ -103,7 +103,7 @@ fn other(
         return Ok(app::json(200, &serde_json::json!({"paths": paths})));
     }
     discovery::answer(parts, request.headers())
-        .or_else(|| openapi::answer(parts))
+        .or_else(|| openapi::answer(parts, request.headers()))
         .ok_or_else(ApiError::no_such_path)
 }
 

@@ -10,6 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference,
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
+use crate::rights;
+
 use super::{FOREGROUND_FINALIZER, GENERATION_ANNOTATION, TEMPLATE_ANNOTATION, VM_FINALIZER};
 
 /// First delay after a machine that never ran, in seconds; the n-th is n squared times this.
@@ -171,6 +173,13 @@ pub(super) fn instance(vm: &VirtualMachine, paused: bool) -> VirtualMachineInsta
     annotations
         .insert(GENERATION_ANNOTATION.to_owned(), vm.metadata.generation.unwrap_or_default().to_string());
     annotations.insert(TEMPLATE_ANNOTATION.to_owned(), template_digest(vm));
+    // What was decided about the machine holds for its instance; what its template says of that is nobody's word.
+    for key in rights::ANNOTATIONS {
+        annotations.remove(key);
+        if let Some(value) = vm.metadata.annotations.as_ref().and_then(|all| all.get(key)) {
+            annotations.insert(key.to_owned(), value.clone());
+        }
+    }
     let mut spec = template.spec.clone();
     if paused {
         spec.start_strategy = Some("Paused".to_owned());

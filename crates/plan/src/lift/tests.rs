@@ -363,8 +363,8 @@ fn a_plain_minimal_machine_needs_nothing() {
     let lifted = pod::lift(&pod);
     let mounts = lifted.iter().all(|right| matches!(right, ferrovirt_privilege::Right::Mount { .. }));
     assert!(mounts, "{lifted:#?}");
-    // A machine cannot choose the SCC of its pod.
-    assert!(!pod.metadata.annotations.unwrap().contains_key("openshift.io/required-scc"));
+    // A machine cannot choose the SCC of its pod: without a recorded decision it is everybody's.
+    assert_eq!(pod.metadata.annotations.unwrap()["openshift.io/required-scc"], "restricted-v2");
 }
 
 #[test]

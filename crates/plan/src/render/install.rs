@@ -40,8 +40,8 @@ pub fn embedded(config: &ClusterConfig) -> Vec<Value> {
     let mut out = rbac::roles(&grants, Subject::Node);
     let defaults = ferrovirt_scc::defaults::all();
     out.extend(defaults.iter().filter_map(|scc| serde_json::to_value(scc).ok()));
-    out.extend(defaults.iter().map(|scc| {
-        let name = scc.name();
+    // `kubectl create role` does not know the verb: there is a role to bind for each SCC, ours too.
+    out.extend(defaults.iter().map(|scc| scc.name()).chain([scc::CONTROLLER]).map(|name| {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRole",
@@ -54,19 +54,45 @@ pub fn embedded(config: &ClusterConfig) -> Vec<Value> {
             }],
         })
     }));
-    out.extend(["restricted-v2", "restricted-v3"].map(|name| {
-        let role = format!("system:openshift:scc:{name}");
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": role},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-            "subjects": [
-                {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:authenticated"},
-            ],
-        })
-    }));
+    // Everybody may ask what they may do themselves; who edits a namespace may ask about others there.
+    let of_all = [
+        "podsecuritypolicyreviews",
+        "podsecuritypolicyselfsubjectreviews",
+        "podsecuritypolicysubjectreviews",
+    ];
+    out.push(reviews(
+        "system:openshift:scc-reviews",
+        &of_all,
+        json!({"rbac.authorization.k8s.io/aggregate-to-edit": "true"}),
+    ));
+    let of_oneself = ["podsecuritypolicyselfsubjectreviews"];
+    out.push(reviews("system:openshift:scc-self-reviews", &of_oneself, json!({})));
+    out.extend(["scc:restricted-v2", "scc:restricted-v3", "scc-self-reviews"].map(for_everybody));
     out
+}
+
+/// A role for asking which SCC would admit a pod.
+fn reviews(name: &str, resources: &[&str], labels: Value) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": name, "labels": labels},
+        "rules": [{"apiGroups": ["security.openshift.io"], "resources": resources, "verbs": ["create"]}],
+    })
+}
+
+/// Gives a role of the platform to everybody who is authenticated.
+fn for_everybody(role: &str) -> Value {
+    let role = format!("system:openshift:{role}");
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": role},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [
+            {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:authenticated"},
+        ],
+    })
 }
 
 /// The configuration object, with what differs from the defaults.

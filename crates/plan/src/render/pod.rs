@@ -92,7 +92,12 @@ pub fn pod_in(
         volumes: Some(storage.volumes).filter(|volumes| !volumes.is_empty()),
         ..Default::default()
     };
-    Pod { metadata: pod_meta::metadata(machine, owner, overhead), spec: Some(spec), status: None }
+    let labelled = surroundings.label.is_some();
+    Pod {
+        metadata: pod_meta::metadata(machine, owner, overhead, config, labelled),
+        spec: Some(spec),
+        status: None,
+    }
 }
 
 /// What the Pod Security level `restricted` asks for, plus the granted fields.

@@ -1,7 +1,13 @@
 //! Name, labels and annotations of a launcher pod.
 
+use super::scc;
+use crate::{
+    config::{ClusterConfig, LauncherRights},
+    rights,
+};
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_model::{Bytes, Machine};
+use ferrovirt_scc::REQUIRED_SCC;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use std::collections::BTreeMap;
 
@@ -12,8 +18,9 @@ const NAME: usize = 253;
 
 /// Annotations that ask a node or an admission plug-in for privileges. They are not passed on from a machine: what
 /// its pod may do is decided by the table alone.
-const KEPT_BACK: [&str; 8] = [
+const KEPT_BACK: [&str; 9] = [
     "kubectl.kubernetes.io/",
+    "ferrovirt.io/",
     "openshift.io/",
     "security.openshift.io/",
     "container.apparmor.security.beta.kubernetes.io/",
@@ -42,7 +49,13 @@ pub(super) fn hostname(machine: &Machine) -> String {
     first.get(..LABEL).unwrap_or(first).trim_end_matches('-').to_owned()
 }
 
-pub(super) fn metadata(machine: &Machine, owner: &VirtualMachineInstance, overhead: Bytes) -> ObjectMeta {
+pub(super) fn metadata(
+    machine: &Machine,
+    owner: &VirtualMachineInstance,
+    overhead: Bytes,
+    config: &ClusterConfig,
+    labelled: bool,
+) -> ObjectMeta {
     let uid = owner.metadata.uid.clone().unwrap_or_default();
     let mut labels = owner.metadata.labels.clone().unwrap_or_default();
     labels.extend(
@@ -71,6 +84,15 @@ pub(super) fn metadata(machine: &Machine, owner: &VirtualMachineInstance, overhe
         ]
         .map(|(key, value)| (key.to_owned(), value)),
     );
+    // The controller may use more than the requester: the pod is bound to what was found for the machine.
+    if config.rights() == LauncherRights::Requester {
+        let bound = match rights::pod_scc(owner.metadata.annotations.as_ref()) {
+            // The same, and a label of the machine's own.
+            rights::EVERYBODYS if labelled => scc::MACHINE,
+            other => other,
+        };
+        annotations.insert(REQUIRED_SCC.to_owned(), bound.to_owned());
+    }
     let owner_reference = OwnerReference {
         api_version: "kubevirt.io/v1".to_owned(),
         kind: "VirtualMachineInstance".to_owned(),

@@ -114,6 +114,7 @@ fn a_pod_is_found_by_its_machine_and_owned_by_it() {
             "kubectl.kubernetes.io/default-container",
             "kubevirt.io/domain",
             "kubevirt.io/memory-overhead-bytes",
+            "openshift.io/required-scc",
         ]
     );
     let owner = &pod.metadata.owner_references.unwrap()[0];
