@@ -38,13 +38,16 @@ impl Base {
         Ok(base)
     }
 
-    /// Compiles the base's modules and ours to a policy.
-    pub(super) fn compile(&self, module: &str, policy: &Path, work: &Path) -> Result<()> {
-        let own = work.join("ours.cil");
-        fs::write(&own, module)?;
+    /// Compiles the base's modules and one of ours, which goes to `own`, to a policy. Without any the base is the policy.
+    pub(super) fn compile(&self, module: &str, own: &Path, policy: &Path) -> Result<()> {
+        if module.is_empty() {
+            fs::copy(&self.binary, policy)?;
+            return Ok(());
+        }
+        fs::write(own, module)?;
         let mut modules = self.modules.clone();
-        modules.push(own.clone());
-        secilc(&modules, policy).map_err(|error| match reason(&error.to_string(), &own, module) {
+        modules.push(own.to_owned());
+        secilc(&modules, policy).map_err(|error| match reason(&error.to_string(), own, module) {
             Some(reason) => error.context(reason),
             None => error,
         })

@@ -6,7 +6,7 @@ mod compile;
 mod guest;
 mod initrd;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use ferrovirt_model::Profile;
 use ferrovirt_plan::prove::{compare, html, json, plan, scenario, text};
@@ -86,9 +86,16 @@ pub(crate) fn prove(options: &Options) -> Result<(String, i32)> {
     };
     let plan = plan(&base, profiles).with_context(|| format!("base policy {}", options.base))?;
     let (scenario, questions) = scenario(&base, &plan.trials)?;
-    let policy = work.path().join("policy");
-    source.compile(&plan.module, &policy, work.path())?;
-    let given = open(&policy)?;
+    let (policy, blank) = (work.path().join("policy"), work.path().join("blank.33"));
+    // Each takes a processor for seconds.
+    let (compiled, compared) = std::thread::scope(|threads| {
+        let own = threads.spawn(|| source.compile(&plan.module, &work.path().join("ours.cil"), &policy));
+        let blank = source.compile(&plan.blank, &work.path().join("blank.cil"), &blank);
+        (own.join(), blank)
+    });
+    compiled.map_err(|_| anyhow!("compiling the policy failed"))??;
+    compared?;
+    let (base, given) = (open(&blank)?, open(&policy)?);
     let initrd = initrd::Initrd::new()
         .folders(&["dev", "modules", "proc", "sys", "w"])
         .file("init", 0o755, &fs::read(&witness)?)

@@ -8,7 +8,8 @@ use crate::{
 use ferrovirt_model::Profile;
 use ferrovirt_privilege::{Domain, Right, cluster_grants};
 use ferrovirt_selinux::{
-    Database, cil,
+    Database,
+    cil::{self, Statement},
     clone::{CloneError, Extra, module},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,22 +37,14 @@ impl std::fmt::Display for Rule {
     }
 }
 
-/// What a domain has from the base policy, before the privilege table gives it anything.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Inherited {
-    /// All that a type has.
-    Type(String),
-    /// What the members of these attributes have.
-    Attributes(BTreeSet<String>),
-}
-
 /// A domain in which operations are tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trial {
     /// Its type.
     pub kind: String,
-    /// What it has from the base.
-    pub inherited: Inherited,
+    /// The type that has what it has before the privilege table gives it anything: `container_t`, of which it is a copy, or
+    /// a blank type with the same attributes.
+    pub inherits: String,
     /// What the privilege table gives it.
     pub rules: BTreeSet<Rule>,
     /// The one rule of the table that it lacks on purpose, to see that the rule is needed.
@@ -88,6 +81,9 @@ pub struct Plan {
     pub trials: Vec<Trial>,
     /// The module that declares those that the base lacks, in CIL.
     pub module: String,
+    /// A module with blank types, in CIL: each has attributes of the base and nothing else. Only expectations are computed
+    /// with it; a kernel never sees it.
+    pub blank: String,
 }
 
 /// Why there is nothing to try.
@@ -108,12 +104,13 @@ pub enum PlanError {
 pub fn plan(database: &Database, profiles: &[Profile]) -> Result<Plan, PlanError> {
     let trial = |kind: &str, rules, without| Trial {
         kind: kind.to_owned(),
-        inherited: Inherited::Type(CONTAINER.to_owned()),
+        inherits: CONTAINER.to_owned(),
         rules,
         without,
     };
     let mut trials = vec![trial(CONTAINER, BTreeSet::new(), None)];
     let mut statements = Vec::new();
+    let mut blanks = Blanks::default();
     for profile in profiles {
         match profile {
             Profile::Documented => {
@@ -134,11 +131,11 @@ pub fn plan(database: &Database, profiles: &[Profile]) -> Result<Plan, PlanError
                 let base = Base::of(database)?;
                 base.check(database)?;
                 statements.extend(minimal(&base));
-                trials.extend(Domain::all().iter().map(|domain| least(domain, &base)));
+                trials.extend(Domain::all().iter().map(|domain| least(domain, &base, &mut blanks)));
             }
         }
     }
-    Ok(Plan { trials, module: cil::text(&statements) })
+    Ok(Plan { trials, module: cil::text(&statements), blank: blanks.text() })
 }
 
 /// The rules of the documented profile, with where each comes from.
@@ -172,7 +169,7 @@ fn extras(rules: &BTreeSet<Rule>, comments: &BTreeMap<Rule, String>) -> Vec<Extr
 }
 
 /// A type of the minimal profile: nothing but what the table says.
-fn least(domain: &Domain, base: &Base) -> Trial {
+fn least(domain: &Domain, base: &Base, blanks: &mut Blanks) -> Trial {
     let (mut rules, mut attributes) = (BTreeSet::new(), BTreeSet::new());
     for right in base.rights(domain) {
         match right {
@@ -186,10 +183,34 @@ fn least(domain: &Domain, base: &Base) -> Trial {
             _ => {}
         }
     }
-    Trial {
-        kind: domain.name().to_owned(),
-        inherited: Inherited::Attributes(attributes),
-        rules,
-        without: None,
+    Trial { kind: domain.name().to_owned(), inherits: blanks.with(attributes), rules, without: None }
+}
+
+/// Blank types by their attributes.
+#[derive(Default)]
+struct Blanks(Vec<BTreeSet<String>>);
+
+impl Blanks {
+    /// The name of the blank type with these attributes.
+    fn with(&mut self, attributes: BTreeSet<String>) -> String {
+        let known = self.0.iter().position(|other| *other == attributes);
+        let number = known.unwrap_or_else(|| {
+            self.0.push(attributes);
+            self.0.len() - 1
+        });
+        format!("blank_{number}.process")
+    }
+
+    fn text(&self) -> String {
+        let block = |(number, attributes): (usize, &BTreeSet<String>)| {
+            let kind = "process".to_owned();
+            let mut body = vec![Statement::Type(kind.clone())];
+            body.extend(attributes.iter().map(|attribute| Statement::TypeAttributeSet {
+                attribute: attribute.clone(),
+                types: vec![kind.clone()],
+            }));
+            Statement::Block { name: format!("blank_{number}"), body }
+        };
+        cil::text(&self.0.iter().enumerate().map(block).collect::<Vec<_>>())
     }
 }

@@ -1,7 +1,7 @@
 //! What the privilege table and the base policy say about an operation in a domain.
 
 use super::{
-    domains::{Inherited, Rule, Trial},
+    domains::{Rule, Trial},
     operations::{Access, Operation, Target},
 };
 use ferrovirt_selinux::{
@@ -93,32 +93,19 @@ impl HugeLevels {
 struct Known<'a> {
     database: &'a Database,
     trial: &'a Trial,
-    /// Types and attributes of the base whose rules the domain has.
+    /// The type and the attributes of the base whose rules the domain has.
     members: Vec<u32>,
-    /// A type of the base for which the constraints say what they have to say for the domain: that machines of different
-    /// categories are kept apart. A domain for which they say less fails the proof.
-    stand_in: u32,
 }
 
 impl<'a> Known<'a> {
     fn new(database: &'a Database, trial: &'a Trial) -> Result<Self, LookupError> {
-        let container = database.find_type("container_t")?;
-        let members = match &trial.inherited {
-            Inherited::Type(name) => {
-                let kind = database.find_type(name)?;
-                database.attributes_of(kind).chain([kind]).collect()
-            }
-            Inherited::Attributes(names) => {
-                names.iter().map(|name| database.find_type(name)).collect::<Result<_, _>>()?
-            }
-        };
-        Ok(Self { database, trial, members, stand_in: container })
+        let kind = database.find_type(&trial.inherits)?;
+        Ok(Self { database, trial, members: database.attributes_of(kind).chain([kind]).collect() })
     }
 
     /// A context of the base: the domain's own type is replaced.
     fn context(&self, text: &str) -> Result<Context, LookupError> {
-        let stand_in = self.database.type_name(self.stand_in).to_owned();
-        let text = text.replace(&format!(":{}:", self.trial.kind), &format!(":{stand_in}:"));
+        let text = text.replace(&format!(":{}:", self.trial.kind), &format!(":{}:", self.trial.inherits));
         self.database.find_context(&text)
     }
 
@@ -210,7 +197,8 @@ fn names(database: &Database, class: u32, vector: u32) -> Vec<String> {
     database.permission_names(class, vector).into_iter().map(str::to_owned).collect()
 }
 
-/// What the table and the base policy say. `own` and `other` are the levels of the two machines.
+/// What the table and the base policy (with the plan's blank types) say. `own` and `other` are the levels of the two
+/// machines.
 ///
 /// # Errors
 /// A name that the base policy does not have.

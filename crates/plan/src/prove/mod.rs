@@ -13,7 +13,7 @@ mod page;
 mod report;
 mod scenario;
 
-pub use domains::{Inherited, Plan, PlanError, Rule, Trial, plan};
+pub use domains::{Plan, PlanError, Rule, Trial, plan};
 pub use expect::{Expected, Refusal, judge};
 pub use operations::{Access, OPERATIONS, Operation, Target, Topic};
 pub use outcome::{Answer, Cell, Observed, OutcomeError, Proof, Witnessed, compare};

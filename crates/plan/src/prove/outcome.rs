@@ -202,7 +202,7 @@ fn agree(expected: &Expected, observed: &Observed, context: &str, records: &[(De
     }
 }
 
-/// Puts together what is expected and what was seen: the base policy, the policy that was loaded, the guest's results and
+/// Puts together what is expected and what was seen: the base policy with the plan's blank types, the policy that was loaded, the guest's results and
 /// the kernel's log. `difference` says how the policy that the kernel had differs from the one that it was given.
 ///
 /// # Errors
