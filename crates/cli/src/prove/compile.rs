@@ -38,8 +38,9 @@ impl Base {
         Ok(base)
     }
 
-    /// Compiles the base's modules and one of ours, which goes to `own`, to a policy. Without any the base is the policy.
-    pub(super) fn compile(&self, module: &str, own: &Path, policy: &Path) -> Result<()> {
+    /// Compiles the base's modules, one of ours, which goes to `own`, and further ones to a policy. Without one of ours the base
+    /// is the policy.
+    pub(super) fn compile(&self, module: &str, further: &[PathBuf], own: &Path, policy: &Path) -> Result<()> {
         if module.is_empty() {
             fs::copy(&self.binary, policy)?;
             return Ok(());
@@ -47,6 +48,7 @@ impl Base {
         fs::write(own, module)?;
         let mut modules = self.modules.clone();
         modules.push(own.to_owned());
+        modules.extend(further.iter().cloned());
         secilc(&modules, policy).map_err(|error| match reason(&error.to_string(), own, module) {
             Some(reason) => error.context(reason),
             None => error,

@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// The base policy: a name in the folder of --files (base, early2020, modern), or a folder with a policy's modules in CIL
     #[arg(long, default_value = "base")]
     base: String,
+    /// A further module in CIL, such as a node's own rules: whether the proof holds with it
+    #[arg(long, value_name = "FILE")]
+    with: Vec<PathBuf>,
     /// Folder that `cargo xtask selinux-base` made [default: selinux beside the program's folder]
     #[arg(long)]
     files: Option<PathBuf>,
@@ -89,8 +92,9 @@ pub(crate) fn prove(options: &Options) -> Result<(String, i32)> {
     let (policy, blank) = (work.path().join("policy"), work.path().join("blank.33"));
     // Each takes a processor for seconds.
     let (compiled, compared) = std::thread::scope(|threads| {
-        let own = threads.spawn(|| source.compile(&plan.module, &work.path().join("ours.cil"), &policy));
-        let blank = source.compile(&plan.blank, &work.path().join("blank.cil"), &blank);
+        let own = || source.compile(&plan.module, &options.with, &work.path().join("ours.cil"), &policy);
+        let own = threads.spawn(own);
+        let blank = source.compile(&plan.blank, &[], &work.path().join("blank.cil"), &blank);
         (own.join(), blank)
     });
     compiled.map_err(|_| anyhow!("compiling the policy failed"))??;
