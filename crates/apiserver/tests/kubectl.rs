@@ -446,6 +446,27 @@ fn objects_survive_a_restart() {
     assert_eq!(cluster.json("get cm conf"), before);
 }
 
+/// A namespace's block of user ids. It comes right after the namespace.
+fn uid_range(cluster: &Cluster, namespace: &str) -> String {
+    let path = r"-o=jsonpath={.metadata.annotations.openshift\.io/sa\.scc\.uid-range}";
+    let ask = || cluster.ok(&["get", "namespace", namespace, path]);
+    let range = std::iter::repeat_with(ask).take(200).find(|range| !range.is_empty());
+    range.unwrap_or_else(|| panic!("{namespace} got no block"))
+}
+
+#[test]
+fn a_block_of_user_ids_is_not_given_again_after_a_deletion_and_a_restart() {
+    let cluster = Cluster::start();
+    cluster.kubectl("create namespace gone");
+    let gone = uid_range(&cluster, "gone");
+    cluster.kubectl("delete namespace gone --wait --timeout=60s");
+    let cluster = cluster.restart();
+    cluster.kubectl("create namespace next");
+    let next = uid_range(&cluster, "next");
+    assert_ne!(gone, next);
+    assert!(gone < next, "blocks of equal length are given in order: {gone}, {next}");
+}
+
 #[test]
 fn a_port_in_use_is_named() {
     let cluster = Cluster::start();

@@ -58,7 +58,7 @@ pub(crate) fn matrix() -> Result<()> {
 }
 
 /// Writes to standard output; a reader that has seen enough (`| head`) is no error.
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
@@ -94,11 +94,11 @@ fn read(options: &Options) -> Result<Vec<Machine>> {
     Ok(machines)
 }
 
-fn refused(causes: &[ferrovirt_api::cause::Cause]) -> anyhow::Error {
+pub(crate) fn refused(causes: &[ferrovirt_api::cause::Cause]) -> anyhow::Error {
     anyhow::anyhow!(rejection(causes))
 }
 
-fn of_machine(document: Value, config: &ClusterDefaults) -> Result<VirtualMachineInstance> {
+pub(crate) fn of_machine(document: Value, config: &ClusterDefaults) -> Result<VirtualMachineInstance> {
     let mut vm: VirtualMachine = strict(document)?;
     default_vm(&mut vm, config, None);
     let causes = validate_vm(&vm, config, false);
@@ -115,7 +115,7 @@ fn of_machine(document: Value, config: &ClusterDefaults) -> Result<VirtualMachin
     Ok(instance)
 }
 
-fn of_instance(document: Value, config: &ClusterDefaults) -> Result<VirtualMachineInstance> {
+pub(crate) fn of_instance(document: Value, config: &ClusterDefaults) -> Result<VirtualMachineInstance> {
     let mut instance: VirtualMachineInstance = strict(document)?;
     place(&mut instance);
     default_vmi(&mut instance, config);

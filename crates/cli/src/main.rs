@@ -6,6 +6,7 @@ mod explain;
 mod machine;
 mod prove;
 mod requirements;
+mod scc;
 mod selinux;
 mod up;
 
@@ -33,6 +34,8 @@ enum Command {
     Matrix,
     /// Ask SELinux policies, compare them, explain denials, print the launcher's module
     Selinux(selinux::Options),
+    /// Ask which SCC admits a manifest, compare SCCs, find the least one
+    Scc(scc::Options),
     /// Attach to the serial console of a machine; leave with Ctrl-]
     Console(machine::Target),
     /// Start a stopped machine
@@ -64,6 +67,7 @@ fn perform(command: Command) -> anyhow::Result<()> {
         Command::Explain(options) => explain::explain(&options),
         Command::Matrix => explain::matrix(),
         Command::Selinux(options) => selinux::run(options),
+        Command::Scc(options) => scc::run(options),
         Command::Console(target) => client::run(console::attach(target)),
         Command::Start(target) => client::run(machine::start(target)),
         Command::Stop(target) => client::run(machine::stop(target)),

@@ -37,7 +37,12 @@ pub fn excess(a: &SecurityContextConstraints, b: &SecurityContextConstraints) ->
                 feature: origin.feature.to_string(),
                 reason: origin.grant.reason.to_string(),
             });
-            table.entry(held.right.clone()).or_default().extend(asked);
+            // What is asked of the SCC of labelled machines is asked of an SCC all the same.
+            let right = match held.right.clone() {
+                Right::MachineScc { field, value } => Right::Scc { field, value },
+                right => right,
+            };
+            table.entry(right).or_default().extend(asked);
         }
     }
     let found = beyond(a, b).into_iter().map(|beyond| {

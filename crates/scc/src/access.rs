@@ -61,33 +61,54 @@ impl<F: Fn(&Subject<'_>, &str, &str) -> bool> Authorizer for F {
     }
 }
 
-/// A set of positions in the ordered list of SCCs.
+/// A set of positions in the ordered list of SCCs. The usual number of SCCs needs no memory of its own.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Bits(Vec<u64>);
+pub(crate) struct Bits {
+    first: [u64; FIRST],
+    rest: Vec<u64>,
+}
+
+/// Words that are kept in place.
+const FIRST: usize = 4;
 
 impl Bits {
     pub(crate) fn new(len: usize) -> Bits {
-        Bits(vec![0; len.div_ceil(64)])
+        Bits { first: [0; FIRST], rest: vec![0; len.div_ceil(64).saturating_sub(FIRST)] }
+    }
+
+    fn word(&mut self, n: usize) -> Option<&mut u64> {
+        match n.checked_sub(FIRST) {
+            Some(n) => self.rest.get_mut(n),
+            None => self.first.get_mut(n),
+        }
+    }
+
+    fn words(&self) -> impl Iterator<Item = u64> {
+        self.first.iter().chain(&self.rest).copied()
     }
 
     pub(crate) fn set(&mut self, n: usize) {
-        if let Some(word) = self.0.get_mut(n / 64) {
+        if let Some(word) = self.word(n / 64) {
             *word |= 1 << (n % 64);
         }
     }
 
     pub(crate) fn has(&self, n: usize) -> bool {
-        self.0.get(n / 64).is_some_and(|word| word & (1 << (n % 64)) != 0)
+        let word = match (n / 64).checked_sub(FIRST) {
+            Some(n) => self.rest.get(n),
+            None => self.first.get(n / 64),
+        };
+        word.is_some_and(|word| word & (1 << (n % 64)) != 0)
     }
 
     pub(crate) fn set_all(&mut self) {
-        self.0.iter_mut().for_each(|word| *word = u64::MAX);
+        self.first.iter_mut().chain(&mut self.rest).for_each(|word| *word = u64::MAX);
     }
 
     /// The first position from `from` on that is in this or in the other set.
     pub(crate) fn next(&self, other: &Bits, from: usize) -> Option<usize> {
         let mut mask = u64::MAX << (from % 64);
-        for (n, (a, b)) in self.0.iter().zip(&other.0).enumerate().skip(from / 64) {
+        for (n, (a, b)) in self.words().zip(other.words()).enumerate().skip(from / 64) {
             let word = (a | b) & mask;
             if word != 0 {
                 return Some(n * 64 + word.trailing_zeros() as usize);
@@ -95,5 +116,29 @@ impl Bits {
             mask = u64::MAX;
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Bits;
+
+    #[test]
+    fn positions_are_found_in_order_within_and_beyond_the_words_in_place() {
+        let (mut a, mut b) = (Bits::new(400), Bits::new(400));
+        for n in [0, 63, 64, 255, 256, 399] {
+            if n % 2 == 0 { a.set(n) } else { b.set(n) }
+        }
+        a.set(4000);
+        let mut found = Vec::new();
+        let mut from = 0;
+        while let Some(n) = a.next(&b, from) {
+            found.push(n);
+            from = n + 1;
+        }
+        assert_eq!(found, [0, 63, 64, 255, 256, 399]);
+        assert!(a.has(256) && !a.has(255) && b.has(399) && !b.has(4000));
+        a.set_all();
+        assert!(a.has(1) && a.has(398) && !a.has(4000));
     }
 }

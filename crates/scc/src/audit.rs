@@ -1,11 +1,12 @@
 //! What the audit log is told about a decision.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use crate::access::Authorizer;
 use crate::order::why_before;
 use crate::pass::{MayChange, Walk};
-use crate::quote::quoted;
+use crate::quote::{Quoted, quoted};
 use crate::refusal::joined;
 
 /// One audit annotation. The key is without its prefix, see [`AuditAnnotation::full_key`].
@@ -39,6 +40,8 @@ pub(crate) fn merge(all: &mut Vec<AuditAnnotation>, later: Vec<AuditAnnotation>)
     }
 }
 
+/// Room for the usual reason.
+const USUAL_REASON: usize = 192;
 /// Room for a name and a comma.
 const USUAL_NAME: usize = 16;
 
@@ -82,13 +85,15 @@ pub(crate) fn admitted<A: Authorizer>(
         list.push(denied(walk, Some(at)));
         list.extend(too_restrictive(walk));
         let second = walk.next_fit(Some(at), may).and_then(|(second, _)| walk.compiled(second));
-        let reason = match (walk.compiled(at), second) {
+        let mut reason = String::with_capacity(USUAL_REASON);
+        // Writing into a String cannot fail.
+        let _ = match (walk.compiled(at), second) {
             (Some(first), Some(second)) => {
-                let (a, b) = (quoted(&first.name), quoted(&second.name));
+                let (a, b) = (Quoted(&first.name), Quoted(&second.name));
                 let why = why_before(&first.scc, &second.scc).as_str();
-                format!("{a} is most restrictive, not denied, and chosen over {b} because {a} {why}")
+                write!(reason, "{a} is most restrictive, not denied, and chosen over {b} because {a} {why}")
             }
-            _ => format!("{} is the only one not too restrictive and not denied", quoted(chosen)),
+            _ => write!(reason, "{} is the only one not too restrictive and not denied", Quoted(chosen)),
         };
         list.push(AuditAnnotation::new("reason", reason));
         return list;

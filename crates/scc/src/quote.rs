@@ -10,6 +10,15 @@ pub(crate) fn quoted(text: &str) -> String {
     out
 }
 
+/// Displays as [`quoted`], without a text of its own.
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
+
+impl std::fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write_quoted(f, self.0)
+    }
+}
+
 /// As [`quoted`], into a writer.
 pub(crate) fn write_quoted(out: &mut impl Write, text: &str) -> std::fmt::Result {
     out.write_char('"')?;
