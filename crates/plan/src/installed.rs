@@ -234,9 +234,9 @@ fn minimal(database: &Database) -> Result<Installed, LookupError> {
         Ok(base) => base,
         Err(problem) => return Ok(Installed::Missing(problem.to_string())),
     };
-    let mut granted = BTreeSet::new();
+    let (mut granted, mut attributes) = (BTreeSet::new(), BTreeSet::new());
     for (value, domain) in &values {
-        let attributes: BTreeSet<&str> =
+        let joined: BTreeSet<&str> =
             database.attributes_of(*value).map(|attribute| database.type_name(attribute)).collect();
         for right in base.rights(domain) {
             match right {
@@ -255,12 +255,14 @@ fn minimal(database: &Database) -> Result<Installed, LookupError> {
                         }
                     }
                 }
-                // The compiler drops attributes that no rule uses.
-                Right::SelinuxAttribute { attribute, .. }
-                    if database.find_type(&attribute).is_ok() && !attributes.contains(attribute.as_str()) =>
-                {
-                    wrong.push(format!("{domain} lacks the attribute {attribute}"));
-                }
+                Right::SelinuxAttribute { attribute, .. } => match database.find_type(&attribute) {
+                    Ok(_) if !joined.contains(attribute.as_str()) => {
+                        wrong.push(format!("{domain} lacks the attribute {attribute}"));
+                    }
+                    Ok(attribute) => drop(attributes.insert(attribute)),
+                    // The compiler drops attributes that no rule uses.
+                    Err(_) => {}
+                },
                 Right::SelinuxRole { role, .. } => {
                     let mut roles = database.policy().roles.entries.iter();
                     if !roles.any(|one| *one.name == *role && one.types.contains(value.saturating_sub(1))) {
@@ -274,10 +276,28 @@ fn minimal(database: &Database) -> Result<Installed, LookupError> {
     let actual = rules_of(database);
     let text = |(source, target, class, permission): &Rule| format!("{source} {target} {class} {permission}");
     wrong.extend(granted.difference(&actual).map(|rule| format!("missing: allow {}", text(rule))));
-    wrong.extend(
-        actual.difference(&granted).map(|rule| format!("not granted by the table: allow {}", text(rule))),
-    );
+    let mut everybodys: BTreeMap<(&String, &String), bool> = BTreeMap::new();
+    for rule in actual.difference(&granted) {
+        let (source, target, class, permission) = rule;
+        let mut by_attribute = || is_everybodys(database, &attributes, class, permission);
+        if source != target || !*everybodys.entry((class, permission)).or_insert_with(&mut by_attribute) {
+            wrong.push(format!("not granted by the table: allow {}", text(rule)));
+        }
+    }
     Ok(if wrong.is_empty() { Installed::Current(Vec::new()) } else { Installed::Stale(wrong) })
+}
+
+/// Whether the base policy gives a right to itself to every type of one of the attributes. The compiler writes such a rule
+/// out for each type, as if it were the type's own.
+fn is_everybodys(database: &Database, attributes: &BTreeSet<u32>, class: &str, permission: &str) -> bool {
+    let Ok(class) = database.find_class(class) else { return false };
+    let Ok(permission) = database.find_permission(class, permission) else { return false };
+    let has = |kind: u32| {
+        database.rules_between(kind, kind).iter().filter_map(|number| database.rule(*number)).any(|rule| {
+            rule.kind == RuleKind::Allow && u32::from(rule.class) == class && rule.data & permission != 0
+        })
+    };
+    attributes.iter().any(|attribute| database.members(*attribute).iter().all(|bit| has(bit + 1)))
 }
 
 /// A type, or the types of an attribute.

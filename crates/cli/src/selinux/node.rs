@@ -242,11 +242,11 @@ pub(super) fn install(options: &NodeOptions) -> Answer {
                     lines.push(format!("{done}; {}", store.place()));
                     lines.extend(notes.into_iter().map(|note| format!("  {note}")));
                 }
-                Installed::Missing(why) => bail!("semodule was content, but {}: {why}", store.place()),
+                Installed::Missing(why) => bail!("semodule was content, but the policy is not: {why}"),
                 Installed::Stale(differences) => bail!(
-                    "semodule was content, but {} has something else than the table says: {}",
-                    store.place(),
-                    differences.join("; ")
+                    "semodule was content, but the policy has something else than the table says, {} differences: {}",
+                    differences.len(),
+                    differences.into_iter().take(SHOWN).collect::<Vec<_>>().join("; ")
                 ),
             }
         }
