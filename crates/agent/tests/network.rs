@@ -60,6 +60,10 @@ fn a_pod_gets_an_address_a_guest_network_and_leaves_nothing() {
     let host = netns::run_in(&node.open, || Ok(Host::set_up(folder.path()).unwrap())).unwrap();
     let cni = host.cni();
     let address = netns::run_in(&node.open, || Ok(cni.add("pod1", &pod_ns.path).unwrap())).unwrap();
+    assert_eq!(
+        pod_ns.shell("cat /sys/class/net/eth0/mtu; ip -o link show eth0").1.matches("mtu 1500").count(),
+        1
+    );
     assert_eq!(address.ip.octets()[..2], [10, 244]);
     assert!(node.shell(&format!("ping -c1 -W2 {} || busybox ping -c1 -W2 {}", address.ip, address.ip)).0);
     assert_eq!(node.shell("cat /proc/sys/net/ipv4/ip_forward").1.trim(), "1");
@@ -68,10 +72,11 @@ fn a_pod_gets_an_address_a_guest_network_and_leaves_nothing() {
     assert_eq!(node.shell("nft list ruleset").1.matches("masquerade").count(), 1);
 
     let ports = vec![Port { name: None, protocol: Protocol::Tcp, port: 80 }];
-    let wired =
-        pod::wire(&pod_ns.open, &[interface(Binding::Masquerade, ports, 4)], address, "host").unwrap();
+    let interfaces = [interface(Binding::Masquerade, ports, 4)];
+    pod::prepare(&pod_ns.open, &interfaces).unwrap();
+    let wired = pod::wire(&pod_ns.open, &interfaces, address, "host").unwrap();
     assert_eq!((wired[0].ip, wired[0].lease.address.to_string().as_str()), (address.ip, "10.0.2.2"));
-    let queues = pod::queues(&pod_ns.open, 4, wired[0].mtu, 107).unwrap();
+    let queues = pod::queues(&pod_ns.open, 4, 107).unwrap();
     let dhcp = pod::dhcp(&pod_ns.open).unwrap();
     assert_eq!(queues.len(), 4);
     let links = pod_ns.shell("ip -o link; ip -o addr").1;

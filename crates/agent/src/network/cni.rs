@@ -13,6 +13,10 @@ use std::{
 /// Where Debian's package `containernetworking-plugins` puts them.
 pub const PLUGINS: &str = "/usr/lib/cni";
 
+/// Largest packet on the pod network, bytes: what the bridge and its links get, so that the pod's inside can be made
+/// before its link is there.
+pub const MTU: u32 = 1500;
+
 /// A pod network of this node.
 #[derive(Clone, Debug)]
 pub struct Cni {
@@ -55,7 +59,7 @@ impl Cni {
     fn call(&self, verb: &str, id: &str, netns: &Path) -> Result<String, Error> {
         let config = json!({
             "cniVersion": "1.0.0", "name": self.bridge, "type": "bridge", "bridge": self.bridge,
-            "isGateway": true, "ipMasq": false, "hairpinMode": true,
+            "isGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": MTU,
             "ipam": {
                 "type": "host-local", "dataDir": self.state,
                 "ranges": [[{"subnet": self.subnet}]], "routes": [{"dst": "0.0.0.0/0"}],

@@ -2,7 +2,11 @@
 //!
 //! Names are those that KubeVirt's users know: `eth0`, `tap0`, `k6t-eth0`, `eth0-nic`.
 
-use super::{Error, cni::Address, run};
+use super::{
+    Error,
+    cni::{self, Address},
+    run,
+};
 use ferrovirt_model::machine::{Binding, Interface, Port, Protocol};
 use ferrovirt_qemu::order::Lease;
 use ferrovirt_sys::{link, netns, tap, udp};
@@ -33,24 +37,32 @@ pub struct Wired {
     pub mac: Option<[u8; 6]>,
 }
 
-/// Connects the guest's side of the pod: one interface on the pod network, or none.
+/// Makes what a machine's side of the pod consists of, as far as it does not depend on the pod's own link: the plug-in
+/// that makes that one takes as long as all of this.
 ///
 /// # Errors
-/// When the kernel, ip or nft refuse.
+/// When the machine has more than one interface, or the kernel, ip or nft refuse.
+pub fn prepare(namespace: &OwnedFd, interfaces: &[Interface]) -> Result<(), Error> {
+    match interfaces {
+        [] => Ok(()),
+        [one] if one.binding == Binding::Masquerade => masquerade(namespace, cni::MTU, &one.ports),
+        [_] => Ok(()),
+        _ => Err(Error::Unsupported("a machine can have one interface: there is one pod network")),
+    }
+}
+
+/// Connects the guest's side of the pod, after [`prepare`]: one interface on the pod network, or none.
+///
+/// # Errors
+/// When the kernel or ip refuse.
 pub fn wire(
     namespace: &OwnedFd,
     interfaces: &[Interface],
     address: Address,
     hostname: &str,
 ) -> Result<Vec<Wired>, Error> {
-    let [interface] = interfaces else {
-        if interfaces.is_empty() {
-            return Ok(Vec::new());
-        }
-        return Err(Error::Unsupported("a machine can have one interface: there is one pod network"));
-    };
-    let failed = |source| Error::Kernel { what: "reading the pod's interface", source };
-    let mtu = netns::run_in(namespace, || link::mtu("eth0")).map_err(failed)?;
+    let Some(interface) = interfaces.first() else { return Ok(Vec::new()) };
+    let mtu = cni::MTU;
     let mut wired = Wired {
         nic: interface.name.clone(),
         lease: Lease {
@@ -68,15 +80,12 @@ pub fn wire(
         mac: None,
     };
     resolver(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), &mut wired.lease);
-    match interface.binding {
-        Binding::Masquerade => masquerade(namespace, mtu, &interface.ports)?,
-        Binding::Bridge => {
-            wired.mac = Some(bridge(namespace, mtu)?);
-            wired.lease.address = address.ip;
-            wired.lease.prefix = address.prefix;
-            wired.lease.gateway = address.gateway;
-            wired.lease.server = LINK_LOCAL;
-        }
+    if interface.binding == Binding::Bridge {
+        wired.mac = Some(bridge(namespace, mtu)?);
+        wired.lease.address = address.ip;
+        wired.lease.prefix = address.prefix;
+        wired.lease.gateway = address.gateway;
+        wired.lease.server = LINK_LOCAL;
     }
     Ok(vec![wired])
 }
@@ -85,10 +94,10 @@ pub fn wire(
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn queues(namespace: &OwnedFd, queues: u32, mtu: u32, owner: u32) -> Result<Vec<OwnedFd>, Error> {
+pub fn queues(namespace: &OwnedFd, queues: u32, owner: u32) -> Result<Vec<OwnedFd>, Error> {
     netns::run_in(namespace, || {
         let fds = tap::create(TAP, queues, owner)?;
-        link::set_mtu(TAP, mtu)?;
+        link::set_mtu(TAP, cni::MTU)?;
         link::attach(BRIDGE, TAP)?;
         link::up(TAP)?;
         Ok(fds)

@@ -17,7 +17,7 @@ use ferrovirt_api::{
     kubevirt::{KubeVirt, VirtualMachineInstance},
     rejection,
 };
-use ferrovirt_model::{Machine, Profile};
+use ferrovirt_model::{Machine, Profile, machine::Binding};
 use ferrovirt_plan::{
     config::{ClusterConfig, KUBEVIRT, NAMESPACE},
     order::{DiskFacts, order},
@@ -36,7 +36,7 @@ use std::{
     sync::Arc,
     time::Instant,
 };
-use tokio::task::spawn_blocking;
+use tokio::{sync::oneshot, task::spawn_blocking};
 use tracing::debug;
 
 /// Why a pod could not be started.
@@ -105,48 +105,55 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         made.map_err(|error| Failure::node(format!("{}: {error}", folder.join(path).display())))?;
     }
     let netns = shared.netns(uid);
-    let path = netns.clone();
-    blocking(move || netns::create(&path))
-        .await?
-        .map_err(|e| Failure::node(format!("network namespace: {e}")))?;
-    debug!(elapsed = ?begin.elapsed(), "namespace");
-
+    let (made, is_made) = oneshot::channel();
     let address = {
         let (shared, uid, netns) = (shared.clone(), uid.to_owned(), netns.clone());
-        spawn_blocking(move || shared.cni.add(&uid, &netns))
-    };
-    let fetched = fetch(shared, pod).await;
-    debug!(elapsed = ?begin.elapsed(), "objects");
-    let fetched = match fetched {
-        Ok(fetched) => Arc::new(fetched),
-        Err(failure) => {
-            // The plug-in must have ended before its work is undone.
-            let _address = address.await;
-            return Err(failure);
-        }
-    };
-    let memory = &fetched.machine.memory;
-    if let Some(message) = memory.huge_pages.and_then(|page| facts::missing_huge_pages(memory.guest, page)) {
-        let _address = address.await;
-        return Err(Failure::new("InsufficientHugePages", message, true));
-    }
-    let contained = {
-        let (shared, pod, uid, fetched) = (shared.clone(), pod.clone(), uid.to_owned(), fetched.clone());
-        let identity = identity.clone();
-        spawn_blocking(move || contain(&shared, &pod, &container, &uid, &identity, &fetched))
-    };
-    let connected = {
-        let (fetched, netns, hostname, user) =
-            (fetched.clone(), netns.clone(), bundle::hostname(pod), identity.uid);
-        async move {
-            let address = address.await.map_err(Failure::node)?.map_err(Failure::node)?;
+        spawn_blocking(move || {
+            netns::create(&netns).map_err(|e| Failure::node(format!("network namespace: {e}")))?;
+            debug!(elapsed = ?begin.elapsed(), "namespace");
+            // Nobody waits any more when something else has failed.
+            let _failed = made.send(());
+            let address = shared.cni.add(&uid, &netns).map_err(Failure::node);
             debug!(elapsed = ?begin.elapsed(), "address");
-            blocking(move || connect(&netns, &fetched, address, &hostname, user)).await?
-        }
+            address
+        })
     };
-    let (contained, connected) = tokio::join!(contained, connected);
-    let (pid, prepared, disks) = contained.map_err(Failure::node)??;
-    let (address, wired, descriptors) = connected?;
+    let (address_tx, address_rx) = oneshot::channel();
+    let rest = async {
+        let fetched = Arc::new(fetch(shared, pod).await?);
+        debug!(elapsed = ?begin.elapsed(), "objects");
+        let memory = &fetched.machine.memory;
+        if let Some(message) =
+            memory.huge_pages.and_then(|page| facts::missing_huge_pages(memory.guest, page))
+        {
+            return Err(Failure::new("InsufficientHugePages", message, true));
+        }
+        // Where there is no namespace, the task that makes it says why.
+        is_made.await.map_err(Failure::node)?;
+        let contained = {
+            let (shared, pod, uid, fetched) = (shared.clone(), pod.clone(), uid.to_owned(), fetched.clone());
+            let identity = identity.clone();
+            spawn_blocking(move || contain(&shared, &pod, &container, &uid, &identity, &fetched))
+        };
+        let connected = {
+            let (fetched, netns, hostname, user) =
+                (fetched.clone(), netns.clone(), bundle::hostname(pod), identity.uid);
+            spawn_blocking(move || connect(&netns, &fetched, address_rx, &hostname, user))
+        };
+        // Both have to end before anything is taken down.
+        let (contained, connected) = tokio::join!(contained, connected);
+        Ok((fetched, contained.map_err(Failure::node)??, connected.map_err(Failure::node)?))
+    };
+    let address = async {
+        let address = address.await.map_err(Failure::node)?;
+        // The receiver is gone when something else has failed.
+        let _failed = address_tx.send(address.as_ref().ok().copied());
+        address
+    };
+    let (address, rest) = tokio::join!(address, rest);
+    let address = address?;
+    let (fetched, (pid, prepared, disks), connected) = rest?;
+    let (wired, descriptors) = connected?;
     debug!(elapsed = ?begin.elapsed(), "container and network");
 
     let block = fetched.objects.claims.iter().filter(|(_, claim)| claim.block).map(|(name, _)| name.clone());
@@ -349,47 +356,47 @@ fn kernel(machine: &Machine, prepared: &Prepared) -> Result<(), Failure> {
     Ok(())
 }
 
-type Connected = (Address, Vec<Wired>, Vec<(Purpose, OwnedFd)>);
+type Connected = (Vec<Wired>, Vec<(Purpose, OwnedFd)>);
 
+/// The guest's network. What needs the pod's address comes last: the plug-in that finds one is the slowest part.
 fn connect(
     netns: &std::path::Path,
     fetched: &Fetched,
-    address: Address,
+    address: oneshot::Receiver<Option<Address>>,
     hostname: &str,
     user: u32,
 ) -> Result<Connected, Failure> {
+    let begin = Instant::now();
     let namespace = netns::open(netns).map_err(Failure::node)?;
-    let machine = &fetched.machine;
-    let wired =
-        network::pod::wire(&namespace, &machine.interfaces, address, hostname).map_err(Failure::node)?;
+    let interfaces = &fetched.machine.interfaces;
+    network::pod::prepare(&namespace, interfaces).map_err(Failure::node)?;
     let passed = fetched.config.profile == Profile::Minimal;
-    let queues: Vec<_> =
-        machine.interfaces.iter().map(|nic| (nic.name.clone(), nic.queues, passed)).collect();
-    let descriptors = descriptors(&namespace, &wired, &queues, user).map_err(Failure::node)?;
-    Ok((address, wired, descriptors))
+    let queues: Vec<_> = interfaces.iter().map(|nic| (nic.name.clone(), nic.queues, passed)).collect();
+    let open = || descriptors(&namespace, &queues, user).map_err(Failure::node);
+    let early = interfaces.iter().all(|nic| nic.binding == Binding::Masquerade);
+    let opened = early.then(open).transpose()?;
+    debug!(elapsed = ?begin.elapsed(), "guest network");
+    let address = address.blocking_recv().ok().flatten();
+    let address = address.ok_or_else(|| Failure::node("the pod got no address"))?;
+    let wired = network::pod::wire(&namespace, interfaces, address, hostname).map_err(Failure::node)?;
+    Ok((wired, opened.map_or_else(open, Ok)?))
 }
 
 /// Opens what goes with an order: for each interface its queues, where they are passed, and its DHCP socket.
 pub(super) fn descriptors(
     namespace: &OwnedFd,
-    wired: &[Wired],
     nics: &[(String, u32, bool)],
     user: u32,
 ) -> Result<Vec<(Purpose, OwnedFd)>, network::Error> {
     let mut all = Vec::new();
     for (nic, queues, passed) in nics {
-        let Some(wired) = wired.iter().find(|wired| wired.nic == *nic) else { continue };
         if *passed {
-            let fds = network::pod::queues(namespace, *queues, wired.mtu, user)?;
+            let fds = network::pod::queues(namespace, *queues, user)?;
             all.extend(fds.into_iter().map(|fd| (Purpose::TapQueue { nic: nic.clone() }, fd)));
         }
         all.push((Purpose::Dhcp { nic: nic.clone() }, network::pod::dhcp(namespace)?));
     }
     Ok(all)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    spawn_blocking(work).await.map_err(Failure::node)
 }
 
 #[cfg(test)]

@@ -408,8 +408,7 @@ impl Worker {
             .collect();
         let opened = spawn_blocking(move || {
             let namespace = netns::open(&path).map_err(|error| error.to_string())?;
-            pipeline::descriptors(&namespace, &record.wired, &nics, record.user)
-                .map_err(|error| error.to_string())
+            pipeline::descriptors(&namespace, &nics, record.user).map_err(|error| error.to_string())
         });
         match opened.await {
             Ok(Ok(descriptors)) => {
