@@ -14,4 +14,5 @@ pub mod policy;
 mod poll;
 pub mod preflight;
 pub mod selinux;
+mod stamp;
 pub mod volumes;

@@ -1,12 +1,13 @@
 //! A container's log, as `kubectl logs` asks for it.
 
 use super::{Body, refuse};
-use crate::pods::Target;
+use crate::{pods::Target, stamp};
 use bytes::Bytes;
 use futures::stream;
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
@@ -24,19 +25,30 @@ struct Options {
     follow: bool,
     tail: Option<usize>,
     limit: Option<u64>,
+    timestamps: bool,
+    since: Option<Timestamp>,
 }
 
 impl Options {
-    /// Lines carry no time stamps of their own here: `timestamps`, `sinceSeconds` and `sinceTime` change nothing.
-    fn parse(query: &str) -> Result<Self, String> {
+    fn parse(query: &str, now: Timestamp) -> Result<Self, String> {
         let mut options = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let wrong = || format!("{name}={value} is not a number that makes sense");
+            let wrong = || format!("{name}={value} is not a value that makes sense");
             match name {
                 "follow" => options.follow = matches!(value, "true" | "1"),
+                "timestamps" => options.timestamps = matches!(value, "true" | "1"),
                 "tailLines" => options.tail = Some(value.parse().map_err(|_| wrong())?),
                 "limitBytes" => options.limit = Some(value.parse().map_err(|_| wrong())?),
+                "sinceSeconds" => {
+                    let seconds: u32 = value.parse().map_err(|_| wrong())?;
+                    options.since = now.checked_sub(SignedDuration::from_secs(seconds.into())).ok();
+                }
+                // The only characters of a time that a URL spells in another way.
+                "sinceTime" => {
+                    let text = value.replace("%3A", ":").replace("%3a", ":").replace("%2B", "+");
+                    options.since = Some(text.parse().map_err(|_| wrong())?);
+                }
                 _ => {}
             }
         }
@@ -44,8 +56,78 @@ impl Options {
     }
 }
 
+/// Turns what is read of a log into what is shown of it, line by line.
+struct Shown {
+    options: Options,
+    /// A line that has not ended yet.
+    open: Vec<u8>,
+    /// The line that is open was too long to wait for its end, and its beginning was shown.
+    within: bool,
+    /// Whether lines are shown; one without a time of its own goes with the one before it.
+    show: bool,
+    /// Bytes that may still be shown.
+    left: u64,
+}
+
+impl Shown {
+    fn new(options: Options) -> Self {
+        let left = options.limit.unwrap_or(u64::MAX);
+        Self { options, open: Vec::new(), within: false, show: options.since.is_none(), left }
+    }
+
+    /// Takes a piece of the log.
+    fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.open.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                self.line(&mut out);
+                self.within = false;
+            } else if self.open.len() >= PIECE {
+                self.line(&mut out);
+                self.within = true;
+            }
+        }
+        self.limited(out)
+    }
+
+    /// What is left at the end of the log.
+    fn finish(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.line(&mut out);
+        self.limited(out)
+    }
+
+    fn limited(&mut self, mut out: Vec<u8>) -> Vec<u8> {
+        out.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left = self.left.saturating_sub(out.len() as u64);
+        out
+    }
+
+    fn line(&mut self, out: &mut Vec<u8>) {
+        let line = std::mem::take(&mut self.open);
+        if self.within {
+            if self.show {
+                out.extend_from_slice(&line);
+            }
+            return;
+        }
+        let (time, text) = stamp::split(&line);
+        if let (Some(since), Some(time)) = (self.options.since, time) {
+            self.show = time >= since;
+        }
+        if !self.show {
+            return;
+        }
+        if let Some(time) = time.filter(|_| self.options.timestamps) {
+            out.extend_from_slice(format!("{time:.9} ").as_bytes());
+        }
+        out.extend_from_slice(text);
+    }
+}
+
 pub(super) async fn answer(target: &Target, query: Option<&str>) -> Response<Body> {
-    let options = match Options::parse(query.unwrap_or_default()) {
+    let options = match Options::parse(query.unwrap_or_default(), Timestamp::now()) {
         Ok(options) => options,
         Err(message) => return refuse(StatusCode::BAD_REQUEST, &message),
     };
@@ -64,20 +146,25 @@ pub(super) async fn answer(target: &Target, query: Option<&str>) -> Response<Bod
         }
         Err(error) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     };
-    let state = (file, options.limit.unwrap_or(u64::MAX), target.clone());
-    let pieces = stream::try_unfold(state, move |(mut file, left, target)| async move {
+    let state = (file, Some(Shown::new(options)), target.clone());
+    let pieces = stream::try_unfold(state, move |(mut file, shown, target)| async move {
+        let Some(mut shown) = shown else { return Ok(None) };
         loop {
             // Looked at before the read: what came before the end is read after it.
             let over = !options.follow || target.record().is_none_or(|record| record.exit.is_some());
-            let mut bytes = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
-            let length = file.read(&mut bytes)?;
+            let mut bytes = vec![0; PIECE];
+            let length = if shown.left == 0 { 0 } else { file.read(&mut bytes)? };
             if length > 0 {
                 bytes.truncate(length);
-                let left = left.saturating_sub(length as u64);
-                return Ok(Some((Frame::data(Bytes::from(bytes)), (file, left, target))));
+                let out = shown.push(&bytes);
+                if out.is_empty() {
+                    continue;
+                }
+                return Ok(Some((Frame::data(Bytes::from(out)), (file, Some(shown), target))));
             }
-            if over || left == 0 {
-                return Ok(None);
+            if over || shown.left == 0 {
+                let out = shown.finish();
+                return Ok(Some((Frame::data(Bytes::from(out)), (file, None, target))));
             }
             // The log was over its limit and started anew.
             if file.metadata()?.len() < file.stream_position()? {
@@ -147,9 +234,37 @@ mod tests {
 
     #[test]
     fn options_are_read_and_nonsense_is_refused() {
-        let options = Options::parse("follow=true&tailLines=5&timestamps=true").unwrap();
-        assert_eq!(options, Options { follow: true, tail: Some(5), limit: None });
-        assert!(Options::parse("tailLines=x").is_err());
-        assert!(Options::parse("limitBytes=-1").is_err());
+        let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let parse = |query| Options::parse(query, now);
+        let options = parse("follow=true&tailLines=5&timestamps=true&sinceSeconds=5").unwrap();
+        let since = Some("2026-01-02T03:04:00Z".parse().unwrap());
+        assert_eq!(options, Options { follow: true, tail: Some(5), limit: None, timestamps: true, since });
+        assert_eq!(parse("sinceTime=2026-01-02T03%3A04%3A00Z").unwrap().since, since);
+        for query in ["tailLines=x", "limitBytes=-1", "sinceSeconds=-1", "sinceTime=yesterday"] {
+            assert!(parse(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn lines_are_shown_from_a_time_on_with_or_without_it() {
+        let log = b"early\n100.000000000 a\nof a\n200.500000000 b\nof b\n300.000000000 c";
+        let shown = |query: &str, size: usize| {
+            let mut shown = Shown::new(Options::parse(query, Timestamp::UNIX_EPOCH).unwrap());
+            let mut out: Vec<u8> = log.chunks(size).flat_map(|piece| shown.push(piece)).collect();
+            out.extend(shown.finish());
+            String::from_utf8(out).unwrap()
+        };
+        for size in [1, 7, 1000] {
+            assert_eq!(shown("", size), "early\na\nof a\nb\nof b\nc");
+            let since = "sinceTime=1970-01-01T00:03:00Z";
+            assert_eq!(shown(since, size), "b\nof b\nc");
+            assert_eq!(
+                shown(&format!("{since}&timestamps=true"), size),
+                "1970-01-01T00:03:20.500000000Z b\nof b\n1970-01-01T00:05:00.000000000Z c"
+            );
+            assert_eq!(shown("limitBytes=8", size), "early\na\n");
+        }
+        let mut shown = Shown::new(Options::default());
+        assert_eq!(shown.push(&vec![b'x'; 3 * PIECE]).len(), 3 * PIECE, "a line without an end is not kept");
     }
 }

@@ -1,7 +1,7 @@
 //! The end of a container's first process.
 
 use super::record::Exit;
-use crate::clock;
+use crate::{clock, stamp};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -20,7 +20,9 @@ pub(super) fn last_line(log: &Path) -> io::Result<String> {
     file.seek(SeekFrom::Start(length.saturating_sub(MESSAGE as u64)))?;
     let mut end = Vec::new();
     file.take(MESSAGE as u64).read_to_end(&mut end)?;
-    Ok(String::from_utf8_lossy(&end).lines().last().unwrap_or_default().to_owned())
+    let end = end.strip_suffix(b"\n").unwrap_or(&end);
+    let last = end.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(stamp::split(last).1).into_owned())
 }
 
 /// A container's first process.
@@ -77,6 +79,7 @@ mod tests {
         for (bytes, line) in [
             (vec![], String::new()),
             (b"one\ntwo\n".to_vec(), "two".to_owned()),
+            (b"1790000000.000000000 one\n1790000001.000000000 two\n".to_vec(), "two".to_owned()),
             (b"\xff\xfe\nend".to_vec(), "end".to_owned()),
             (vec![b'x'; 1 << 20], "x".repeat(MESSAGE)),
         ] {
