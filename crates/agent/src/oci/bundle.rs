@@ -60,6 +60,9 @@ pub enum Error {
     /// A seccomp profile that is not there.
     #[error("seccompProfile.localhostProfile: this node has none: use RuntimeDefault")]
     Localhost,
+    /// The sizes of huge pages.
+    #[error("/sys/kernel/mm/hugepages: {0}")]
+    HugePages(#[source] io::Error),
     /// A device of the node.
     #[error("{path}: {source}: the device is missing on this node")]
     Device {
@@ -431,7 +434,8 @@ fn resources(container: &Container, devices: &[Device], huge: HugeLimit) -> Resu
     }
     all.insert("cpu".to_owned(), cpu.into());
     if huge == HugeLimit::Runtime {
-        let limits: Vec<Value> = huge_pages(container)?
+        let limits = cgroup::every_size(&huge_pages(container)?).map_err(Error::HugePages)?;
+        let limits: Vec<Value> = limits
             .iter()
             .map(|(page, bytes)| json!({"pageSize": cgroup::page_name(*page), "limit": bytes}))
             .collect();

@@ -122,6 +122,29 @@ pub fn remove_parent(layout: &Layout) {
     }
 }
 
+/// Limits for every size of huge pages that this kernel has: what is not granted is none, as a kubelet has it. Without
+/// a limit, any process may take the pages that were reserved for others' guests: they need no mount and no capability.
+///
+/// # Errors
+/// When the kernel's directory of sizes cannot be read.
+pub fn every_size(granted: &BTreeMap<u64, u64>) -> io::Result<BTreeMap<u64, u64>> {
+    let mut limits = granted.clone();
+    let sizes = match fs::read_dir("/sys/kernel/mm/hugepages") {
+        Ok(sizes) => sizes,
+        // A kernel without huge pages.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(limits),
+        Err(error) => return Err(error),
+    };
+    for entry in sizes {
+        let name = entry?.file_name();
+        let size = name.to_str().and_then(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB"));
+        if let Some(kib) = size.and_then(|text| text.parse::<u64>().ok()) {
+            limits.entry(kib << 10).or_insert(0);
+        }
+    }
+    Ok(limits)
+}
+
 /// Name of a pod's cgroup.
 pub fn name(pod_uid: &str) -> String {
     format!("ferrovirt-{pod_uid}")

@@ -326,8 +326,9 @@ fn contain(
         .map_err(|error| Failure::new("CreateContainerError", error, true))?;
     debug!(elapsed = ?begin.elapsed(), "crun");
     let limits = bundle::huge_pages(container).map_err(wrong)?;
-    if huge == HugeLimit::Agent && !limits.is_empty() {
-        cgroup::limit_huge_pages(uid, pid, &limits)
+    if huge == HugeLimit::Agent {
+        cgroup::every_size(&limits)
+            .and_then(|limits| cgroup::limit_huge_pages(uid, pid, &limits))
             .map_err(|error| Failure::node(format!("limit of huge pages: {error}")))?;
     }
     Ok((pid, prepared, disks))
