@@ -1,7 +1,7 @@
 //! Admission: what happens to an object between "may this user do this?" and the store.
 //!
-//! In order: namespace lifecycle, RBAC escalation, then by kind. For pods: defaults, service account, security context
-//! constraints, validation, Pod Security. For KubeVirt's kinds: mutators, validators and whether the
+//! In order: namespace lifecycle, RBAC escalation, then by kind, then owners. For pods: defaults, service account,
+//! security context constraints, validation, Pod Security. For KubeVirt's kinds: mutators, validators and whether the
 //! requester may have what the machine implies. Other kinds get the defaults
 //! that Kubernetes would give them.
 //!
@@ -10,9 +10,11 @@
 
 mod claims;
 mod defaults;
+mod immutable;
 mod kubevirt;
 mod machine_rights;
 mod namespace;
+mod owners;
 mod pod;
 mod pod_defaults;
 pub mod pod_security;
@@ -62,6 +64,7 @@ pub async fn admit(app: &App, request: &mut AdmissionRequest<'_>) -> Result<bool
     if is_pod(request) {
         pod::validate(app, request).await?;
     }
+    owners::check(&app.auth.authorizer, request)?;
     webhook::validate(app, request).await?;
     Ok(changed)
 }
@@ -82,6 +85,7 @@ async fn mutate(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), Api
             if request.operation != Operation::Delete {
                 defaults::apply(request)?;
             }
+            immutable::check(request)?;
             claims::check(request)
         }
     }
