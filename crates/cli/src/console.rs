@@ -67,7 +67,7 @@ pub(crate) async fn attach(target: Target) -> Result<()> {
 }
 
 /// Opens the websocket. The client's own way to do so insists on the subprotocol of `kubectl exec`.
-async fn open(client: &kube::Client, path: &str) -> Result<WebSocketStream<TokioIo<Upgraded>>> {
+pub(crate) async fn open(client: &kube::Client, path: &str) -> Result<WebSocketStream<TokioIo<Upgraded>>> {
     let key = generate_key();
     let request = http::Request::get(path)
         .header(header::CONNECTION, "Upgrade")

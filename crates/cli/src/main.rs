@@ -9,6 +9,7 @@ mod requirements;
 mod scc;
 mod selinux;
 mod up;
+mod vnc;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -38,6 +39,8 @@ enum Command {
     Scc(scc::Options),
     /// Attach to the serial console of a machine; leave with Ctrl-]
     Console(machine::Target),
+    /// Offer the screen of a machine to a VNC viewer on this computer
+    Vnc(vnc::Options),
     /// Start a stopped machine
     Start(machine::Target),
     /// Stop a machine: ACPI shutdown, then the end of its grace period
@@ -69,6 +72,7 @@ fn perform(command: Command) -> anyhow::Result<()> {
         Command::Selinux(options) => selinux::run(options),
         Command::Scc(options) => scc::run(options),
         Command::Console(target) => client::run(console::attach(target)),
+        Command::Vnc(options) => client::run(vnc::serve(options)),
         Command::Start(target) => client::run(machine::start(target)),
         Command::Stop(target) => client::run(machine::stop(target)),
         Command::Restart(target) => client::run(machine::restart(target)),
