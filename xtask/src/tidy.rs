@@ -48,8 +48,26 @@ pub(crate) fn check() -> Result<()> {
     ensure!(wrong.is_empty(), "the repository is not tidy:\n  {}", wrong.join("\n  "));
     run(Command::new("cargo").current_dir(root()).args(["fmt", "--all", "--check"]))
         .context("run `cargo fmt --all`")?;
+    licences()?;
     println!("tidy: edges, lints, unsafe, duplicates, generated files and formatting are in order");
     Ok(())
+}
+
+/// Licences, sources and bans of every dependency, by cargo-deny where it is installed. Advisories are left out: they
+/// come from a database on the network, so that the same commit would pass today and fail tomorrow.
+fn licences() -> Result<()> {
+    let installed = Command::new("cargo").args(["deny", "--version"]).output()?;
+    if !installed.status.success() {
+        println!(
+            "tidy: cargo-deny is not installed, so licences and sources of dependencies were not checked \
+             (cargo install --locked cargo-deny)"
+        );
+        return Ok(());
+    }
+    run(Command::new("cargo")
+        .current_dir(root())
+        .args(["deny", "--locked", "check", "licenses", "sources", "bans"]))
+    .context("correct deny.toml or the dependency")
 }
 
 /// One package of the workspace: its manifest and the packages that it uses outside its tests.
