@@ -12,6 +12,7 @@ use ferrovirt_api::{
 };
 use ferrovirt_model::{Machine, Profile};
 use ferrovirt_plan::{explain, matrix};
+use ferrovirt_privilege::Surroundings;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use std::{
@@ -27,6 +28,9 @@ pub(crate) struct Options {
     /// minimal or documented
     #[arg(long, default_value = "minimal")]
     profile: Profile,
+    /// Explain for a cluster whose guests are emulated in software, without /dev/kvm
+    #[arg(long)]
+    emulation: bool,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     output: Form,
@@ -45,7 +49,9 @@ pub(crate) fn explain(options: &Options) -> Result<()> {
         "no VirtualMachine or VirtualMachineInstance in {}",
         options.file.display()
     );
-    let all: Vec<_> = machines.iter().map(|machine| explain::explain(machine, options.profile)).collect();
+    let surroundings = Surroundings { emulation: options.emulation, ..Surroundings::default() };
+    let explained = |machine| explain::explain_in(machine, &surroundings, options.profile);
+    let all: Vec<_> = machines.iter().map(explained).collect();
     let text = match options.output {
         Form::Text => all.iter().map(|one| format!("{one}\n")).collect(),
         Form::Json => format!("{}\n", serde_json::to_string_pretty(&all)?),

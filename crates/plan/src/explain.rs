@@ -1,10 +1,12 @@
 //! What a machine is granted and why, for people and for programs.
 
+use crate::{admission, config::ClusterConfig, render};
 use ferrovirt_model::{Machine, Profile};
 use ferrovirt_privilege::{
-    Feature, Grant, GrantSet, Held, Right, Subject, Surface, Surroundings, machine_grants,
+    Feature, Grant, GrantSet, Held, Right, Subject, Surface, Surroundings, cluster_grants, machine_grants,
 };
 use serde::Serialize;
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
@@ -26,6 +28,8 @@ pub struct Explanation {
     pub features: Vec<FeatureExplanation>,
     /// What launcher, QEMU and the controller's SCC get under this profile, counted.
     pub held: Counts,
+    /// The SCC that admits its pod on a cluster as it is installed.
+    pub admitted_by: Option<String>,
     /// What the documented profile grants to the same machine in addition, when this is the minimal one.
     pub saved: Vec<SavedRight>,
     /// What this profile grants that the documented one does not: what is passed instead of being taken.
@@ -97,20 +101,54 @@ pub fn explain_in(machine: &Machine, surroundings: &Surroundings, profile: Profi
     let here = machine_grants(machine, surroundings, profile);
     let documented = machine_grants(machine, surroundings, Profile::Documented);
     let present = ferrovirt_privilege::features(machine, surroundings);
-    let features = present.into_iter().map(|feature| explain_feature(feature, &here)).collect();
+    let (admitted_by, unused) = admitted(machine, surroundings, profile);
+    let explained = |feature| explain_feature(feature, &here, &unused);
+    let features = present.into_iter().map(explained).collect();
     Explanation {
         machine: format!("{}/{}", machine.namespace, machine.name),
         profile: profile.name().to_owned(),
         features,
         held: Counts::of(&here),
+        admitted_by,
         saved: list(&documented.minus(&here)),
         instead: instead(&here, &documented, machine, surroundings, profile),
     }
 }
 
-fn explain_feature(feature: Feature, grants: &GrantSet) -> FeatureExplanation {
+/// The SCC that admits the machine's pod, and the values of the controller's SCC that it does without: the SCC is there
+/// for every machine of the cluster, in either profile. The documented profile is shown whole.
+fn admitted(
+    machine: &Machine,
+    surroundings: &Surroundings,
+    profile: Profile,
+) -> (Option<String>, BTreeSet<Right<String>>) {
+    let config = ClusterConfig { profile, use_emulation: surroundings.emulation, ..ClusterConfig::default() };
+    let pod = render::pod::pod_in(machine, &Default::default(), &config, surroundings);
+    let grants = cluster_grants(profile);
+    let scc = render::scc::controller(&grants);
+    let machines = render::scc::machine(&grants);
+    let by = |scc: &Value| {
+        let admitted = admission::admit(&pod, &[scc.clone(), machines.clone()]);
+        admitted.ok().map(|admitted| admitted.scc)
+    };
+    let admitted_by = by(&scc);
+    let mut unused = BTreeSet::new();
+    for right in grants.on(Surface::Scc).into_iter().filter(|_| profile == Profile::Minimal) {
+        let Right::Scc { field, value } = &right else { continue };
+        if by(&admission::without(&scc, field, value)) == admitted_by {
+            unused.insert(right);
+        }
+    }
+    (admitted_by, unused)
+}
+
+fn explain_feature(
+    feature: Feature,
+    grants: &GrantSet,
+    unused: &BTreeSet<Right<String>>,
+) -> FeatureExplanation {
     let mut entries: BTreeMap<&Grant, BTreeSet<&Held>> = BTreeMap::new();
-    for (held, origins) in grants.iter() {
+    for (held, origins) in grants.iter().filter(|(held, _)| !unused.contains(&held.right)) {
         for origin in origins.iter().filter(|origin| origin.feature == feature) {
             entries.entry(origin.grant).or_default().insert(held);
         }
@@ -213,6 +251,10 @@ impl fmt::Display for Explanation {
             f,
             "its pod has: {capabilities} capabilities, {devices} devices, {selinux} {kind}, {mounts} mounts"
         )?;
+        match &self.admitted_by {
+            Some(scc) => writeln!(f, "admitted by the SCC {scc}")?,
+            None => writeln!(f, "no SCC of an installed cluster admits it")?,
+        }
         let names: Vec<_> = self.features.iter().map(|feature| feature.feature.as_str()).collect();
         wrapped(f, "features: ", &names.join(", "))?;
         for feature in &self.features {
@@ -299,9 +341,29 @@ mod tests {
         }
         let text = explanation.to_string();
         assert!(text.contains("0 capabilities"), "{text}");
+        assert!(text.contains("\nadmitted by the SCC restricted-v2\n"), "{text}");
+        assert!(!text.contains("  scc ") && !text.contains(" allowedCapabilities"), "{text}");
         assert!(text.contains("the documented profile would grant in addition:"), "{text}");
         assert!(text.lines().all(|line| line.trim_end() == line), "{text}");
         assert_eq!(explanation.json()["profile"], "minimal");
+    }
+
+    #[test]
+    fn the_scc_is_explained_as_far_as_the_machine_needs_it() {
+        let scc = |explanation: &Explanation| -> BTreeSet<String> {
+            let grants = explanation.features.iter().flat_map(|feature| &feature.grants);
+            let rights = grants.flat_map(|grant| &grant.rights).filter(|right| right.starts_with("scc "));
+            rights.cloned().collect()
+        };
+        let mut machine = samples::plain();
+        machine.disks = vec![samples::disk("d", samples::sources()[1].clone())];
+        let minimal = explain(&machine, Profile::Minimal);
+        assert_eq!(minimal.admitted_by.as_deref(), Some("kubevirt-controller"));
+        let needed = scc(&minimal);
+        assert!(needed.contains("scc allowHostDirVolumePlugin=true"), "{needed:?}");
+        assert!(!needed.iter().any(|right| right.contains("allowedCapabilities")), "{needed:?}");
+        let documented = scc(&explain(&machine, Profile::Documented));
+        assert!(documented.contains("scc allowedCapabilities=SYS_NICE"), "{documented:?}");
     }
 
     #[test]

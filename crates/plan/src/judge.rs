@@ -151,7 +151,11 @@ fn files(rights: &BTreeSet<Right<String>>, order: &Order, out: &mut BTreeSet<Fin
                 path.strip_prefix(place.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             })
             .max_by_key(|(place, _)| place.len());
-        match place {
+        // What a mount there would bring is not in the directory below it. Seeds and scratch disks are: the agent makes
+        // them.
+        let own = [format!("{}/vmi-disks/", paths::PRIVATE), format!("{}/", paths::IMAGES)];
+        let needs_own = own.iter().any(|root| path.starts_with(root.as_str()));
+        match place.filter(|(place, _)| !needs_own || **place == path) {
             None => {
                 out.insert(Finding::NotMounted(path));
             }

@@ -1,5 +1,6 @@
 //! Rendering of grants into pods, SCCs and roles, reading them back, and the pure decisions of every controller.
 
+pub mod admission;
 pub mod base;
 pub mod config;
 pub mod decide;
@@ -21,3 +22,5 @@ pub mod subresource;
 
 #[cfg(test)]
 mod samples;
+#[cfg(test)]
+mod witness;

@@ -6,7 +6,7 @@ use ferrovirt_plan::{
     config::{ClusterConfig, LauncherRights},
     decide, render,
 };
-use ferrovirt_privilege::cluster_grants;
+use ferrovirt_privilege::{Scenario, cluster_grants, scenario};
 use ferrovirt_scc::{
     Constraints, NamespaceValues, Operation, Outcome, Request, SecurityContextConstraints, Subject, defaults,
 };
@@ -174,6 +174,8 @@ fn a_labelled_machine_is_restricted_but_for_its_label() {
 /// Minimality of the SCC for labelled pods.
 #[test]
 fn each_value_of_the_machines_scc_is_needed() {
+    let names: Vec<_> = scenario::registered(Scenario::Admission).collect();
+    assert_eq!(names, ["label-scc", "label-scc-restricted"]);
     let refused = |change: &dyn Fn(&mut SecurityContextConstraints)| {
         let mut scc = machines();
         change(&mut scc);

@@ -17,6 +17,7 @@ mod feature;
 pub mod features;
 mod grant;
 mod right;
+pub mod scenario;
 mod set;
 mod text;
 
@@ -25,6 +26,7 @@ pub use feature::{Feature, Label, Surroundings, features};
 pub use features::grants;
 pub use grant::{Grant, Phase, Subject};
 pub use right::{Access, DeviceSource, NetworkStep, Right, Surface, VolumeSource};
+pub use scenario::Scenario;
 pub use set::{
     GrantSet, Held, Origin, cluster_grants, domain, domain_grants, feature_grants, machine_grants,
 };

@@ -5,8 +5,8 @@ use ferrovirt_model::{
     machine::{Bus, Cpu, Devices, Disk, DiskTarget, Firmware, Memory, Scheduling, Source},
 };
 use ferrovirt_privilege::{
-    Domain, Feature, Grant, GrantSet, Label, Right, Subject, Surface, Surroundings, cluster_grants, domain,
-    domain_grants, feature_grants, features, grants, machine_grants,
+    Domain, Feature, Grant, GrantSet, Label, Right, Scenario, Subject, Surface, Surroundings, cluster_grants,
+    domain, domain_grants, feature_grants, features, grants, machine_grants, scenario,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,6 +60,32 @@ fn a_witness_belongs_to_one_grant() {
         assert!(plain, "{feature}: `{witness}` is no identifier");
         let first = seen.entry(witness).or_insert(grant);
         assert_eq!(*first, grant, "{feature}: witness `{witness}` is used twice");
+    }
+}
+
+/// Proof 3: each grant is run by a suite, or the table says why none can.
+#[test]
+fn every_witness_has_a_scenario() {
+    let mut names = BTreeSet::new();
+    for (feature, grant) in table() {
+        let witness = grant.witness.as_str();
+        assert!(
+            scenario::scenario(grant).is_some(),
+            "{feature}: nobody runs the witness `{witness}`: write its scenario and register it in scenario.rs"
+        );
+        names.insert(witness);
+    }
+    let mut seen = BTreeSet::new();
+    for (name, scenario) in scenario::SCENARIOS {
+        assert!(names.contains(name), "`{name}` is registered and no grant names it");
+        assert!(seen.insert(name), "`{name}` is registered twice");
+        if let Scenario::DocumentedOnly(_) = scenario {
+            let minimal = Feature::ALL.into_iter().flat_map(|f| grants(f, Profile::Minimal));
+            assert!(
+                !minimal.into_iter().any(|grant| grant.witness.as_str() == *name),
+                "`{name}` is in minimal"
+            );
+        }
     }
 }
 

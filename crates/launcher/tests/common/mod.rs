@@ -43,9 +43,13 @@ impl Launcher {
     }
 
     pub fn in_namespace(network_namespace: Option<OwnedFd>) -> Self {
+        Self::behind(Command::new(env!("CARGO_BIN_EXE_virt-launcher")), network_namespace)
+    }
+
+    /// `command` starts the launcher with the arguments and descriptors that it is given.
+    pub fn behind(mut command: Command, network_namespace: Option<OwnedFd>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = Listener::bind(&folder.path().join("launcher-sock")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_virt-launcher"));
         command.arg("--run-dir").arg(folder.path()).arg("--overlay-dir").arg(folder.path());
         let fds = vec![(listener.as_fd().try_clone_to_owned().unwrap(), LISTEN_FD)];
         let child = spawn(command, Setup { fds, network_namespace, ..Setup::default() }).unwrap();

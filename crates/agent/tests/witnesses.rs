@@ -1,0 +1,494 @@
+//! Witnesses of what the node does: each step is made by the agent's own code without the one capability, or by the
+//! launcher's user without the one mount, descriptor or file, and the kernel refuses it. Needs root.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use ferrovirt_agent::{
+    network::{
+        host::Host,
+        pod::{self, BRIDGE},
+    },
+    oci::{
+        bundle::{self, Identity, Mount, Node},
+        cgroup::{self, Layout},
+        crun::Crun,
+        rootfs,
+    },
+};
+use ferrovirt_model::machine::{Binding, Interface, NicModel};
+use ferrovirt_privilege::{
+    Access, Right, Scenario,
+    scenario::{registered, witnessed},
+};
+use ferrovirt_qemu::{
+    Descriptors, command_line,
+    order::{Accelerator, Backing, Bus, Cache, Disk, Format, Kernel, Memory, Order, VERSION},
+};
+use ferrovirt_sys::{netns, seqpacket::Listener, tap, udp};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use rustix::thread::{CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities};
+use serde_json::json;
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{PermissionsExt, chown},
+            process::CommandExt,
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// The user of launchers.
+const USER: u32 = 107;
+
+fn set(capability: &str) -> CapabilitySet {
+    match capability {
+        "CHOWN" => CapabilitySet::CHOWN,
+        "DAC_OVERRIDE" => CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH,
+        "KILL" => CapabilitySet::KILL,
+        "MKNOD" => CapabilitySet::MKNOD,
+        "NET_ADMIN" => CapabilitySet::NET_ADMIN,
+        "NET_BIND_SERVICE" => CapabilitySet::NET_BIND_SERVICE,
+        "SETGID" => CapabilitySet::SETGID,
+        "SETPCAP" => CapabilitySet::SETPCAP,
+        "SETUID" => CapabilitySet::SETUID,
+        "SYS_ADMIN" => CapabilitySet::SYS_ADMIN,
+        other => panic!("{other}"),
+    }
+}
+
+/// Does something on a thread that has lost capabilities for good: neither it nor its threads and programs have them.
+fn without<T: Send>(lost: CapabilitySet, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            for one in lost.iter() {
+                remove_capability_from_bounding_set(one).unwrap();
+            }
+            let mut sets = capabilities(None).unwrap();
+            for set in [&mut sets.effective, &mut sets.permitted, &mut sets.inheritable] {
+                set.remove(lost);
+            }
+            set_capabilities(None, sets).unwrap();
+            work()
+        });
+        thread.join().unwrap()
+    })
+}
+
+/// A step that works, and is refused in these words without the capability.
+fn missed(
+    witness: &str,
+    capability: &str,
+    words: &[&str],
+    step: impl Fn() -> Result<(), String> + Send + Sync,
+) {
+    let held = witnessed(witness).unwrap().rights.iter();
+    let mut named = held.filter_map(|right| match right {
+        Right::Host { capability, .. } => Some(*capability),
+        _ => None,
+    });
+    assert!(named.any(|name| name == capability), "{witness} grants no {capability}");
+    let refusal = without(set(capability), &step).expect_err(&format!("{witness} without {capability}"));
+    assert!(words.iter().any(|word| refusal.contains(word)), "{witness} without {capability}: {refusal}");
+    step().unwrap_or_else(|error| panic!("{witness} with everything: {error}"));
+}
+
+const DENIED: &[&str] = &["not permitted", "Permission denied"];
+
+/// A network namespace that goes away with the test.
+struct Namespace {
+    path: PathBuf,
+    open: OwnedFd,
+    _folder: tempfile::TempDir,
+}
+
+impl Namespace {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ns");
+        netns::create(&path).unwrap();
+        let open = netns::open(&path).unwrap();
+        Self { path, open, _folder: folder }
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        netns::delete(&self.path).unwrap();
+    }
+}
+
+fn interface(binding: Binding) -> Interface {
+    Interface {
+        name: "default".to_owned(),
+        model: NicModel::Virtio,
+        mac: None,
+        boot_order: None,
+        binding,
+        ports: vec![],
+        queues: 1,
+    }
+}
+
+fn text<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<(), String> {
+    result.map(drop).map_err(|error| error.to_string())
+}
+
+fn network() {
+    // Each try has a namespace of its own: a step is made once in it.
+    let prepared = || -> Result<Namespace, String> {
+        let namespace = Namespace::new();
+        pod::prepare(&namespace.open, &[interface(Binding::Masquerade)]).map_err(|e| e.to_string())?;
+        Ok(namespace)
+    };
+    let bare = Namespace::new();
+    missed("tap-bridge", "SYS_ADMIN", DENIED, || text(netns::run_in(&bare.open, || Ok(()))));
+    // ip makes the bridge and nft the translation, side by side; ip's refusal is told first.
+    let other = Namespace::new();
+    missed("tap-bridge", "NET_ADMIN", &["ip: RTNETLINK answers: Operation not permitted"], || {
+        text(pod::prepare(&other.open, &[interface(Binding::Masquerade)]))
+    });
+    let rules = Namespace::new();
+    missed("masquerade-nat", "NET_ADMIN", DENIED, || {
+        let nft = || Command::new("nft").args(["add", "table", "ip", "kubevirt"]).output();
+        let output = netns::run_in(&rules.open, nft).map_err(|e| e.to_string())?;
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into()) }
+    });
+    let ready = prepared().unwrap();
+    missed("tap-agent-creates", "NET_ADMIN", DENIED, || text(pod::queues(&ready.open, 2, USER)));
+    missed("dhcp-agent-binds", "NET_BIND_SERVICE", DENIED, || text(pod::dhcp(&ready.open)));
+    forwarding(&ready);
+    unprivileged_port(&ready);
+    on_the_node();
+}
+
+/// The two sysctls of `masquerade-nat`: they are set, and what they are for is off in a new namespace.
+fn forwarding(ready: &Namespace) {
+    let read = |namespace: &Namespace, name: &str| {
+        let path = format!("/proc/sys/net/ipv4/{name}");
+        netns::run_in(&namespace.open, || fs::read_to_string(path)).unwrap().trim().to_owned()
+    };
+    for right in witnessed("masquerade-nat").unwrap().rights {
+        let Right::Sysctl { name, value } = right else { continue };
+        let file = name.trim_start_matches("net.ipv4.").replace('.', "/");
+        assert_eq!(read(ready, &file), *value, "{name}");
+    }
+}
+
+/// `dhcp-socket`: the launcher cannot have the port of its own.
+fn unprivileged_port(ready: &Namespace) {
+    let lost = CapabilitySet::NET_BIND_SERVICE | CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
+    let all = lost | CapabilitySet::SYS_ADMIN;
+    // Inside already, as a launcher is.
+    let bound = netns::run_in(&ready.open, || Ok(without(all, || udp::dhcp_server(BRIDGE)))).unwrap();
+    assert_eq!(bound.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    let made = netns::run_in(&ready.open, || Ok(without(all, || tap::create("tap1", 1, USER)))).unwrap();
+    assert_eq!(made.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+}
+
+/// The pod's link to the node and the bridge binding.
+fn on_the_node() {
+    let node = Namespace::new();
+    let folder = tempfile::tempdir().unwrap();
+    netns::run_in(&node.open, || {
+        let host = Host::set_up(folder.path()).unwrap();
+        let cni = host.cni();
+        let pod = Namespace::new();
+        missed("node-network", "NET_ADMIN", DENIED, || text(cni.add("pod", &pod.path)));
+        let address = {
+            cni.del("pod", &pod.path).unwrap();
+            cni.add("pod", &pod.path).unwrap()
+        };
+        missed("bridge-enslave", "NET_ADMIN", DENIED, || {
+            text(pod::wire(&pod.open, &[interface(Binding::Bridge)], address, "host"))
+        });
+        cni.del("pod", &pod.path).unwrap();
+        host.tear_down().unwrap();
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// A container that ends by itself.
+struct Once {
+    folder: tempfile::TempDir,
+    layout: Layout,
+    crun: Crun,
+    id: String,
+}
+
+impl Once {
+    /// Runs a shell line as a launcher runs, with these volumes; what it said.
+    fn run(id: &str, line: &str, volumes: &[Mount], device: bool) -> Result<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let root = folder.path().join("rootfs");
+        rootfs::prepare(&root).unwrap();
+        let layout = Layout::detect().unwrap();
+        let crun = Crun::new(folder.path().join("crun"), layout.hide_v2());
+        for name in ["crun", "bundle"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let bundle = folder.path().join("bundle");
+        let netns = folder.path().join("netns");
+        File::create(&netns).unwrap();
+        let limits = if device { json!({"devices.kubevirt.io/tun": "1"}) } else { json!({}) };
+        let container: Container = serde_json::from_value(json!({
+            "name": "compute", "image": "x", "command": ["/usr/bin/busybox", "sh", "-c", line],
+            "resources": {"limits": limits},
+            "securityContext": {
+                "runAsUser": USER, "runAsGroup": USER, "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+        }))
+        .unwrap();
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": id}})).unwrap();
+        let identity = Identity::of(&pod, &container).unwrap();
+        let node = Node {
+            rootfs: &root,
+            launcher: Path::new("/bin/true"),
+            netns: &netns,
+            huge: layout.huge_limit(),
+            seccomp: ferrovirt_plan::render::seccomp::profile(),
+        };
+        let devices = bundle::devices(&container).unwrap();
+        let mut config = bundle::config(&pod, &container, &identity, volumes, &devices, &node).unwrap();
+        // A namespace of the runtime's own making: nothing here is about the network.
+        for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
+            namespace.as_object_mut().unwrap().remove("path");
+        }
+        fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+        let log = File::create(folder.path().join("log")).unwrap();
+        let listener = Listener::bind(&folder.path().join("sock")).unwrap();
+        let once = Self { folder, layout, crun, id: id.to_owned() };
+        once.crun.run(id, &bundle, log, listener.into()).map_err(|error| error.to_string())?;
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        loop {
+            let said = fs::read_to_string(once.folder.path().join("log")).unwrap();
+            if said.contains("over") {
+                return Ok(said);
+            }
+            assert!(std::time::Instant::now() < deadline, "{said}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Once {
+    fn drop(&mut self) {
+        // Without a capability there may be nothing, and nothing may be removable: the state is a temporary folder.
+        let _ended = self.crun.delete(&self.id, &self.folder.path().join("bundle"));
+        cgroup::remove(&self.layout, &self.id);
+    }
+}
+
+fn containers() {
+    let ordinary = |id: &'static str, device| move || text(Once::run(id, "echo over", &[], device));
+    missed("node-mounts", "SYS_ADMIN", DENIED, ordinary("witness-mounts", false));
+    let folder = tempfile::tempdir().unwrap();
+    missed("node-mounts", "SYS_ADMIN", DENIED, || {
+        let path = folder.path().join(format!("{:?}", std::thread::current().id()));
+        let made = netns::create(&path);
+        let gone = netns::delete(&path);
+        text(made).and(text(gone))
+    });
+    missed("node-devices", "MKNOD", DENIED, ordinary("witness-devices", true));
+    missed("node-identity", "SETUID", DENIED, ordinary("witness-setuid", false));
+    missed("node-identity", "SETGID", DENIED, ordinary("witness-setgid", false));
+    missed("node-identity", "SETPCAP", DENIED, ordinary("witness-setpcap", false));
+
+    // `base-sockets`: the same line with and without the two directories.
+    let line = "for d in /var/run/kubevirt /var/run/kubevirt/sockets; do (: > $d/made); done; ls /var/run/kubevirt/made; echo over";
+    let said = Once::run("witness-no-sockets", line, &[], false).unwrap();
+    assert!(said.contains("/var/run/kubevirt/sockets/made"), "{said}");
+    assert!(said.contains("nonexistent directory") || said.contains("No such file"), "{said}");
+    let volume = tempfile::tempdir().unwrap();
+    let place = |name: &str| {
+        let path = volume.path().join(name);
+        fs::create_dir(&path).unwrap();
+        chown(&path, Some(USER), Some(USER)).unwrap();
+        path
+    };
+    let volumes = [
+        Mount::bind(place("public"), "/var/run/kubevirt", false),
+        Mount::bind(place("sockets"), "/var/run/kubevirt/sockets", false),
+    ];
+    let said = Once::run("witness-sockets", line, &volumes, false).unwrap();
+    assert!(said.starts_with("/var/run/kubevirt/made\n"), "{said}");
+}
+
+fn ownership() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("disk");
+    fs::write(&file, "x").unwrap();
+    missed("node-ownership", "CHOWN", DENIED, || {
+        text(chown(&file, Some(USER), None)).and(text(chown(&file, Some(0), None)))
+    });
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "x").unwrap();
+    chown(&secret, Some(USER), Some(USER)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o400)).unwrap();
+    missed("node-ownership", "DAC_OVERRIDE", DENIED, || text(fs::read(&secret)));
+
+    let mut other = Command::new("sleep").arg("1000").uid(USER).gid(USER).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&other);
+    missed("node-lifecycle", "KILL", DENIED, || text(rustix::process::test_kill_process(pid)));
+    other.kill().unwrap();
+    other.wait().unwrap();
+    // What a launcher's user owns below a cgroup (a delegated one) is still limited by the node.
+    let limits = folder.path().join("limits");
+    fs::write(&limits, "").unwrap();
+    chown(&limits, Some(USER), Some(USER)).unwrap();
+    fs::set_permissions(&limits, fs::Permissions::from_mode(0o600)).unwrap();
+    missed("node-lifecycle", "DAC_OVERRIDE", DENIED, || text(fs::write(&limits, "1")));
+}
+
+fn order() -> Order {
+    Order {
+        version: VERSION,
+        name: "n_m".into(),
+        uuid: "5d307ca9-b3ef-428c-8861-06e72d69f223".into(),
+        serial_number: None,
+        machine: "q35".into(),
+        accelerator: Accelerator::Tcg,
+        cpu_model: "max".into(),
+        sockets: 1,
+        cores: 1,
+        threads: 1,
+        memory: Memory { bytes: 64 << 20, backing: Backing::Anonymous },
+        kernel: None,
+        disks: vec![],
+        nics: vec![],
+        serial: false,
+        graphics: false,
+        balloon: false,
+        rng: false,
+        acpi: true,
+        start_paused: false,
+        grace_seconds: 0,
+    }
+}
+
+/// Starts QEMU as the launcher's user with an order's own command line, up to its first answer.
+fn greets(order: &Order) -> Result<(), String> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let descriptors = Descriptors { qmp: 3, ..Descriptors::default() };
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(command_line(order, &descriptors).unwrap()).uid(USER).gid(USER).env("TMPDIR", "/tmp");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let setup = ferrovirt_sys::process::Setup {
+        fds: vec![(theirs.into(), 3)],
+        ..ferrovirt_sys::process::Setup::default()
+    };
+    let mut child = ferrovirt_sys::process::spawn(command, setup).unwrap();
+    // The greeting comes before the machine is made, the answer after.
+    io::Write::write_all(&mut &ours, b"{\"execute\": \"qmp_capabilities\"}\n").unwrap();
+    let lines = io::BufRead::lines(io::BufReader::new(ours)).map_while(Result::ok);
+    let greeted = lines.take(2).any(|line| line.contains("\"return\""));
+    if greeted {
+        child.kill().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    if greeted { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+/// Every grant by which QEMU opens a file: with the access that it grants QEMU starts, without it it does not. What
+/// the file is to the machine makes no difference to the kernel, so that each is a disk here, but for the two that
+/// are none.
+fn opens() -> BTreeSet<&'static str> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, vec![0_u8; 1 << 20]).unwrap();
+    chown(&file, Some(USER), Some(USER)).unwrap();
+    let path = file.to_string_lossy().into_owned();
+    let mut ran = BTreeSet::new();
+    for name in registered(Scenario::Node) {
+        let rights = witnessed(name).unwrap().rights.iter();
+        let Some(access) = rights
+            .filter_map(|right| match right {
+                Right::Open { access, .. } => Some(*access),
+                _ => None,
+            })
+            .next()
+        else {
+            continue;
+        };
+        let mut order = order();
+        match name {
+            "kernel-boot-open" => {
+                order.kernel = Some(Kernel { kernel: Some(path.clone()), initrd: None, args: String::new() });
+            }
+            "huge-pages-file" => {
+                let place = folder.path().join("pages");
+                fs::create_dir(&place).unwrap();
+                order.memory.backing = Backing::HugeDirectory { path: place.to_string_lossy().into_owned() };
+            }
+            _ => order.disks.push(Disk {
+                name: "d".into(),
+                path: path.clone(),
+                format: Format::Raw,
+                read_only: access == Access::Read,
+                overlay: false,
+                cdrom: false,
+                bus: Bus::Virtio,
+                serial: None,
+                boot_order: None,
+                cache: Cache::Auto,
+                queues: 1,
+            }),
+        }
+        let (place, good, bad) = match (&order.memory.backing, access) {
+            (Backing::HugeDirectory { path }, _) => (PathBuf::from(path), 0o700, 0o500),
+            (_, Access::Read) => (file.clone(), 0o400, 0o200),
+            (_, Access::ReadWrite) => (file.clone(), 0o600, 0o400),
+        };
+        chown(&place, Some(USER), Some(USER)).unwrap();
+        let mode = |mode| fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+        mode(bad);
+        let refusal = greets(&order).expect_err(name);
+        let kernel = name == "kernel-boot-open" && refusal.contains("could not open kernel file");
+        assert!(refusal.contains("Permission denied") || kernel, "{name}: {refusal}");
+        mode(good);
+        match greets(&order) {
+            Ok(()) => {}
+            // A file of zeroes is no kernel; it was opened and read to find that.
+            Err(words) => {
+                assert!(name == "kernel-boot-open" && !words.contains("could not open"), "{name}: {words}")
+            }
+        }
+        ran.insert(name);
+    }
+    ran
+}
+
+#[test]
+fn each_step_on_the_node_is_refused_without_what_it_is_granted() {
+    network();
+    containers();
+    ownership();
+    let mut ran = opens();
+    assert!(ran.len() > 8, "{ran:?}");
+    ran.extend([
+        "base-sockets",
+        "bridge-enslave",
+        "dhcp-agent-binds",
+        "dhcp-socket",
+        "masquerade-nat",
+        "node-devices",
+        "node-identity",
+        "node-lifecycle",
+        "node-mounts",
+        "node-network",
+        "node-ownership",
+        "tap-agent-creates",
+        "tap-bridge",
+    ]);
+    assert_eq!(ran, registered(Scenario::Node).collect());
+}
