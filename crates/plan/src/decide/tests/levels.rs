@@ -151,10 +151,10 @@ fn round(
     for action in vmi(&snapshot, time(0)).actions {
         let name = |pod: &Pod| pod.metadata.name.clone();
         match action {
-            Action::ConfirmPodGone { name } => {
-                if pods.last().unwrap().iter().any(|pod| pod.metadata.name.as_ref() == Some(&name)) {
-                    return;
-                }
+            Action::ConfirmPodGone { name }
+                if pods.last().unwrap().iter().any(|pod| pod.metadata.name.as_ref() == Some(&name)) =>
+            {
+                return;
             }
             Action::CreatePod(mut pod) => {
                 pod.metadata
