@@ -119,7 +119,9 @@ fn a_host_disk_and_the_documented_profile_need_the_controllers_scc() {
 }
 
 fn labelled(mut vmi: Value) -> Value {
-    vmi["status"] = json!({"selinuxLevel": "s0:c12,c345"});
+    if let Some(fields) = vmi.as_object_mut() {
+        fields.insert("status".to_owned(), json!({"selinuxLevel": "s0:c12,c345"}));
+    }
     vmi
 }
 
