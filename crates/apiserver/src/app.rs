@@ -24,7 +24,8 @@ pub enum SccAdmission {
     /// The server itself.
     #[default]
     InProcess,
-    /// A webhook, as on any Kubernetes. Without a registered one, nobody does.
+    /// A webhook, as on any Kubernetes: it also checks the SCCs themselves and gives namespaces their uid ranges. Without
+    /// a registered one, nobody does.
     Webhook,
 }
 

@@ -8,6 +8,7 @@ mod prove;
 mod requirements;
 mod scc;
 mod selinux;
+mod serve;
 mod up;
 mod vnc;
 
@@ -37,6 +38,8 @@ enum Command {
     Selinux(selinux::Options),
     /// Ask which SCC admits a manifest, compare SCCs, find the least one
     Scc(scc::Options),
+    /// Run a part of the system beside another Kubernetes
+    Serve(serve::Options),
     /// Attach to the serial console of a machine; leave with Ctrl-]
     Console(machine::Target),
     /// Offer the screen of a machine to a VNC viewer on this computer
@@ -71,6 +74,7 @@ fn perform(command: Command) -> anyhow::Result<()> {
         Command::Matrix => explain::matrix(),
         Command::Selinux(options) => selinux::run(options),
         Command::Scc(options) => scc::run(options),
+        Command::Serve(options) => serve::serve(options),
         Command::Console(target) => client::run(console::attach(target)),
         Command::Vnc(options) => client::run(vnc::serve(options)),
         Command::Start(target) => client::run(machine::start(target)),

@@ -21,6 +21,8 @@ pub fn generate() -> Vec<(&'static str, Contents)> {
     vec![
         ("docs/privileges.md", Contents::Text(privileges())),
         ("deploy/kubevirt.yaml", Contents::Manifests(render::install(&config))),
+        ("deploy/scc-definition.yaml", Contents::Manifests(vec![render::scc_crd::crd()])),
+        ("deploy/scc-webhook.yaml", Contents::Manifests(render::scc_webhook::manifests())),
         ("tests/golden/matrix/features.txt", Contents::Text(matrix::features())),
         ("tests/golden/matrix/subjects.txt", Contents::Text(matrix::subjects())),
     ]

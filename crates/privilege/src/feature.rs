@@ -67,13 +67,15 @@ pub enum Feature {
     SelinuxLabel,
     /// The controllers and the node agent.
     ControlPlane,
+    /// SCC admission by webhook, where the cluster has none.
+    SccWebhook,
     /// People.
     UserRoles,
 }
 
 impl Feature {
     /// Every feature, in the order of the documents.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::BaseMachine,
         Self::Kvm,
         Self::Emulation,
@@ -102,6 +104,7 @@ impl Feature {
         Self::Sriov,
         Self::SelinuxLabel,
         Self::ControlPlane,
+        Self::SccWebhook,
         Self::UserRoles,
     ];
 
@@ -136,6 +139,7 @@ impl Feature {
             Self::Sriov => "SR-IOV",
             Self::SelinuxLabel => "SELinux label",
             Self::ControlPlane => "control plane",
+            Self::SccWebhook => "SCC webhook",
             Self::UserRoles => "user roles",
         }
     }

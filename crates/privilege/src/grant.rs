@@ -19,6 +19,8 @@ pub enum Subject {
     Node,
     /// `kubevirt-controller`.
     Controller,
+    /// The SCC webhook; on clusters without SCCs of their own.
+    SccWebhook,
     /// Everybody who is authenticated (`kubevirt.io:default`).
     Anybody,
     /// Readers of machines (`kubevirt.io:view`).
@@ -31,12 +33,13 @@ pub enum Subject {
 
 impl Subject {
     /// Every subject, in the order of the documents.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Qemu,
         Self::Launcher,
         Self::NodeAgent,
         Self::Node,
         Self::Controller,
+        Self::SccWebhook,
         Self::Anybody,
         Self::Viewer,
         Self::Editor,
@@ -51,6 +54,7 @@ impl Subject {
             Self::NodeAgent => "virt-handler",
             Self::Node => "node",
             Self::Controller => "kubevirt-controller",
+            Self::SccWebhook => "scc-webhook",
             Self::Anybody => "anybody",
             Self::Viewer => "viewer",
             Self::Editor => "editor",
@@ -151,6 +155,21 @@ macro_rules! verbs {
     };
 }
 pub(crate) use verbs;
+
+/// Rights on single objects: `named![NAMESPACE; "group" "resource" "name": "get" "update"]`, several separated by commas;
+/// the namespace is an `Option`.
+macro_rules! named {
+    ($namespace:expr; $($group:literal $resource:literal $name:literal : $($verb:literal)+),+ $(,)?) => {
+        &[$($($crate::right::Right::Verb {
+            group: $group,
+            resource: $resource,
+            verb: $verb,
+            namespace: $namespace,
+            name: Some($name),
+        },)+)+]
+    };
+}
+pub(crate) use named;
 
 /// SELinux rights: `selinux!["source" "target" "class": "perm" "perm"]`, several separated by commas.
 macro_rules! selinux {

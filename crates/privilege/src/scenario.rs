@@ -22,7 +22,7 @@ pub enum Scenario {
     Node,
     /// `crates/launcher/tests/syscalls.rs`: a real launcher and QEMU under strace.
     Launcher,
-    /// Nobody yet: verbs of the node agent, which need a whole Ferrovirt.
+    /// Nobody yet: verbs of the node agent, which need a whole Ferrovirt, and of the SCC webhook.
     Unwritten,
     /// `ferrovirt selinux prove`: a kernel that enforces the policy, in a virtual machine.
     Selinux,
@@ -72,6 +72,14 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("node-nodes", Scenario::Unwritten),
     ("node-pods", Scenario::Unwritten),
     ("node-volumes", Scenario::Unwritten),
+    ("webhook-certificate", Scenario::Unwritten),
+    ("webhook-constraints", Scenario::Unwritten),
+    ("webhook-entry", Scenario::Unwritten),
+    ("webhook-ledger", Scenario::Unwritten),
+    ("webhook-namespaces", Scenario::Unwritten),
+    ("webhook-owner", Scenario::Unwritten),
+    ("webhook-rights", Scenario::Unwritten),
+    ("webhook-trust", Scenario::Unwritten),
     ("base-syscalls", Scenario::Launcher),
     ("base-sockets", Scenario::Node),
     ("bridge-enslave", Scenario::Node),

@@ -79,7 +79,7 @@ async fn mutate(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), Api
         ("", "pods") => pod::mutate(app, request).await,
         ("", "namespaces") => namespace::prepare(request),
         ("kubevirt.io", _) => kubevirt::admit(app, request).await,
-        ("security.openshift.io", "securitycontextconstraints") => scc::object(request),
+        ("security.openshift.io", "securitycontextconstraints") => scc::object(app, request),
         (webhook::GROUP, _) => webhook::object(request),
         _ => {
             if request.operation != Operation::Delete {

@@ -144,8 +144,8 @@ impl ferrovirt_scc::Authorizer for Roles<'_> {
 }
 
 /// An SCC object that is written: defaulted and validated.
-pub(super) fn object(request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
-    if request.operation == Operation::Delete {
+pub(super) fn object(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
+    if request.operation == Operation::Delete || app.scc_admission == SccAdmission::Webhook {
         return Ok(());
     }
     match ferrovirt_scc::prepare(request.object.clone()) {

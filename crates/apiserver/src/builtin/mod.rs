@@ -33,7 +33,7 @@ use crate::store::{Prefix, Store, StoreError, Watcher};
 /// Starts all controllers; they end with the server.
 pub fn spawn(app: &Arc<App>) {
     let store = &app.store;
-    start(app, namespaces::run(store.clone(), app.ca_pem.clone()));
+    start(app, namespaces::run(store.clone(), app.ca_pem.clone(), app.scc_admission));
     start(app, gc::run(store.clone()));
     start(app, scheduler::run(store.clone()));
     start(app, volumes::run(store.clone()));

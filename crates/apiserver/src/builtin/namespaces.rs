@@ -5,18 +5,19 @@ use serde_json::{Value, json};
 
 use super::object::{create, deleting, list, no_finalizers, set, text};
 use super::{Wake, delete};
+use crate::app::SccAdmission;
 use crate::clock;
 use crate::store::{Change, Key, Prefix, Store, StoreError};
 
 /// The object that remembers which uid blocks were given out: a [`Ledger`].
 const ALLOCATOR: (&str, &str) = ("kube-system", "scc-uid");
 
-/// Keeps all namespaces equipped, and empties those that are being deleted.
-pub async fn run(store: Store, ca_pem: String) {
+/// Keeps all namespaces equipped, and empties those that are being deleted. Uid ranges are left to whoever admits pods.
+pub async fn run(store: Store, ca_pem: String, scc: SccAdmission) {
     let prefixes = vec![Prefix::everything()];
     let mut wake = Wake::new(&store, prefixes);
     loop {
-        if let Err(error) = reconcile(&store, &ca_pem).await {
+        if let Err(error) = reconcile(&store, &ca_pem, scc).await {
             tracing::warn!(%error, "namespaces could not be brought into order");
         }
         if !wake.next().await {
@@ -25,20 +26,28 @@ pub async fn run(store: Store, ca_pem: String) {
     }
 }
 
-async fn reconcile(store: &Store, ca_pem: &str) -> Result<(), StoreError> {
+async fn reconcile(store: &Store, ca_pem: &str, scc: SccAdmission) -> Result<(), StoreError> {
     for (key, entry) in store.list(&Prefix::resource("", "namespaces")).entries {
         if deleting(&entry.object) {
             empty(store, &key, &entry.object).await?;
         } else {
-            equip(store, &key, &entry.object, ca_pem).await?;
+            equip(store, &key, &entry.object, ca_pem, scc).await?;
         }
     }
     Ok(())
 }
 
-async fn equip(store: &Store, key: &Key, namespace: &Value, ca_pem: &str) -> Result<(), StoreError> {
+async fn equip(
+    store: &Store,
+    key: &Key,
+    namespace: &Value,
+    ca_pem: &str,
+    scc: SccAdmission,
+) -> Result<(), StoreError> {
     let name = key.name();
-    if namespace.pointer("/metadata/annotations").and_then(|a| a.get(ferrovirt_scc::UID_RANGE)).is_none() {
+    if scc == SccAdmission::InProcess
+        && namespace.pointer("/metadata/annotations").and_then(|a| a.get(ferrovirt_scc::UID_RANGE)).is_none()
+    {
         allocate(store, key, namespace).await?;
     }
     if store.get(&Key::new("", "serviceaccounts", name, "default")).is_none() {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::object::{create, deleting, list, text};
 use super::*;
+use crate::app::SccAdmission;
 use crate::store::{Change, Key, Preconditions, StoreError};
 
 struct World {
@@ -26,7 +27,7 @@ impl World {
         crate::bootstrap::install(&store).await.unwrap();
         let s = || store.clone();
         let tasks = vec![
-            tokio::spawn(namespaces::run(s(), "CA".into())),
+            tokio::spawn(namespaces::run(s(), "CA".into(), SccAdmission::InProcess)),
             tokio::spawn(gc::run(s())),
             tokio::spawn(scheduler::run(s())),
             tokio::spawn(volumes::run(s())),

@@ -114,6 +114,7 @@ fn known(holder: &str) -> Result<Subject, String> {
     match holder {
         "ServiceAccount kubevirt kubevirt-controller" => Ok(Subject::Controller),
         "ServiceAccount kubevirt kubevirt-handler" => Ok(Subject::NodeAgent),
+        "ServiceAccount scc-webhook scc-webhook" => Ok(Subject::SccWebhook),
         "Group system:nodes" => Ok(Subject::Node),
         "Group system:authenticated" => Ok(Subject::Anybody),
         other => Err(other.to_owned()),

@@ -14,7 +14,7 @@ use ferrovirt_model::{
     machine::{Binding, Bus, DiskTarget, KernelBoot, NicModel},
 };
 use ferrovirt_privilege::{
-    Domain, GrantSet, Label, Subject, Surface, Surroundings, cluster_grants, machine_grants,
+    Domain, GrantSet, Label, Right, Subject, Surface, Surroundings, cluster_grants, machine_grants,
 };
 use ferrovirt_qemu::order::{Accelerator, Format, Lease};
 use k8s_openapi::api::core::v1::Pod;
@@ -213,7 +213,10 @@ fn the_installation_grants_what_the_table_says_and_nothing_else() {
         let asked: BTreeSet<_> = grants
             .iter()
             .map(|(held, _)| held)
-            .filter(|held| held.right.surface() == Surface::Rbac && held.subject != Subject::Node)
+            .filter(|held| {
+                let elsewhere = [Subject::Node, Subject::SccWebhook];
+                held.right.surface() == Surface::Rbac && !elsewhere.contains(&held.subject)
+            })
             .cloned()
             .collect();
         assert_eq!(lifted, asked);
@@ -244,6 +247,49 @@ fn the_installation_grants_what_the_table_says_and_nothing_else() {
         ];
         assert!(kinds.is_subset(&BTreeSet::from(known)), "{kinds:?}");
     }
+}
+
+/// Proof 6 for the webhook's own manifests.
+#[test]
+fn the_webhook_is_granted_what_the_table_says_and_nothing_else() {
+    let manifests = render::scc_webhook::manifests();
+    let lifted = rbac::lift(&manifests).unwrap();
+    let (webhook, others): (BTreeSet<_>, BTreeSet<_>) =
+        lifted.into_iter().partition(|held| held.subject == Subject::SccWebhook);
+    let rights: BTreeSet<_> = webhook.into_iter().map(|held| held.right).collect();
+    let grants = cluster_grants(Profile::default());
+    let asked = grants.of(Subject::SccWebhook).into_iter().filter(|right| right.surface() == Surface::Rbac);
+    assert_eq!(rights, asked.collect());
+    // Beside that there is the platform's own rule: everybody may use the two restricted SCCs.
+    let others: Vec<String> = others.iter().map(|held| format!("{} {}", held.subject, held.right)).collect();
+    assert_eq!(others.len(), 2, "{others:?}");
+    for name in ["restricted-v2", "restricted-v3"] {
+        assert!(others.iter().any(|held| held.starts_with("anybody") && held.contains(name)), "{others:?}");
+    }
+    // The webhook's own pod is one that anybody may have; it has a token, and an id that is not root's.
+    let deployment = manifests.iter().find(|manifest| manifest["kind"] == "Deployment").unwrap();
+    let template: Pod = serde_json::from_value(deployment["spec"]["template"].clone()).unwrap();
+    let field = |name: &str, value: &str| Right::PodField { field: name.into(), value: value.into() };
+    let own = [field("automountServiceAccountToken", "true"), field("runAsUser", "65532")];
+    assert_eq!(super::pod::lift(&template), BTreeSet::from(own));
+    let kinds: BTreeSet<_> = manifests.iter().map(|manifest| manifest["kind"].as_str().unwrap()).collect();
+    let known = [
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ConfigMap",
+        "Deployment",
+        "MutatingWebhookConfiguration",
+        "Namespace",
+        "PodDisruptionBudget",
+        "Role",
+        "RoleBinding",
+        "Secret",
+        "SecurityContextConstraints",
+        "Service",
+        "ServiceAccount",
+        "ValidatingWebhookConfiguration",
+    ];
+    assert!(kinds.is_subset(&BTreeSet::from(known)), "{kinds:?}");
 }
 
 /// Proof 4 for roles: more than the table says is seen or refused.

@@ -25,7 +25,9 @@ pub fn install(config: &ClusterConfig) -> Vec<Value> {
             "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"kubevirt.io": ""}},
         }));
     }
-    for subject in Subject::ALL.into_iter().filter(|subject| *subject != Subject::Node) {
+    // The node's role is the embedded default's; the webhook has manifests of its own.
+    let elsewhere = [Subject::Node, Subject::SccWebhook];
+    for subject in Subject::ALL.into_iter().filter(|subject| !elsewhere.contains(subject)) {
         out.extend(rbac::roles(&grants, subject));
     }
     out.extend([scc::controller(&grants), scc::machine(&grants)]);
@@ -38,22 +40,8 @@ pub fn install(config: &ClusterConfig) -> Vec<Value> {
 pub fn embedded(config: &ClusterConfig) -> Vec<Value> {
     let grants = cluster_grants(config.profile);
     let mut out = rbac::roles(&grants, Subject::Node);
-    let defaults = ferrovirt_scc::defaults::all();
-    out.extend(defaults.iter().filter_map(|scc| serde_json::to_value(scc).ok()));
-    // `kubectl create role` does not know the verb: there is a role to bind for each SCC, ours too.
-    out.extend(defaults.iter().map(|scc| scc.name()).chain([scc::CONTROLLER]).map(|name| {
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": format!("system:openshift:scc:{name}")},
-            "rules": [{
-                "apiGroups": ["security.openshift.io"],
-                "resources": ["securitycontextconstraints"],
-                "resourceNames": [name],
-                "verbs": ["use"],
-            }],
-        })
-    }));
+    out.extend(platform_sccs());
+    out.push(user_role(scc::CONTROLLER));
     // Everybody may ask what they may do themselves; who edits a namespace may ask about others there.
     let of_all = [
         "podsecuritypolicyreviews",
@@ -67,8 +55,32 @@ pub fn embedded(config: &ClusterConfig) -> Vec<Value> {
     ));
     let of_oneself = ["podsecuritypolicyselfsubjectreviews"];
     out.push(reviews("system:openshift:scc-self-reviews", &of_oneself, json!({})));
-    out.extend(["scc:restricted-v2", "scc:restricted-v3", "scc-self-reviews"].map(for_everybody));
+    out.push(for_everybody("scc-self-reviews"));
     out
+}
+
+/// The SCCs that a cluster has from the start, and the roles that let everybody use the restricted ones.
+pub(super) fn platform_sccs() -> Vec<Value> {
+    let defaults = ferrovirt_scc::defaults::all();
+    let mut out: Vec<Value> = defaults.iter().filter_map(|scc| serde_json::to_value(scc).ok()).collect();
+    out.extend(defaults.iter().map(|scc| user_role(scc.name())));
+    out.extend(["scc:restricted-v2", "scc:restricted-v3"].map(for_everybody));
+    out
+}
+
+/// A role that lets use one SCC. `kubectl create role` does not know the verb, so that there is one to bind for each.
+fn user_role(scc: &str) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": format!("system:openshift:scc:{scc}")},
+        "rules": [{
+            "apiGroups": ["security.openshift.io"],
+            "resources": ["securitycontextconstraints"],
+            "resourceNames": [scc],
+            "verbs": ["use"],
+        }],
+    })
 }
 
 /// A role for asking which SCC would admit a pod.

@@ -9,6 +9,8 @@ mod pod_resources;
 mod pod_volumes;
 pub mod rbac;
 pub mod scc;
+pub mod scc_crd;
+pub mod scc_webhook;
 pub mod seccomp;
 
 pub use install::install;

@@ -1,5 +1,6 @@
 //! Roles and bindings, from the verbs of the table.
 
+use super::scc_webhook;
 use crate::config::NAMESPACE;
 use ferrovirt_privilege::{GrantSet, Right, Subject};
 use serde_json::{Value, json};
@@ -7,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Who is behind a subject of the table.
 enum Identity {
-    /// A service account of our namespace, which has a role of the same name.
-    Account(&'static str),
+    /// A service account, which has a role of the same name.
+    Account { namespace: &'static str, name: &'static str },
     /// A group.
     Group { role: &'static str, group: &'static str },
     /// Whoever has one of Kubernetes' user roles, into which this one is aggregated.
@@ -18,9 +19,12 @@ enum Identity {
 fn identity(subject: Subject) -> Option<Identity> {
     match subject {
         Subject::Qemu | Subject::Launcher => None,
-        Subject::NodeAgent => Some(Identity::Account("kubevirt-handler")),
+        Subject::NodeAgent => Some(Identity::Account { namespace: NAMESPACE, name: "kubevirt-handler" }),
         Subject::Node => Some(Identity::Group { role: "system:node", group: "system:nodes" }),
-        Subject::Controller => Some(Identity::Account("kubevirt-controller")),
+        Subject::Controller => Some(Identity::Account { namespace: NAMESPACE, name: "kubevirt-controller" }),
+        Subject::SccWebhook => {
+            Some(Identity::Account { namespace: scc_webhook::NAME, name: scc_webhook::NAME })
+        }
         Subject::Anybody => {
             Some(Identity::Group { role: "kubevirt.io:default", group: "system:authenticated" })
         }
@@ -44,8 +48,8 @@ pub fn roles(grants: &GrantSet, subject: Subject) -> Vec<Value> {
         rules.add(group, resource, name, verb);
     }
     let (role, subjects, aggregate) = match identity {
-        Identity::Account(name) => {
-            (name, json!([{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}]), None)
+        Identity::Account { namespace, name } => {
+            (name, json!([{"kind": "ServiceAccount", "name": name, "namespace": namespace}]), None)
         }
         Identity::Group { role, group } => {
             (role, json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}]), None)

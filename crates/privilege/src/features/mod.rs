@@ -17,6 +17,7 @@ mod kvm;
 mod multi_queue;
 mod network;
 mod node;
+mod scc_webhook;
 mod selinux_label;
 mod serial_console;
 mod sriov;
@@ -80,6 +81,7 @@ fn table(feature: Feature) -> &'static Table {
         Feature::Sriov => &sriov::TABLE,
         Feature::SelinuxLabel => &selinux_label::TABLE,
         Feature::ControlPlane => &control_plane::TABLE,
+        Feature::SccWebhook => &scc_webhook::TABLE,
         Feature::UserRoles => &user_roles::TABLE,
     }
 }

@@ -176,7 +176,7 @@ fn read(hook: &Hook, uid: &str, answer: &Value) -> Result<Verdict, String> {
     let patch = patch(hook.class, text("/response/patch"), text("/response/patchType"))?;
     let annotations = response.get("auditAnnotations").and_then(Value::as_object);
     for (key, value) in annotations.into_iter().flatten() {
-        tracing::info!(key = format!("{}/{key}", hook.name), %value, "audit annotation of a webhook");
+        tracing::debug!(key = format!("{}/{key}", hook.name), %value, "audit annotation of a webhook");
     }
     let warnings = response.get("warnings").and_then(Value::as_array).into_iter().flatten();
     let warnings = warnings.filter_map(Value::as_str).map(str::to_owned).collect();

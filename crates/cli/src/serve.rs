@@ -1,0 +1,99 @@
+//! `ferrovirt serve`: parts of the system that run beside another Kubernetes.
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use ferrovirt_plan::render::scc_webhook::NAME;
+use ferrovirt_webhook::{Certificate, Options as Webhook};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// Admit pods by SecurityContextConstraints: an admission webhook for any Kubernetes
+    Webhook(WebhookOptions),
+}
+
+#[derive(Args)]
+struct WebhookOptions {
+    /// Address and port
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    listen: SocketAddr,
+    /// PEM file with the certificate chain, read again when it changes
+    #[arg(long, requires = "tls_key", required_unless_present = "self_signed_secret")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file with the key
+    #[arg(long, requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Make a certificate, keep it in this Secret of the webhook's namespace (it must exist), replace it in time, and
+    /// write its authority into the webhook configurations `scc-webhook`
+    #[arg(long, conflicts_with = "tls_cert")]
+    self_signed_secret: Option<String>,
+    /// One more DNS name or address in the certificate that is made
+    #[arg(long, requires = "self_signed_secret")]
+    tls_name: Vec<String>,
+    /// Namespace of the webhook
+    #[arg(long, default_value = NAME)]
+    namespace: String,
+    /// Give each namespace its uid range, where nobody else does
+    #[arg(long)]
+    ranges: bool,
+    /// How to reach the cluster; the pod's own service account when absent
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+}
+
+pub(crate) fn serve(options: Options) -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,kube=warn".into()),
+        )
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let Part::Webhook(options) = options.part;
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(run(options))
+}
+
+async fn run(options: WebhookOptions) -> Result<()> {
+    let certificate = match (options.tls_cert, options.tls_key, options.self_signed_secret) {
+        (Some(certificate), Some(key), _) => Certificate::Files { certificate, key },
+        (_, _, Some(secret)) => {
+            let namespace = options.namespace.clone();
+            let mut names = vec![format!("{NAME}.{namespace}.svc")];
+            names.extend(options.tls_name);
+            Certificate::SelfSigned { namespace, secret, names }
+        }
+        _ => bail!("a certificate is needed: --tls-cert and --tls-key, or --self-signed-secret"),
+    };
+    let config = match &options.kubeconfig {
+        Some(path) => {
+            let file = kube::config::Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?
+        }
+        None => kube::Config::incluster()
+            .context("this is not a pod of a cluster: name a kubeconfig with --kubeconfig")?,
+    };
+    let webhook = Webhook {
+        listen: options.listen,
+        certificate,
+        ranges_in: options.ranges.then_some(options.namespace),
+    };
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        ended = ferrovirt_webhook::run(kube::Client::try_from(config)?, webhook) => match ended {
+            Err(error) => Err(error.into()),
+            Ok(never) => match never {},
+        },
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    }
+}

@@ -1,0 +1,92 @@
+//! A watch that keeps a table of what matters of each object.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use futures::StreamExt as _;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+
+/// Namespace and name.
+pub(crate) type Key = (String, String);
+
+/// What is known about one kind; nothing before it was listed.
+pub(crate) struct Table<T>(RwLock<Option<HashMap<Key, T>>>);
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self(RwLock::new(None))
+    }
+}
+
+impl<T> Table<T> {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Option<HashMap<Key, T>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_listed(&self) -> bool {
+        self.read().is_some()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Option<HashMap<Key, T>>)) {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Keeps the table of a kind; `reduce` says what of an object is kept, if anything, `changed` is told of each change.
+/// Never ends.
+pub(crate) async fn follow<K, T>(
+    api: Api<K>,
+    table: &Table<T>,
+    reduce: fn(&K) -> Option<T>,
+    changed: impl Fn(),
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let key = |object: &K| (object.namespace().unwrap_or_default(), object.name_any());
+    let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut listed = HashMap::new();
+    let mut complaint = String::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(watcher::Event::Init) => listed = HashMap::new(),
+            Ok(watcher::Event::InitApply(object)) => {
+                listed.extend(reduce(&object).map(|kept| (key(&object), kept)));
+            }
+            Ok(watcher::Event::InitDone) => {
+                let whole = std::mem::take(&mut listed);
+                table.change(|table| *table = Some(whole));
+                complaint.clear();
+                changed();
+            }
+            Ok(watcher::Event::Apply(object)) => {
+                let kept = reduce(&object);
+                table.change(|table| {
+                    let table = table.get_or_insert_default();
+                    match kept {
+                        Some(kept) => table.insert(key(&object), kept),
+                        None => table.remove(&key(&object)),
+                    };
+                });
+                changed();
+            }
+            Ok(watcher::Event::Delete(object)) => {
+                table.change(|table| {
+                    table.get_or_insert_default().remove(&key(&object));
+                });
+                changed();
+            }
+            Err(error) => {
+                // The same trouble is told once: the watch tries again and again.
+                let text = error.to_string();
+                if text != complaint {
+                    tracing::warn!("cannot follow {}: {text}", std::any::type_name::<T>());
+                    complaint = text;
+                }
+            }
+        }
+    }
+}
