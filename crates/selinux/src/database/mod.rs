@@ -30,6 +30,7 @@ pub struct Database {
     by_target: OnceLock<Buckets>,
     type_names: OnceLock<Vec<u32>>,
     category_names: OnceLock<Vec<u32>>,
+    searched: OnceLock<()>,
 }
 
 /// Entries by value: place `value - 1` holds the entry's place in its table.
@@ -127,6 +128,7 @@ impl Database {
             by_target: OnceLock::new(),
             type_names: OnceLock::new(),
             category_names: OnceLock::new(),
+            searched: OnceLock::new(),
         })
     }
 
@@ -196,6 +198,11 @@ impl Database {
                 .checked_sub(1)
                 .and_then(|place| self.policy.attribute_maps.get(place))
                 .is_some_and(|map| value > 0 && map.contains(value - 1) && self.is_attribute(value))
+    }
+
+    /// Whether nothing was searched before: one pass over all rules costs less than the indexes for later searches.
+    pub(crate) fn first_search(&self) -> bool {
+        self.searched.set(()).is_ok() && self.by_source.get().is_none()
     }
 
     /// Numbers of the rules whose source is exactly this type or attribute, sorted by target.

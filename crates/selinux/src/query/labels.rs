@@ -1,12 +1,7 @@
 //! Search for changes of ranges and roles, with the semantics of sesearch.
 
-use super::Query;
+use super::{Query, within};
 use crate::{database::Database, error::LookupError, policy::Range};
-
-/// Whether a value fits, of a criterion that may be absent.
-fn within(set: Option<&Vec<bool>>, value: u32) -> bool {
-    set.is_none_or(|set| set.get(value as usize).copied().unwrap_or(false))
-}
 
 fn classes(database: &Database, query: &Query) -> Result<Vec<u32>, LookupError> {
     query.classes.iter().map(|name| database.find_class(name)).collect()
@@ -23,8 +18,8 @@ pub fn search_ranges(database: &Database, query: &Query) -> Result<Vec<String>, 
     let same = |one: &Range, other: &Range| one.low == other.low && one.high() == other.high();
     let all = database.policy().range_transitions.iter();
     let found = all.filter(|one| {
-        within(source.as_ref(), one.source)
-            && within(target.as_ref(), one.target)
+        within(&source, one.source)
+            && within(&target, one.target)
             && (classes.is_empty() || classes.contains(&one.class))
             && wanted.as_ref().is_none_or(|range| same(range, &one.range))
     });
@@ -62,7 +57,7 @@ pub fn search_role_transitions(database: &Database, query: &Query) -> Result<Vec
     let all = database.policy().role_transitions.iter();
     let found = all.filter(|one| {
         source.is_none_or(|role| role == one.role)
-            && within(target.as_ref(), one.kind)
+            && within(&target, one.kind)
             && (classes.is_empty() || classes.contains(&one.class))
             && result.is_none_or(|role| role == one.result)
     });

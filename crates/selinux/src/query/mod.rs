@@ -107,6 +107,11 @@ pub fn search(database: &Database, query: &Query) -> Result<Vec<Found>, LookupEr
         flags.filter(|(_, chosen)| **chosen).map(|(value, _)| value as u32).collect()
     };
     match (&search.source, &search.target) {
+        _ if database.first_search() => {
+            let rules = (0..).zip(&policy.rules);
+            let from = rules.filter(|(_, rule)| within(&search.source, rule.source.into()));
+            take(&mut from.map(|(number, _)| number));
+        }
         (Some(_), _) => {
             for value in chosen(&search.source) {
                 take(&mut database.rules_from(value).iter().copied());
@@ -124,6 +129,11 @@ pub fn search(database: &Database, query: &Query) -> Result<Vec<Found>, LookupEr
     Ok(found)
 }
 
+/// Whether a value is in a set that may be absent.
+fn within(set: &Option<Vec<bool>>, value: u32) -> bool {
+    set.as_ref().is_none_or(|set| set.get(value as usize).copied().unwrap_or(false))
+}
+
 impl Search<'_> {
     fn kind(&self, kind: RuleKind) -> bool {
         self.query.kinds.is_empty() || self.query.kinds.contains(&kind)
@@ -139,12 +149,9 @@ impl Search<'_> {
 
     fn matches(&self, number: u32) -> bool {
         let Some(rule) = self.database.rule(number) else { return false };
-        let within = |set: &Option<Vec<bool>>, value: u16| {
-            set.as_ref().is_none_or(|set| set.get(usize::from(value)).copied().unwrap_or(false))
-        };
-        self.kind(rule.kind)
-            && within(&self.source, rule.source)
-            && within(&self.target, rule.target)
+        within(&self.source, rule.source.into())
+            && within(&self.target, rule.target.into())
+            && self.kind(rule.kind)
             && self.class(rule.class.into())
             && self.permission(rule)
             && (self.query.result.is_none() || rule.kind.is_type() && self.result(rule.data))
@@ -178,9 +185,6 @@ impl Search<'_> {
         {
             return;
         }
-        let within = |set: &Option<Vec<bool>>, value: u32| {
-            set.as_ref().is_none_or(|set| set.get(value as usize).copied().unwrap_or(false))
-        };
         for (number, one) in self.database.policy().named_transitions.iter().enumerate() {
             if !within(&self.target, one.target) || !self.class(one.class) {
                 continue;
