@@ -49,9 +49,16 @@ impl Base {
         let mut modules = self.modules.clone();
         modules.push(own.to_owned());
         modules.extend(further.iter().cloned());
-        secilc(&modules, policy).map_err(|error| match reason(&error.to_string(), own, module) {
-            Some(reason) => error.context(reason),
-            None => error,
+        secilc(&modules, policy).map_err(|error| {
+            let message = error.to_string();
+            let mut texts =
+                further.iter().filter_map(|file| Some((file.as_path(), fs::read_to_string(file).ok()?)));
+            let shown = reason(&message, own, module)
+                .or_else(|| texts.find_map(|(file, text)| reason(&message, file, &text)));
+            match shown {
+                Some(shown) => error.context(shown),
+                None => error,
+            }
         })
     }
 }
@@ -82,7 +89,7 @@ fn secilc(modules: &[PathBuf], policy: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The rule of ours that the compiler names by its line, with the comments above it: feature and reason.
+/// The rule of a module that the compiler names by its line, with the comments above it: feature and reason where it is ours.
 fn reason(message: &str, file: &Path, module: &str) -> Option<String> {
     let place = format!("{}:", file.display());
     // It names what surrounds the statement first.

@@ -46,6 +46,9 @@ impl Seen {
 
 fn last_lines(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
+    if lines.is_empty() {
+        return "it wrote nothing to its console".to_owned();
+    }
     let last = lines.get(lines.len().saturating_sub(12)..).unwrap_or_default();
     format!("the last lines of the guest's console:\n  {}", last.join("\n  "))
 }
