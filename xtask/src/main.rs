@@ -6,6 +6,7 @@ mod build;
 mod demo;
 mod generate;
 mod guest;
+mod nested;
 mod oci;
 mod selinux;
 mod setup;
@@ -61,6 +62,8 @@ enum Task {
     Guest,
     /// Make policies and a kernel for tests of SELinux in target/selinux
     SelinuxBase,
+    /// Run guests under the types of the minimal profile in a kernel that enforces SELinux
+    SelinuxNested(nested::Options),
     /// Build the programs into target/dist
     Build,
     /// Write the files that are generated from the code
@@ -118,6 +121,10 @@ fn perform(task: Task) -> Result<()> {
         Task::SelinuxBase => {
             setup::install()?;
             selinux::build(&target()).map(|dir| println!("policies are in {}", dir.display()))
+        }
+        Task::SelinuxNested(options) => {
+            setup::install()?;
+            nested::nested(&options)
         }
         Task::Build => build::build().map(|dist| println!("programs are in {}", dist.display())),
         Task::Generate { check: false } => generate::write(),

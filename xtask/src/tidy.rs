@@ -27,6 +27,7 @@ const EDGES: [(&str, &[&str]); 16] = [
     ("witness", &["sys"]),
     ("webhook", &["plan", "scc"]),
     ("conformance", &["model", "privilege", "scc", "selinux"]),
+    ("nested", &["qemu", "sys"]),
     ("privileges", &[]),
 ];
 

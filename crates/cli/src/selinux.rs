@@ -10,7 +10,7 @@ mod node;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use ferrovirt_model::Profile;
-use ferrovirt_plan::installed;
+use ferrovirt_plan::{base::Base, installed};
 use ferrovirt_privilege::{Right, cluster_grants};
 use ferrovirt_selinux::{
     Database, LookupError, avc,
@@ -165,7 +165,8 @@ struct ExplainOptions {
 
 #[derive(Args)]
 struct PolicyOptions {
-    /// The base: a binary policy, a store's folder, or /sys/fs/selinux/policy
+    /// The base: a binary policy, a store's folder, /sys/fs/selinux/policy, or in the minimal profile one of the names
+    /// refpolicy and container-selinux
     #[arg(long, default_value = RUNNING)]
     base: PathBuf,
     /// Whose types
@@ -590,9 +591,15 @@ fn explain(options: &ExplainOptions) -> Answer {
 }
 
 fn policy(options: &PolicyOptions) -> Answer {
-    let database = load(&options.base)?;
+    let family = options.base.to_str().and_then(Base::family);
     let (head, made) = match options.profile {
+        PolicyProfile::Documented if family.is_some() => bail!(
+            "the documented profile's type is an exact copy of container_t, which only a policy tells: name a policy file \
+             with --base (the name {} is enough for --profile minimal only)",
+            options.base.display()
+        ),
         PolicyProfile::Documented => {
+            let database = load(&options.base)?;
             let made = installed::copy_of(&database, &options.copy)?;
             let head = format!(
                 "; The type virt_launcher.process: an exact copy of {} in the base policy, and the documented rules.\n",
@@ -603,7 +610,11 @@ fn policy(options: &PolicyOptions) -> Answer {
         PolicyProfile::Minimal => {
             let head =
                 "; The types of the minimal profile, one for each combination of features.\n".to_owned();
-            (head, installed::module(&database, Profile::Minimal)?)
+            let made = match &family {
+                Some(base) => installed::minimal_module(base),
+                None => installed::module(&load(&options.base)?, Profile::Minimal)?,
+            };
+            (head, made)
         }
     };
     let form = match options.output {

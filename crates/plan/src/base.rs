@@ -23,6 +23,9 @@ pub enum BaseError {
         RUNTIMES.join(" and ")
     )]
     Runtime,
+    /// A type of that name is there and is no domain: refpolicy has files of the type `container_runtime_t`.
+    #[error("the base policy's type \"{0}\" is not the domain of a process: name the one that runs there")]
+    NotDomain(String),
     /// A rule names what the base policy does not have.
     #[error("the base policy lacks what the rule \"{rule}\" names: {problem}")]
     Missing {
@@ -55,6 +58,15 @@ impl Base {
         Self { runtime: "container_engine_t".to_owned(), agent: AGENT.to_owned() }
     }
 
+    /// The names of a family of base policies, which need no policy: `refpolicy` or `container-selinux`.
+    pub fn family(name: &str) -> Option<Self> {
+        match name {
+            "refpolicy" => Some(Self::refpolicy()),
+            "container-selinux" => Some(Self::container_selinux()),
+            _ => None,
+        }
+    }
+
     /// The names of a policy.
     ///
     /// # Errors
@@ -71,6 +83,11 @@ impl Base {
     /// # Errors
     /// The first missing name, with the rule that names it.
     pub fn check(&self, database: &Database) -> Result<(), BaseError> {
+        for name in [&self.runtime, &self.agent] {
+            if database.find_type(name).is_ok() && !is_domain(database, name) {
+                return Err(BaseError::NotDomain(name.clone()));
+            }
+        }
         for right in Domain::all().iter().flat_map(|domain| self.rights(domain)) {
             let known = |name: &str| {
                 let own = name == "self" || name.starts_with(ferrovirt_privilege::DOMAIN_BLOCK);

@@ -333,7 +333,7 @@ mod tests {
         let explanation = explain(&machine, Profile::Minimal);
         let Counts { capabilities, devices, mounts, selinux } = explanation.held;
         assert_eq!((capabilities, devices, mounts), (0, 1, 3));
-        let rules = format!("SELinux type virt_machine.kvm_tap: {selinux} rules in all");
+        let rules = format!("SELinux type virt_machine.kvm_multiqueue: {selinux} rules in all");
         assert!(explanation.instead.iter().any(|one| one.right == rules), "{:#?}", explanation.instead);
         let saved: Vec<_> = explanation.saved.iter().map(|saved| saved.right.as_str()).collect();
         for right in ["capability NET_ADMIN", "capability NET_RAW", "capability SYS_NICE"] {

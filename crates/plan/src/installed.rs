@@ -73,15 +73,20 @@ pub fn documented_rules() -> Vec<Extra> {
 /// # Errors
 /// The policy lacks what the module builds on.
 pub fn module(database: &Database, profile: Profile) -> Result<Module, ModuleError> {
-    let name = module_name(profile);
     match profile {
         Profile::Documented => Ok(copy_of(database, COPIED)?),
         Profile::Minimal => {
             let base = Base::of(database)?;
             base.check(database)?;
-            Ok(Module { name, text: cil::text(&render::cil::minimal(&base)), remainder: Vec::new() })
+            Ok(minimal_module(&base))
         }
     }
+}
+
+/// The minimal profile's module for a base whose names are known. Whether the base has them is not looked at.
+pub fn minimal_module(base: &Base) -> Module {
+    let text = cil::text(&render::cil::minimal(base));
+    Module { name: module_name(Profile::Minimal), text, remainder: Vec::new() }
 }
 
 /// The documented profile's module, with another type copied.

@@ -24,8 +24,11 @@ const PROCESSOR: [Part; 2] = [
 /// What may be there, in the order of the name. Each element is a choice of nothing or one of its parts, the later one
 /// when both apply.
 const CHOICES: [&[Part]; 3] = [
-    // An interface is an open queue and the socket of its addresses; the number of queues changes nothing.
-    &[Part { word: "tap", features: &[Feature::Tap, Feature::MultiQueue, Feature::Dhcp] }],
+    // An interface is an open queue and the socket of its addresses. Queues that a guest turns on are asked about again.
+    &[
+        Part { word: "tap", features: &[Feature::Tap, Feature::Dhcp] },
+        Part { word: "multiqueue", features: &[Feature::Tap, Feature::Dhcp, Feature::MultiQueue] },
+    ],
     &[Part { word: "hugepages", features: &[Feature::HugePages] }],
     &[
         Part { word: "blockread", features: &[Feature::ClaimBlockRead] },
@@ -119,10 +122,13 @@ mod tests {
 
     #[test]
     fn names_say_what_a_type_may_do() {
-        use Feature::{BaseMachine, ClaimBlockRead, ClaimBlockWrite, Dhcp, Emulation, HugePages, Kvm, Tap};
+        use Feature::{
+            BaseMachine, ClaimBlockRead, ClaimBlockWrite, Dhcp, Emulation, HugePages, Kvm, MultiQueue, Tap,
+        };
         assert_eq!(name(&[BaseMachine, Kvm]), "virt_machine.kvm");
         assert_eq!(name(&[BaseMachine, Emulation]), "virt_machine.emulated");
         assert_eq!(name(&[HugePages, Dhcp, Tap, Kvm]), "virt_machine.kvm_tap_hugepages");
+        assert_eq!(name(&[MultiQueue, Dhcp, Tap, Emulation]), "virt_machine.emulated_multiqueue");
         assert_eq!(name(&[Kvm, ClaimBlockRead]), "virt_machine.kvm_blockread");
         assert_eq!(name(&[Kvm, ClaimBlockWrite]), "virt_machine.kvm_block");
         assert_eq!(name(&[Kvm, ClaimBlockRead, ClaimBlockWrite]), "virt_machine.kvm_block");
@@ -132,7 +138,7 @@ mod tests {
     fn every_type_is_declared_once_and_is_its_own_features_type() {
         let all = Domain::all();
         let names: BTreeSet<_> = all.iter().map(Domain::name).collect();
-        assert_eq!((all.len(), names.len()), (24, 24));
+        assert_eq!((all.len(), names.len()), (36, 36));
         for domain in &all {
             assert_eq!(&Domain::of(domain.features()), domain);
         }

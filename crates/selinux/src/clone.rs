@@ -173,7 +173,7 @@ fn held(database: &Database, source: u32, target: u32, class: u32, bit: u32) -> 
 }
 
 /// Attributes that compilers compute from expressions: types join them by themselves.
-pub(crate) fn is_computed(name: &str) -> bool {
+pub fn is_computed(name: &str) -> bool {
     name.rsplit_once("_typeattr_")
         .is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }

@@ -6,6 +6,7 @@
 pub mod cil;
 pub mod order;
 pub mod pod;
+pub mod policy;
 pub mod rbac;
 pub mod scc;
 pub mod seccomp;

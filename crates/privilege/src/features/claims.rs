@@ -2,7 +2,7 @@
 
 use super::Table;
 use crate::{
-    grant::{Grant, Phase, Subject},
+    grant::{Grant, Phase, Subject, selinux},
     right::{Access, DeviceSource, Right, VolumeSource},
 };
 
@@ -20,6 +20,7 @@ const MOUNT: &str =
     "kernel: a path that is not in the pod's mount namespace does not resolve (path_lookupat)";
 const DEVICE: &str =
     "kernel: devcgroup_check_permission refuses a block device without a rule for the access";
+const BLOCK_HOOK: &str = "security hooks: selinux_file_open, selinux_file_ioctl, selinux_file_lock on the node, which has the pod's label";
 const OPEN: &str = "kernel: may_open and sb_permission on the disk's file";
 
 const fn mount(access: Access) -> Right<&'static str> {
@@ -96,7 +97,15 @@ pub(super) const BLOCK_READ: Table = Table {
             "claim-block-open-read",
         ),
     ]],
-    ..Table::NONE
+    minimal: &[Grant::new(
+        Subject::Qemu,
+        Phase::Running,
+        selinux!["{domain}" "container_file_t" "blk_file": "getattr" "open" "read" "ioctl" "lock"],
+        BLOCK_HOOK,
+        "QEMU finds out the size of the block device, locks it against a second user and reads it",
+        "claim-block-read-selinux",
+    )],
+    documented: &[],
 };
 
 pub(super) const BLOCK_WRITE: Table = Table {
@@ -119,5 +128,13 @@ pub(super) const BLOCK_WRITE: Table = Table {
             "claim-block-open",
         ),
     ]],
-    ..Table::NONE
+    minimal: &[Grant::new(
+        Subject::Qemu,
+        Phase::Running,
+        selinux!["{domain}" "container_file_t" "blk_file": "write"],
+        BLOCK_HOOK,
+        "QEMU writes to the block device",
+        "claim-block-selinux",
+    )],
+    documented: &[],
 };

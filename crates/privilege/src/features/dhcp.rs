@@ -2,7 +2,7 @@
 
 use super::Table;
 use crate::{
-    grant::{Grant, Phase, Subject},
+    grant::{Grant, Phase, Subject, selinux},
     right::{NetworkStep, Right},
 };
 
@@ -33,7 +33,14 @@ pub(super) const TABLE: Table = Table {
             "dhcp-scc",
         ),
     ]],
-    minimal: &[],
+    minimal: &[Grant::new(
+        Subject::Launcher,
+        Phase::Running,
+        selinux!["{domain}" "{agent}" "udp_socket": "read" "write"],
+        "security hooks: selinux_file_receive, selinux_socket_recvmsg and selinux_socket_sendmsg on the agent's socket",
+        "the launcher answers the guest's requests on the socket that the node agent bound",
+        "dhcp-selinux",
+    )],
     documented: &[Grant::new(
         Subject::Launcher,
         Phase::Running,

@@ -18,7 +18,18 @@ pub(super) const TABLE: Table = Table {
         "large guest memory is managed with larger pages",
         "huge-pages-resource",
     )]],
-    minimal: &[],
+    minimal: &[Grant::new(
+        Subject::Qemu,
+        Phase::Start,
+        selinux![
+            "{domain}" "hugetlbfs_t" "file": "read" "write" "map",
+            "{domain}" "hugetlbfs_t" "filesystem": "getattr",
+        ],
+        "security hooks: selinux_file_permission, selinux_mmap_file and selinux_sb_statfs on the anonymous file of huge pages, which has \
+         the label of hugetlbfs",
+        "the guest's memory is an anonymous file whose page size QEMU asks for; no entry of a hugetlbfs is made, opened or removed",
+        "huge-pages-memfd-selinux",
+    )],
     documented: &[
         Grant::new(
             Subject::Qemu,

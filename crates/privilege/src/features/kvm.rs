@@ -2,7 +2,7 @@
 
 use super::Table;
 use crate::{
-    grant::{Grant, Phase, Subject},
+    grant::{Grant, Phase, Subject, selinux},
     right::{Access, DeviceSource, Right},
 };
 
@@ -19,5 +19,13 @@ pub(super) const TABLE: Table = Table {
         "the guest's instructions run on the processor instead of being translated",
         "kvm-device",
     )]],
-    ..Table::NONE
+    minimal: &[Grant::new(
+        Subject::Qemu,
+        Phase::Running,
+        selinux!["{domain}" "container_file_t" "chr_file": "ioctl"],
+        "security hook: selinux_file_ioctl on the device node, which has the pod's label",
+        "QEMU makes the virtual machine through /dev/kvm",
+        "kvm-selinux",
+    )],
+    documented: &[],
 };

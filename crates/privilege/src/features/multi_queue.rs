@@ -10,14 +10,25 @@ use crate::{
 };
 
 pub(super) const TABLE: Table = Table {
-    minimal: &[Grant::new(
-        Subject::Qemu,
-        Phase::Start,
-        &[Right::Network { nic: "{nic}", step: NetworkStep::ReceiveMoreQueues }],
-        "kernel: without the descriptors tun_set_iff asks ns_capable(CAP_NET_ADMIN) for each queue",
-        "network performance grows with the number of vCPUs when each has a queue",
-        "multi-queue-passed",
-    )],
+    minimal: &[
+        Grant::new(
+            Subject::Qemu,
+            Phase::Start,
+            &[Right::Network { nic: "{nic}", step: NetworkStep::ReceiveMoreQueues }],
+            "kernel: without the descriptors tun_set_iff asks ns_capable(CAP_NET_ADMIN) for each queue",
+            "network performance grows with the number of vCPUs when each has a queue",
+            "multi-queue-passed",
+        ),
+        Grant::new(
+            Subject::Qemu,
+            Phase::Running,
+            selinux!["{domain}" "{agent}" "tun_socket": "attach_queue"],
+            "security hook: selinux_tun_dev_attach_queue, when a vCPU attaches a queue that QEMU holds and had detached; \
+             the TAP has the label of the node agent that made it",
+            "QEMU detaches all queues but the first until the guest turns them on",
+            "multi-queue-attach-selinux",
+        ),
+    ],
     documented: &[
         Grant::new(
             Subject::Launcher,

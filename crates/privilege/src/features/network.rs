@@ -6,7 +6,7 @@
 
 use super::Table;
 use crate::{
-    grant::{Grant, Phase, Subject},
+    grant::{Grant, Phase, Subject, selinux},
     right::{Access, DeviceSource, NetworkStep, Right},
 };
 
@@ -51,6 +51,15 @@ pub(super) const TAP: Table = Table {
             "kernel: tun_set_iff asks ns_capable(CAP_NET_ADMIN) of the namespace's owner",
             "so that the launcher needs no capability",
             "tap-agent-creates",
+        ),
+        Grant::new(
+            Subject::Qemu,
+            Phase::Running,
+            selinux!["{domain}" "tun_tap_device_t" "chr_file": "read" "write" "ioctl"],
+            "security hooks: selinux_file_receive and selinux_file_ioctl on the open queue; the node's label is that of \
+             the node on which the agent opened it",
+            "packets go through the passed queue; it cannot be opened anew, since there is no right to open",
+            "tap-selinux",
         ),
     ],
     documented: &[

@@ -1,0 +1,63 @@
+//! The first process of the machine, and in other domains the node agent and the container runtime.
+//!
+//! Results go to the second serial port, one JSON value on a line; the kernel's log to the first.
+
+mod agent;
+mod label;
+mod runtime;
+mod world;
+
+use anyhow::{Context, Result, bail};
+use ferrovirt_nested::{PLAN, Plan};
+use rustix::system::{RebootCommand, reboot};
+use std::{fs, io::Write, process::Command};
+
+/// Where results go.
+const RESULTS: &str = "/dev/ttyS1";
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        [_, "agent"] => agent::run(),
+        [_, "runtime", domain] => runtime::run(domain),
+        [_, "kill", process] => runtime::kill(process),
+        _ if std::process::id() == 1 => first(),
+        _ => Err(anyhow::anyhow!("this is the first process of a virtual machine, and nothing else")),
+    };
+    if let Err(error) = done {
+        say(&format!("failed: {error:#}"));
+        if std::process::id() == 1 {
+            let _ = reboot(RebootCommand::PowerOff);
+        }
+        std::process::exit(1);
+    }
+}
+
+/// A line for whoever started the machine.
+fn say(line: &str) {
+    if let Ok(mut port) = fs::OpenOptions::new().write(true).open(RESULTS) {
+        let _ = port.write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+fn plan() -> Result<Plan> {
+    Ok(serde_json::from_str(&fs::read_to_string(PLAN)?)?)
+}
+
+fn first() -> Result<()> {
+    world::mounts()?;
+    let plan = plan()?;
+    world::prepare(&plan)?;
+    // The first process may not enter the agent's domain once denials are enforced; the agent waits for that.
+    label::on_exec(&format!("system_u:system_r:{}:s0", plan.agent))?;
+    let mut agent = Command::new("/init").arg("agent").spawn().context("starting the agent")?;
+    label::on_exec("")?;
+    let status = agent.wait()?;
+    if !status.success() {
+        bail!("the agent: {status}");
+    }
+    say("done");
+    reboot(RebootCommand::PowerOff)?;
+    Ok(())
+}

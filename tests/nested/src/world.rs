@@ -1,0 +1,94 @@
+//! The machine around the pods: mounts, kernel modules, policy, labels.
+
+use crate::label;
+use anyhow::{Context, Result};
+use ferrovirt_nested::{LEVEL, POD, Plan, Scenario};
+use rustix::{
+    fs::{FileType, Mode, mknodat},
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+};
+use std::{
+    ffi::CString,
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::Path,
+};
+
+/// The context of everything in a pod.
+pub(crate) fn pod_context() -> String {
+    format!("system_u:object_r:container_file_t:{LEVEL}")
+}
+
+fn mounted(kind: &str, target: &str, flags: MountFlags, options: &str) -> Result<()> {
+    fs::create_dir_all(target)?;
+    let options = CString::new(options)?;
+    mount(kind, target, kind, flags, Some(options.as_c_str()))
+        .with_context(|| format!("mounting {kind} on {target}"))
+}
+
+pub(crate) fn mounts() -> Result<()> {
+    let none = MountFlags::empty();
+    mounted("proc", "/proc", none, "")?;
+    mounted("sysfs", "/sys", none, "")?;
+    mounted("devtmpfs", "/dev", none, "")?;
+    mounted("selinuxfs", "/sys/fs/selinux", none, "")
+}
+
+pub(crate) fn prepare(plan: &Plan) -> Result<()> {
+    fs::write("/proc/sys/kernel/printk_ratelimit", "0")?;
+    for module in &plan.modules {
+        let file = fs::File::open(module).with_context(|| module.clone())?;
+        rustix::system::finit_module(&file, c"", 0).with_context(|| module.clone())?;
+    }
+    let policy = fs::read("/policy")?;
+    fs::write("/sys/fs/selinux/load", policy).context("loading the policy")?;
+    for (path, context) in &plan.labels {
+        label::set(Path::new(path), context)?;
+    }
+    label::set_all(Path::new(POD), &pod_context())?;
+    fs::write("/proc/sys/vm/nr_hugepages", plan.huge_pages.to_string())?;
+    let options = format!("context=\"{}\",mode=755", pod_context());
+    mounted("tmpfs", &format!("{POD}/dev"), MountFlags::empty(), &options)?;
+    for (name, source) in [("null", "/dev/null"), ("zero", "/dev/zero"), ("urandom", "/dev/urandom")] {
+        node(&format!("/dev/{name}"), source)?;
+    }
+    mounted("proc", &format!("{POD}/proc"), MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, "")?;
+    mounted("sysfs", &format!("{POD}/sys"), MountFlags::RDONLY | MountFlags::NOSUID, "")
+}
+
+/// Makes a device node in the pod like one of the machine's, for the pod's user.
+fn node(path: &str, source: &str) -> Result<()> {
+    let meta = fs::metadata(source).with_context(|| source.to_owned())?;
+    let path = format!("{POD}{path}");
+    let kind = FileType::from_raw_mode(meta.mode());
+    mknodat(rustix::fs::CWD, &path, kind, Mode::from_raw_mode(0o666), meta.rdev())
+        .with_context(|| format!("device node {path}"))?;
+    Ok(fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?)
+}
+
+/// Scratch space, devices and files of one pod.
+pub(crate) fn furnish(scenario: &Scenario) -> Result<()> {
+    let options = format!("context=\"{}\",mode=755", pod_context());
+    mounted("tmpfs", &format!("{POD}/var/run"), MountFlags::empty(), &options)?;
+    for folder in ["kubevirt", "kubevirt/sockets", "kubevirt-private", "kubevirt-ephemeral-disks"] {
+        let path = format!("{POD}/var/run/{folder}");
+        fs::create_dir_all(&path)?;
+        chown(&path, Some(crate::runtime::USER), Some(crate::runtime::USER))?;
+    }
+    for (path, source) in &scenario.devices {
+        node(path, source)?;
+    }
+    for (path, source) in &scenario.copies {
+        let path = format!("{POD}{path}");
+        fs::copy(source, &path).with_context(|| path.clone())?;
+        chown(&path, Some(crate::runtime::USER), Some(crate::runtime::USER))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn clear(scenario: &Scenario) -> Result<()> {
+    for (path, _) in &scenario.devices {
+        let _ = fs::remove_file(format!("{POD}{path}"));
+    }
+    unmount(format!("{POD}/var/run"), UnmountFlags::DETACH).context("the pod's scratch space")
+}

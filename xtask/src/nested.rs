@@ -1,0 +1,206 @@
+//! Real guests under the SELinux types of the minimal profile, in a real kernel that enforces them.
+//!
+//! The outer machine is QEMU in emulation with Debian's cloud kernel and `tests/nested` as its first process. In it the
+//! launcher of `target/dist` and Debian's QEMU run inner guests: on KVM, which the emulated processor has, and in
+//! emulation. Nothing of it needs a privilege or SELinux on this machine.
+
+mod image;
+mod policy;
+mod scenarios;
+mod without;
+
+use crate::{run, selinux, target};
+use anyhow::{Context, Result, ensure};
+use ferrovirt_nested::{Outcome, Plan, Scenario};
+use ferrovirt_plan::base::Base;
+use ferrovirt_selinux::avc;
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// What the command does.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Log denials instead of enforcing, and print them by scenario: what a type that lacks rules would need
+    #[arg(long)]
+    explore: bool,
+    /// Leave out each rule in turn, and write what fails without it to tests/golden/selinux/without.txt
+    #[arg(long)]
+    ablate: bool,
+    /// The base policy: base, or an overlay of tests/selinux by name
+    #[arg(long, default_value = "base")]
+    base: String,
+    /// Only scenarios whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// Where everything is.
+struct Nest {
+    /// `target/selinux/nested`
+    dir: PathBuf,
+    /// `target/selinux`
+    selinux: PathBuf,
+}
+
+pub(crate) fn nested(options: &Options) -> Result<()> {
+    let guest = crate::guest::build(&target())?;
+    let selinux = selinux::build(&target())?;
+    let nest = Nest { dir: selinux.join("nested"), selinux };
+    fs::create_dir_all(&nest.dir)?;
+    image::stage(&nest, &guest)?;
+    let base = Base::refpolicy();
+    if options.ablate {
+        return without::run(&nest, &base);
+    }
+    let mut scenarios = scenarios::all();
+    scenarios.retain(|one| options.only.as_ref().is_none_or(|part| one.name.contains(part.as_str())));
+    policy::compile(&nest, &base, &options.base, &policy::Form::Whole)?;
+    let (outcomes, kernel) = boot(&nest, &plan(&base, scenarios.clone(), !options.explore))?;
+    for outcome in &outcomes {
+        println!("{:<28}{:<36}{:>6} ms  {}", outcome.name, outcome.domain, outcome.took, verdict(outcome));
+    }
+    print!("{}", denials(&kernel));
+    ensure!(outcomes.len() == scenarios.len(), "only {} of {} ran", outcomes.len(), scenarios.len());
+    let failed: Vec<&Outcome> = outcomes.iter().filter(|one| failure(one).is_some()).collect();
+    for outcome in &failed {
+        println!(
+            "--- {}: serial port\n{}\n--- {}: log\n{}",
+            outcome.name, outcome.serial, outcome.name, outcome.log
+        );
+    }
+    ensure!(failed.is_empty(), "{} of {} guests failed", failed.len(), outcomes.len());
+    Ok(())
+}
+
+fn verdict(outcome: &Outcome) -> String {
+    failure(outcome).unwrap_or_else(|| "ran".to_owned())
+}
+
+/// What went wrong, on one line. A guest that runs while QEMU complains about a refusal does not go well.
+fn failure(outcome: &Outcome) -> Option<String> {
+    let complaint = || {
+        let refused =
+            |line: &&str| line.contains("Permission denied") || line.contains("Operation not permitted");
+        outcome.log.lines().find(refused).map(|line| format!("logged: {line}"))
+    };
+    let text = outcome.failure.clone().or_else(complaint)?;
+    Some(text.replace(['\n', '\r'], " ").trim().to_owned())
+}
+
+fn plan(base: &Base, scenarios: Vec<Scenario>, enforcing: bool) -> Plan {
+    let label = |path: &str, kind: &str| (path.to_owned(), format!("system_u:object_r:{kind}:s0"));
+    Plan {
+        enforcing,
+        runtime: base.runtime.clone(),
+        agent: base.agent.clone(),
+        modules: image::MODULES.iter().map(|name| format!("/modules/{name}.ko")).collect(),
+        labels: vec![
+            label("/init", "container_engine_exec_t"),
+            label("/dev/net/tun", "tun_tap_device_t"),
+            label("/dev/null", "null_device_t"),
+            label("/dev/zero", "zero_device_t"),
+            label("/dev/ttyS1", "tty_device_t"),
+        ],
+        huge_pages: 140,
+        scenarios,
+    }
+}
+
+/// Boots the outer machine; the outcomes in order, and the kernel's log.
+fn boot(nest: &Nest, plan: &Plan) -> Result<(Vec<Outcome>, String)> {
+    let root = nest.dir.join("root");
+    fs::write(root.join("plan.json"), serde_json::to_vec(plan)?)?;
+    fs::copy(nest.dir.join("policy"), root.join("policy"))?;
+    let initrd = nest.dir.join("initrd");
+    run(Command::new("sh")
+        .args(["-c", "find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 > \"$1\"", "sh"])
+        .arg(&initrd)
+        .current_dir(&root))?;
+    let (kernel, results) = (nest.dir.join("kernel.log"), nest.dir.join("results.log"));
+    let patience: u64 = 60 + plan.scenarios.iter().map(|one| one.patience).sum::<u64>();
+    let disk = nest.dir.join("disk");
+    fs::write(&disk, vec![0; 8 << 20])?;
+    let text = |path: &Path| path.display().to_string();
+    let status = Command::new("timeout")
+        .arg(patience.to_string())
+        .arg("qemu-system-x86_64")
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536", "-nodefaults"])
+        .args(["-display", "none", "-monitor", "none", "-no-reboot"])
+        .args(["-serial", &format!("file:{}", text(&kernel)), "-serial", &format!("file:{}", text(&results))])
+        .args(["-drive", &format!("if=none,id=disk,format=raw,file={}", text(&disk))])
+        .args(["-device", "nvme,serial=disk,drive=disk"])
+        .args(["-kernel", &text(&nest.selinux.join("vmlinuz")), "-initrd", &text(&initrd), "-append"])
+        .arg("console=ttyS0 security=selinux audit=1 audit_backlog_limit=8192 panic=-1 loglevel=7")
+        .status()
+        .context("cannot run qemu-system-x86_64")?;
+    let log = String::from_utf8_lossy(&fs::read(&kernel)?).into_owned();
+    let said = String::from_utf8_lossy(&fs::read(&results)?).into_owned();
+    let mut outcomes = Vec::new();
+    for line in said.lines().map(str::trim).filter(|line| line.starts_with('{')) {
+        outcomes.push(serde_json::from_str(line).with_context(|| line.to_owned())?);
+    }
+    let done = said.lines().any(|line| line.trim() == "done");
+    ensure!(
+        status.success() && done,
+        "the machine did not come to its end ({status}):\n{}\n{}",
+        said.lines().filter(|line| !line.starts_with('{')).collect::<Vec<_>>().join("\n"),
+        log.lines().rev().take(30).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
+    );
+    Ok((outcomes, log))
+}
+
+/// The denials of the machines' types by scenario, as rules.
+fn denials(kernel: &str) -> String {
+    let mut out = String::new();
+    for (name, lines) in sections(kernel) {
+        let mut rules: BTreeMap<(String, String, String), BTreeMap<String, String>> = BTreeMap::new();
+        let (events, _) = avc::events(lines.iter().copied());
+        for event in &events {
+            for (record, denial) in event.denials() {
+                let kind = |context: &str| context.split(':').nth(2).unwrap_or_default().to_owned();
+                let key = (kind(&denial.source), kind(&denial.target), denial.class.clone());
+                let what = |field| record.field(field).unwrap_or_default().trim_matches('"').to_owned();
+                let path = Some(what("path")).filter(|path| !path.is_empty()).unwrap_or_else(|| what("name"));
+                let number =
+                    record.field("ioctlcmd").map_or(String::new(), |number| format!(" ioctl {number}"));
+                for permission in &denial.permissions {
+                    rules
+                        .entry(key.clone())
+                        .or_default()
+                        .entry(permission.clone())
+                        .or_insert_with(|| format!("{} {path}{number}", what("comm")));
+                }
+            }
+        }
+        if !rules.is_empty() {
+            let _ = writeln!(out, "denied in {name}:");
+        }
+        for ((source, target, class), permissions) in rules {
+            for (permission, example) in permissions {
+                let _ = writeln!(out, "  {source} {target} {class} {permission:<20} {example}");
+            }
+        }
+    }
+    out
+}
+
+/// The kernel's log by scenario.
+fn sections(kernel: &str) -> Vec<(&str, Vec<&str>)> {
+    let mut out: Vec<(&str, Vec<&str>)> = vec![("start", Vec::new())];
+    for line in kernel.lines() {
+        if let Some((_, name)) = line.split_once("nested: begin ") {
+            out.push((name.trim(), Vec::new()));
+        } else if line.contains("nested: end ") {
+            out.push(("between", Vec::new()));
+        } else if let Some((_, lines)) = out.last_mut() {
+            lines.push(line);
+        }
+    }
+    out.retain(|(name, _)| !["start", "between"].contains(name));
+    out
+}

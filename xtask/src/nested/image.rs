@@ -1,0 +1,81 @@
+//! The initial RAM file system of the outer machine, and in it the pods' root file system.
+
+use super::Nest;
+use crate::{guest::Guest, root, run, target};
+use anyhow::{Context, Result};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Modules in loading order.
+pub(super) const MODULES: [&str; 4] = ["irqbypass", "kvm", "kvm-amd", "tun"];
+
+/// Firmware and ROMs that the command lines name.
+const FIRMWARE: [&str; 6] = [
+    "qboot.rom",
+    "bios-256k.bin",
+    "linuxboot_dma.bin",
+    "kvmvapic.bin",
+    "vgabios-stdvga.bin",
+    "keymaps/en-us",
+];
+
+const STATIC: &str = "x86_64-unknown-linux-gnu";
+
+pub(super) fn stage(nest: &Nest, guest: &Guest) -> Result<()> {
+    let tree = nest.dir.join("root");
+    let _ = fs::remove_dir_all(&tree);
+    for folder in ["modules", "proc", "sys", "dev", "images", "pod/dev", "pod/proc", "pod/sys", "pod/var/run"]
+    {
+        fs::create_dir_all(tree.join(folder))?;
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    run(Command::new(cargo)
+        .current_dir(root())
+        .args(["build", "--quiet", "--release", "--locked", "-p", "ferrovirt-nested", "--target", STATIC])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    program(&target().join(STATIC).join("release/nested"), &tree.join("init"))?;
+    for module in MODULES {
+        let name = format!("modules/{module}.ko");
+        fs::copy(nest.selinux.join(&name), tree.join(&name)).with_context(|| name.clone())?;
+    }
+    let pod = tree.join("pod");
+    program(&target().join("dist/virt-launcher"), &pod.join("usr/bin/virt-launcher"))?;
+    qemu(&pod)?;
+    fs::create_dir_all(pod.join("images"))?;
+    fs::copy(&guest.kernel, pod.join("images/vmlinuz"))?;
+    fs::copy(&guest.initrd, pod.join("images/initrd"))?;
+    fs::write(pod.join("images/sector.img"), super::scenarios::sector())?;
+    Ok(fs::write(tree.join("images/scratch.img"), vec![0; 1 << 20])?)
+}
+
+fn program(source: &Path, copy: &Path) -> Result<()> {
+    if let Some(folder) = copy.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::copy(source, copy).with_context(|| format!("{}: cargo xtask build makes it", source.display()))?;
+    Ok(fs::set_permissions(copy, fs::Permissions::from_mode(0o755))?)
+}
+
+/// Debian's QEMU with its libraries and firmware.
+fn qemu(pod: &Path) -> Result<()> {
+    let own = Path::new("/usr/bin/qemu-system-x86_64");
+    program(own, &pod.join("usr/bin/qemu-system-x86_64"))?;
+    let module = Path::new("/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so");
+    program(module, &pod.join(module.strip_prefix("/")?))?;
+    let output = Command::new("ldd").arg(own).output().context("cannot run ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for library in text.split_whitespace().filter(|word| word.starts_with('/')) {
+        program(Path::new(library), &pod.join(library.trim_start_matches('/')))?;
+    }
+    let share = pod.join("usr/share/qemu");
+    for name in FIRMWARE {
+        let folders = ["/usr/share/qemu", "/usr/share/seabios"].map(PathBuf::from);
+        let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
+        program(&found.with_context(|| format!("QEMU's {name} is missing"))?, &share.join(name))?;
+    }
+    Ok(())
+}

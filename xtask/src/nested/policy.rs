@@ -1,0 +1,82 @@
+//! The policy of the outer machine: a base, the minimal profile's module, and what stands for the rest of a node.
+
+use super::Nest;
+use crate::run;
+use anyhow::{Context, Result, ensure};
+use ferrovirt_plan::{base::Base, render};
+use std::{fs, path::PathBuf, process::Command};
+
+/// The node agent starts the container runtime and passes it the launcher's socket. On a node the unit of a service or
+/// the base policy arranges this; it is no part of a machine's type.
+const NODE: &str = "
+(allow AGENT RUNTIME (process (transition)))
+(allow AGENT RUNTIME (process2 (nnp_transition)))
+(allow RUNTIME AGENT (fd (use)))
+(allow RUNTIME AGENT (fifo_file (read write append getattr ioctl)))
+(allow RUNTIME AGENT (unix_stream_socket (read write getattr getopt ioctl)))
+(allow RUNTIME AGENT (process (sigchld)))
+";
+
+/// What the node's agent and runtime have on a type through `domain`, for types without that attribute.
+const ON_TYPE: &str = "
+(typeattribute lacking)
+(allow AGENT lacking (unix_stream_socket (connectto)))
+(allow AGENT lacking (process (sigkill getattr)))
+(allow AGENT lacking (dir (search getattr open read)))
+(allow AGENT lacking (file (getattr open read)))
+(allow AGENT lacking (fd (use)))
+";
+
+/// Which types of machines the policy has.
+pub(super) enum Form<'a> {
+    /// Those of the minimal profile.
+    Whole,
+    /// These, each in a block `without`, none with an attribute of the base.
+    Lacking(&'a str),
+}
+
+/// Compiles the policy into `policy` of the nest's folder.
+pub(super) fn compile(nest: &Nest, base: &Base, overlay: &str, form: &Form<'_>) -> Result<()> {
+    let mut modules: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(nest.selinux.join("cil")).context("cargo xtask selinux-base makes it")? {
+        modules.push(entry?.path());
+    }
+    modules.sort();
+    if overlay != "base" {
+        modules.push(nest.selinux.join("overlays").join(overlay).with_extension("cil"));
+    }
+    let own = nest.dir.join("virt_machine.cil");
+    let names = |text: &str| text.replace("AGENT", &base.agent).replace("RUNTIME", &base.runtime);
+    let text = match form {
+        Form::Whole => ferrovirt_selinux::cil::text(&render::cil::minimal(base)),
+        Form::Lacking(text) => {
+            let types = text.lines().filter_map(|line| line.strip_prefix("(block without (type "));
+            let names_of: Vec<String> =
+                types.map(|name| format!("without.{}", name.trim_end_matches(')'))).collect();
+            let all = names_of.join(" ");
+            format!("{}(typeattributeset lacking ({all}))\n{}", names(ON_TYPE), merged(text))
+        }
+    };
+    fs::write(&own, text)?;
+    let node = nest.dir.join("node.cil");
+    fs::write(&node, names(NODE))?;
+    modules.extend([own, node]);
+    let policy = nest.dir.join("policy");
+    let unchecked: &[&str] = if matches!(form, Form::Lacking(_)) { &["-N"] } else { &[] };
+    run(Command::new("secilc")
+        .args(unchecked)
+        .args(["-M", "true", "-c", "33", "-f", "/dev/null", "-o"])
+        .arg(&policy)
+        .args(&modules))?;
+    ensure!(policy.exists(), "secilc made no policy");
+    Ok(())
+}
+
+/// One block for all types: a block of one name may stand only once.
+fn merged(text: &str) -> String {
+    let (blocks, rules): (Vec<&str>, Vec<&str>) =
+        text.lines().partition(|line| line.starts_with("(block without "));
+    let types: Vec<&str> =
+        blocks.iter().filter_map(|line| line.strip_prefix("(block without ")?.strip_suffix(')')).collect();
+    format!("(block without {})\n{}\n", types.join(" "), rules.join("\n"))
+}
