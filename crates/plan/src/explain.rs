@@ -1,6 +1,10 @@
 //! What a machine is granted and why, for people and for programs.
 
-use crate::{admission, config::ClusterConfig, render};
+use crate::{
+    admission,
+    config::{ClusterConfig, LauncherRights},
+    render,
+};
 use ferrovirt_model::{Machine, Profile};
 use ferrovirt_privilege::{
     Feature, Grant, GrantSet, Held, Right, Subject, Surface, Surroundings, cluster_grants, machine_grants,
@@ -122,7 +126,13 @@ fn admitted(
     surroundings: &Surroundings,
     profile: Profile,
 ) -> (Option<String>, BTreeSet<Right<String>>) {
-    let config = ClusterConfig { profile, use_emulation: surroundings.emulation, ..ClusterConfig::default() };
+    let config = ClusterConfig {
+        profile,
+        use_emulation: surroundings.emulation,
+        // What the machine needs, whoever may have it.
+        launcher_rights: Some(LauncherRights::Controller),
+        ..ClusterConfig::default()
+    };
     let pod = render::pod::pod_in(machine, &Default::default(), &config, surroundings);
     let grants = cluster_grants(profile);
     let scc = render::scc::controller(&grants);

@@ -3,7 +3,7 @@
 
 use crate::{
     admission::{admit, without as lesser},
-    config::ClusterConfig,
+    config::{ClusterConfig, LauncherRights},
     judge::{Finding, judge},
     order::{NicFacts, NodeFacts, order},
     render, samples,
@@ -32,7 +32,8 @@ struct Plan {
 
 impl Plan {
     fn new(machine: &Machine, profile: Profile, label: Option<Label>) -> Self {
-        let config = ClusterConfig { profile, ..ClusterConfig::default() };
+        let launcher_rights = Some(LauncherRights::Controller);
+        let config = ClusterConfig { profile, launcher_rights, ..ClusterConfig::default() };
         let mut facts = NodeFacts::new(Accelerator::Kvm);
         facts.block_claims.insert("block".into());
         for interface in &machine.interfaces {
