@@ -232,13 +232,14 @@ fn in_runtime(plan: &Plan, words: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// Every process of a type.
+/// Every process of a type that has not ended; one that only waits to be reaped has no command line.
 fn processes(domain: &str) -> Vec<Pid> {
     let mut found = Vec::new();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let number = process.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
         let label = fs::read_to_string(process.path().join("attr/current")).unwrap_or_default();
-        found.extend(number.filter(|_| label.contains(&format!(":{domain}:"))));
+        let alive = fs::read(process.path().join("cmdline")).is_ok_and(|line| !line.is_empty());
+        found.extend(number.filter(|_| alive && label.contains(&format!(":{domain}:"))));
     }
     found
 }
