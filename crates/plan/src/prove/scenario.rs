@@ -8,8 +8,8 @@ use super::{
 use ferrovirt_selinux::{Database, LookupError};
 use std::{collections::BTreeSet, fmt::Write as _};
 
-/// Huge pages that the guest sets apart; each operation uses one and gives it back.
-const HUGE_PAGES: u32 = 16;
+/// Huge pages that the guest sets apart beside one for each domain, whose file on a hugetlbfs keeps it.
+const SPARE_HUGE_PAGES: usize = 8;
 
 /// A question about one access, answered by the kernel without an operation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,7 +87,7 @@ pub fn scenario(base: &Database, trials: &[Trial]) -> Result<(String, Vec<Questi
         }
         workers.push('\n');
     }
-    let mut text = format!("huge-pages\t{HUGE_PAGES}\n");
+    let mut text = format!("huge-pages\t{}\n", trials.len() + SPARE_HUGE_PAGES);
     for Question { source, target, class } in &questions {
         let _ = writeln!(text, "ask\t{source}\t{target}\t{class}");
     }
