@@ -61,7 +61,7 @@ pub(super) fn arguments(ours: &[String], guest: &Guest) -> Result<Vec<String>> {
             "-chardev" | "-mon" | "-serial" => continue,
             "-netdev" => {
                 let netdev: serde_json::Value = serde_json::from_str(value)?;
-                serde_json::json!({"type": "user", "id": netdev["id"], "restrict": true}).to_string()
+                serde_json::json!({"type": "user", "id": netdev.get("id"), "restrict": true}).to_string()
             }
             "-kernel" => fs::canonicalize(&guest.kernel)?.to_string_lossy().into_owned(),
             "-initrd" => fs::canonicalize(&guest.initrd)?.to_string_lossy().into_owned(),
