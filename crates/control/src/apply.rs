@@ -123,8 +123,7 @@ impl Controller {
         K: Resource + Clone + DeserializeOwned + Debug,
     {
         let patch: Patch<()> = Patch::Json(json_patch(ops)?);
-        let answer = api.patch(name, &PatchParams::default(), &patch).await;
-        gone_is_fine(answer.map(drop), "FailedUpdate")
+        written(api.patch(name, &PatchParams::default(), &patch).await)
     }
 
     pub(crate) async fn patch_status<K>(&self, api: &Api<K>, name: &str, ops: &[Value]) -> Result<(), Failure>
@@ -132,8 +131,7 @@ impl Controller {
         K: Resource + Clone + DeserializeOwned + Debug,
     {
         let patch: Patch<()> = Patch::Json(json_patch(ops)?);
-        let answer = api.patch_status(name, &PatchParams::default(), &patch).await;
-        gone_is_fine(answer.map(drop), "FailedUpdate")
+        written(api.patch_status(name, &PatchParams::default(), &patch).await)
     }
 }
 
@@ -149,7 +147,15 @@ fn deletion(uid: String, grace_period_seconds: Option<u32>) -> DeleteParams {
     }
 }
 
-/// What no longer exists needs no write.
+/// An object that no longer exists ends the round: what comes after the write, such as a pod, would be for nobody.
+fn written<K>(answer: kube::Result<K>) -> Result<(), Failure> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.code == 404 => Err(Failure::Overtaken),
+        answer => answer.map(drop).map_err(|error| failure(error, "FailedUpdate")),
+    }
+}
+
+/// What no longer exists needs no deletion.
 fn gone_is_fine(answer: kube::Result<()>, reason: &'static str) -> Result<(), Failure> {
     match answer {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

@@ -97,6 +97,8 @@ pub(super) fn want(
         "Halted" => Want::Stop("the machine is halted"),
         "RerunOnFailure" if failed && !start => Want::StopThenStart,
         "Always" | "RerunOnFailure" if ended => Want::Stop("the guest has ended"),
+        // The ended instance is in the way of a start that an earlier strategy queued.
+        "Manual" if ended && start => Want::Stop("the guest has ended and a start was requested"),
         _ if stop => Want::Stop("a stop was requested"),
         _ if ended => Want::Nothing("the guest has ended; the instance is kept until a stop request"),
         _ => Want::Nothing("the instance exists"),
@@ -105,11 +107,14 @@ pub(super) fn want(
 
 /// Requests that are not done yet. Only the first one counts at any time, so a queued restart is stop, then start.
 pub(super) fn open_requests(
+    strategy: &str,
     requests: &[VirtualMachineStateChangeRequest],
     vmi: Option<&VirtualMachineInstance>,
 ) -> Vec<VirtualMachineStateChangeRequest> {
     let done = |request: &VirtualMachineStateChangeRequest| match request.action.as_str() {
         "Stop" => vmi.is_none_or(|vmi| request.uid.as_deref() != Some(uid(&vmi.metadata))),
+        // A request that an earlier strategy left: a machine that runs once is not started by hand, as upstream.
+        "Start" if strategy == "Once" => true,
         "Start" => vmi.is_some_and(|vmi| !is_final(vmi) && vmi.metadata.deletion_timestamp.is_none()),
         // A request that nobody understands would block the queue for ever.
         _ => true,

@@ -38,7 +38,7 @@ pub fn vm(snapshot: &VmSnapshot<'_>, now: Timestamp, jitter: f64) -> Decision {
 
     let old = machine.status.clone().unwrap_or_default();
     let strategy = start::strategy(machine);
-    let mut requests = start::open_requests(&old.state_change_requests, mine);
+    let mut requests = start::open_requests(strategy, &old.state_change_requests, mine);
     let failure = start::start_failure(old.start_failure.as_ref(), strategy, mine, now, jitter);
     let want = start::want(strategy, mine, &requests, start::is_first(&old, strategy));
     if want == Want::StopThenStart {

@@ -183,13 +183,13 @@ fn create(snapshot: &VmiSnapshot<'_>, blocked: bool) -> Step {
     match (snapshot.launcher)(snapshot.vmi) {
         Ok(pod) => {
             let name = pods::name(&pod).to_owned();
-            let mut actions = Vec::new();
-            if snapshot.taken.is_some() {
-                // The level in the pod is the one that is recorded now, not one that was given up since.
-                actions.push(Action::PatchVmi(patch::unchanged(&snapshot.vmi.metadata)));
-            }
-            actions.push(Action::CreatePod(Box::new(pod)));
-            actions.push(Event::normal("SuccessfulCreate", format!("Created virtual machine pod {name}")));
+            let actions = vec![
+                // A cache may lag behind the whole life of the instance's pod: only who has seen the newest instance
+                // makes one, with the level that is recorded now and not one that was given up since.
+                Action::PatchVmi(patch::unchanged(&snapshot.vmi.metadata)),
+                Action::CreatePod(Box::new(pod)),
+                Event::normal("SuccessfulCreate", format!("Created virtual machine pod {name}")),
+            ];
             Step { actions, why: format!("creating pod {name}"), ..Step::default() }
         }
         Err(causes) => {

@@ -255,6 +255,10 @@ impl World {
             Action::PatchVmi(ops) => {
                 let Some(mut vmi) = self.stored.vmi.clone() else { return Err(()) };
                 patch(&mut vmi, ops)?;
+                // What changes nothing is not written: the version stays, as on an API server.
+                if Some(&vmi) == self.stored.vmi.as_ref() {
+                    return Ok(());
+                }
                 vmi.metadata.resource_version = Some(self.next());
                 self.stored.vmi = Some(vmi);
                 self.collect();
