@@ -1,4 +1,5 @@
 //! The real kubectl against the real server, in this process, on a free port of the loopback.
+#![allow(clippy::expect_used, reason = "helpers of tests")]
 
 mod common;
 
@@ -451,7 +452,7 @@ fn uid_range(cluster: &Cluster, namespace: &str) -> String {
     let path = r"-o=jsonpath={.metadata.annotations.openshift\.io/sa\.scc\.uid-range}";
     let ask = || cluster.ok(&["get", "namespace", namespace, path]);
     let range = std::iter::repeat_with(ask).take(200).find(|range| !range.is_empty());
-    range.unwrap_or_else(|| panic!("{namespace} got no block"))
+    range.expect("a block of user ids")
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Both profiles' SELinux modules through the real compiler, on each base policy of `cargo xtask selinux-base`, and read
 //! back. Takes some seconds for each base.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 use ferrovirt_model::Profile;
 use ferrovirt_plan::{base::Base, lift, render};

@@ -2,7 +2,7 @@
 //!
 //! The webhook is the real program (`cargo xtask build` makes it) against the real embedded API, which serves 200 SCCs. The
 //! client is in this process and shares the machine's cores with it; its own time is printed beside the webhook's.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // A broken benchmark should stop.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // A broken benchmark should stop.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
