@@ -1,7 +1,7 @@
 //! Witnesses of what the node does: each step is made by the agent's own code without the one capability, or by the
 //! launcher's user without the one mount, descriptor or file, and the kernel refuses it. Needs root.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use ferrovirt_agent::{
     network::{
