@@ -127,7 +127,7 @@ fn one_machine(cluster: &Cluster, guest: &Guest, rounds: usize) -> Result<One> {
         let start = Instant::now();
         cluster.kubectl(&["version", "--client"])?;
         alone.push(start.elapsed());
-        let file = write("{apiVersion: v1, kind: ConfigMap, metadata: {name: bench, namespace: default}}")?;
+        let file = write("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bench, namespace: default}\n")?;
         cluster.kubectl(&["apply", "--validate=false", "-f", &file.path().to_string_lossy()])?;
         let start = Instant::now();
         cluster.kubectl(&["apply", "--validate=false", "-f", &file.path().to_string_lossy()])?;
