@@ -60,7 +60,9 @@ pub(crate) fn differences(case: &Value, sets: &Value) -> Result<Vec<String>, Str
     // A refusal that is not about single SCCs may be recorded with the prefix of the whole message.
     let whole = denied.is_some_and(|d| wanted == [d.to_string()]);
     if !whole {
-        compare("errors", format!("{wanted:#?}"), format!("{errors:#?}"));
+        let first = wanted.iter().zip(&errors).take_while(|(want, have)| want == have).count();
+        let show = |list: &[String]| format!("{} of them, {:?} there", list.len(), list.get(first));
+        compare(&format!("errors[{first}]"), show(&wanted), show(&errors));
     }
     if want.get("message").is_some() {
         compare(

@@ -136,14 +136,21 @@ pub(crate) fn refused<A: Authorizer>(
 }
 
 /// Why the SCC that the annotation names did not pass.
-fn hint_failed<A: Authorizer>(walk: &Walk<'_, '_, A>, hint: &str) -> AuditAnnotation {
-    let tried = walk.tried.iter().find(|t| walk.compiled(t.at).is_some_and(|c| c.name == hint));
-    match tried {
-        Some(tried) => AuditAnnotation::new(
+fn hint_failed<A: Authorizer>(walk: &mut Walk<'_, '_, A>, hint: &str) -> AuditAnnotation {
+    let tried = walk.tried.iter().find(|t| walk.compiled(t.at).is_some_and(|c| c.name == hint)).copied();
+    let at = walk.constraints.by_name.get(hint).copied();
+    let usable = at.is_some_and(|at| walk.rights.subject(at, hint).is_some());
+    match (tried, usable) {
+        (Some(tried), _) => AuditAnnotation::new(
             format!("too-restrictive-{hint}"),
-            walk.worded(*tried, |findings| joined(findings)),
+            walk.worded(tried, |findings| joined(findings)),
         ),
-        None => AuditAnnotation::new(
+        // It was tried first and fits, so that it must have wanted to change the pod.
+        (None, true) => AuditAnnotation::new(
+            format!("too-restrictive-{hint}"),
+            "failures final validation after mutating admission",
+        ),
+        (None, false) => AuditAnnotation::new(
             "denied-validation",
             format!(
                 "originally chosen {} got denied in final validation after mutating admission",

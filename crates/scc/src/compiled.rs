@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::namespace::NamespaceValues;
 use crate::order;
+use crate::pass::Candidates;
 use crate::types::{GroupStrategy, SecurityContextConstraints};
 use crate::volume;
 
@@ -237,8 +238,14 @@ impl Constraints {
         self.by_name.get(name).and_then(|n| self.list.get(*n))
     }
 
-    /// Why SCCs cannot be used in this namespace. The usual answer, none, is found without looking at each.
-    pub(crate) fn build_errors(&self, namespace: &str, values: &NamespaceValues<'_>) -> Vec<String> {
+    /// Why candidates cannot be used in this namespace, in the order in which they are tried. The usual answer, none, is
+    /// found without looking at each.
+    pub(crate) fn build_errors(
+        &self,
+        candidates: Candidates,
+        namespace: &str,
+        values: &NamespaceValues<'_>,
+    ) -> Vec<String> {
         let fine = !self.faults
             && (!self.uses_uids || values.uids().is_ok())
             && (!self.uses_level || values.level().is_ok())
@@ -246,7 +253,8 @@ impl Constraints {
         if fine {
             return Vec::new();
         }
-        self.list.iter().filter_map(|c| c.build_error(namespace, values)).collect()
+        let candidates = candidates.iter(self.list.len()).filter_map(|at| self.list.get(at));
+        candidates.filter_map(|c| c.build_error(namespace, values)).collect()
     }
 }
 

@@ -158,7 +158,7 @@ fn amount(text: &str) -> Option<i128> {
 /// Two pods without their annotations, and without the metadata that controllers keep for themselves.
 pub(crate) fn pods(old: &Value, new: &Value) -> bool {
     const OWN: [&str; 5] = ["annotations", "ownerReferences", "finalizers", "selfLink", "managedFields"];
-    without(old, new, &["metadata", "spec"])
+    without(old, new, &["apiVersion", "kind", "metadata", "spec"])
         && without(field(old, "metadata"), field(new, "metadata"), &OWN)
         && specs(old, new)
 }

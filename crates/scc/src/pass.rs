@@ -567,13 +567,7 @@ impl Constraints {
         if let Some(key) = values.missing() {
             return Err(Cause::NamespaceUnprepared { namespace: namespace(), key });
         }
-        let errors = match candidates {
-            Candidates::All { .. } => self.build_errors(request.namespace, &values),
-            Candidates::One(at) => {
-                let error = self.list.get(at).and_then(|c| c.build_error(request.namespace, &values));
-                error.into_iter().collect()
-            }
-        };
+        let errors = self.build_errors(candidates, request.namespace, &values);
         if errors.is_empty() { Ok(values) } else { Err(Cause::Unusable(errors)) }
     }
 }

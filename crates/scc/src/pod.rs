@@ -267,7 +267,11 @@ impl<'a> Pod<'a> {
                 "hostPID" => self.host_pid = flag(value, key)?,
                 "hostIPC" => self.host_ipc = flag(value, key)?,
                 "hostUsers" => self.host_users = Some(flag(value, key)?),
-                "serviceAccountName" => self.service_account = text(value, key)?,
+                "serviceAccountName" if value != "" => self.service_account = text(value, key)?,
+                // The old spelling counts where the new one says nothing.
+                "serviceAccount" if self.service_account.is_empty() => {
+                    self.service_account = text(value, key)?
+                }
                 "securityContext" => self.read_context(object(value, key)?)?,
                 "volumes" => self.read_volumes(list(value, key)?)?,
                 "os" => {

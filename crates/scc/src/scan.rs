@@ -68,9 +68,6 @@ fn skip_space(text: &str) -> Result<&str, BlockError> {
     loop {
         let mut chars = rest.chars();
         match chars.next() {
-            Some('\r') if chars.as_str().starts_with('\n') => {
-                chars.next();
-            }
             Some('\n') => return Err(BlockError::NewLine),
             Some(c) if c.is_whitespace() => {}
             _ => return Ok(rest),
@@ -94,7 +91,10 @@ mod tests {
         assert_eq!(pair("1000/", '/'), Err(BlockError::End));
         assert_eq!(pair("", '-'), Err(BlockError::End));
         assert_eq!(pair("1/4294967296", '/'), Err(BlockError::Overflow("4294967296".into())));
-        assert_eq!(pair("\n1/2", '/'), Err(BlockError::NewLine));
+        for line in ["\n1/2", "\r\n1/2", "1/\n2"] {
+            assert_eq!(pair(line, '/'), Err(BlockError::NewLine));
+        }
+        assert_eq!(pair("\r1/2", '/'), Ok((1, 2)));
         assert!(matches!(pair("99999999999999999999999/2", '/'), Err(BlockError::OutOfRange(_))));
     }
 }

@@ -71,7 +71,24 @@ pub(crate) fn permits(list: &[String], name: Name<'_>) -> bool {
     let default = name.is("runtime/default") || name.is("docker/default");
     list.iter().any(|entry| {
         entry == "*"
-            || (!name.is_empty() && name.is(entry))
+            || name.is(entry)
             || (default && (entry == "runtime/default" || entry == "docker/default"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_admits_what_it_names_even_the_empty_name() {
+        let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        assert!(permits(&list(&[]), Name::Plain("")));
+        assert!(!permits(&list(&[]), Name::Plain("unconfined")));
+        assert!(!permits(&list(&["unconfined"]), Name::Plain("")));
+        assert!(permits(&list(&["unconfined", ""]), Name::Plain("")));
+        assert!(permits(&list(&["docker/default"]), Name::Plain("runtime/default")));
+        assert!(permits(&list(&["localhost/a"]), Name::Localhost("a")));
+        assert!(!permits(&list(&["localhost/*"]), Name::Localhost("a")));
+    }
 }

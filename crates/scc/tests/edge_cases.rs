@@ -264,3 +264,53 @@ fn hostile_pods_end_in_bounded_time_and_memory() {
         "pods \"\\n\" is forbidden: object was marked as kind pod but was unable to be converted: spec must be an object"
     );
 }
+
+#[test]
+fn the_named_scc_comes_first_in_the_second_pass() {
+    // Both cannot be used without a level; the named one is told about first, whatever its priority.
+    let constraints = cluster(json!([]));
+    let values = NamespaceValues { mcs: Some(""), ..VALUES };
+    let mut named = pod();
+    named["metadata"]["annotations"] = json!({"openshift.io/scc": "restricted"});
+    let ask = Ask { values: Some(values), ..Ask::admin() };
+    let denied = constraints.validate(&ask.request(), &everybody, &named).unwrap_err();
+    let Cause::Unusable(errors) = denied.cause else { panic!() };
+    assert!(errors[0].contains("while trying to configure SCC restricted:"), "{errors:?}");
+    assert!(errors[1].contains("while trying to configure SCC anyuid:"), "{errors:?}");
+}
+
+#[test]
+fn the_audit_log_is_told_why_the_named_scc_did_not_do() {
+    let constraints = cluster(json!([]));
+    let audit = |ask: &Ask<'_>, scc: &str| {
+        let mut bare = pod();
+        bare["metadata"]["annotations"] = json!({"openshift.io/scc": scc});
+        let outcome = constraints.validate(&ask.request(), &everybody, &bare);
+        let list = match outcome {
+            Ok(Outcome::Admitted(admitted)) => admitted.audit,
+            Ok(Outcome::Ignored) => Vec::new(),
+            Err(denied) => denied.audit,
+        };
+        list.into_iter().map(|a| (a.key.into_owned(), a.value)).collect::<Vec<_>>()
+    };
+    let wants_to_change = (
+        "too-restrictive-restricted-v2".to_owned(),
+        "failures final validation after mutating admission".to_owned(),
+    );
+    assert!(audit(&Ask::alice(), "restricted-v2").contains(&wants_to_change));
+    let unusable = audit(&Ask::alice(), "privileged");
+    assert_eq!(unusable.len(), 1);
+    assert!(unusable[0].1.contains("\"privileged\" got denied"), "{unusable:?}");
+}
+
+#[test]
+fn the_old_spelling_of_the_service_account_counts() {
+    let own = json!([{"metadata": {"name": "own"}, "priority": 20, "users": ["system:serviceaccount:demo:builder"],
+        "runAsUser": {"type": "RunAsAny"}, "seLinuxContext": {"type": "RunAsAny"}, "fsGroup": {"type": "RunAsAny"},
+        "supplementalGroups": {"type": "RunAsAny"}}]);
+    let mut old = pod();
+    old["spec"]["serviceAccount"] = "builder".into();
+    assert_eq!(Ask::alice().admitted(&cluster(own.clone()), &mut old.clone()).scc, "restricted-v2");
+    old["spec"]["serviceAccountName"] = Value::Null;
+    assert_eq!(Ask::alice().admitted(&cluster(own), &mut old).subject, SubjectType::ServiceAccount);
+}
