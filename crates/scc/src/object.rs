@@ -59,6 +59,11 @@ pub fn default_object(scc: &mut SecurityContextConstraints) {
             strategy.kind = "RunAsAny".to_owned();
         }
     }
+    let metadata = &mut scc.metadata;
+    for text in [&mut metadata.name, &mut metadata.generate_name, &mut metadata.namespace] {
+        // What is empty is not stored.
+        *text = text.take().filter(|text| !text.is_empty());
+    }
     scc.allow_privilege_escalation.get_or_insert(true);
     let host = scc.allow_host_dir_volume_plugin;
     let mut volumes: Vec<String> = match scc.volumes.take() {
@@ -108,7 +113,10 @@ pub fn prepare(object: Value) -> Result<Value, Vec<FieldError>> {
             reason: "FieldValueNotSupported",
         });
     }
-    errors.extend(validate_object(&scc));
+    // Here a name may still be to be generated.
+    let unnamed = scc.metadata.generate_name.as_ref().is_some_and(|prefix| !prefix.is_empty());
+    let no_name = |e: &FieldError| unnamed && e.field == "metadata.name" && e.reason == "FieldValueRequired";
+    errors.extend(validate_object(&scc).into_iter().filter(|e| !no_name(e)));
     if errors.is_empty() { serde_json::to_value(scc).map_err(unreadable) } else { Err(errors) }
 }
 
@@ -279,6 +287,14 @@ fn overlaps(allowed: &[String], forbidden: &[String], errors: &mut Vec<FieldErro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_may_still_be_to_be_generated_when_an_object_is_prepared() {
+        let scc = |metadata: Value| serde_json::json!({"metadata": metadata, "runAsUser": {"type": "RunAsAny"}, "seLinuxContext": {"type": "RunAsAny"}});
+        assert!(prepare(scc(serde_json::json!({"generateName": "a-"}))).is_ok());
+        assert_eq!(prepare(scc(serde_json::json!({}))).unwrap_err().len(), 1);
+        assert_eq!(prepare(scc(serde_json::json!({"generateName": "Aa-"}))).unwrap_err().len(), 1);
+    }
 
     #[test]
     fn sysctl_patterns() {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::access::{Authorizer, Subject};
 use crate::compiled::{Compiled, Constraints};
 use crate::evaluate::{Evaluation, Record, Resolved};
+use crate::metadata::subdomain;
 use crate::namespace::NamespaceValues;
 use crate::pass::Rights;
 use crate::patch::Patch;
@@ -117,9 +118,9 @@ pub fn review(
             let groups = groups(request);
             let user = match request.kind {
                 ReviewKind::SelfSubject => Some(Subject { user: request.user, groups: request.groups }),
-                _ => Some(Subject { user: text(request.spec, "user"), groups: &groups }),
+                _ => Some(Subject { user: text(request.spec, "user"), groups: &groups })
+                    .filter(|u| !u.user.is_empty() || !u.groups.is_empty()),
             };
-            let user = user.filter(|u| !u.user.is_empty() || !u.groups.is_empty());
             let tried = tried(constraints, request, authorizer, template_account, user, spec)?;
             let mut status = Map::new();
             for (scc, patch) in tried {
@@ -157,16 +158,20 @@ fn validate(request: &ReviewRequest<'_>, spec: &Value) -> Result<(), ReviewError
         errors.push("spec.template.spec.containers: Required value".to_owned());
     }
     if request.kind == ReviewKind::ServiceAccounts {
-        for (index, _) in
-            strings(request.spec, "serviceAccountNames").enumerate().filter(|(_, n)| n.is_empty())
-        {
-            errors.push(format!("spec.serviceAccountNames[{index}]: Invalid value: \"\""));
+        for (index, name) in strings(request.spec, "serviceAccountNames").enumerate() {
+            let field = format!("spec.serviceAccountNames[{index}]: Invalid value: {}", quoted(name));
+            let details = subdomain(name).join(", ");
+            if name.is_empty() {
+                errors.push(field);
+            } else if !details.is_empty() {
+                errors.push(format!("{field}: {details}"));
+            }
         }
     }
     let nobody = text(request.spec, "user").is_empty()
         && strings(request.spec, "groups").next().is_none()
         && text(spec, "serviceAccountName").is_empty();
-    if request.kind == ReviewKind::Subject && nobody && errors.is_empty() {
+    if request.kind == ReviewKind::Subject && nobody {
         let detail = "at least one of user, groups or serviceAccountName must be specified";
         errors.push(format!("spec.user: Required value: {detail}"));
     }
