@@ -22,7 +22,9 @@ pub enum Scenario {
     Node,
     /// `crates/launcher/tests/syscalls.rs`: a real launcher and QEMU under strace.
     Launcher,
-    /// Nobody yet: verbs of the node agent, which need a whole Ferrovirt, and of the SCC webhook.
+    /// `crates/webhook/tests/witnesses.rs`: the SCC webhook beside the embedded API server. Any machine.
+    Webhook,
+    /// Nobody yet: verbs of the node agent, which need a whole Ferrovirt.
     Unwritten,
     /// `ferrovirt selinux prove`: a kernel that enforces the policy, in a virtual machine.
     Selinux,
@@ -40,6 +42,7 @@ impl Scenario {
             Self::Api => "api",
             Self::Node => "node",
             Self::Launcher => "launcher",
+            Self::Webhook => "webhook",
             Self::Unwritten => "none yet",
             Self::Selinux => "selinux",
             Self::DocumentedOnly(_) => "none: documented only",
@@ -72,14 +75,14 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("node-nodes", Scenario::Unwritten),
     ("node-pods", Scenario::Unwritten),
     ("node-volumes", Scenario::Unwritten),
-    ("webhook-certificate", Scenario::Unwritten),
-    ("webhook-constraints", Scenario::Unwritten),
-    ("webhook-entry", Scenario::Unwritten),
-    ("webhook-ledger", Scenario::Unwritten),
-    ("webhook-namespaces", Scenario::Unwritten),
-    ("webhook-owner", Scenario::Unwritten),
-    ("webhook-rights", Scenario::Unwritten),
-    ("webhook-trust", Scenario::Unwritten),
+    ("webhook-certificate", Scenario::Webhook),
+    ("webhook-constraints", Scenario::Webhook),
+    ("webhook-entry", Scenario::Webhook),
+    ("webhook-ledger", Scenario::Webhook),
+    ("webhook-namespaces", Scenario::Webhook),
+    ("webhook-owner", Scenario::Webhook),
+    ("webhook-rights", Scenario::Webhook),
+    ("webhook-trust", Scenario::Webhook),
     ("base-syscalls", Scenario::Launcher),
     ("base-sockets", Scenario::Node),
     ("bridge-enslave", Scenario::Node),

@@ -1,0 +1,349 @@
+//! Witnesses of the webhook's rights: each verb is taken out of its role, the step that needs it is refused by a 403 that
+//! names verb, resource and account, the webhook tells so, and what the verb is for does not happen.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use ferrovirt_apiserver::app::SccAdmission;
+use ferrovirt_apiserver::server::{Config, Server};
+use ferrovirt_plan::render::scc_crd;
+use ferrovirt_plan::render::scc_webhook::{self, NAME, SECRET};
+use ferrovirt_privilege::Scenario;
+use ferrovirt_privilege::scenario::{registered, verbs, witnessed};
+use ferrovirt_scc::UID_RANGE;
+use ferrovirt_webhook::{Certificate, Options};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use kube::Client;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+const ACCOUNT: &str = "system:serviceaccount:scc-webhook:scc-webhook";
+/// Far more than anything here takes; a test that waits so long has failed.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+type Verb = (&'static str, &'static str, &'static str);
+
+/// What server and webhook have said so far.
+fn log() -> &'static Mutex<Vec<u8>> {
+    static LOG: OnceLock<Mutex<Vec<u8>>> = OnceLock::new();
+    LOG.get_or_init(|| {
+        struct Pipe;
+        impl Write for Pipe {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                log().lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        tracing_subscriber::fmt()
+            .with_env_filter("ferrovirt_apiserver::server=debug,ferrovirt_webhook=info")
+            .with_ansi(false)
+            .with_writer(|| Pipe)
+            .init();
+        Mutex::default()
+    })
+}
+
+/// The lines since a place in the log.
+fn lines(since: usize) -> Vec<String> {
+    let bytes = log().lock().unwrap()[since..].to_vec();
+    String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
+}
+
+async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = check().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let found = tokio::time::timeout(DEADLINE, found).await;
+    found.unwrap_or_else(|_| panic!("{what} did not come:\n{}", lines(0).join("\n")))
+}
+
+async fn client(kubeconfig: &str) -> Client {
+    let config = kube::config::Kubeconfig::from_yaml(kubeconfig).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap();
+    Client::try_from(config).unwrap()
+}
+
+async fn request(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value, kube::Error> {
+    let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+    let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
+    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    client.request(request.body(body).unwrap()).await
+}
+
+/// A server that leaves SCCs to the webhook, with everything that the manifests bring.
+struct Cluster {
+    _data: tempfile::TempDir,
+    stop: tokio::sync::watch::Sender<bool>,
+    server: JoinHandle<()>,
+    admin: Client,
+    account: Client,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let server = Server::open(Config {
+            data_dir: data.path().join("data"),
+            listen: ([127, 0, 0, 1], 0).into(),
+            agent_socket: data.path().join("agent.sock"),
+            scc_admission: SccAdmission::Webhook,
+        })
+        .await
+        .unwrap();
+        let other = ["Deployment", "PodDisruptionBudget"];
+        let mut objects = scc_webhook::manifests();
+        objects.retain(|object| !other.contains(&object["kind"].as_str().unwrap()));
+        objects.extend([
+            scc_crd::crd(),
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}}),
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "team"},
+                "spec": {"containers": [{"name": "c", "image": "i"}]}}),
+        ]);
+        server.ensure(&objects).await.unwrap();
+        let admin = client(&server.admin_kubeconfig()).await;
+        let account = client(&server.kubeconfig_for_service_account(NAME, NAME).await.unwrap()).await;
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let server = tokio::spawn(server.serve(stopped));
+        Self { _data: data, stop, server, admin, account }
+    }
+
+    /// The rules of the account's roles, with their paths.
+    async fn roles(&self) -> Vec<(String, Value)> {
+        let group = "/apis/rbac.authorization.k8s.io/v1";
+        let mut roles = Vec::new();
+        for path in
+            [format!("{group}/clusterroles/{NAME}"), format!("{group}/namespaces/{NAME}/roles/{NAME}")]
+        {
+            let role = request(&self.admin, "GET", &path, &Value::Null).await.unwrap();
+            roles.push((path, role["rules"].clone()));
+        }
+        roles
+    }
+
+    async fn put_rules(&self, path: &str, rules: &Value) {
+        request(&self.admin, "PATCH", path, &json!({"rules": rules})).await.unwrap();
+    }
+
+    /// A new namespace, and no certificate.
+    async fn prepare(&self, namespace: &str) {
+        let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        request(&self.admin, "POST", "/api/v1/namespaces", &body).await.unwrap();
+        let secret = format!("/api/v1/namespaces/{NAME}/secrets/{SECRET}");
+        request(&self.admin, "PATCH", &secret, &json!({"data": null})).await.unwrap();
+    }
+
+    async fn range(&self, namespace: &str) -> Option<String> {
+        let path = format!("/api/v1/namespaces/{namespace}");
+        let object = request(&self.admin, "GET", &path, &Value::Null).await.unwrap();
+        object["metadata"]["annotations"][UID_RANGE].as_str().map(str::to_owned)
+    }
+
+    async fn end(self) {
+        self.stop.send_replace(true);
+        self.server.await.unwrap();
+    }
+}
+
+/// A running webhook with the account's rights as they are.
+struct Webhook {
+    task: JoinHandle<()>,
+    admin: Client,
+    listen: SocketAddr,
+    since: usize,
+}
+
+impl Webhook {
+    async fn start(cluster: &Cluster) -> Self {
+        let since = log().lock().unwrap().len();
+        let listen: SocketAddr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let certificate = Certificate::SelfSigned {
+            namespace: NAME.to_owned(),
+            secret: SECRET.to_owned(),
+            names: vec!["127.0.0.1".to_owned()],
+        };
+        let options = Options { listen, certificate, ranges_in: Some(NAME.to_owned()) };
+        let account = cluster.account.clone();
+        let task = tokio::spawn(async move {
+            let Err(error) = ferrovirt_webhook::run(account, options).await;
+            panic!("the webhook ended: {error}");
+        });
+        Self { task, admin: cluster.admin.clone(), listen, since }
+    }
+
+    /// The answer's text, whatever its code; an error when there is no connection.
+    async fn ask(&self, method: &str, path: &str, body: String) -> Result<String, String> {
+        let roots = self.trusted().await?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+        let stream = TcpStream::connect(self.listen).await.map_err(|error| error.to_string())?;
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|e| e.to_string())?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::builder().method(method).uri(path).header("host", "127.0.0.1");
+        let request = request.header("content-type", "application/json").body(Full::<Bytes>::from(body));
+        let answer = sender.send_request(request.unwrap()).await.map_err(|error| error.to_string())?;
+        let body = answer.into_body().collect().await.map_err(|error| error.to_string())?;
+        Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
+    }
+
+    /// The authorities in the Secret.
+    async fn trusted(&self) -> Result<RootCertStore, String> {
+        let path = format!("/api/v1/namespaces/{NAME}/secrets/{SECRET}");
+        let secret = request(&self.admin, "GET", &path, &Value::Null).await.unwrap();
+        let bundle = secret["data"]["ca.crt"].as_str().ok_or("no certificate was made")?;
+        let mut roots = RootCertStore::empty();
+        for authority in CertificateDer::pem_slice_iter(&STANDARD.decode(bundle).unwrap()) {
+            roots.add(authority.unwrap()).unwrap();
+        }
+        Ok(roots)
+    }
+
+    /// What is not ready, or an error of the connection.
+    async fn readiness(&self) -> Result<String, String> {
+        self.ask("GET", "/readyz", String::new()).await
+    }
+
+    async fn wait_readiness(&self, text: &str) {
+        eventually(text, async || self.readiness().await.is_ok_and(|said| said.contains(text)).then_some(()))
+            .await;
+    }
+
+    /// Whether the administrator may enter the pod.
+    async fn entry(&self) -> Value {
+        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+            "uid": "u", "operation": "CONNECT", "namespace": "team", "name": "p", "subResource": "exec",
+            "resource": {"group": "", "resource": "pods"},
+            "userInfo": {"username": "root", "groups": ["system:masters"]}}});
+        let answer = self.ask("POST", "/validate/entry", review.to_string()).await.unwrap();
+        serde_json::from_str::<Value>(&answer).unwrap()["response"].clone()
+    }
+
+    /// Whether the webhook itself has complained with these words.
+    fn complained(&self, words: &str) -> bool {
+        lines(self.since).iter().any(|line| line.contains("WARN ferrovirt_webhook") && line.contains(words))
+    }
+
+    async fn stop(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled(), "the webhook ran until now");
+    }
+}
+
+/// Rules, each for one verb on one resource, without one of them.
+fn without(rules: &Value, gone: Verb) -> Value {
+    let list = |rule: &Value, key: &str| -> Vec<String> {
+        rule[key].as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned()).collect()
+    };
+    let mut left = Vec::new();
+    for rule in rules.as_array().unwrap() {
+        for group in list(rule, "apiGroups") {
+            for resource in list(rule, "resources") {
+                for verb in list(rule, "verbs") {
+                    if (group.as_str(), resource.as_str(), verb.as_str()) == gone {
+                        continue;
+                    }
+                    let mut single = rule.clone();
+                    single["apiGroups"] = json!([group]);
+                    single["resources"] = json!([resource]);
+                    single["verbs"] = json!([verb]);
+                    left.push(single);
+                }
+            }
+        }
+    }
+    left.into()
+}
+
+/// Runs the webhook without one verb.
+async fn without_a_verb(cluster: &Cluster, witness: &str, verb: Verb, namespace: &str) {
+    let (group, resource, name) = verb;
+    let full = cluster.roles().await;
+    let mut taken = false;
+    for (path, rules) in &full {
+        let lesser = without(rules, verb);
+        taken |= lesser != without(rules, ("", "", ""));
+        cluster.put_rules(path, &lesser).await;
+    }
+    assert!(taken, "the roles have {verb:?}");
+    cluster.prepare(namespace).await;
+    let webhook = Webhook::start(cluster).await;
+    let words = format!("User \"{ACCOUNT}\" cannot {name} resource \"{resource}\" in API group \"{group}\"");
+    if witness == "webhook-entry" {
+        webhook.wait_readiness("ok").await;
+        let answer = webhook.entry().await;
+        let message = answer["status"]["message"].as_str().unwrap();
+        assert!(message.starts_with("the pod cannot be looked at") && message.contains(&words), "{answer}");
+    } else {
+        eventually(&words, async || webhook.complained(&words).then_some(())).await;
+    }
+    match (witness, name) {
+        ("webhook-owner", _) => webhook.wait_readiness("not there yet: securitycontextconstraints").await,
+        ("webhook-constraints" | "webhook-rights" | "webhook-namespaces", "list") => {
+            webhook.wait_readiness(resource).await;
+        }
+        ("webhook-namespaces", "get" | "patch") | ("webhook-ledger", _) => {
+            assert_eq!(cluster.range(namespace).await, None, "{namespace} has a range without {verb:?}");
+        }
+        ("webhook-certificate" | "webhook-trust", _) => {
+            let said = webhook.readiness().await;
+            assert!(said.is_err(), "a certificate is shown without {verb:?}: {said:?}");
+        }
+        // It is ready and told once; what changes later it would not see.
+        ("webhook-constraints" | "webhook-rights" | "webhook-namespaces", "watch") => {}
+        ("webhook-entry", _) => {}
+        other => panic!("what fails without {other:?}?"),
+    }
+    webhook.stop().await;
+    for (path, rules) in &full {
+        cluster.put_rules(path, rules).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_verb_of_the_webhook_is_missed_and_none_else_is() {
+    log();
+    let cluster = Cluster::start().await;
+    cluster.prepare("whole").await;
+    let webhook = Webhook::start(&cluster).await;
+    webhook.wait_readiness("ok").await;
+    eventually("a range", async || cluster.range("whole").await).await;
+    assert_eq!(webhook.entry().await["allowed"], true);
+    webhook.stop().await;
+    let refused = format!("User \"{ACCOUNT}\" cannot");
+    assert!(!lines(0).iter().any(|line| line.contains(&refused)), "the roles are not enough: {:?}", lines(0));
+
+    let all: BTreeSet<(&str, Verb)> = registered(Scenario::Webhook)
+        .flat_map(|name| verbs(witnessed(name).unwrap()).map(move |verb| (name, verb)))
+        .collect();
+    assert!(all.len() > 20, "{all:?}");
+    for (number, (witness, verb)) in all.into_iter().enumerate() {
+        without_a_verb(&cluster, witness, verb, &format!("n{number}")).await;
+    }
+    cluster.end().await;
+}
