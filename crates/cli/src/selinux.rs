@@ -283,7 +283,9 @@ fn in_folder(folder: &Path) -> Result<PathBuf> {
     bail!("no file policy.N in {} or its folder policy, and no module store either", folder.display())
 }
 
-fn load(path: &Path) -> Result<Database> {
+/// The policy lives until the process ends, which is soon: to return its memory piece by piece would take time for
+/// nothing.
+fn load(path: &Path) -> Result<&'static Database> {
     let path = if path.is_dir() { in_folder(path)? } else { path.to_owned() };
     let bytes = std::fs::read(&path).map_err(|error| {
         let hint = if path == Path::new(RUNNING) {
@@ -293,7 +295,18 @@ fn load(path: &Path) -> Result<Database> {
         };
         anyhow!("cannot read the policy {}: {error}{hint}", path.display())
     })?;
-    Database::open(&bytes).with_context(|| path.display().to_string())
+    let database = Database::open(&bytes).with_context(|| path.display().to_string())?;
+    Ok(Box::leak(Box::new(database)))
+}
+
+/// Reads two policies at the same time.
+fn load_both(first: &Path, second: &Path) -> Result<(&'static Database, &'static Database)> {
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| load(second));
+        let first = load(first)?;
+        let second = second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((first, second))
+    })
 }
 
 fn query(options: &QueryOptions) -> Answer {
@@ -334,10 +347,10 @@ fn query(options: &QueryOptions) -> Answer {
     };
     let mut rules = Vec::new();
     if !query.kinds.is_empty() {
-        rules.extend(search(&database, &query)?.into_iter().map(|one| database.found_text(one)));
+        rules.extend(search(database, &query)?.into_iter().map(|one| database.found_text(one)));
     }
     for other in others {
-        rules.extend(other(&database, &query)?);
+        rules.extend(other(database, &query)?);
     }
     rules.sort_unstable();
     answer(options.source.output, || lines(&rules), || json!({ "rules": rules }))
@@ -420,7 +433,7 @@ fn classes(options: &Listing) -> Answer {
     let constraints = class.constraints.iter().map(|one| (one, false));
     let constraints = constraints.chain(class.validatetrans.iter().map(|one| (one, true)));
     let constraints: Vec<String> = constraints
-        .map(|(one, on_change)| ferrovirt_selinux::decide::text(&database, value, one, on_change))
+        .map(|(one, on_change)| ferrovirt_selinux::decide::text(database, value, one, on_change))
         .collect();
     answer(
         options.source.output,
@@ -456,10 +469,14 @@ fn booleans(options: &Listing) -> Answer {
 }
 
 fn diff(options: &DiffOptions) -> Answer {
-    let first = load(&options.source.policy)?;
+    let policy = &options.source.policy;
     let difference: Difference = match (&options.second, &options.from, &options.to) {
-        (Some(second), ..) => between_policies(&first, &load(second)?),
+        (Some(second), ..) => {
+            let (first, second) = load_both(policy, second)?;
+            between_policies(first, second)
+        }
         (None, Some(from), Some(to)) => {
+            let first = load(policy)?;
             let value = |name: &str| -> Result<u32> {
                 let value = first.find_type(name)?;
                 if first.is_attribute(value) {
@@ -468,7 +485,7 @@ fn diff(options: &DiffOptions) -> Answer {
                 Ok(value)
             };
             let (one, two) = (value(from)?, value(to)?);
-            between_types(&first, one, two).grouped(first.type_name(one), first.type_name(two))
+            between_types(first, one, two).grouped(first.type_name(one), first.type_name(two))
         }
         _ => bail!("name a second policy, or two types with --from and --to"),
     };
@@ -528,7 +545,7 @@ fn explain(options: &ExplainOptions) -> Answer {
     let mut all = Vec::new();
     for event in &events {
         for (record, denial) in event.denials().filter(|(_, denial)| !denial.granted) {
-            let explanation = avc::explain(event, denial, database.as_ref(), &allowed);
+            let explanation = avc::explain(event, denial, database, &allowed);
             let comm = record.field("comm").unwrap_or("?");
             let path = record.field("path").or_else(|| record.field("name"));
             let serial =
@@ -600,7 +617,7 @@ fn policy(options: &PolicyOptions) -> Answer {
         ),
         PolicyProfile::Documented => {
             let database = load(&options.base)?;
-            let made = installed::copy_of(&database, &options.copy)?;
+            let made = installed::copy_of(database, &options.copy)?;
             let head = format!(
                 "; The type virt_launcher.process: an exact copy of {} in the base policy, and the documented rules.\n",
                 options.copy
@@ -612,7 +629,7 @@ fn policy(options: &PolicyOptions) -> Answer {
                 "; The types of the minimal profile, one for each combination of features.\n".to_owned();
             let made = match &family {
                 Some(base) => installed::minimal_module(base),
-                None => installed::module(&load(&options.base)?, Profile::Minimal)?,
+                None => installed::module(load(&options.base)?, Profile::Minimal)?,
             };
             (head, made)
         }

@@ -32,7 +32,7 @@ fn by_kind(database: &Database) -> BTreeMap<String, u64> {
     let policy = database.policy();
     let mut counts = BTreeMap::new();
     for rule in policy.rules.iter().take(policy.unconditional) {
-        *counts.entry(format!("{:#x}", rule.kind as u16)).or_default() += 1;
+        *counts.entry(format!("{:#x}", rule.kind.number())).or_default() += 1;
     }
     counts
 }

@@ -5,6 +5,32 @@ use crate::{
     error::LookupError,
     policy::{Bitmap, Context, Level, Range},
 };
+use hashbrown::{DefaultHashBuilder, HashTable};
+use std::hash::BuildHasher as _;
+
+/// The places of names in their table.
+#[derive(Debug)]
+pub(super) struct Names {
+    hasher: DefaultHashBuilder,
+    places: HashTable<(u64, usize)>,
+}
+
+impl Names {
+    fn new<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Self {
+        let hasher = DefaultHashBuilder::default();
+        let mut places = HashTable::with_capacity(names.len());
+        for (place, name) in names.enumerate() {
+            let hash = hasher.hash_one(name);
+            places.insert_unique(hash, (hash, place), |(hash, _)| *hash);
+        }
+        Self { hasher, places }
+    }
+
+    fn place<'a>(&self, name: &str, at: impl Fn(usize) -> Option<&'a str>) -> Option<usize> {
+        let found = self.places.find(self.hasher.hash_one(name), |(_, place)| at(*place) == Some(name));
+        found.map(|(_, place)| *place)
+    }
+}
 
 type Result<T> = std::result::Result<T, LookupError>;
 
@@ -16,15 +42,10 @@ impl Database {
     /// The value of a type or attribute; an alias stands for its type.
     pub fn find_type(&self, name: &str) -> Result<u32> {
         let entries = &self.policy.types.entries;
-        let at = |place: &u32| entries.get(*place as usize);
-        let sorted = self.type_names.get_or_init(|| {
-            let mut sorted: Vec<u32> = (0..entries.len() as u32).collect();
-            sorted.sort_unstable_by_key(|place| at(place).map(|one| &*one.name));
-            sorted
-        });
-        let found = sorted.binary_search_by_key(&Some(name), |place| at(place).map(|one| &*one.name));
-        let found = found.ok().and_then(|place| sorted.get(place)).and_then(at);
+        let names = self.type_names.get_or_init(|| Names::new(entries.iter().map(|one| &*one.name)));
+        let found = names.place(name, |place| entries.get(place).map(|one| &*one.name));
         found
+            .and_then(|place| entries.get(place))
             .map(|one| one.value)
             .ok_or_else(|| unknown("type or attribute", name, entries.iter().map(|one| &*one.name)))
     }
@@ -82,15 +103,10 @@ impl Database {
 
     fn find_category(&self, name: &str) -> Result<u32> {
         let entries = &self.policy.categories.entries;
-        let at = |place: &u32| entries.get(*place as usize);
-        let sorted = self.category_names.get_or_init(|| {
-            let mut sorted: Vec<u32> = (0..entries.len() as u32).collect();
-            sorted.sort_unstable_by_key(|place| at(place).map(|one| &*one.name));
-            sorted
-        });
-        let found = sorted.binary_search_by_key(&Some(name), |place| at(place).map(|one| &*one.name));
-        let found = found.ok().and_then(|place| sorted.get(place)).and_then(at);
+        let names = self.category_names.get_or_init(|| Names::new(entries.iter().map(|one| &*one.name)));
+        let found = names.place(name, |place| entries.get(place).map(|one| &*one.name));
         found
+            .and_then(|place| entries.get(place))
             .map(|one| one.value)
             .ok_or_else(|| unknown("category", name, entries.iter().map(|one| &*one.name)))
     }

@@ -6,6 +6,7 @@
 mod lookup;
 mod near;
 
+use lookup::Names;
 pub use near::nearest;
 
 use crate::{
@@ -28,8 +29,8 @@ pub struct Database {
     members: OnceLock<Vec<Bitmap>>,
     by_source: OnceLock<Buckets>,
     by_target: OnceLock<Buckets>,
-    type_names: OnceLock<Vec<u32>>,
-    category_names: OnceLock<Vec<u32>>,
+    type_names: OnceLock<Names>,
+    category_names: OnceLock<Names>,
     searched: OnceLock<()>,
 }
 
@@ -245,14 +246,19 @@ impl Database {
 
     /// The conditional that a rule stands in, and whether in its true branch.
     pub fn conditional(&self, number: u32) -> Option<(&Conditional, bool)> {
+        let (place, branch) = self.conditional_place(number)?;
+        Some((self.policy.conditionals.get(place)?, branch))
+    }
+
+    /// The place of that conditional.
+    pub(crate) fn conditional_place(&self, number: u32) -> Option<(usize, bool)> {
         let number = number as usize;
         if number < self.policy.unconditional {
             return None;
         }
         let conditionals = &self.policy.conditionals;
         let place = conditionals.partition_point(|one| one.no.end <= number);
-        let one = conditionals.get(place)?;
-        Some((one, one.yes.contains(&number)))
+        Some((place, conditionals.get(place)?.yes.contains(&number)))
     }
 
     /// Whether a conditional rule is in force, by the booleans' states.

@@ -11,7 +11,7 @@ mod rules;
 pub use kinds::{Access, Condition, Side, TypeDifference, between_types};
 pub use policies::between_policies;
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 /// On which side something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,9 +84,12 @@ impl fmt::Display for Difference {
 }
 
 /// Lines of two sets of texts that are only in one.
-fn compare(first: impl IntoIterator<Item = String>, second: impl IntoIterator<Item = String>) -> Vec<Line> {
-    let first: std::collections::BTreeSet<String> = first.into_iter().collect();
-    let second: std::collections::BTreeSet<String> = second.into_iter().collect();
+fn compare(first: Vec<String>, second: Vec<String>) -> Vec<Line> {
+    if first == second {
+        return Vec::new();
+    }
+    let first: BTreeSet<String> = first.into_iter().collect();
+    let second: BTreeSet<String> = second.into_iter().collect();
     let removed = first.difference(&second).map(|text| Line { sign: Sign::Removed, text: text.clone() });
     let added = second.difference(&first).map(|text| Line { sign: Sign::Added, text: text.clone() });
     removed.chain(added).collect()

@@ -4,13 +4,14 @@ use crate::{
     database::Database,
     policy::{Conditional, Permission, Step},
 };
-use std::collections::HashMap;
+use hashbrown::HashMap;
+use std::rc::Rc;
 
 /// Numbers of names, in the order in which they are first met.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
-    numbers: HashMap<String, u32>,
-    names: Vec<String>,
+    numbers: HashMap<Rc<str>, u32>,
+    names: Vec<Rc<str>>,
 }
 
 impl Numbers {
@@ -19,13 +20,14 @@ impl Numbers {
             return *number;
         }
         let number = self.names.len() as u32;
-        self.numbers.insert(name.to_owned(), number);
-        self.names.push(name.to_owned());
+        let name: Rc<str> = name.into();
+        self.numbers.insert(Rc::clone(&name), number);
+        self.names.push(name);
         number
     }
 
     pub(super) fn name(&self, number: u32) -> &str {
-        self.names.get(number as usize).map_or("", String::as_str)
+        self.names.get(number as usize).map_or("", |name| name)
     }
 }
 
@@ -41,6 +43,15 @@ pub(super) struct Common {
     pub(super) written: Vec<String>,
 }
 
+/// The permissions of a class.
+#[derive(Debug, Default)]
+struct Vectors {
+    /// All of them.
+    whole: u32,
+    /// For each bit its common bit; `None` where both are the same.
+    map: Option<Vec<(u32, u32)>>,
+}
+
 /// One policy's values in the common numbers.
 #[derive(Debug)]
 pub(super) struct Mapped<'a> {
@@ -48,8 +59,8 @@ pub(super) struct Mapped<'a> {
     /// By value.
     pub(super) types: Vec<u32>,
     pub(super) classes: Vec<u32>,
-    /// By class value: for each bit its common bit; `None` where both are the same.
-    vectors: Vec<Option<Vec<(u32, u32)>>>,
+    /// By class value.
+    vectors: Vec<Vectors>,
     /// By place: the number of the condition, and whether the branches are exchanged.
     pub(super) conditions: Vec<(u32, bool)>,
 }
@@ -63,7 +74,7 @@ impl<'a> Mapped<'a> {
         });
         let types = types.collect();
         let mut classes = vec![0];
-        let mut vectors = vec![None];
+        let mut vectors = vec![Vectors::default()];
         for value in 1..=policy.classes.highest {
             let number = common.classes.of(database.class_name(value));
             classes.push(number);
@@ -79,7 +90,8 @@ impl<'a> Mapped<'a> {
                 map.extend(permissions.iter().map(|one| (one.value - 1, numbers.of(&one.name))));
             }
             let same = map.iter().all(|(own, common)| own == common);
-            vectors.push(if same { None } else { Some(map) });
+            let whole = database.class(value).map_or(0, |class| database.all_permissions(class));
+            vectors.push(Vectors { whole, map: if same { None } else { Some(map) } });
         }
         let conditions = policy.conditionals.iter().map(|one| {
             let (text, exchanged) = canonical(database, one);
@@ -102,15 +114,20 @@ impl<'a> Mapped<'a> {
         self.classes.get(value as usize).copied().unwrap_or(0)
     }
 
-    /// An access vector in the common numbers, which may be more than 32.
+    /// The number of a rule's condition plus 1, and the branch that it stands in; 0 without one.
+    pub(super) fn condition(&self, rule: u32) -> (u32, bool) {
+        let Some((place, branch)) = self.database.conditional_place(rule) else { return (0, true) };
+        let (number, exchanged) = self.conditions.get(place).copied().unwrap_or_default();
+        (number + 1, branch != exchanged)
+    }
+
+    /// The permissions of an access vector that the class has, in the common numbers, which may be more than 32.
     pub(super) fn vector(&self, class: u32, vector: u32) -> u64 {
-        match self.vectors.get(class as usize) {
-            Some(Some(map)) => {
-                let set = map.iter().filter(|(own, _)| vector >> own & 1 == 1);
-                set.fold(0, |all, (_, common)| all | 1_u64.checked_shl(*common).unwrap_or(0))
-            }
-            _ => vector.into(),
-        }
+        let Some(Vectors { whole, map }) = self.vectors.get(class as usize) else { return 0 };
+        let vector = vector & whole;
+        let Some(map) = map else { return vector.into() };
+        let set = map.iter().filter(|(own, _)| vector >> own & 1 == 1);
+        set.fold(0, |all, (_, common)| all | 1_u64.checked_shl(*common).unwrap_or(0))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{
     Difference, Line, Sign, between_types, compare,
     names::{Common, Mapped},
-    rules::{differing, sorted},
+    rules::differing,
 };
 use crate::{
     clone::is_computed,
@@ -11,7 +11,8 @@ use crate::{
     policy::{Ocontexts, Policy, TypeKind},
     text::braces,
 };
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use hashbrown::HashSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Names of policy capabilities by number.
 pub(crate) const CAPABILITIES: [&str; 14] = [
@@ -56,8 +57,7 @@ pub fn between_policies(first: &Database, second: &Database) -> Difference {
         only.iter().flat_map(|one| &one.names).map(|name| common.types.of(name)).collect();
     let mut groups: BTreeMap<Option<(String, bool)>, Vec<Line>> = BTreeMap::new();
     let mut of_types: BTreeMap<String, Vec<Line>> = BTreeMap::new();
-    let (one, two) = (sorted(&mapped[0]), sorted(&mapped[1]));
-    differing(&one, &two, |key, removed, added| {
+    differing(&mapped[0], &mapped[1], |key, removed, added| {
         let condition = key.condition_text(&common);
         for (sign, data) in [(Sign::Removed, removed), (Sign::Added, added)] {
             if data == 0 {
@@ -80,7 +80,6 @@ pub fn between_policies(first: &Database, second: &Database) -> Difference {
             }
         }
     });
-    drop((one, two));
     for side in &only {
         for name in &side.names {
             let lines = side.describe(name, of_types.remove(*name).unwrap_or_default());
@@ -300,36 +299,33 @@ fn types_of_roles(
 }
 
 fn named(first: &Mapped<'_>, second: &Mapped<'_>, common: &Common) -> Vec<Line> {
-    let list = |mapped: &Mapped<'_>| -> HashSet<(String, u32, u32, u32, u32)> {
-        let mut all = HashSet::new();
+    /// Name, source, target, class, result.
+    type Transition<'a> = (&'a str, u32, u32, u32, u32);
+    fn sorted<'a>(mapped: &Mapped<'a>) -> Vec<Transition<'a>> {
+        let mut all = Vec::new();
         for one in &mapped.database.policy().named_transitions {
             let (target, class) = (mapped.type_number(one.target), mapped.class_number(one.class));
             for (sources, result) in &one.results {
                 let result = mapped.type_number(*result);
-                for source in sources.iter() {
-                    all.insert((one.name.to_string(), mapped.type_number(source + 1), target, class, result));
-                }
+                let sources = sources.iter().map(|source| mapped.type_number(source + 1));
+                all.extend(sources.map(|source| (&*one.name, source, target, class, result)));
             }
         }
+        all.sort_unstable();
         all
-    };
-    let same = first.types == second.types
-        && first.classes == second.classes
-        && first.database.policy().named_transitions == second.database.policy().named_transitions;
-    if same {
-        return Vec::new();
     }
-    let (one, two) = (list(first), list(second));
-    let line = |sign| {
-        move |(name, source, target, class, result): &(String, u32, u32, u32, u32)| {
-            let kind = |number: &u32| common.types.name(*number);
-            let class = common.classes.name(*class);
-            let (source, target, result) = (kind(source), kind(target), kind(result));
-            Line { sign, text: format!("type_transition {source} {target}:{class} {result} \"{name}\";") }
+    let (ones, twos) = (sorted(first), sorted(second));
+    let mut lines = Vec::new();
+    for (sign, mine, others) in [(Sign::Removed, &ones, &twos), (Sign::Added, &twos, &ones)] {
+        for one in mine.iter().filter(|one| others.binary_search(one).is_err()) {
+            let (name, source, target, class, result) = *one;
+            let [source, target, result] = [source, target, result].map(|number| common.types.name(number));
+            let class = common.classes.name(class);
+            let text = format!("type_transition {source} {target}:{class} {result} \"{name}\";");
+            lines.push(Line { sign, text });
         }
-    };
-    let removed = one.difference(&two).map(line(Sign::Removed));
-    removed.chain(two.difference(&one).map(line(Sign::Added))).collect()
+    }
+    lines
 }
 
 fn ranges(database: &Database) -> Vec<String> {

@@ -1,8 +1,8 @@
-//! Rules of two policies as sorted numbers.
+//! Rules of two policies, in the common numbers.
 
 use super::names::{Common, Mapped};
 use crate::{
-    policy::{RuleKind, XpermSort},
+    policy::{RuleKind, Xperm, XpermSort},
     text::{braces, runs},
 };
 
@@ -11,20 +11,13 @@ use crate::{
 pub(super) struct Key(u128);
 
 impl Key {
-    fn new(
-        condition: u32,
-        branch: bool,
-        kind: RuleKind,
-        source: u32,
-        target: u32,
-        class: u32,
-        extra: u32,
-    ) -> Self {
+    fn new(rule: &Meaning<'_>, source: u32, extra: u32) -> Self {
         let mut packed = u128::from(source);
+        let (condition, branch) = rule.condition;
         for (width, part) in [
-            (20, target),
-            (16, class),
-            (11, kind as u32),
+            (20, rule.target),
+            (16, rule.class),
+            (11, rule.kind.number().into()),
             (28, condition),
             (1, u32::from(branch)),
             (32, extra),
@@ -49,7 +42,7 @@ impl Key {
 
     fn kind(self) -> RuleKind {
         let number = self.part(61, 11);
-        RuleKind::ALL.into_iter().find(|kind| *kind as u32 == number).unwrap_or(RuleKind::Allow)
+        RuleKind::ALL.into_iter().find(|kind| u32::from(kind.number()) == number).unwrap_or(RuleKind::Allow)
     }
 
     pub(super) fn source(self) -> u32 {
@@ -106,41 +99,103 @@ impl Key {
     }
 }
 
-/// All rules of a policy, sorted, each key once.
-pub(super) fn sorted(mapped: &Mapped<'_>) -> Vec<(Key, u64)> {
-    let policy = mapped.database.policy();
-    let mut all = Vec::with_capacity(policy.rules.len());
-    let mut take = |range: std::ops::Range<usize>, condition: u32, branch: bool| {
-        for rule in policy.rules.get(range).unwrap_or_default() {
-            let source = mapped.type_number(rule.source.into());
-            let target = mapped.type_number(rule.target.into());
-            let class = mapped.class_number(rule.class.into());
-            let key = |extra| Key::new(condition, branch, rule.kind, source, target, class, extra);
-            if rule.kind.is_type() {
-                all.push((key(mapped.type_number(rule.data)), 1));
+/// Gives each rule with what only the first and only the second policy has of it, in no certain order.
+///
+/// Rules are compared source by source. Mostly both policies have the same rules in the same order there, which needs
+/// neither memory nor sorting.
+pub(super) fn differing(first: &Mapped<'_>, second: &Mapped<'_>, mut take: impl FnMut(Key, u64, u64)) {
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    for (one, two) in pairs(first, second) {
+        let (ones, twos) = (first.database.rules_from(one), second.database.rules_from(two));
+        let mut both = ones.iter().zip(twos);
+        if ones.len() == twos.len()
+            && both.all(|(one, two)| Meaning::of(first, *one).eq(&Meaning::of(second, *two)))
+        {
+            continue;
+        }
+        sorted(first, ones, &mut left);
+        sorted(second, twos, &mut right);
+        walk(&left, &right, &mut take);
+    }
+}
+
+/// The values of each type and attribute in both policies, 0 where there is none.
+fn pairs(first: &Mapped<'_>, second: &Mapped<'_>) -> Vec<(u32, u32)> {
+    let most = first.types.iter().chain(&second.types).max().map_or(0, |most| *most as usize + 1);
+    let mut pairs = vec![(0, 0); most];
+    for (value, number) in (0..).zip(&first.types).skip(1) {
+        if let Some((one, _)) = pairs.get_mut(*number as usize) {
+            *one = value;
+        }
+    }
+    for (value, number) in (0..).zip(&second.types).skip(1) {
+        if let Some((_, two)) = pairs.get_mut(*number as usize) {
+            *two = value;
+        }
+    }
+    pairs
+}
+
+/// A rule in the common numbers, but for its source.
+#[derive(PartialEq)]
+struct Meaning<'a> {
+    kind: RuleKind,
+    target: u32,
+    class: u32,
+    /// The number of the condition plus 1, and the branch; 0 without one.
+    condition: (u32, bool),
+    data: Data<'a>,
+}
+
+#[derive(PartialEq)]
+enum Data<'a> {
+    Vector(u64),
+    Type(u32),
+    Xperm(&'a Xperm),
+}
+
+impl<'a> Meaning<'a> {
+    fn of(mapped: &Mapped<'a>, number: u32) -> Option<Self> {
+        let database = mapped.database;
+        let rule = database.rule(number)?;
+        let class = rule.class.into();
+        Some(Self {
+            kind: rule.kind,
+            target: mapped.type_number(rule.target.into()),
+            class: mapped.class_number(class),
+            condition: mapped.condition(number),
+            data: if rule.kind.is_type() {
+                Data::Type(mapped.type_number(rule.data))
             } else if rule.kind.is_extended() {
-                let Some(xperm) = policy.xperms.get(rule.data as usize) else { continue };
-                for (chunk, bits) in (0_u8..).zip(xperm.bits).filter(|(_, bits)| *bits != 0) {
+                Data::Xperm(database.policy().xperms.get(rule.data as usize)?)
+            } else {
+                Data::Vector(mapped.vector(class, rule.permissions()))
+            },
+        })
+    }
+}
+
+/// Rules of one source by key, each key once.
+fn sorted(mapped: &Mapped<'_>, rules: &[u32], all: &mut Vec<(Key, u64)>) {
+    all.clear();
+    for (number, rule) in rules.iter().filter_map(|number| Some((*number, mapped.database.rule(*number)?))) {
+        let Some(meaning) = Meaning::of(mapped, number) else { continue };
+        let source = mapped.type_number(rule.source.into());
+        let key = |extra| Key::new(&meaning, source, extra);
+        match meaning.data {
+            Data::Type(result) => all.push((key(result), 1)),
+            Data::Vector(vector) => all.push((key(0), vector)),
+            Data::Xperm(xperm) => {
+                for (chunk, bits) in (0_u8..).zip(xperm.bits) {
                     let driver = if xperm.sort == XpermSort::IoctlDriver { 0 } else { xperm.driver };
                     let extra = u32::from_le_bytes([chunk, driver, xperm.sort as u8, 0]);
                     all.push((key(extra), bits.into()));
                 }
-            } else {
-                let whole = mapped.database.class(rule.class.into());
-                let whole = whole.map_or(0, |class| mapped.database.all_permissions(class));
-                let vector = mapped.vector(rule.class.into(), rule.permissions() & whole);
-                if vector != 0 {
-                    all.push((key(0), vector));
-                }
             }
         }
-    };
-    take(0..policy.unconditional, 0, true);
-    for (conditional, (number, exchanged)) in policy.conditionals.iter().zip(&mapped.conditions) {
-        take(conditional.yes.clone(), number + 1, !exchanged);
-        take(conditional.no.clone(), number + 1, *exchanged);
     }
-    let mut all = by_source(all);
+    all.retain(|(_, data)| *data != 0);
+    all.sort_unstable_by_key(|(key, _)| *key);
     all.dedup_by(|next, kept| {
         let same = next.0 == kept.0;
         if same {
@@ -148,40 +203,10 @@ pub(super) fn sorted(mapped: &Mapped<'_>) -> Vec<(Key, u64)> {
         }
         same
     });
-    all
 }
 
-/// Sorts by key: first into buckets by source, which are small.
-fn by_source(all: Vec<(Key, u64)>) -> Vec<(Key, u64)> {
-    let most = all.iter().map(|(key, _)| key.source()).max().unwrap_or(0) as usize;
-    let mut next = vec![0_u32; most + 2];
-    for (key, _) in &all {
-        if let Some(count) = next.get_mut(key.source() as usize + 1) {
-            *count += 1;
-        }
-    }
-    let mut sum = 0;
-    for start in &mut next {
-        sum += *start;
-        *start = sum;
-    }
-    let mut sorted = vec![(Key(0), 0); all.len()];
-    for entry in all {
-        if let Some(place) = next.get_mut(entry.0.source() as usize) {
-            if let Some(slot) = sorted.get_mut(*place as usize) {
-                *slot = entry;
-            }
-            *place += 1;
-        }
-    }
-    for bucket in sorted.chunk_by_mut(|one, other| one.0.source() == other.0.source()) {
-        bucket.sort_unstable_by_key(|(key, _)| *key);
-    }
-    sorted
-}
-
-/// Walks through two sorted lists; gives each key with what only the first and only the second has.
-pub(super) fn differing(first: &[(Key, u64)], second: &[(Key, u64)], mut take: impl FnMut(Key, u64, u64)) {
+/// Walks through two sorted lists.
+fn walk(first: &[(Key, u64)], second: &[(Key, u64)], take: &mut impl FnMut(Key, u64, u64)) {
     let (mut first, mut second) = (first.iter().peekable(), second.iter().peekable());
     loop {
         match (first.peek(), second.peek()) {

@@ -4,26 +4,26 @@ use super::{Bitmap, Range};
 
 /// What a rule does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u16)]
+#[repr(u8)]
 pub enum RuleKind {
     /// Permissions are allowed.
-    Allow = 0x1,
+    Allow,
     /// Uses of permissions are logged.
-    AuditAllow = 0x2,
+    AuditAllow,
     /// Denials of permissions are not logged.
-    DontAudit = 0x4,
+    DontAudit,
     /// The type of a new object.
-    TypeTransition = 0x10,
+    TypeTransition,
     /// The type of a member of a polyinstantiated object.
-    TypeMember = 0x20,
+    TypeMember,
     /// The type that an object is relabelled to.
-    TypeChange = 0x40,
+    TypeChange,
     /// Extended permissions are allowed.
-    AllowXperm = 0x100,
+    AllowXperm,
     /// Uses of extended permissions are logged.
-    AuditAllowXperm = 0x200,
+    AuditAllowXperm,
     /// Denials of extended permissions are not logged.
-    DontAuditXperm = 0x400,
+    DontAuditXperm,
 }
 
 impl RuleKind {
@@ -40,8 +40,34 @@ impl RuleKind {
         Self::DontAuditXperm,
     ];
 
+    /// The bit that stands for the kind in the file.
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Allow => 0x1,
+            Self::AuditAllow => 0x2,
+            Self::DontAudit => 0x4,
+            Self::TypeTransition => 0x10,
+            Self::TypeMember => 0x20,
+            Self::TypeChange => 0x40,
+            Self::AllowXperm => 0x100,
+            Self::AuditAllowXperm => 0x200,
+            Self::DontAuditXperm => 0x400,
+        }
+    }
+
     pub(super) fn of(number: u16) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| *kind as u16 == number)
+        Some(match number {
+            0x1 => Self::Allow,
+            0x2 => Self::AuditAllow,
+            0x4 => Self::DontAudit,
+            0x10 => Self::TypeTransition,
+            0x20 => Self::TypeMember,
+            0x40 => Self::TypeChange,
+            0x100 => Self::AllowXperm,
+            0x200 => Self::AuditAllowXperm,
+            0x400 => Self::DontAuditXperm,
+            _ => return None,
+        })
     }
 
     /// The keyword of policy sources.

@@ -2,7 +2,7 @@
 
 use super::{Bitmap, Constraint, Context, Expression, Level, Operand, Policy, Range, Rule, Step, TypeKind};
 use crate::error::InvalidPolicy;
-use std::collections::HashSet;
+use hashbrown::HashSet;
 
 type Result = std::result::Result<(), InvalidPolicy>;
 

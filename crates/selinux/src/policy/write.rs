@@ -128,7 +128,7 @@ impl Out {
     fn rules(&mut self, policy: &Policy, rules: &[Rule]) {
         self.count(rules);
         for rule in rules {
-            let kind = rule.kind as u16 | if rule.enabled { 0x8000 } else { 0 };
+            let kind = rule.kind.number() | if rule.enabled { 0x8000 } else { 0 };
             for half in [rule.source, rule.target, rule.class, kind] {
                 self.0.extend(half.to_le_bytes());
             }
