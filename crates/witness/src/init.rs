@@ -29,6 +29,9 @@ const POLICY: &str = "/policy";
 /// The disk on which the host finds the policy that the kernel has loaded.
 const DISK: &str = "/dev/nvme0n1";
 
+/// The node's own device, which the agent opens.
+const NODE: &str = "/dev/net/tun";
+
 /// How often it is looked whether a worker still lives.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -78,19 +81,17 @@ fn conduct(port: &mut File) -> io::Result<()> {
     writeln!(port, "kernel\t{}", uname().release().to_string_lossy())?;
     load(port)?;
     ask(&scenario, port)?;
-    setxattr(
-        "/init",
-        "security.selinux",
-        label("system_u:object_r:container_file_t:s0")?.to_bytes_with_nul(),
-        XattrFlags::empty(),
-    )
-    .map_err(|error| context("labelling the witness")(error.into()))?;
+    for (path, kind) in [("/init", "container_file_t"), (NODE, "tun_tap_device_t")] {
+        let label = label(&format!("system_u:object_r:{kind}:s0"))?;
+        setxattr(path, "security.selinux", label.to_bytes_with_nul(), XattrFlags::empty())
+            .map_err(|error| context(format_args!("labelling {path}"))(error.into()))?;
+    }
     fs::create_dir_all("/huge")?;
     mount("hugetlbfs", "/huge", "hugetlbfs", MountFlags::empty(), Some(c"mode=1777"))?;
     let mut workers = Vec::new();
     for worker in &scenario.workers {
         workers.push(
-            Running::start(worker)
+            Running::start(worker, &scenario.agent)
                 .map_err(context(format_args!("worker {} in {}", worker.number, worker.context)))?,
         );
     }
@@ -161,6 +162,24 @@ fn label(text: &str) -> io::Result<CString> {
     Ok(CString::new(text)?)
 }
 
+/// A TAP device with two queues as the node agent makes it: the second one is switched off, as QEMU does at first.
+///
+/// Descriptors and devices carry the context of the process that makes them, so this one takes the agent's for a while.
+fn queues(node: &str, name: &str, agent: &str) -> io::Result<[OwnedFd; 2]> {
+    const CURRENT: &str = "/proc/thread-self/attr/current";
+    let own = fs::read_to_string(CURRENT)?;
+    fs::write(CURRENT, agent).map_err(context(format_args!("cannot become {agent}")))?;
+    let queue = || -> io::Result<OwnedFd> {
+        let queue: OwnedFd = tap::open_node(node)?.into();
+        tap::join(&queue, name, true)?;
+        Ok(queue)
+    };
+    let queues = [queue()?, queue()?];
+    tap::enable(&queues[1], false)?;
+    fs::write(CURRENT, own.trim_end_matches('\0'))?;
+    Ok(queues)
+}
+
 /// A worker that is there.
 struct Running {
     number: u32,
@@ -170,7 +189,7 @@ struct Running {
 
 impl Running {
     /// Makes the worker's folder, starts it in its domain and waits until it is ready.
-    fn start(worker: &Worker) -> io::Result<Self> {
+    fn start(worker: &Worker, agent: &str) -> io::Result<Self> {
         let folder = format!("/w/{}", worker.number);
         fs::create_dir_all(&folder)?;
         // A level has a comma, which the option's quotes protect.
@@ -182,6 +201,7 @@ impl Running {
         tap::join(&foreign, &format!("far{}", worker.number), false)?;
         tap::keep(&foreign)?;
         drop(foreign);
+        let [first, second] = queues(NODE, &format!("age{}", worker.number), agent)?;
         let shared = shared(worker.number)?;
         // The context goes to the child with the credentials, and counts at its exec.
         fs::write("/proc/thread-self/attr/exec", &worker.context)
@@ -190,6 +210,8 @@ impl Running {
         let child = Command::new("/init")
             .args(["worker", &worker.number.to_string(), &neighbour])
             .args(&worker.operations)
+            .stdin(first)
+            .stdout(second)
             .spawn();
         fs::write("/proc/thread-self/attr/exec", "\0")?;
         let mut running = Self { number: worker.number, shared, child: child? };

@@ -20,6 +20,8 @@ pub(crate) struct Worker {
 /// The whole scenario.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Scenario {
+    /// The context of the node agent, which makes TAP devices for the workers.
+    pub(crate) agent: String,
     /// How many huge pages of 2 MiB the kernel sets apart.
     pub(crate) huge_pages: u32,
     /// What the kernel is asked about: source, target, class.
@@ -38,6 +40,7 @@ pub(crate) fn parse(text: &str) -> io::Result<Scenario> {
         let words: Vec<&str> = line.split('\t').collect();
         let wrong = || io::Error::other(format!("the scenario's line {line:?} is not understood"));
         match words.as_slice() {
+            ["agent", context] => scenario.agent = (*context).to_owned(),
             ["huge-pages", count] => scenario.huge_pages = count.parse().map_err(|_| wrong())?,
             ["ask", source, target, class] => {
                 scenario.questions.push([source, target, class].map(|word| (*word).to_owned()));
@@ -66,9 +69,9 @@ mod tests {
 
     #[test]
     fn a_scenario_is_read() {
-        let text =
-            "huge-pages\t24\nask\ta\tb\tfile\nworker\t1\tu:r:t:s0\tu:o:f:s0\t-\nworker\t2\tc\tf\t1\tx\ty\n";
+        let text = "agent\tu:r:a:s0\nhuge-pages\t24\nask\ta\tb\tfile\nworker\t1\tu:r:t:s0\tu:o:f:s0\t-\nworker\t2\tc\tf\t1\tx\ty\n";
         let found = parse(text).unwrap();
+        assert_eq!(found.agent, "u:r:a:s0");
         assert_eq!((found.huge_pages, found.questions.len(), found.workers.len()), (24, 1, 2));
         assert_eq!(found.workers[1].neighbour, Some(1));
         assert_eq!(found.workers[1].operations, ["x", "y"]);

@@ -63,6 +63,17 @@ fn on_a_base_that_lacks_every_documented_rule() -> Result<()> {
     ] {
         ensure!(!allowed(&proof, "virt_launcher.process", operation)?, "{operation}");
     }
+    // What the node agent passes is the minimal profile's way to the same, and each type has its own part of it.
+    for (domain, read, attach) in [
+        ("virt_machine.kvm", false, false),
+        ("virt_machine.kvm_tap", true, false),
+        ("virt_machine.kvm_multiqueue", true, true),
+    ] {
+        ensure!(allowed(&proof, domain, "tap-passed-read")? == read, "{domain}");
+        ensure!(allowed(&proof, domain, "tap-passed-write")? == read, "{domain}");
+        ensure!(allowed(&proof, domain, "tap-passed-attach")? == attach, "{domain}");
+        ensure!(!allowed(&proof, domain, "tap-open-agents")?, "{domain}");
+    }
     Ok(())
 }
 

@@ -36,6 +36,9 @@ pub enum Expected {
     Refused(Refusal),
 }
 
+/// The type of privileged containers, among them the node agent.
+pub(super) const PRIVILEGED: &str = "spc_t";
+
 /// The two machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -57,7 +60,7 @@ impl Place {
             Target::OwnHuge => object("hugetlbfs_t", if huge.of_process { own } else { "s0" }),
             Target::OtherHuge => object("hugetlbfs_t", if huge.of_process { other } else { "s0" }),
             Target::Kernel => process("kernel_t", "s0"),
-            Target::Privileged => process("spc_t", "s0"),
+            Target::Privileged => process(PRIVILEGED, "s0"),
             Target::Node(kind) => object(kind, "s0"),
         }
     }

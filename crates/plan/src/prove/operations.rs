@@ -44,7 +44,7 @@ pub enum Target {
     OtherHuge,
     /// The kernel's own domain.
     Kernel,
-    /// A privileged container.
+    /// A privileged container, and what carries its context: the node agent is one.
     Privileged,
     /// Files that have this type for all of the node.
     Node(&'static str),
@@ -121,6 +121,18 @@ pub const OPERATIONS: &[Operation] = operations![
         OwnFiles "chr_file" "ioctl", Own "tun_socket" "attach_queue";
     QUEUES, "tap-open-foreign", "near miss: open a TAP of the node's":
         OwnFiles "chr_file" "ioctl", Kernel "tun_socket" "relabelfrom", Own "tun_socket" "relabelto";
+
+    // Through a descriptor of another process: file_has_perm and ioctl_has_perm ask for the descriptor first.
+    TAP, "tap-passed-read", "read from a queue that the node agent passed":
+        Privileged "fd" "use", Node("tun_tap_device_t") "chr_file" "read";
+    TAP, "tap-passed-write", "write to it":
+        Privileged "fd" "use", Node("tun_tap_device_t") "chr_file" "write";
+    QUEUES, "tap-passed-detach", "switch it off":
+        Privileged "fd" "use", Node("tun_tap_device_t") "chr_file" "ioctl";
+    QUEUES, "tap-passed-attach", "switch a second passed queue on":
+        Privileged "fd" "use", Node("tun_tap_device_t") "chr_file" "ioctl", Privileged "tun_socket" "attach_queue";
+    QUEUES, "tap-open-agents", "near miss: open a further queue of that TAP":
+        OwnFiles "chr_file" "ioctl", Privileged "tun_socket" "relabelfrom", Own "tun_socket" "relabelto";
 
     // may_create, may_link and selinux_inode_setattr; the first access is the path's, the second inode_permission's.
     HUGE, "huge-mkdir", "make a folder":

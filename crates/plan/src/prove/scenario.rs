@@ -2,7 +2,7 @@
 
 use super::{
     domains::Trial,
-    expect::{HugeLevels, Place, object, process},
+    expect::{HugeLevels, PRIVILEGED, Place, object, process},
     operations::Operation,
 };
 use ferrovirt_selinux::{Database, LookupError};
@@ -87,7 +87,8 @@ pub fn scenario(base: &Database, trials: &[Trial]) -> Result<(String, Vec<Questi
         }
         workers.push('\n');
     }
-    let mut text = format!("huge-pages\t{}\n", trials.len() + SPARE_HUGE_PAGES);
+    let agent = process(PRIVILEGED, "s0");
+    let mut text = format!("agent\t{agent}\nhuge-pages\t{}\n", trials.len() + SPARE_HUGE_PAGES);
     for Question { source, target, class } in &questions {
         let _ = writeln!(text, "ask\t{source}\t{target}\t{class}");
     }

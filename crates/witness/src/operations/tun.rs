@@ -2,7 +2,11 @@
 
 use super::{Act, Place, Prepare};
 use ferrovirt_sys::tap::{enable, join, keep};
-use std::io;
+use rustix::io::{Errno, read, write};
+use std::{
+    io::{self, stdin, stdout},
+    os::fd::{AsFd, OwnedFd},
+};
 
 pub(super) const ALL: &[(&str, Prepare)] = &[
     ("tap-create", create),
@@ -12,6 +16,11 @@ pub(super) const ALL: &[(&str, Prepare)] = &[
     ("tap-attach-queue", attach_queue),
     ("tap-open-own", open_own),
     ("tap-open-foreign", open_foreign),
+    ("tap-passed-read", passed_read),
+    ("tap-passed-write", passed_write),
+    ("tap-passed-detach", passed_detach),
+    ("tap-passed-attach", passed_attach),
+    ("tap-open-agents", open_agents),
 ];
 
 /// Names of devices are at most 15 bytes.
@@ -65,4 +74,42 @@ fn open_own(place: &Place) -> io::Result<Act> {
 fn open_foreign(place: &Place) -> io::Result<Act> {
     let (node, name) = (place.node()?, name(place, "far"));
     Ok(Box::new(move || join(&node, &name, false)))
+}
+
+/// The two queues that the agent passed: the standard input, and the output, which is switched off.
+fn passed() -> io::Result<[OwnedFd; 2]> {
+    Ok([stdin().as_fd().try_clone_to_owned()?, stdout().as_fd().try_clone_to_owned()?])
+}
+
+/// A device that is down has no packet and takes none; that is said only after the policy was asked.
+fn passed_read(_: &Place) -> io::Result<Act> {
+    let [queue, _] = passed()?;
+    Ok(Box::new(move || match read(&queue, &mut [0_u8; 64]) {
+        Ok(_) | Err(Errno::AGAIN) => Ok(()),
+        Err(error) => Err(error.into()),
+    }))
+}
+
+fn passed_write(_: &Place) -> io::Result<Act> {
+    let [queue, _] = passed()?;
+    Ok(Box::new(move || match write(&queue, &[0_u8; 64]) {
+        Ok(_) | Err(Errno::IO) => Ok(()),
+        Err(error) => Err(error.into()),
+    }))
+}
+
+fn passed_detach(_: &Place) -> io::Result<Act> {
+    let [queue, _] = passed()?;
+    Ok(Box::new(move || enable(&queue, false)))
+}
+
+fn passed_attach(_: &Place) -> io::Result<Act> {
+    let [_, queue] = passed()?;
+    Ok(Box::new(move || enable(&queue, true)))
+}
+
+/// A further queue of the device that the agent made.
+fn open_agents(place: &Place) -> io::Result<Act> {
+    let (node, name) = (place.node()?, name(place, "age"));
+    Ok(Box::new(move || join(&node, &name, true)))
 }
