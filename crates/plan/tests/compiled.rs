@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 use ferrovirt_model::Profile;
-use ferrovirt_plan::{base::Base, lift, render};
+use ferrovirt_plan::{base::Base, installed, lift, render};
 use ferrovirt_privilege::{DOMAIN_BLOCK, Domain, Right, Surface, cluster_grants};
 use ferrovirt_selinux::{
     Database, cil,
@@ -45,6 +45,13 @@ fn compiled(name: &str, overlay: bool) -> (Database, Base, Vec<clone::Remainder>
     let names = Base::of(&base).unwrap();
     names.check(&base).unwrap();
     let documented = clone::module(&base, "container_t", "virt_launcher", "process", &documented()).unwrap();
+    let texts = [cil::text(&documented.statements), cil::text(&render::cil::minimal(&names))];
+    (compile(name, overlay, &texts), names, documented.remainder)
+}
+
+/// The policy of a base and further modules.
+fn compile(name: &str, overlay: bool, texts: &[String]) -> Database {
+    let dir = selinux();
     let work = tempfile::tempdir().unwrap();
     let mut modules: Vec<PathBuf> =
         fs::read_dir(dir.join("cil")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -52,11 +59,9 @@ fn compiled(name: &str, overlay: bool) -> (Database, Base, Vec<clone::Remainder>
     if overlay {
         modules.push(dir.join("overlays").join(name).with_extension("cil"));
     }
-    for (file, statements) in
-        [("documented.cil", documented.statements), ("minimal.cil", render::cil::minimal(&names))]
-    {
-        let path = work.path().join(file);
-        fs::write(&path, cil::text(&statements)).unwrap();
+    for (number, text) in texts.iter().enumerate() {
+        let path = work.path().join(format!("{number}.cil"));
+        fs::write(&path, text).unwrap();
         modules.push(path);
     }
     let policy = work.path().join("policy");
@@ -67,7 +72,7 @@ fn compiled(name: &str, overlay: bool) -> (Database, Base, Vec<clone::Remainder>
         .output()
         .expect("secilc cannot be run: apt-get install secilc");
     assert!(made.status.success(), "{name}: {}", String::from_utf8_lossy(&made.stderr));
-    (open(&policy), names, documented.remainder)
+    open(&policy)
 }
 
 /// The documented rules, as the clone takes them.
@@ -189,6 +194,40 @@ fn what_is_compiled_is_what_was_granted_and_less_than_container_t() {
             assert!(kept == text, "review the change of {file} with FERROVIRT_BLESS=1 and git diff");
         }
     }
+}
+
+/// The Security Profiles Operator puts a block of the object's name around the text of a raw profile: the types that come
+/// of it have the rules of our modules, under names with a hyphen.
+#[test]
+fn a_raw_profile_makes_the_same_types_under_the_operators_names() {
+    let base = open(&selinux().join("base.33"));
+    let made =
+        [Profile::Documented, Profile::Minimal].map(|profile| installed::module(&base, profile).unwrap());
+    let blocks = made.each_ref().map(|module| {
+        let object = installed::raw_selinux_profile(module);
+        let (head, text) = object.split_once("  policy: |\n").unwrap();
+        let name = head.lines().find_map(|line| line.strip_prefix("  name: ")).unwrap();
+        let text: String =
+            text.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
+        format!("(block {name}\n{text})\n")
+    });
+    let policy = compile("base", false, &blocks);
+
+    let renamed = |text: &String| text.replace("virt_machine.", "virt-machine.");
+    let names = Base::of(&base).unwrap();
+    let domains = Domain::all();
+    let rights = domains.iter().flat_map(|domain| names.rights(domain));
+    let asked: BTreeSet<_> = rights.map(|right| right.map(&renamed)).collect();
+    let [more, less] = lift::policy::lift(&policy, "virt-machine").unwrap().differences(&asked);
+    assert!(more.is_empty() && less.is_empty(), "more {more:#?}, less {less:#?}");
+
+    let kind = |name| policy.find_type(name).unwrap();
+    let found = between_types(&policy, kind("container_t"), kind("virt-launcher.process"));
+    assert!(found.rest.is_empty() && found.accesses.iter().all(|one| one.sign == Sign::Added), "{found:#?}");
+    let lacking = made[0].remainder.iter().filter(|one| one.held != Held::Always);
+    let lacking =
+        lacking.map(|one| (one.target.clone(), one.class.clone(), one.permission.clone())).collect();
+    assert_eq!(lines(&found.accesses.iter().collect::<Vec<_>>()), lacking);
 }
 
 #[test]
