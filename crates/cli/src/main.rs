@@ -3,6 +3,7 @@
 mod client;
 mod console;
 mod explain;
+mod log;
 mod machine;
 mod prove;
 mod requirements;

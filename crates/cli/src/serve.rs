@@ -1,10 +1,11 @@
 //! `ferrovirt serve`: parts of the system that run beside another Kubernetes.
 
+use crate::log;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use ferrovirt_plan::render::scc_webhook::NAME;
 use ferrovirt_webhook::{Certificate, Options as Webhook};
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Args)]
@@ -49,14 +50,7 @@ struct WebhookOptions {
 }
 
 pub(crate) fn serve(options: Options) -> Result<()> {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,kube=warn".into()),
-        )
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    log::start();
     let Part::Webhook(options) = options.part;
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(run(options))
 }

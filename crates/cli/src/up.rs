@@ -3,7 +3,7 @@
 //! This process holds the API server and the controllers; the node agent is a child that is started again when it
 //! ends. Launchers are nobody's children here: they go on when this process ends and are adopted by the next one.
 
-use crate::requirements;
+use crate::{log, requirements};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use ferrovirt_apiserver::server::{Config, Server};
@@ -11,7 +11,6 @@ use ferrovirt_plan::{config::ClusterConfig, render};
 use ferrovirt_sys::kvm::{self, Kvm};
 use std::{
     fs,
-    io::IsTerminal,
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -73,14 +72,7 @@ impl From<SccAdmission> for ferrovirt_apiserver::app::SccAdmission {
 }
 
 pub(crate) fn up(options: Options) -> Result<()> {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,kube=warn".into()),
-        )
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    log::start();
     requirements::check()?;
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(run(options))
 }
