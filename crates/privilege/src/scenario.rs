@@ -24,8 +24,8 @@ pub enum Scenario {
     Launcher,
     /// `crates/webhook/tests/witnesses.rs`: the SCC webhook beside the embedded API server. Any machine.
     Webhook,
-    /// Nobody yet: verbs of the node agent, which need a whole Ferrovirt.
-    Unwritten,
+    /// `tests/e2e/tests/witnesses.rs`: a whole Ferrovirt, in which the node agent lacks a verb.
+    Whole,
     /// `ferrovirt selinux prove`: a kernel that enforces the policy, in a virtual machine.
     Selinux,
     /// None: the documents grant it, nothing of ours uses it, so that nothing can fail. The text says what they want
@@ -43,7 +43,7 @@ impl Scenario {
             Self::Node => "node",
             Self::Launcher => "launcher",
             Self::Webhook => "webhook",
-            Self::Unwritten => "none yet",
+            Self::Whole => "whole",
             Self::Selinux => "selinux",
             Self::DocumentedOnly(_) => "none: documented only",
         }
@@ -66,15 +66,15 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("controller-nodes", Scenario::Api),
     ("controller-pods", Scenario::Api),
     ("controller-virtualmachines", Scenario::Api),
-    ("agent-events", Scenario::Unwritten),
-    ("agent-instances", Scenario::Unwritten),
-    ("agent-kubevirts", Scenario::Unwritten),
-    ("cloud-init-secret", Scenario::Unwritten),
-    ("node-events", Scenario::Unwritten),
-    ("node-lease", Scenario::Unwritten),
-    ("node-nodes", Scenario::Unwritten),
-    ("node-pods", Scenario::Unwritten),
-    ("node-volumes", Scenario::Unwritten),
+    ("agent-events", Scenario::Whole),
+    ("agent-instances", Scenario::Whole),
+    ("agent-kubevirts", Scenario::Whole),
+    ("cloud-init-secret", Scenario::Whole),
+    ("node-events", Scenario::Whole),
+    ("node-lease", Scenario::Whole),
+    ("node-nodes", Scenario::Whole),
+    ("node-pods", Scenario::Whole),
+    ("node-volumes", Scenario::Whole),
     ("webhook-certificate", Scenario::Webhook),
     ("webhook-constraints", Scenario::Webhook),
     ("webhook-entry", Scenario::Webhook),

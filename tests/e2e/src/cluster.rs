@@ -19,6 +19,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Options {
     /// More arguments for `ferrovirt up`.
     pub arguments: Vec<String>,
+    /// Environment variables of `ferrovirt up`.
+    pub environment: Vec<(&'static str, &'static str)>,
     /// Show what `ferrovirt up` says; it goes to a file otherwise, which a failure quotes.
     pub verbose: bool,
     /// Where to keep the data; a temporary directory otherwise.
@@ -83,6 +85,7 @@ impl Cluster {
             .arg("--image-dir")
             .arg(target().join("guest/images"))
             .args(&self.options.arguments)
+            .envs(self.options.environment.iter().copied())
             .stdin(Stdio::null());
         if !self.options.verbose {
             command.stdout(log.try_clone()?).stderr(log);

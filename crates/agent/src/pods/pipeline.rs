@@ -25,9 +25,7 @@ use ferrovirt_plan::{
 };
 use ferrovirt_qemu::protocol::Purpose;
 use ferrovirt_sys::netns;
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret,
-};
+use k8s_openapi::api::core::v1::{Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::Api;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -256,10 +254,6 @@ async fn objects(shared: &Shared, namespace: &str, names: volumes::Names) -> Res
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     for name in names.secrets {
         objects.secrets.extend(secrets.get_opt(&name).await.map_err(failed)?.map(|secret| (name, secret)));
-    }
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    for name in names.config_maps {
-        objects.config_maps.extend(maps.get_opt(&name).await.map_err(failed)?.map(|map| (name, map)));
     }
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let volumes: Api<PersistentVolume> = Api::all(client.clone());

@@ -16,7 +16,7 @@ use crate::{
 };
 use ferrovirt_api::quantity::Amount;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, Secret, Volume,
+    Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, Secret, Volume,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -97,8 +97,6 @@ impl Error {
 pub struct Objects {
     /// Secrets by name.
     pub secrets: BTreeMap<String, Secret>,
-    /// Config maps by name.
-    pub config_maps: BTreeMap<String, ConfigMap>,
     /// Claims by name, each with where its volume is on this node.
     pub claims: BTreeMap<String, Claim>,
 }
@@ -108,8 +106,6 @@ pub struct Objects {
 pub struct Names {
     /// Secrets.
     pub secrets: BTreeSet<String>,
-    /// Config maps.
-    pub config_maps: BTreeSet<String>,
     /// Claims.
     pub claims: BTreeSet<String>,
 }
@@ -119,11 +115,9 @@ pub fn names(pod: &Pod) -> Names {
     let mut names = Names::default();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         names.secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
-        names.config_maps.extend(volume.config_map.iter().map(|c| c.name.clone()));
         names.claims.extend(volume.persistent_volume_claim.iter().map(|c| c.claim_name.clone()));
         for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
             names.secrets.extend(source.secret.iter().map(|s| s.name.clone()));
-            names.config_maps.extend(source.config_map.iter().map(|c| c.name.clone()));
         }
     }
     names

@@ -1,4 +1,4 @@
-//! Volumes made of an object's data: secrets, config maps, the pod's own fields, and projections of them.
+//! Volumes made of an object's data: secrets, the pod's own fields, and projections of them.
 
 use super::{Error, Objects, unsupported};
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume};
@@ -25,10 +25,6 @@ pub(super) fn files(pod: &Pod, volume: &Volume, objects: &Objects) -> Result<Opt
         let data = reader.secret(secret, source.optional)?;
         return select(name, data, source.items.as_deref(), source.default_mode).map(Some);
     }
-    if let Some(source) = &volume.config_map {
-        let data = reader.config_map(&source.name, source.optional)?;
-        return select(name, data, source.items.as_deref(), source.default_mode).map(Some);
-    }
     if let Some(source) = &volume.downward_api {
         let items = source.items.as_deref().unwrap_or_default();
         return reader.downward(items, source.default_mode).map(Some);
@@ -40,16 +36,10 @@ pub(super) fn files(pod: &Pod, volume: &Volume, objects: &Objects) -> Result<Opt
         if let Some(secret) = &source.secret {
             let data = reader.secret(&secret.name, secret.optional)?;
             files.extend(select(name, data, secret.items.as_deref(), mode)?);
-        } else if let Some(map) = &source.config_map {
-            let data = reader.config_map(&map.name, map.optional)?;
-            files.extend(select(name, data, map.items.as_deref(), mode)?);
         } else if let Some(fields) = &source.downward_api {
             files.extend(reader.downward(fields.items.as_deref().unwrap_or_default(), mode)?);
         } else {
-            return Err(unsupported(
-                name,
-                "only secret, configMap and downwardAPI can be projected on this node",
-            ));
+            return Err(unsupported(name, "only secret and downwardAPI can be projected on this node"));
         }
     }
     Ok(Some(files))
@@ -68,19 +58,6 @@ impl Reader<'_> {
             None if optional == Some(true) => Ok(Data::new()),
             None => Err(self.not_found("secret", name)),
         }
-    }
-
-    fn config_map(&self, name: &str, optional: Option<bool>) -> Result<Data, Error> {
-        let Some(map) = self.objects.config_maps.get(name) else {
-            return if optional == Some(true) {
-                Ok(Data::new())
-            } else {
-                Err(self.not_found("configmap", name))
-            };
-        };
-        let text = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
-        let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
-        Ok(text.chain(binary).collect())
     }
 
     fn not_found(&self, kind: &'static str, name: &str) -> Error {

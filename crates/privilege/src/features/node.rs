@@ -54,7 +54,6 @@ pub(super) const GRANTS: &[Grant] = &[
         Phase::Start,
         verbs![
             "" "secrets": "get",
-            "" "configmaps": "get",
             "" "persistentvolumeclaims": "get",
             "" "persistentvolumes": "get",
         ],
