@@ -2,15 +2,16 @@
 //!
 //! The outer machine is QEMU in emulation with Debian's cloud kernel and `tests/nested` as its first process. In it the
 //! launcher of `target/dist` and Debian's QEMU run inner guests: on KVM, which the emulated processor has, and in
-//! emulation. Nothing of it needs a privilege or SELinux on this machine.
+//! emulation. Nothing of it needs SELinux on this machine, and but for the disk of a whole node no privilege.
 
 mod image;
+mod node;
 mod policy;
 mod scenarios;
 mod without;
 
 use crate::{run, selinux, target};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ferrovirt_nested::{Outcome, Plan, Scenario};
 use ferrovirt_plan::base::Base;
 use ferrovirt_selinux::avc;
@@ -31,6 +32,9 @@ pub(crate) struct Options {
     /// Leave out each rule in turn, and write what fails without it to tests/golden/selinux/without.txt
     #[arg(long)]
     ablate: bool,
+    /// A whole node instead: `ferrovirt up` with crun and the pod network, and machines of both profiles
+    #[arg(long)]
+    node: bool,
     /// The base policy: base, or an overlay of tests/selinux by name
     #[arg(long, default_value = "base")]
     base: String,
@@ -41,7 +45,7 @@ pub(crate) struct Options {
 
 /// Where everything is.
 struct Nest {
-    /// `target/selinux/nested`
+    /// `target/selinux/nested`, or `target/selinux/node`
     dir: PathBuf,
     /// `target/selinux`
     selinux: PathBuf,
@@ -50,10 +54,13 @@ struct Nest {
 pub(crate) fn nested(options: &Options) -> Result<()> {
     let guest = crate::guest::build(&target())?;
     let selinux = selinux::build(&target())?;
-    let nest = Nest { dir: selinux.join("nested"), selinux };
+    let nest = Nest { dir: selinux.join(if options.node { "node" } else { "nested" }), selinux };
     fs::create_dir_all(&nest.dir)?;
-    image::stage(&nest, &guest)?;
     let base = Base::refpolicy();
+    if options.node {
+        return node::run_node(&nest, &guest, &base, &options.base, !options.explore);
+    }
+    image::stage(&nest, &guest)?;
     if options.ablate {
         return without::run(&nest, &base);
     }
@@ -121,69 +128,107 @@ fn boot(nest: &Nest, plan: &Plan) -> Result<(Vec<Outcome>, String)> {
         .args(["-c", "find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 > \"$1\"", "sh"])
         .arg(&initrd)
         .current_dir(&root))?;
-    let (kernel, results) = (nest.dir.join("kernel.log"), nest.dir.join("results.log"));
-    let patience: u64 = 60 + plan.scenarios.iter().map(|one| one.patience).sum::<u64>();
     let disk = nest.dir.join("disk");
     fs::write(&disk, vec![0; 8 << 20])?;
-    let text = |path: &Path| path.display().to_string();
-    let status = Command::new("timeout")
-        .arg(patience.to_string())
-        .arg("qemu-system-x86_64")
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536", "-nodefaults"])
-        .args(["-display", "none", "-monitor", "none", "-no-reboot"])
-        .args(["-serial", &format!("file:{}", text(&kernel)), "-serial", &format!("file:{}", text(&results))])
-        .args(["-drive", &format!("if=none,id=disk,format=raw,file={}", text(&disk))])
-        .args(["-device", "nvme,serial=disk,drive=disk"])
-        .args(["-kernel", &text(&nest.selinux.join("vmlinuz")), "-initrd", &text(&initrd), "-append"])
-        .arg("console=ttyS0 security=selinux audit=1 audit_backlog_limit=8192 panic=-1 loglevel=7")
-        .status()
-        .context("cannot run qemu-system-x86_64")?;
-    let log = String::from_utf8_lossy(&fs::read(&kernel)?).into_owned();
-    let said = String::from_utf8_lossy(&fs::read(&results)?).into_owned();
+    let mut outer = Outer::new(1536, 60 + plan.scenarios.iter().map(|one| one.patience).sum::<u64>(), "");
+    outer.arguments.extend(["-initrd".to_owned(), initrd.display().to_string(), "-drive".to_owned()]);
+    outer.arguments.push(format!("if=none,id=disk,format=raw,file={}", disk.display()));
+    outer.arguments.extend(["-device".to_owned(), "nvme,serial=disk,drive=disk".to_owned()]);
+    let (said, log) = start(nest, &outer)?;
     let mut outcomes = Vec::new();
     for line in said.lines().map(str::trim).filter(|line| line.starts_with('{')) {
         outcomes.push(serde_json::from_str(line).with_context(|| line.to_owned())?);
     }
-    let done = said.lines().any(|line| line.trim() == "done");
     ensure!(
-        status.success() && done,
-        "the machine did not come to its end ({status}):\n{}\n{}",
+        said.lines().any(|line| line.trim() == "done"),
+        "the machine did not come to its end:\n{}\n{}",
         said.lines().filter(|line| !line.starts_with('{')).collect::<Vec<_>>().join("\n"),
         log.lines().rev().take(30).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
     );
     Ok((outcomes, log))
 }
 
+/// The outer machine.
+struct Outer {
+    mib: u32,
+    /// Seconds until it is ended.
+    patience: u64,
+    /// Beyond what every outer machine has.
+    arguments: Vec<String>,
+    /// The end of the kernel's command line.
+    append: String,
+}
+
+impl Outer {
+    fn new(mib: u32, patience: u64, append: &str) -> Self {
+        Self { mib, patience, arguments: Vec::new(), append: append.to_owned() }
+    }
+}
+
+/// Runs the outer machine to its end: what the program in it said, and the kernel's log.
+fn start(nest: &Nest, outer: &Outer) -> Result<(String, String)> {
+    let (kernel, results) = (nest.dir.join("kernel.log"), nest.dir.join("results.log"));
+    let text = |path: &Path| path.display().to_string();
+    let status = Command::new("timeout")
+        .arg(outer.patience.to_string())
+        .arg("qemu-system-x86_64")
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &outer.mib.to_string()])
+        .args(["-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"])
+        .args(["-serial", &format!("file:{}", text(&kernel)), "-serial", &format!("file:{}", text(&results))])
+        .args(["-kernel", &text(&nest.selinux.join("vmlinuz")), "-append"])
+        .arg(format!(
+            "console=ttyS0 security=selinux audit=1 audit_backlog_limit=8192 panic=-1 loglevel=7 {}",
+            outer.append
+        ))
+        .args(&outer.arguments)
+        .status()
+        .context("cannot run qemu-system-x86_64")?;
+    let read = |path: &Path| Ok::<_, std::io::Error>(String::from_utf8_lossy(&fs::read(path)?).into_owned());
+    let (said, log) = (read(&results)?, read(&kernel)?);
+    if !status.success() {
+        let tail: Vec<&str> = log.lines().rev().take(30).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        bail!("the machine did not end by itself ({status}):\n{said}\n{}", tail.join("\n"));
+    }
+    Ok((said, log))
+}
+
 /// The denials of the machines' types by scenario, as rules.
 fn denials(kernel: &str) -> String {
     let mut out = String::new();
     for (name, lines) in sections(kernel) {
-        let mut rules: BTreeMap<(String, String, String), BTreeMap<String, String>> = BTreeMap::new();
-        let (events, _) = avc::events(lines.iter().copied());
-        for event in &events {
-            for (record, denial) in event.denials() {
-                let kind = |context: &str| context.split(':').nth(2).unwrap_or_default().to_owned();
-                let key = (kind(&denial.source), kind(&denial.target), denial.class.clone());
-                let what = |field| record.field(field).unwrap_or_default().trim_matches('"').to_owned();
-                let path = Some(what("path")).filter(|path| !path.is_empty()).unwrap_or_else(|| what("name"));
-                let number =
-                    record.field("ioctlcmd").map_or(String::new(), |number| format!(" ioctl {number}"));
-                for permission in &denial.permissions {
-                    rules
-                        .entry(key.clone())
-                        .or_default()
-                        .entry(permission.clone())
-                        .or_insert_with(|| format!("{} {path}{number}", what("comm")));
-                }
+        out.push_str(&denied(name, lines.iter().copied()));
+    }
+    out
+}
+
+/// The denials in these lines, as rules.
+fn denied<'a>(name: &str, lines: impl Iterator<Item = &'a str>) -> String {
+    let mut out = String::new();
+    let mut rules: BTreeMap<(String, String, String), BTreeMap<String, String>> = BTreeMap::new();
+    let (events, _) = avc::events(lines);
+    for event in &events {
+        for (record, denial) in event.denials() {
+            let kind = |context: &str| context.split(':').nth(2).unwrap_or_default().to_owned();
+            let key = (kind(&denial.source), kind(&denial.target), denial.class.clone());
+            let what = |field| record.field(field).unwrap_or_default().trim_matches('"').to_owned();
+            let path = Some(what("path")).filter(|path| !path.is_empty()).unwrap_or_else(|| what("name"));
+            let number = record.field("ioctlcmd").map_or(String::new(), |number| format!(" ioctl {number}"));
+            for permission in &denial.permissions {
+                rules
+                    .entry(key.clone())
+                    .or_default()
+                    .entry(permission.clone())
+                    .or_insert_with(|| format!("{} {path}{number}", what("comm")));
             }
         }
-        if !rules.is_empty() {
-            let _ = writeln!(out, "denied in {name}:");
-        }
-        for ((source, target, class), permissions) in rules {
-            for (permission, example) in permissions {
-                let _ = writeln!(out, "  {source} {target} {class} {permission:<20} {example}");
-            }
+    }
+    if !rules.is_empty() {
+        let _ = writeln!(out, "denied in {name}:");
+    }
+    for ((source, target, class), permissions) in rules {
+        for (permission, example) in permissions {
+            let _ = writeln!(out, "  {source} {target} {class} {permission:<20} {example}");
         }
     }
     out

@@ -47,8 +47,26 @@ const DISABLED: [&str; 17] = [
 ];
 
 /// Modules of the kernel that proofs load, each after those that it needs.
-const MODULES: [&str; 4] =
-    ["drivers/net/tun.ko", "virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-amd.ko"];
+const MODULES: [&str; 18] = [
+    "drivers/net/tun.ko",
+    "virt/lib/irqbypass.ko",
+    "arch/x86/kvm/kvm.ko",
+    "arch/x86/kvm/kvm-amd.ko",
+    "lib/libcrc32c.ko",
+    "net/llc/llc.ko",
+    "net/802/stp.ko",
+    "net/bridge/bridge.ko",
+    "drivers/net/veth.ko",
+    "net/netfilter/nfnetlink.ko",
+    "net/ipv4/netfilter/nf_defrag_ipv4.ko",
+    "net/ipv6/netfilter/nf_defrag_ipv6.ko",
+    "net/netfilter/nf_conntrack.ko",
+    "net/netfilter/nf_nat.ko",
+    "net/netfilter/nf_tables.ko",
+    "net/netfilter/nft_chain_nat.ko",
+    "net/netfilter/nft_masq.ko",
+    "net/netfilter/nft_nat.ko",
+];
 
 /// Makes `target/selinux`, or finds it made.
 pub(crate) fn build(target: &Path) -> Result<PathBuf> {

@@ -15,6 +15,8 @@ pub struct Config {
     pub images: PathBuf,
     /// The launcher's program.
     pub launcher: PathBuf,
+    /// What is `/usr` in containers: the node's own, or the copy of [`crate::oci::programs`].
+    pub usr: PathBuf,
 }
 
 /// The one image that this node runs; its files come from the node itself.
@@ -39,6 +41,11 @@ impl Config {
     /// The skeleton of every container's root.
     pub fn rootfs(&self) -> PathBuf {
         self.data.join("rootfs")
+    }
+
+    /// Copies of QEMU.
+    pub fn programs(&self) -> PathBuf {
+        self.data.join("programs")
     }
 
     /// Unpacked images.

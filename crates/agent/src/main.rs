@@ -12,7 +12,7 @@ use ferrovirt_agent::{
     oci::{
         cgroup::{self, Layout},
         crun::Crun,
-        rootfs,
+        programs, rootfs,
     },
     pods::{Api, DebugClient, Manager, Shared},
     policy::{Installer, Watch},
@@ -34,9 +34,6 @@ use std::{
     time::Duration,
 };
 use tokio::signal::unix::{SignalKind, signal};
-
-/// A working KVM answers in a few milliseconds.
-const KVM_DEADLINE: Duration = Duration::from_millis(150);
 
 /// Runs launcher pods on this node.
 #[derive(Debug, Parser)]
@@ -66,6 +63,9 @@ struct Options {
     /// Program `ferrovirt`, to install the SELinux policy of launcher pods with where this node has SELinux and lacks it
     #[arg(long)]
     selinux_installer: Option<PathBuf>,
+    /// Milliseconds that a virtual processor of KVM may take to run a few instructions; one that works needs some.
+    #[arg(long, default_value_t = 150)]
+    kvm_patience: u32,
     /// End when the program that started this one ends.
     #[arg(long)]
     follow_parent: bool,
@@ -100,7 +100,8 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(options: Options) -> anyhow::Result<()> {
-    let kvm = tokio::task::spawn_blocking(|| kvm::probe(KVM_DEADLINE));
+    let patience = Duration::from_millis(options.kvm_patience.into());
+    let kvm = tokio::task::spawn_blocking(move || kvm::probe(patience));
     let data = std::path::absolute(&options.data_dir)?;
     let mut config = Config {
         node: options.node_name,
@@ -108,10 +109,15 @@ async fn run(options: Options) -> anyhow::Result<()> {
         socket: std::path::absolute(options.socket)?,
         images: std::path::absolute(options.image_dir)?,
         launcher: fs::canonicalize(&options.launcher)?,
+        usr: PathBuf::from("/usr"),
     };
-    for (folder, mode) in
-        [(&data, 0o711), (&config.pods(), 0o711), (&config.netns(), 0o700), (&config.crun(), 0o700)]
-    {
+    for (folder, mode) in [
+        (&data, 0o711),
+        (&config.pods(), 0o711),
+        (&config.netns(), 0o700),
+        (&config.crun(), 0o700),
+        (&config.programs(), 0o711),
+    ] {
         let made = fs::DirBuilder::new().recursive(true).mode(mode).create(folder);
         made.with_context(|| format!("making {}", folder.display()))?;
     }
@@ -130,6 +136,11 @@ async fn run(options: Options) -> anyhow::Result<()> {
         config.launcher = copy;
     }
     let cgroups = Layout::detect().context("reading the cgroup layout")?;
+    let crun = Crun::new(config.crun(), cgroups.hide_v2());
+    if selinux.is_enabled() {
+        config.usr = programs::prepare(&config.programs(), crun.list().is_empty())
+            .context("copying QEMU for containers")?;
+    }
     cgroup::make_parent(&cgroups).context("making the cgroup of all pods")?;
     let host = Host::set_up(&data).context("setting up the pod network")?;
     // Containers become this process's children, so that it learns how they ended.
@@ -141,7 +152,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         tracing::info!("KVM is {kvm:?} here: guests are emulated in software");
     }
     let shared = Arc::new(Shared {
-        crun: Crun::new(config.crun(), cgroups.hide_v2()),
+        crun,
         cni: host.cni(),
         images: Store::open(config.images.clone(), config.cache()).context("opening the image cache")?,
         cgroups,

@@ -253,6 +253,7 @@ impl Once {
         let node = Node {
             rootfs: &root,
             launcher: Path::new("/bin/true"),
+            usr: Path::new("/usr"),
             netns: &netns,
             huge: layout.huge_limit(),
             seccomp: ferrovirt_plan::render::seccomp::profile(),

@@ -23,8 +23,6 @@ use tokio::{
     sync::watch,
 };
 
-/// How long the probe of KVM may take; a virtual processor that works answers within milliseconds.
-const PROBE: Duration = Duration::from_millis(150);
 /// How long the agent may take to end after SIGTERM.
 const AGENT_END: Duration = Duration::from_secs(5);
 /// Pause before an agent that ended is started again.
@@ -51,6 +49,10 @@ pub(crate) struct Options {
     /// Install the SELinux policy of launcher pods where this machine has SELinux and lacks it
     #[arg(long)]
     install_selinux_policy: bool,
+    /// Milliseconds that a virtual processor of KVM may take to run a few instructions before guests are emulated instead.
+    /// One that works answers within some, on a machine that is itself emulated within some thousand
+    #[arg(long, default_value_t = 150)]
+    kvm_patience: u32,
     /// Folder of virt-handler and virt-launcher; this program's own when absent
     #[arg(long)]
     program_dir: Option<PathBuf>,
@@ -79,7 +81,8 @@ pub(crate) fn up(options: Options) -> Result<()> {
 
 async fn run(options: Options) -> Result<()> {
     // The probe waits for a virtual processor; the server opens its store meanwhile.
-    let probe = tokio::task::spawn_blocking(|| kvm::probe(PROBE));
+    let patience = Duration::from_millis(options.kvm_patience.into());
+    let probe = tokio::task::spawn_blocking(move || kvm::probe(patience));
     let layout = Layout::make(&options)?;
     let server = Server::open(Config {
         data_dir: options.data_dir.clone(),
@@ -155,6 +158,7 @@ struct Layout {
     images: PathBuf,
     programs: PathBuf,
     node_name: String,
+    kvm_patience: u32,
     /// This program, when the agent is to install the SELinux policy with it.
     installer: Option<PathBuf>,
 }
@@ -192,6 +196,7 @@ impl Layout {
             images: images.canonicalize()?,
             programs,
             node_name: options.node_name.clone().unwrap_or(host),
+            kvm_patience: options.kvm_patience,
             installer: options.install_selinux_policy.then(std::env::current_exe).transpose()?,
         })
     }
@@ -213,6 +218,8 @@ impl Layout {
             .arg(&self.images)
             .arg("--launcher")
             .arg(self.programs.join("virt-launcher"))
+            .arg("--kvm-patience")
+            .arg(self.kvm_patience.to_string())
             .arg("--follow-parent")
             .stdin(Stdio::null());
         if let Some(program) = &self.installer {

@@ -2,7 +2,7 @@
 
 use crate::{label, plan, say, world};
 use anyhow::{Context, Result, anyhow, bail};
-use ferrovirt_nested::{Outcome, POD, Plan, Scenario};
+use ferrovirt_nested::{LOG, Outcome, POD, Plan, Scenario};
 use ferrovirt_qemu::{
     order::Tap,
     protocol::{Event, LISTEN_FD, MAX_MESSAGE, Purpose, Request, State},
@@ -77,7 +77,7 @@ fn attempt(plan: &Plan, scenario: &Scenario) -> Outcome {
         (Some(wanted), Err(error)) if format!("{error:#}").contains(wanted) => Ok(()),
         (Some(wanted), Err(error)) => Err(error.context(format!("it did not fail with {wanted:?}"))),
     };
-    let cleared = world::clear(scenario);
+    let cleared = world::clear(scenario).and_then(|()| world::pages_are_back(plan.huge_pages));
     Outcome {
         name: scenario.name.clone(),
         domain: scenario.domain.clone(),
@@ -93,6 +93,9 @@ struct Machine {
     output: std::io::PipeReader,
     agent: Option<Connection>,
     domain: String,
+    by_agent: bool,
+    /// The launcher has said that it ends.
+    ended: bool,
 }
 
 impl Machine {
@@ -101,14 +104,22 @@ impl Machine {
         let listener = Listener::bind(path.as_ref()).context("the launcher's socket")?;
         chown(&path, Some(crate::runtime::USER), Some(crate::runtime::USER))?;
         let (output, writer) = std::io::pipe()?;
-        let mut command = in_runtime(plan, &["runtime", &scenario.domain])?;
-        command.stdout(writer.try_clone()?).stderr(writer);
+        let mut command;
+        if scenario.by_agent {
+            command = own_program(&["crun", &scenario.domain]);
+            command.stdout(fs::File::options().append(true).create(true).open(format!("{POD}{LOG}"))?);
+        } else {
+            command = in_runtime(plan, &["runtime", &scenario.domain])?;
+            command.stdout(writer.try_clone()?);
+        }
+        command.stderr(writer);
         let fds = vec![(listener.as_fd().try_clone_to_owned()?, LISTEN_FD)];
         let runtime = spawn(command, Setup { fds, ..Setup::default() });
         label::on_exec("")?;
         let runtime = runtime.context("starting the runtime")?;
         drop(listener);
-        let mut machine = Self { runtime, output, agent: None, domain: scenario.domain.clone() };
+        let (domain, by_agent) = (scenario.domain.clone(), scenario.by_agent);
+        let mut machine = Self { runtime, output, agent: None, domain, by_agent, ended: false };
         match Connection::connect(path.as_ref()) {
             Ok(agent) => machine.agent = Some(agent),
             Err(error) => {
@@ -131,25 +142,43 @@ impl Machine {
         drop(fds);
         self.send(&Request::Start { order: Box::new(scenario.order.clone()) }, &[])?;
         let path = format!("{POD}{SERIAL}");
+        let mut qemu = None;
         loop {
             let said = fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
             let said = said.unwrap_or_default();
             let all = scenario.expect.iter().all(|line| said.contains(line.as_str()));
             if all && scenario.fails.is_none() {
-                return looks(scenario);
+                looks(scenario)?;
+                return if scenario.deaf { self.deafen(qemu) } else { Ok(()) };
             }
             let soon = deadline.min(Instant::now() + Duration::from_millis(200));
             match self.event(soon) {
                 Ok((State::Ended { ending, message }, _)) => {
                     bail!("the guest ended ({ending:?}): {}", message.trim());
                 }
-                Ok(_) => {}
+                Ok((_, pid)) => qemu = pid.or(qemu),
                 Err(error) if Instant::now() >= deadline => {
                     let line = scenario.expect.iter().find(|line| !said.contains(line.as_str()));
                     bail!("{error:#}; the guest did not say {line:?} in time");
                 }
                 Err(error) if error.downcast_ref::<Late>().is_none() => return Err(error),
                 Err(_) => {}
+            }
+        }
+    }
+
+    /// Stops QEMU's process and has the launcher end it: it waits some seconds for an answer, then kills.
+    fn deafen(&mut self, qemu: Option<i32>) -> Result<()> {
+        let qemu = qemu.and_then(Pid::from_raw).context("the launcher tells no process of QEMU")?;
+        kill_process(qemu, Signal::STOP).context("stopping QEMU")?;
+        self.send(&Request::Shutdown { grace_seconds: Some(0) }, &[])?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let said =
+                self.event(deadline).context("the launcher does not kill a QEMU that does not answer")?;
+            if let (State::Ended { .. }, _) = said {
+                self.ended = true;
+                return Ok(());
             }
         }
     }
@@ -179,15 +208,25 @@ impl Machine {
         let runtime = self.runtime.id();
         let children = fs::read_to_string(format!("/proc/{runtime}/task/{runtime}/children"));
         let mut killed = Ok(());
-        for launcher in children.unwrap_or_default().split_whitespace() {
-            killed = in_runtime(plan, &["kill", launcher])
-                .and_then(|mut command| Ok(command.status()?))
-                .and_then(|status| match status.success() {
+        for launcher in children.unwrap_or_default().split_whitespace().filter(|_| !self.ended) {
+            let command = if self.by_agent {
+                Ok(own_program(&["kill", launcher]))
+            } else {
+                in_runtime(plan, &["kill", launcher])
+            };
+            killed = command.and_then(|mut command| Ok(command.status()?)).and_then(|status| {
+                match status.success() {
                     true => Ok(()),
                     false => Err(anyhow!("the runtime could not kill the launcher")),
-                });
+                }
+            });
         }
-        let (log, closed) = self.output(Duration::from_secs(15))?;
+        let (mut log, closed) = self.output(Duration::from_secs(15))?;
+        if self.by_agent {
+            let file = fs::read_to_string(format!("{POD}{LOG}"))?;
+            anyhow::ensure!(!file.is_empty(), "the launcher could not write its log: {log}");
+            log.push_str(&file);
+        }
         let ended = closed && gone(&self.domain, Duration::from_secs(15));
         let mut rest = String::new();
         if !ended {
@@ -227,9 +266,14 @@ impl Machine {
 /// A command of this program in the runtime's domain; it has to be started before another one is made.
 fn in_runtime(plan: &Plan, words: &[&str]) -> Result<Command> {
     label::on_exec(&format!("system_u:system_r:{}:s0", plan.runtime))?;
+    Ok(own_program(words))
+}
+
+/// A command of this program in this one's domain.
+fn own_program(words: &[&str]) -> Command {
     let mut command = Command::new("/init");
     command.args(words);
-    Ok(command)
+    command
 }
 
 /// Every process of a type that has not ended; one that only waits to be reaped has no command line.

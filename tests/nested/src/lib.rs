@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 pub const PLAN: &str = "/plan.json";
 /// The root file system of the pods, below the machine's own.
 pub const POD: &str = "/pod";
+/// The log of a launcher that the agent starts, in the pod.
+pub const LOG: &str = "/var/run/compute.log";
+/// The launcher's program on a mount of its own without set-user-ID programs, as the agent has it.
+pub const LAUNCHER: &str = "/virt-launcher";
 /// The level of every pod: they run one after another.
 pub const LEVEL: &str = "s0:c1,c2";
 
@@ -36,6 +40,9 @@ pub struct Scenario {
     pub name: String,
     /// The SELinux type of its pod.
     pub domain: String,
+    /// The node agent is the container engine too, as in `ferrovirt up`: it starts the launcher in its own domain, and the
+    /// log is a file.
+    pub by_agent: bool,
     /// What the launcher is told.
     pub order: Order,
     /// Device nodes in the pod: path in the pod, node of the machine.
@@ -46,6 +53,8 @@ pub struct Scenario {
     pub expect: Vec<String>,
     /// What the failure says that is wanted instead of success.
     pub fails: Option<String>,
+    /// Once all is well, QEMU is stopped by a signal and the launcher told to end it, which it can do by killing it alone.
+    pub deaf: bool,
     /// Seconds until it counts as failed.
     pub patience: u64,
 }
@@ -65,4 +74,54 @@ pub struct Outcome {
     pub serial: String,
     /// What the launcher and QEMU logged.
     pub log: String,
+}
+
+/// The file with [`Node`] on the disk of a whole node.
+pub const NODE: &str = "/usr/libexec/nested/node.json";
+
+/// A whole node: `ferrovirt up` with everything that it starts, and the machines that are made on it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Node {
+    /// Denials are enforced; otherwise only logged.
+    pub enforcing: bool,
+    /// Modules of the kernel in loading order.
+    pub modules: Vec<String>,
+    /// Labels of device nodes and folders in memory.
+    pub labels: Vec<(String, String)>,
+    /// Huge pages of 2 MiB to reserve.
+    pub huge_pages: u32,
+    /// The domain of whoever starts `ferrovirt up`.
+    pub engine: String,
+    /// The domain that `ferrovirt up` and the node agent come into by it.
+    pub agent: String,
+    /// Machines, made in this order, removed at the end.
+    pub machines: Vec<Wanted>,
+}
+
+/// A machine of a whole node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Name of the VirtualMachine.
+    pub name: String,
+    /// The privilege profile that the cluster has when it is made.
+    pub profile: String,
+    /// What kubectl applies.
+    pub manifest: String,
+    /// The SELinux type that its processes have to have.
+    pub domain: String,
+    /// Huge pages that it takes.
+    pub huge_pages: u32,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Check {
+    /// What.
+    pub name: String,
+    /// What was wrong; nothing when all is well.
+    pub failure: Option<String>,
+    /// What was seen.
+    pub seen: String,
+    /// Milliseconds.
+    pub took: u64,
 }

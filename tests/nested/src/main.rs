@@ -4,6 +4,7 @@
 
 mod agent;
 mod label;
+mod node;
 mod runtime;
 mod world;
 
@@ -20,8 +21,12 @@ fn main() {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         [_, "agent"] => agent::run(),
-        [_, "runtime", domain] => runtime::run(domain),
+        [_, "runtime", domain] => runtime::run(domain, true),
+        [_, "crun", domain] => runtime::run(domain, false),
         [_, "kill", process] => runtime::kill(process),
+        [_, "engine"] => node::engine(),
+        [_, "observer"] => node::observe(),
+        [_, "node"] if std::process::id() == 1 => node::first(),
         _ if std::process::id() == 1 => first(),
         _ => Err(anyhow::anyhow!("this is the first process of a virtual machine, and nothing else")),
     };

@@ -2,16 +2,17 @@
 
 use crate::label;
 use anyhow::{Context, Result};
-use ferrovirt_nested::{LEVEL, POD, Plan, Scenario};
+use ferrovirt_nested::{LAUNCHER, LEVEL, POD, Plan, Scenario};
 use rustix::{
     fs::{FileType, Mode, mknodat},
-    mount::{MountFlags, UnmountFlags, mount, unmount},
+    mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount},
 };
 use std::{
     ffi::CString,
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::Path,
+    time::{Duration, Instant},
 };
 
 /// The context of everything in a pod.
@@ -19,7 +20,7 @@ pub(crate) fn pod_context() -> String {
     format!("system_u:object_r:container_file_t:{LEVEL}")
 }
 
-fn mounted(kind: &str, target: &str, flags: MountFlags, options: &str) -> Result<()> {
+pub(crate) fn mounted(kind: &str, target: &str, flags: MountFlags, options: &str) -> Result<()> {
     fs::create_dir_all(target)?;
     let options = CString::new(options)?;
     mount(kind, target, kind, flags, Some(options.as_c_str()))
@@ -34,19 +35,28 @@ pub(crate) fn mounts() -> Result<()> {
     mounted("selinuxfs", "/sys/fs/selinux", none, "")
 }
 
-pub(crate) fn prepare(plan: &Plan) -> Result<()> {
+/// Modules of the kernel, the policy, labels.
+pub(crate) fn load(modules: &[String], labels: &[(String, String)]) -> Result<()> {
     fs::write("/proc/sys/kernel/printk_ratelimit", "0")?;
-    for module in &plan.modules {
+    for module in modules {
         let file = fs::File::open(module).with_context(|| module.clone())?;
         rustix::system::finit_module(&file, c"", 0).with_context(|| module.clone())?;
     }
     let policy = fs::read("/policy")?;
     fs::write("/sys/fs/selinux/load", policy).context("loading the policy")?;
-    for (path, context) in &plan.labels {
+    for (path, context) in labels {
         label::set(Path::new(path), context)?;
     }
+    Ok(())
+}
+
+pub(crate) fn prepare(plan: &Plan) -> Result<()> {
+    load(&plan.modules, &plan.labels)?;
     label::set_all(Path::new(POD), &pod_context())?;
     fs::write("/proc/sys/vm/nr_hugepages", plan.huge_pages.to_string())?;
+    let launcher = format!("{POD}{LAUNCHER}");
+    mount_bind(format!("{POD}/usr/bin/virt-launcher"), &launcher).context("the launcher's mount")?;
+    mount_remount(&launcher, MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID, "")?;
     let options = format!("context=\"{}\",mode=755", pod_context());
     mounted("tmpfs", &format!("{POD}/dev"), MountFlags::empty(), &options)?;
     for (name, source) in [("null", "/dev/null"), ("zero", "/dev/zero"), ("urandom", "/dev/urandom")] {
@@ -91,4 +101,17 @@ pub(crate) fn clear(scenario: &Scenario) -> Result<()> {
         let _ = fs::remove_file(format!("{POD}{path}"));
     }
     unmount(format!("{POD}/var/run"), UnmountFlags::DETACH).context("the pod's scratch space")
+}
+
+/// Waits until every huge page is free again: the next guest would lack those that the last one still has.
+pub(crate) fn pages_are_back(all: u32) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
+        let free = fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")?;
+        if free.trim() == all.to_string() {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < deadline, "only {} of {all} huge pages came back", free.trim());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -3,8 +3,14 @@
 use super::Nest;
 use crate::run;
 use anyhow::{Context, Result, ensure};
-use ferrovirt_plan::{base::Base, render};
-use std::{fs, path::PathBuf, process::Command};
+use ferrovirt_model::Profile;
+use ferrovirt_plan::{base::Base, installed, render};
+use ferrovirt_selinux::Database;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// The node agent starts the container runtime and passes it the launcher's socket. On a node the unit of a service or
 /// the base policy arranges this; it is no part of a machine's type.
@@ -17,11 +23,21 @@ const NODE: &str = "
 (allow RUNTIME AGENT (process (sigchld)))
 ";
 
+/// What containers need on the reference policy beyond what it gives to `container_t`, whose copy the documented profile's
+/// type is: a privileged container, which the node agent is, may not enter it, and it may not use what that passes.
+const WHOLE_NODE: &str = "
+(allow AGENT container_t (process (transition)))
+(allow AGENT container_t (process2 (nnp_transition nosuid_transition)))
+(allow container_t AGENT (fd (use)))
+(allow container_t AGENT (unix_stream_socket (accept read write getopt)))
+(allow container_t AGENT (udp_socket (read write)))
+";
+
 /// What the node's agent and runtime have on a type through `domain`, for types without that attribute.
 const ON_TYPE: &str = "
 (typeattribute lacking)
 (allow AGENT lacking (unix_stream_socket (connectto)))
-(allow AGENT lacking (process (sigkill getattr)))
+(allow AGENT lacking (process (sigkill sigstop getattr)))
 (allow AGENT lacking (dir (search getattr open read)))
 (allow AGENT lacking (file (getattr open read)))
 (allow AGENT lacking (fd (use)))
@@ -33,10 +49,12 @@ pub(super) enum Form<'a> {
     Whole,
     /// These, each in a block `without`, none with an attribute of the base.
     Lacking(&'a str),
+    /// Those of both profiles.
+    Node,
 }
 
-/// Compiles the policy into `policy` of the nest's folder.
-pub(super) fn compile(nest: &Nest, base: &Base, overlay: &str, form: &Form<'_>) -> Result<()> {
+/// Compiles the policy into `policy` of the nest's folder; its file contexts.
+pub(super) fn compile(nest: &Nest, base: &Base, overlay: &str, form: &Form<'_>) -> Result<PathBuf> {
     let mut modules: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(nest.selinux.join("cil")).context("cargo xtask selinux-base makes it")? {
         modules.push(entry?.path());
@@ -48,7 +66,7 @@ pub(super) fn compile(nest: &Nest, base: &Base, overlay: &str, form: &Form<'_>) 
     let own = nest.dir.join("virt_machine.cil");
     let names = |text: &str| text.replace("AGENT", &base.agent).replace("RUNTIME", &base.runtime);
     let text = match form {
-        Form::Whole => ferrovirt_selinux::cil::text(&render::cil::minimal(base)),
+        Form::Whole | Form::Node => ferrovirt_selinux::cil::text(&render::cil::minimal(base)),
         Form::Lacking(text) => {
             let types = text.lines().filter_map(|line| line.strip_prefix("(block without (type "));
             let names_of: Vec<String> =
@@ -58,18 +76,36 @@ pub(super) fn compile(nest: &Nest, base: &Base, overlay: &str, form: &Form<'_>) 
         }
     };
     fs::write(&own, text)?;
+    let (policy, contexts) = (nest.dir.join("policy"), nest.dir.join("file_contexts"));
     let node = nest.dir.join("node.cil");
-    fs::write(&node, names(NODE))?;
-    modules.extend([own, node]);
-    let policy = nest.dir.join("policy");
+    if matches!(form, Form::Node) {
+        fs::write(&node, names(WHOLE_NODE))?;
+        modules.push(node.clone());
+        // The copy is of what the node's policy has.
+        secilc(&modules, &[], &contexts, &policy)?;
+        let documented = installed::module(&Database::open(&fs::read(&policy)?)?, Profile::Documented)?;
+        let path = nest.dir.join("virt_launcher.cil");
+        fs::write(&path, documented.text)?;
+        modules.push(path);
+    } else {
+        fs::write(&node, names(NODE))?;
+        modules.push(node);
+    }
+    modules.push(own);
     let unchecked: &[&str] = if matches!(form, Form::Lacking(_)) { &["-N"] } else { &[] };
+    secilc(&modules, unchecked, &contexts, &policy)?;
+    ensure!(policy.exists(), "secilc made no policy");
+    Ok(contexts)
+}
+
+fn secilc(modules: &[PathBuf], unchecked: &[&str], contexts: &Path, policy: &Path) -> Result<()> {
     run(Command::new("secilc")
         .args(unchecked)
-        .args(["-M", "true", "-c", "33", "-f", "/dev/null", "-o"])
-        .arg(&policy)
-        .args(&modules))?;
-    ensure!(policy.exists(), "secilc made no policy");
-    Ok(())
+        .args(["-M", "true", "-c", "33", "-f"])
+        .arg(contexts)
+        .arg("-o")
+        .arg(policy)
+        .args(modules))
 }
 
 /// One block for all types: a block of one name may stand only once.

@@ -24,6 +24,8 @@ pub(super) fn all() -> Vec<Scenario> {
         disks(one("disks and screen", &[Kvm])),
         last_words(one("last words", &[Kvm])),
         emulated("emulation", &[Emulation]),
+        deaf(emulated("deaf", &[Emulation])),
+        by_agent(emulated("started by the agent", &[Emulation])),
         emulated("emulation, huge pages", &[Emulation, HugePages]),
     ]
 }
@@ -58,11 +60,13 @@ fn scenario(name: &str, features: &[Feature], cpus: u32) -> Scenario {
     Scenario {
         name: name.to_owned(),
         domain: domain(features),
+        by_agent: false,
         order,
         devices,
         copies: Vec::new(),
         expect,
         fails: None,
+        deaf: false,
         patience: 180,
     }
 }
@@ -92,6 +96,22 @@ fn last_words(mut made: Scenario) -> Scenario {
     made
 }
 
+/// QEMU does not do what it is told, and the launcher kills it.
+fn deaf(mut made: Scenario) -> Scenario {
+    made.name = "deaf".to_owned();
+    made.deaf = true;
+    made
+}
+
+/// The node agent starts the launcher, as in `ferrovirt up`.
+fn by_agent(mut made: Scenario) -> Scenario {
+    made.by_agent = true;
+    made
+}
+
+/// How many machines [`everything`] has at most.
+pub(super) const ROUNDS: usize = 4;
+
 /// Machines that use every rule of the type with every feature, the quickest first. Without a rule the first one that
 /// does not go well tells.
 pub(super) fn everything(emulation: bool, domain: &str) -> Vec<Scenario> {
@@ -110,7 +130,7 @@ pub(super) fn everything(emulation: bool, domain: &str) -> Vec<Scenario> {
     }
     sector.expect = vec!["R".to_owned()];
     sector.patience = 40;
-    let mut all = vec![sector, last_words(whole()), whole()];
+    let mut all = vec![sector.clone(), by_agent(last_words(whole())), deaf(sector), whole()];
     for made in &mut all {
         made.domain = domain.to_owned();
     }

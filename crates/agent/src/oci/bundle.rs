@@ -286,6 +286,8 @@ pub struct Node<'a> {
     pub rootfs: &'a Path,
     /// The launcher's program.
     pub launcher: &'a Path,
+    /// What is `/usr` in the container.
+    pub usr: &'a Path,
     /// The pod's network namespace.
     pub netns: &'a Path,
     /// Who limits huge pages.
@@ -394,11 +396,13 @@ fn system_mounts(node: &Node<'_>) -> Vec<Mount> {
         Mount::of("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
         small("/run"),
         small("/var"),
-        Mount::bind("/usr".into(), "/usr", true),
+        Mount::bind(node.usr.to_owned(), "/usr", true),
         Mount::bind(node.launcher.to_owned(), super::rootfs::REAL_COMMAND, true),
     ];
+    // Both are about the node's own libraries.
+    let own = node.usr == Path::new("/usr");
     for file in ["/etc/ld.so.cache", "/etc/alternatives"] {
-        if Path::new(file).exists() {
+        if own && Path::new(file).exists() {
             mounts.push(Mount::bind(file.into(), file, true));
         }
     }

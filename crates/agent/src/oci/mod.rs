@@ -3,4 +3,5 @@
 pub mod bundle;
 pub mod cgroup;
 pub mod crun;
+pub mod programs;
 pub mod rootfs;

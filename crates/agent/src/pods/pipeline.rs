@@ -299,6 +299,7 @@ fn contain(
     let node = bundle::Node {
         rootfs: &shared.config.rootfs(),
         launcher: &shared.config.launcher,
+        usr: &shared.config.usr,
         netns: &shared.netns(uid),
         huge,
         seccomp: ferrovirt_plan::render::seccomp::profile(),

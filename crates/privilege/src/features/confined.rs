@@ -45,6 +45,19 @@ pub(super) const GRANTS: &[Grant] = &[
     ),
     Grant::new(
         Subject::Launcher,
+        Phase::Start,
+        selinux![
+            "{agent}" "{domain}" "process": "transition",
+            "{agent}" "{domain}" "process2": "nnp_transition" "nosuid_transition",
+            "{domain}" "container_file_t" "file": "append",
+        ],
+        "security hooks: selinux_bprm_creds_for_exec on the change of domain, flush_unauthorized_files on the log",
+        "in `ferrovirt up` the node agent is the container engine too: crun, its child, starts the launcher's program and \
+         gives it a file as its log; the program is on a mount without set-user-ID programs",
+        "selinux-start-by-agent",
+    ),
+    Grant::new(
+        Subject::Launcher,
         Phase::Running,
         selinux!["{runtime}" "{domain}" "process": "sigkill"],
         "security hook: selinux_task_kill on the runtime's signal",
@@ -57,9 +70,11 @@ pub(super) const GRANTS: &[Grant] = &[
         selinux![
             "{domain}" "container_file_t" "file": "read" "open" "map" "execute" "execute_no_trans" "getattr",
             "{domain}" "container_file_t" "dir": "search" "getattr",
+            "{domain}" "container_file_t" "lnk_file": "read",
         ],
         "security hooks: selinux_inode_permission, selinux_file_open, selinux_mmap_file, selinux_bprm_creds_for_exec",
-        "the launcher is loaded from the image, starts QEMU, and QEMU loads its libraries and firmware",
+        "the launcher is loaded from the image, starts QEMU, and QEMU loads its libraries and firmware; /lib64, where its \
+         loader is, is a link",
         "selinux-programs",
     ),
     Grant::new(
