@@ -14,6 +14,9 @@ use std::{
 
 /// Where the webhook listens; the Service of the manifests leads there.
 const ADDRESS: &str = "127.77.7.7";
+/// Where a second replica listens.
+const OTHER: &str = "127.77.7.8";
+const SELF_SIGNED: [&str; 3] = ["--self-signed-secret", "scc-webhook-certificate", "--ranges"];
 
 /// What the manifests have and this API does not serve: somebody else runs the program here.
 const NOT_SERVED: [&str; 2] = ["kind: Deployment\n", "kind: PodDisruptionBudget\n"];
@@ -40,9 +43,13 @@ struct Webhook(Child);
 
 impl Webhook {
     fn start(kubeconfig: &Path, log: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::start_at(ADDRESS, kubeconfig, log, arguments)
+    }
+
+    fn start_at(address: &str, kubeconfig: &Path, log: &Path, arguments: &[&str]) -> Result<Self> {
         let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
         let child = Command::new(Cluster::binaries()?.join("ferrovirt"))
-            .args(["serve", "webhook", "--listen", &format!("{ADDRESS}:443"), "--kubeconfig"])
+            .args(["serve", "webhook", "--listen", &format!("{address}:443"), "--kubeconfig"])
             .arg(kubeconfig)
             .args(arguments)
             .stdin(Stdio::null())
@@ -129,11 +136,11 @@ fn reason(said: &str) -> Result<&str> {
     Ok(said[at..].trim())
 }
 
-#[test]
-fn pods_are_admitted_by_the_webhook_as_in_process() -> Result<()> {
+/// A cluster without SCC admission of its own, with our manifests applied; the account's kubeconfig.
+fn install() -> Result<(Cluster, PathBuf)> {
     let options =
         Options { arguments: vec!["--scc-admission".to_owned(), "webhook".to_owned()], ..Options::default() };
-    let mut cluster = Cluster::start(options)?;
+    let cluster = Cluster::start(options)?;
     let manifests = fs::read_to_string(root().join("deploy/scc-webhook.yaml"))?;
     let served: Vec<&str> = manifests
         .split("---\n")
@@ -142,10 +149,21 @@ fn pods_are_admitted_by_the_webhook_as_in_process() -> Result<()> {
     ensure!(served.len() > 20, "the manifests are not separated as expected");
     cluster.kubectl(&["apply", "-f", "deploy/scc-definition.yaml"])?;
     cluster.apply(&served.join("---\n"))?;
-    // The Deployment's place is taken by a program beside the cluster, its Service by a name for the address.
-    let external = json!({"spec": {"type": "ExternalName", "externalName": ADDRESS}}).to_string();
-    cluster.kubectl(&["patch", "service", "scc-webhook", "-n", "scc-webhook", "-p", &external])?;
+    lead_to(&cluster, ADDRESS)?;
     let account = kubeconfig(&cluster, "scc-webhook", "scc-webhook")?;
+    Ok((cluster, account))
+}
+
+/// The Deployment's place is taken by programs beside the cluster, its Service by a name for the address of one of them.
+fn lead_to(cluster: &Cluster, address: &str) -> Result<()> {
+    let external = json!({"spec": {"type": "ExternalName", "externalName": address}}).to_string();
+    cluster.kubectl(&["patch", "service", "scc-webhook", "-n", "scc-webhook", "-p", &external])?;
+    Ok(())
+}
+
+#[test]
+fn pods_are_admitted_by_the_webhook_as_in_process() -> Result<()> {
+    let (mut cluster, account) = install()?;
     let alice = team(&cluster)?;
     let log = cluster.data().join("webhook.log");
     let said = || fs::read_to_string(&log).unwrap_or_default();
@@ -156,8 +174,7 @@ fn pods_are_admitted_by_the_webhook_as_in_process() -> Result<()> {
                 Post \"https://scc-webhook.scc-webhook.svc:443/mutate/pods?timeout=15s\":";
     ensure!(!made && text.contains(call), "{text}");
 
-    let webhook =
-        Webhook::start(&account, &log, &["--self-signed-secret", "scc-webhook-certificate", "--ranges"])?;
+    let webhook = Webhook::start(&account, &log, &SELF_SIGNED)?;
     wait_for("the webhook to be ready", PATIENCE, || {
         let output = towards_webhook(&["get", "--raw", "/readyz"], b"")?;
         Ok((output.status.success() && output.stdout == b"ok").then_some(()))
@@ -339,4 +356,114 @@ fn outage(cluster: &Cluster, alice: &Path, webhook: Webhook) -> Result<()> {
     let pod = cluster.json(&["get", "pod", "plain", "-n", "team"])?;
     ensure!(pod["status"]["message"] == "written", "{pod}");
     Ok(())
+}
+
+/// Whether the server at an address is ready and shows a certificate of the authority in a file.
+fn shows(address: &str, authority: &Path) -> Result<bool> {
+    let output = Command::new("kubectl")
+        .args(["--kubeconfig=/dev/null", "--token=none", "--tls-server-name=scc-webhook.scc-webhook.svc"])
+        .arg(format!("--certificate-authority={}", authority.display()))
+        .args(["-s", &format!("https://{address}"), "get", "--raw", "/readyz"])
+        .stdin(Stdio::null())
+        .output()?;
+    Ok(output.status.success() && output.stdout == b"ok")
+}
+
+/// Waits for another authority than `old`, and writes it into a file.
+fn newest_authority(cluster: &Cluster, old: &str) -> Result<(String, PathBuf)> {
+    let template = "go-template={{with .data}}{{index . \"ca.crt\" | base64decode}}{{end}}";
+    let words = ["get", "secret", "scc-webhook-certificate", "-n", "scc-webhook", "-o", template];
+    const END: &str = "-----END CERTIFICATE-----\n";
+    let newest = wait_for("a new certificate", PATIENCE, || {
+        let bundle = cluster.kubectl(&words)?;
+        let first = bundle.split_inclusive(END).next().filter(|one| one.ends_with(END));
+        Ok(first.filter(|one| *one != old).map(str::to_owned))
+    })?;
+    let file = cluster.data().join("authority.pem");
+    fs::write(&file, &newest)?;
+    Ok((newest, file))
+}
+
+#[test]
+fn two_replicas_share_certificate_and_ledger() -> Result<()> {
+    let (mut cluster, account) = install()?;
+    let alice = team(&cluster)?;
+    let log = cluster.data().join("webhook.log");
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    let first = Webhook::start(&account, &log, &SELF_SIGNED)?;
+    let second = Webhook::start_at(OTHER, &account, &log, &SELF_SIGNED)?;
+    let (authority, file) = newest_authority(&cluster, "")?;
+    for address in [ADDRESS, OTHER] {
+        wait_for("both to be ready with one certificate", PATIENCE, || {
+            Ok(shows(address, &file)?.then_some(()))
+        })
+        .with_context(said)?;
+    }
+
+    // Many namespaces at once, two that give out ranges: each block once.
+    let many: Vec<String> =
+        (0..30).map(|n| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: many-{n}}}\n")).collect();
+    cluster.apply(&many.join("---\n"))?;
+    let ranges = || -> Result<Vec<Option<String>>> {
+        let namespaces = cluster.json(&["get", "namespaces"])?;
+        let list = namespaces["items"].as_array().context("no namespaces")?.iter();
+        let range = |one: &Value| {
+            one["metadata"]["annotations"]["openshift.io/sa.scc.uid-range"].as_str().map(str::to_owned)
+        };
+        Ok(list.map(range).collect())
+    };
+    let given = wait_for("every namespace to have a range", PATIENCE, || {
+        Ok(ranges()?.into_iter().collect::<Option<Vec<String>>>())
+    })
+    .with_context(said)?;
+    let distinct: std::collections::BTreeSet<&String> = given.iter().collect();
+    ensure!(distinct.len() == given.len() && given.len() > 30, "a block was given out twice: {given:?}");
+    let ledger = cluster.json(&["get", "configmap", "scc-uid", "-n", "scc-webhook"])?;
+    let next: usize = ledger["data"]["next"].as_str().context("no ledger")?.parse()?;
+    ensure!(next >= given.len(), "{next} blocks for {} namespaces", given.len());
+    // Not even after its namespace is gone.
+    let words = [
+        "get",
+        "namespace",
+        "many-3",
+        "-o",
+        "jsonpath={.metadata.annotations.openshift\\.io/sa\\.scc\\.uid-range}",
+    ];
+    let gone = cluster.kubectl(&words)?;
+    ensure!(distinct.contains(&gone), "{gone} is not in {given:?}");
+    cluster.kubectl(&["delete", "namespace", "many-3"])?;
+    cluster.kubectl(&["create", "namespace", "later"])?;
+    let later = wait_for("the later namespace's range", PATIENCE, || {
+        let namespace = cluster.json(&["get", "namespace", "later"])?;
+        let range = namespace["metadata"]["annotations"]["openshift.io/sa.scc.uid-range"].as_str();
+        Ok(range.map(str::to_owned))
+    })
+    .with_context(said)?;
+    ensure!(!distinct.contains(&later), "{later} was given out again");
+
+    // The certificate is replaced while pods are made, now through the one, now through the other replica.
+    let due = json!({"data": {"renew-at": "MA=="}}).to_string();
+    cluster.kubectl(&["patch", "secret", "scc-webhook-certificate", "-n", "scc-webhook", "-p", &due])?;
+    let (_, renewed) = newest_authority(&cluster, &authority)?;
+    let mut number = 0;
+    wait_for("both to show the new certificate", PATIENCE, || {
+        for address in [OTHER, ADDRESS] {
+            lead_to(&cluster, address)?;
+            number += 1;
+            let (made, text) = make(&cluster, &alice, "team", &named(&format!("pod-{number}")))?;
+            ensure!(made, "pod {number} through {address}: {text}\n{}", said());
+        }
+        Ok((shows(ADDRESS, &renewed)? && shows(OTHER, &renewed)?).then_some(()))
+    })?;
+
+    // One of them dies; the other one is enough.
+    drop(first);
+    lead_to(&cluster, OTHER)?;
+    let (made, text) = make(&cluster, &alice, "team", &named("survivor"))?;
+    ensure!(made, "{text}\n{}", said());
+    second.stop()?;
+    let configurations = "mutatingwebhookconfigurations,validatingwebhookconfigurations";
+    cluster.kubectl(&["delete", configurations, "--all"])?;
+    cluster.kubectl(&["delete", "pods", "--all", "-n", "team", "--force", "--grace-period=0"])?;
+    cluster.stop()
 }

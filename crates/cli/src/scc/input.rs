@@ -112,8 +112,11 @@ fn pod(document: Value, namespace: &str, profile: Profile) -> Result<Option<Valu
     });
     claims(&document, &mut pod);
     let mut unknown = Vec::new();
-    let typed: Pod =
-        serde_ignored::deserialize(pod, |path| unknown.push(format!("unknown field \"{path}\"")))?;
+    let typed: Pod = serde_ignored::deserialize(pod, |path| {
+        // What may be absent stands in the path as a question mark.
+        let path = path.to_string().replace(".?", "");
+        unknown.push(format!("unknown field \"{path}\""));
+    })?;
     ensure!(unknown.is_empty(), "{}", unknown.join(", "));
     let no_containers = typed.spec.as_ref().is_none_or(|spec| spec.containers.is_empty());
     ensure!(!no_containers, "{pointer}/spec/containers: a pod needs a container");

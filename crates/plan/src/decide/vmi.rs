@@ -392,9 +392,9 @@ fn hint(message: &str) -> Option<&'static str> {
         Some(
             "A feature of this machine needs more than the namespace allows: `ferrovirt explain` shows which one; remove it, or label the namespace with pod-security.kubernetes.io/enforce=privileged",
         )
-    } else if message.contains("security context constraint") {
+    } else if message.contains("security context constraint") || message.contains("required SCC") {
         Some(
-            "No security context constraint of the controller's service account allows what this machine needs: `ferrovirt explain` shows what that is; restore the constraints kubevirt-controller and kubevirt-machine, or remove the feature",
+            "Its pod may run only under the constraint that the annotation ferrovirt.io/pod-scc names, or with the controller's rights lent, under one of the controller's: `ferrovirt explain` shows what the machine needs and `ferrovirt scc who-can` which constraint admits it; restore the constraints kubevirt-controller and kubevirt-machine, let somebody who may use a fitting one make the machine again or change its template, or remove the feature",
         )
     } else if message.contains("cannot create resource") {
         Some("Give the verb back to the ClusterRole kubevirt-controller")
