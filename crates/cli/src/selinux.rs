@@ -13,7 +13,7 @@ use ferrovirt_model::Profile;
 use ferrovirt_plan::{base::Base, installed};
 use ferrovirt_privilege::{Right, cluster_grants};
 use ferrovirt_selinux::{
-    Database, LookupError, avc,
+    Database, LookupError, Policy, PolicyError, ReadError, avc,
     clone::Held,
     diff::{Difference, Sign, between_policies, between_types},
     policy::{Class, RuleKind, TypeKind},
@@ -23,7 +23,8 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    io::{ErrorKind, Read, Write},
+    fs::File,
+    io::{self, ErrorKind, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -287,7 +288,7 @@ fn in_folder(folder: &Path) -> Result<PathBuf> {
 /// nothing.
 fn load(path: &Path) -> Result<&'static Database> {
     let path = if path.is_dir() { in_folder(path)? } else { path.to_owned() };
-    let bytes = std::fs::read(&path).map_err(|error| {
+    let policy = read(&path).map_err(|error| {
         let hint = if path == Path::new(RUNNING) {
             "; SELinux is not running on this machine, so name a policy file"
         } else {
@@ -295,8 +296,27 @@ fn load(path: &Path) -> Result<&'static Database> {
         };
         anyhow!("cannot read the policy {}: {error}{hint}", path.display())
     })?;
-    let database = Database::open(&bytes).with_context(|| path.display().to_string())?;
-    Ok(Box::leak(Box::new(database)))
+    let database = policy.map_err(PolicyError::from).and_then(|policy| Ok(Database::new(policy)?));
+    Ok(Box::leak(Box::new(database.with_context(|| path.display().to_string())?)))
+}
+
+/// Larger than any policy.
+const TOO_LARGE: u64 = 256 << 20;
+
+/// Reads a file piece by piece, so that only the policy itself takes memory. The kernel's has its size once it is open; what
+/// has none, such as a pipe, is read whole.
+fn read(path: &Path) -> io::Result<Result<Policy, ReadError>> {
+    let mut file = File::open(path)?;
+    let data = file.metadata()?;
+    if data.len() > TOO_LARGE {
+        return Err(io::Error::other("it has more than 256 MiB, which no policy has"));
+    }
+    if data.is_file() && data.len() > 0 {
+        return Ok(Policy::read(&mut file, data.len() as usize));
+    }
+    let mut bytes = Vec::new();
+    (&mut file).take(TOO_LARGE).read_to_end(&mut bytes)?;
+    Ok(Policy::parse(&bytes))
 }
 
 /// Reads two policies at the same time.

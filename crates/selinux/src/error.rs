@@ -27,6 +27,14 @@ pub enum ReadError {
         /// What is there.
         left: usize,
     },
+    /// The input cannot be read.
+    #[error("byte {offset}: the policy cannot be read: {problem}")]
+    Source {
+        /// How much was read.
+        offset: usize,
+        /// What the source says.
+        problem: String,
+    },
     /// A count that the rest of the input cannot hold.
     #[error("byte {offset}: {found} {what} are announced, but the {left} bytes left hold at most {most}")]
     Count {

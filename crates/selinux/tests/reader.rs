@@ -16,6 +16,27 @@ fn every_policy_is_written_back_byte_for_byte() {
     }
 }
 
+/// A source that gives few bytes at a time reads as the whole does; one that has less than it promised is an error.
+#[test]
+fn a_policy_is_read_piece_by_piece() {
+    struct Drops<'a>(&'a [u8]);
+    impl std::io::Read for Drops<'_> {
+        fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+            let few = out.len().min(1013);
+            self.0.read(&mut out[..few])
+        }
+    }
+    let bytes = data("refpolicy-base.33.gz");
+    let policy = Policy::read(&mut Drops(&bytes), bytes.len()).unwrap();
+    assert!(policy == Policy::parse(&bytes).unwrap());
+    let short = Policy::read(&mut Drops(&bytes[..1 << 20]), bytes.len()).unwrap_err();
+    assert!(matches!(short, ReadError::Source { .. }), "{short}");
+    // What follows belongs to somebody else.
+    let mut source: &[u8] = &bytes;
+    let short = Policy::read(&mut source, bytes.len() - 1).unwrap_err();
+    assert!(matches!(short, ReadError::Ended { .. } | ReadError::Count { .. }), "{short}");
+}
+
 #[test]
 fn sizes_are_those_that_other_tools_count() {
     let counts: serde_json::Value = serde_json::from_slice(&data("refpolicy.counts.json")).unwrap();

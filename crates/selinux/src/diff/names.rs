@@ -106,6 +106,21 @@ impl<'a> Mapped<'a> {
         Self { database, types, classes, vectors, conditions }
     }
 
+    /// Whether what both policies have of types, classes, permissions, roles and users has the same values in both.
+    pub(super) fn names_alike(&self, other: &Self) -> bool {
+        let same = |mine: &[u32], theirs: &[u32]| mine.iter().zip(theirs).all(|(one, two)| one == two);
+        let named = |mapped: &Self| {
+            let (database, policy) = (mapped.database, mapped.database.policy());
+            let roles = (1..=policy.roles.highest).map(|value| database.role_name(value));
+            let users = (1..=policy.users.highest).map(|value| database.user_name(value));
+            roles.chain(users).map(str::to_owned).collect::<Vec<_>>()
+        };
+        same(&self.types, &other.types)
+            && same(&self.classes, &other.classes)
+            && self.vectors.iter().chain(&other.vectors).all(|vectors| vectors.map.is_none())
+            && named(self) == named(other)
+    }
+
     pub(super) fn type_number(&self, value: u32) -> u32 {
         self.types.get(value as usize).copied().unwrap_or(0)
     }

@@ -107,7 +107,10 @@ pub fn between_policies(first: &Database, second: &Database) -> Difference {
     difference.group("users", both(&users));
     difference.group("booleans", both(&booleans));
     difference.group("levels", both(&levels));
-    difference.group("constraints", both(&constraints));
+    let alike = left.names_alike(&right);
+    let of_constraints = |mine: &Database, other: &Database| constraints(mine, alike.then_some(other));
+    let of_constraints = compare(of_constraints(first, second), of_constraints(second, first));
+    difference.group("constraints", of_constraints);
     difference.group("contexts of objects without labels", both(&contexts));
     difference
 }
@@ -399,9 +402,17 @@ fn levels(database: &Database) -> Vec<String> {
     lines
 }
 
-fn constraints(database: &Database) -> Vec<String> {
+/// Constraints as text, which for some is long; not those of classes that have the very same in another policy with the same
+/// numbers for the same names.
+fn constraints(database: &Database, alike: Option<&Database>) -> Vec<String> {
     let mut lines = Vec::new();
     for class in &database.policy().classes.entries {
+        let same = alike.and_then(|other| other.class(class.value)).is_some_and(|other| {
+            other.constraints == class.constraints && other.validatetrans == class.validatetrans
+        });
+        if same {
+            continue;
+        }
         for (on_change, list) in [(false, &class.constraints), (true, &class.validatetrans)] {
             lines.extend(list.iter().map(|one| crate::decide::text(database, class.value, one, on_change)));
         }

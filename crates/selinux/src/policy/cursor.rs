@@ -1,16 +1,50 @@
-//! Reading little-endian values from a slice, without trust in any length.
+//! Reading little-endian values from a source, without trust in any length.
 
 use crate::error::ReadError;
+use std::{borrow::Cow, io::Read};
 
-/// The bytes and how many of them are read.
+/// Bytes that are taken from the source at once: what is read piece by piece needs no memory for the whole.
+const PIECE: usize = 64 << 10;
+
+/// The source and how much of it is read.
 pub(super) struct Cursor<'a> {
-    bytes: &'a [u8],
+    /// `None` when the piece is the whole.
+    source: Option<&'a mut dyn Read>,
+    /// What was taken from the source.
+    piece: Cow<'a, [u8]>,
+    /// How much of it is read.
+    at: usize,
     offset: usize,
+    length: usize,
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, offset: 0 }
+    /// A source that has `length` bytes.
+    pub(super) fn new(source: &'a mut dyn Read, length: usize) -> Self {
+        Self { source: Some(source), piece: Cow::default(), at: 0, offset: 0, length }
+    }
+
+    /// Bytes that are all there.
+    pub(super) fn whole(bytes: &'a [u8]) -> Self {
+        Self { source: None, piece: bytes.into(), at: 0, offset: 0, length: bytes.len() }
+    }
+
+    /// Sees to it that the piece holds `needed` more bytes. It never holds any beyond the length.
+    #[cold]
+    fn refill(&mut self, needed: usize, what: &'static str) -> Result<(), ReadError> {
+        let left = self.left();
+        let Some(source) = self.source.as_mut().filter(|_| left >= needed) else {
+            return Err(ReadError::Ended { offset: self.offset, what, needed, left });
+        };
+        let piece = self.piece.to_mut();
+        piece.drain(..self.at);
+        self.at = 0;
+        let missing = needed.max(PIECE).min(left).saturating_sub(piece.len());
+        match source.take(missing as u64).read_to_end(piece) {
+            Ok(_) if piece.len() >= needed => Ok(()),
+            Ok(_) => Err(ReadError::Source { offset: self.offset, problem: "it became shorter".to_owned() }),
+            Err(error) => Err(ReadError::Source { offset: self.offset, problem: error.to_string() }),
+        }
     }
 
     pub(super) fn offset(&self) -> usize {
@@ -18,28 +52,23 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn left(&self) -> usize {
-        self.bytes.len() - self.offset
+        self.length.saturating_sub(self.offset)
     }
 
-    pub(super) fn take(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], ReadError> {
-        let end = self.offset.checked_add(length);
-        match end.and_then(|end| self.bytes.get(self.offset..end)) {
-            Some(taken) => {
-                self.offset += length;
-                Ok(taken)
-            }
-            None => Err(ReadError::Ended { offset: self.offset, what, needed: length, left: self.left() }),
+    #[inline]
+    pub(super) fn take(&mut self, length: usize, what: &'static str) -> Result<&[u8], ReadError> {
+        if self.piece.len() - self.at < length {
+            self.refill(length, what)?;
         }
+        let taken = self.piece.get(self.at..self.at + length).unwrap_or_default();
+        self.offset += length;
+        self.at += length;
+        Ok(taken)
     }
 
+    #[inline]
     pub(super) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], ReadError> {
-        match self.bytes.get(self.offset..).and_then(|rest| rest.first_chunk::<N>()) {
-            Some(chunk) => {
-                self.offset += N;
-                Ok(*chunk)
-            }
-            None => Err(ReadError::Ended { offset: self.offset, what, needed: N, left: self.left() }),
-        }
+        Ok(self.take(N, what)?.first_chunk().copied().unwrap_or([0; N]))
     }
 
     /// Several words at once.

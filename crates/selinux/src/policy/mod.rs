@@ -25,6 +25,8 @@ pub use symbols::{
 };
 
 use crate::error::{InvalidPolicy, ReadError};
+use cursor::Cursor;
+use std::io::Read;
 
 /// The oldest version that is read.
 pub const OLDEST: u32 = 30;
@@ -109,7 +111,15 @@ pub struct Policy {
 impl Policy {
     /// Reads a policy and checks its form; what its values refer to is left to [`Policy::validate`].
     pub fn parse(bytes: &[u8]) -> Result<Self, ReadError> {
-        read::policy(bytes)
+        read::policy(&mut Cursor::whole(bytes))
+    }
+
+    /// The same from a source of `length` bytes, piece by piece.
+    ///
+    /// # Errors
+    /// Those of [`Policy::parse`], and [`ReadError::Source`] when the source has less.
+    pub fn read(source: &mut dyn Read, length: usize) -> Result<Self, ReadError> {
+        read::policy(&mut Cursor::new(source, length))
     }
 
     /// Checks that tables are complete, references lead somewhere and expressions can be evaluated.

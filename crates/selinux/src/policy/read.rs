@@ -13,8 +13,7 @@ pub(super) const TARGET: &[u8; 8] = b"SE Linux";
 
 type Result<T> = std::result::Result<T, ReadError>;
 
-pub(super) fn policy(bytes: &[u8]) -> Result<Policy> {
-    let cursor = &mut Cursor::new(bytes);
+pub(super) fn policy(cursor: &mut Cursor<'_>) -> Result<Policy> {
     let magic = cursor.word("magic number")?;
     if magic != MAGIC {
         return Err(ReadError::Magic { found: magic, hint: hint(magic) });
