@@ -138,8 +138,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let cgroups = Layout::detect().context("reading the cgroup layout")?;
     let crun = Crun::new(config.crun(), cgroups.hide_v2());
     if selinux.is_enabled() {
-        config.usr = programs::prepare(&config.programs(), crun.list().is_empty())
-            .context("copying QEMU for containers")?;
+        config.usr =
+            programs::prepare(&config.programs(), crun.is_idle()).context("copying QEMU for containers")?;
     }
     cgroup::make_parent(&cgroups).context("making the cgroup of all pods")?;
     let host = Host::set_up(&data).context("setting up the pod network")?;

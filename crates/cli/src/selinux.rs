@@ -303,15 +303,15 @@ fn load(path: &Path) -> Result<&'static Database> {
 /// Larger than any policy.
 const TOO_LARGE: u64 = 256 << 20;
 
-/// Reads a file piece by piece, so that only the policy itself takes memory. The kernel's has its size once it is open; what
-/// has none, such as a pipe, is read whole.
+/// Reads a file piece by piece, so that only the policy itself takes memory. The kernel's is read whole and at once, since
+/// only one process may have it open, and so is what has no size, such as a pipe.
 fn read(path: &Path) -> io::Result<Result<Policy, ReadError>> {
     let mut file = File::open(path)?;
     let data = file.metadata()?;
     if data.len() > TOO_LARGE {
         return Err(io::Error::other("it has more than 256 MiB, which no policy has"));
     }
-    if data.is_file() && data.len() > 0 {
+    if data.is_file() && data.len() > 0 && path != Path::new(RUNNING) {
         return Ok(Policy::read(&mut file, data.len() as usize));
     }
     let mut bytes = Vec::new();

@@ -15,11 +15,11 @@ const ANNOTATIONS_LENGTH: usize = 256 * 1024;
 pub(crate) fn validate(metadata: &ObjectMeta, errors: &mut Vec<FieldError>) {
     let generate = metadata.generate_name.as_deref().unwrap_or_default();
     if !generate.is_empty() {
-        // What stands before the generated part may end in a dash; the character before that is not looked at either.
+        // What stands before the generated part may end in a dash; the byte before that is not looked at either.
         let mut before = generate.strip_suffix('-').map(str::chars);
         let masked = match before.as_mut().and_then(|chars| Some((chars.next_back()?, chars.as_str()))) {
-            Some((_, stem)) => format!("{stem}a"),
-            None => generate.to_owned(),
+            Some((byte, stem)) if byte.is_ascii() => format!("{stem}a"),
+            _ => generate.to_owned(),
         };
         add("metadata.generateName", generate, subdomain(&masked), errors);
     }
@@ -186,6 +186,9 @@ mod tests {
         assert_eq!(errors, []);
         validate(&ObjectMeta { namespace: Some("x".into()), ..ObjectMeta::default() }, &mut errors);
         assert_eq!(errors.len(), 2);
+        errors.clear();
+        validate(&ObjectMeta { generate_name: Some("a\u{e9}-".into()), ..named.clone() }, &mut errors);
+        assert_eq!(errors.len(), 1);
         errors.clear();
         let owners = vec![OwnerReference { api_version: "a/b/c".into(), ..OwnerReference::default() }];
         let finalizers = vec!["A B".to_owned(), "a/b".to_owned()];

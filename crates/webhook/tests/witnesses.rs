@@ -1,5 +1,6 @@
 //! Witnesses of the webhook's rights: each verb is taken out of its role, the step that needs it is refused by a 403 that
-//! names verb, resource and account, the webhook tells so, and what the verb is for does not happen.
+//! names verb, resource and account, the webhook tells so, and what the verb is for does not happen; of the watches, which
+//! only count later, the refusal alone is looked at.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

@@ -40,7 +40,7 @@ pub(crate) fn parse(text: &str) -> io::Result<Scenario> {
         let words: Vec<&str> = line.split('\t').collect();
         let wrong = || io::Error::other(format!("the scenario's line {line:?} is not understood"));
         match words.as_slice() {
-            ["agent", context] => scenario.agent = (*context).to_owned(),
+            ["agent", context] if !context.is_empty() => scenario.agent = (*context).to_owned(),
             ["huge-pages", count] => scenario.huge_pages = count.parse().map_err(|_| wrong())?,
             ["ask", source, target, class] => {
                 scenario.questions.push([source, target, class].map(|word| (*word).to_owned()));
@@ -60,6 +60,9 @@ pub(crate) fn parse(text: &str) -> io::Result<Scenario> {
             _ => return Err(wrong()),
         }
     }
+    if scenario.agent.is_empty() {
+        return Err(io::Error::other("the scenario names no agent"));
+    }
     Ok(scenario)
 }
 
@@ -76,5 +79,6 @@ mod tests {
         assert_eq!(found.workers[1].neighbour, Some(1));
         assert_eq!(found.workers[1].operations, ["x", "y"]);
         assert!(parse("worker\tone").is_err());
+        assert!(parse("huge-pages\t24\n").is_err());
     }
 }

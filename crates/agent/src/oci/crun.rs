@@ -129,6 +129,11 @@ impl Crun {
         Ok(Some(State { status: raw.status, pid: raw.pid }))
     }
 
+    /// Whether there is certainly no container.
+    pub fn is_idle(&self) -> bool {
+        fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_none())
+    }
+
     /// Every container below this state directory.
     pub fn list(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };

@@ -25,7 +25,7 @@ const ACCELERATOR: &str = "accel-";
 /// What to copy: path below the new root, and the file.
 type Files = BTreeMap<PathBuf, PathBuf>;
 
-/// Finds or makes the copy in `folder`; its `usr`. Copies of other versions go when no container is left that has them.
+/// Finds or makes the copy in `folder`; its `usr`. Copies of other versions go when the node is `idle`: no container is left.
 ///
 /// # Errors
 /// QEMU or its loader is missing, or what the file system says.
@@ -39,15 +39,19 @@ pub fn prepare(folder: &Path, idle: bool) -> io::Result<PathBuf> {
         for (path, source) in &files {
             let copy = part.join(path);
             if let Some(parent) = copy.parent() {
-                fs::create_dir_all(parent)?;
+                folders(&part, parent)?;
             }
             fs::copy(source, &copy)?;
             let executable = fs::metadata(source)?.permissions().mode() & 0o111 != 0;
             fs::set_permissions(&copy, fs::Permissions::from_mode(if executable { 0o755 } else { 0o644 }))?;
         }
         selinux::label_tree(&part, selinux::SHARED_FILES)?;
+        // Its name says that it is whole, also after a crash.
+        rustix::fs::syncfs(fs::File::open(folder)?)?;
         fs::rename(&part, &own)?;
     }
+    // Whoever labels the node's files anew labels these otherwise.
+    selinux::label_tree(&own, selinux::SHARED_FILES)?;
     if idle {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
@@ -57,6 +61,18 @@ pub fn prepare(folder: &Path, idle: bool) -> io::Result<PathBuf> {
         }
     }
     Ok(own.join("usr"))
+}
+
+/// Makes folders that everybody may enter, whatever the process's mask takes away.
+fn folders(root: &Path, folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent().filter(|_| folder != root) {
+        folders(root, parent)?;
+    }
+    fs::create_dir(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
 }
 
 fn remove(folder: &Path) -> io::Result<()> {
@@ -108,7 +124,11 @@ fn libraries(program: &Path) -> io::Result<Vec<(String, PathBuf)>> {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(io::Error::other(format!("the libraries of {}: {said}", program.display())));
     }
-    Ok(parse(&String::from_utf8_lossy(&output.stdout)))
+    let list = String::from_utf8_lossy(&output.stdout).into_owned();
+    match list.lines().find(|line| line.ends_with("=> not found")) {
+        Some(line) => Err(io::Error::other(format!("a library of {}: {}", program.display(), line.trim()))),
+        None => Ok(parse(&list)),
+    }
 }
 
 /// Lines such as `libz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x00007f...)`; others are the kernel's and the loader's.
@@ -158,7 +178,7 @@ mod tests {
     #[test]
     fn libraries_are_read_from_the_loaders_list() {
         let list = "\tlinux-vdso.so.1 (0x00007ffc)\n\tlibz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x00007f)\n\
-                    \tlibgone.so => not found\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
         let found = parse(list);
         assert_eq!(found, [("libz.so.1".to_owned(), PathBuf::from("/lib/x86_64-linux-gnu/libz.so.1"))]);
     }
