@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 #[test]
 fn every_policy_is_written_back_byte_for_byte() {
-    for name in TINY.iter().chain(&["refpolicy-base.33.gz", "refpolicy-virt_launcher.33.gz"]) {
+    for name in TINY.iter().chain(&["plain.33", "refpolicy-base.33.gz", "refpolicy-virt_launcher.33.gz"]) {
         let bytes = data(name);
         let policy = Policy::parse(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
         policy.validate().unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -129,6 +129,23 @@ fn a_reference_to_nothing_is_invalid() {
     policy.rules[3].target = 4711;
     let error = Database::new(policy).unwrap_err();
     assert!(error.to_string().contains("access rule 3: type 4711 does not exist"), "{error}");
+}
+
+/// A policy without levels writes zeros for them, and an attribute of roles leaves a value without a role.
+#[test]
+fn a_policy_without_levels_whose_roles_have_an_attribute() {
+    let database = Database::open(&data("plain.33")).unwrap();
+    assert!(!database.policy().mls());
+    assert_eq!(database.policy().roles.highest as usize, database.policy().roles.entries.len() + 1);
+    assert_eq!(database.role_name(3), "", "the attribute's value is nobody's");
+    let context = |text: &str| database.find_context(text).unwrap();
+    let (user, data) = (context("staff_u:staff_r:user_t"), context("system_u:object_r:data_t"));
+    assert!(database.is_valid(&user) && database.is_valid(&data));
+    assert!(!database.is_valid(&context("staff_u:system_r:kernel_t")));
+    let process = database.find_class("process").unwrap();
+    let label = database.new_label(&user, &data, process, None).unwrap();
+    assert_eq!(database.context_text(&label), "staff_u:system_r:kernel_t");
+    assert!(database.find_context("staff_u:staff_r:user_t:s0").is_err());
 }
 
 proptest! {

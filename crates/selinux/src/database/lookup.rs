@@ -127,7 +127,7 @@ impl Database {
         let range = match (parts.next(), self.policy.mls()) {
             (Some(range), true) => self.find_range(range)?,
             (None, false) => {
-                Range { low: Level { sensitivity: 1, categories: Bitmap::default() }, high: None }
+                Range { low: Level { sensitivity: 0, categories: Bitmap::default() }, high: None }
             }
             (None, true) => return Err(problem("it lacks a level, as in user:role:type:s0")),
             (Some(_), false) => return Err(problem("this policy has no levels")),

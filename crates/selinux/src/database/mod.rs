@@ -34,9 +34,10 @@ pub struct Database {
     searched: OnceLock<()>,
 }
 
-/// Entries by value: place `value - 1` holds the entry's place in its table.
+/// Entries by value: place `value - 1` holds the entry's place in its table. A value without an entry has a place that no
+/// table has.
 fn places(highest: u32, entries: impl Iterator<Item = (u32, bool)>) -> Vec<u32> {
-    let mut places = vec![0; highest as usize];
+    let mut places = vec![u32::MAX; highest as usize];
     for (place, (value, alias)) in entries.enumerate() {
         if !alias && let Some(slot) = places.get_mut((value as usize).wrapping_sub(1)) {
             *slot = place as u32;

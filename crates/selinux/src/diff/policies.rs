@@ -363,8 +363,10 @@ fn users(database: &Database) -> Vec<String> {
         lines.extend(
             user.roles.iter().map(|bit| format!("user {} roles {}", user.name, database.role_name(bit + 1))),
         );
-        lines.push(format!("user {} level {}", user.name, database.level_text(&user.level)));
-        lines.push(format!("user {} range {}", user.name, database.range_text(&user.range)));
+        if database.policy().mls() {
+            lines.push(format!("user {} level {}", user.name, database.level_text(&user.level)));
+            lines.push(format!("user {} range {}", user.name, database.range_text(&user.range)));
+        }
         if user.bounds != 0 {
             lines.push(format!("user {} bounded by {}", user.name, database.user_name(user.bounds)));
         }

@@ -87,6 +87,10 @@ fn bits(set: &Bitmap, table: &'static str, highest: u32, place: impl Fn() -> Str
 }
 
 fn level(policy: &Policy, level: &Level, place: impl Fn() -> String) -> Result {
+    // Without levels the file has them all the same, as zeros that mean nothing.
+    if !policy.mls() {
+        return Ok(());
+    }
     reference(level.sensitivity, "sensitivity", policy.sensitivities.highest, &place)?;
     bits(&level.categories, "category", policy.categories.highest, place)
 }
@@ -119,7 +123,7 @@ fn end(depth: usize, place: impl Fn() -> String) -> Result {
     if depth == 1 { Ok(()) } else { Err(problem(place(), "the expression has not exactly one result")) }
 }
 
-/// Each value from 1 to the highest has exactly one entry (aliases apart), and names are not used twice.
+/// Each value from 1 to the highest has exactly one entry (aliases and holes apart), and names are not used twice.
 fn tables(policy: &Policy) -> Result {
     table(
         "common",
@@ -168,7 +172,10 @@ fn table<'a>(
     entries: impl ExactSizeIterator<Item = (&'a str, u32, bool)>,
 ) -> Result {
     let wrong = |problem: String| Err(InvalidPolicy::Table { table, problem });
-    if highest as usize > entries.len() || highest > MOST {
+    // Compilers count aliases of sensitivities and categories, and attributes of roles, which they then leave out: their
+    // values have no entry.
+    let holes = matches!(table, "sensitivity" | "category" | "role");
+    if highest as usize > entries.len() && !holes || highest > MOST {
         return wrong(format!("the highest value is {highest}, but there are {} entries", entries.len()));
     }
     let mut seen = vec![false; highest as usize + 1];
@@ -185,8 +192,7 @@ fn table<'a>(
             return wrong(format!("the name {name} is there twice"));
         }
     }
-    // Compilers count the aliases of sensitivities and categories too, which leaves values without an entry.
-    if matches!(table, "sensitivity" | "category") {
+    if holes {
         return Ok(());
     }
     match seen.iter().skip(1).position(|seen| !seen) {
