@@ -8,7 +8,9 @@ use common::{data, database};
 use ferrovirt_selinux::{
     Database, Policy,
     diff::{Side, Sign, between_policies, between_types},
+    policy::Rule,
 };
+use proptest::prelude::*;
 
 #[test]
 fn the_launcher_is_container_t_and_four_rules() {
@@ -127,4 +129,78 @@ fn each_change_is_found() {
             );
         }
     }
+}
+
+/// The rules outside of conditionals and those of each branch.
+fn lists(policy: &Policy) -> Vec<Vec<Rule>> {
+    let ranges = policy.conditionals.iter().flat_map(|one| [one.yes.clone(), one.no.clone()]);
+    std::iter::once(0..policy.unconditional).chain(ranges).map(|range| policy.rules[range].to_vec()).collect()
+}
+
+/// The policy with other lists.
+fn with(policy: &Policy, lists: Vec<Vec<Rule>>) -> Database {
+    let mut policy = policy.clone();
+    policy.unconditional = lists[0].len();
+    policy.rules.clear();
+    let mut ranges = Vec::new();
+    for list in lists {
+        let start = policy.rules.len();
+        policy.rules.extend(list);
+        ranges.push(start..policy.rules.len());
+    }
+    for (one, branches) in policy.conditionals.iter_mut().zip(ranges[1..].chunks_exact(2)) {
+        (one.yes, one.no) = (branches[0].clone(), branches[1].clone());
+    }
+    Database::new(policy).unwrap()
+}
+
+proptest! {
+    /// What is found does not depend on where rules stand: also not where rules are missing, doubled or changed.
+    #[test]
+    fn the_order_of_rules_does_not_count(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..3_u8, 0..8_u32), 0..12),
+        turns in prop::collection::vec(any::<prop::sample::Index>(), 1..40),
+    ) {
+        let first = database("tiny.33");
+        let policy = first.policy().clone();
+        let mut changed = lists(&policy);
+        for (list, rule, change, bit) in changes {
+            let at = list.index(changed.len());
+            let list = &mut changed[at];
+            if list.is_empty() {
+                continue;
+            }
+            let at = rule.index(list.len());
+            match change {
+                0 => drop(list.remove(at)),
+                1 if list[at].kind.is_access() => list[at].data ^= 1 << bit,
+                _ => list.push(list[at]),
+            }
+        }
+        let mut turned = changed.clone();
+        for (turn, list) in turns.iter().zip((0..changed.len()).cycle()) {
+            let list = &mut turned[list];
+            if !list.is_empty() {
+                let at = turn.index(list.len());
+                list.rotate_left(at);
+                list[..at].reverse();
+            }
+        }
+        let (second, third) = (with(&policy, changed), with(&policy, turned));
+        prop_assert_eq!(between_policies(&first, &second), between_policies(&first, &third));
+        prop_assert_eq!(between_policies(&second, &first), between_policies(&third, &first));
+        prop_assert!(between_policies(&second, &third).is_empty());
+    }
+}
+
+/// The same in a policy that is large enough for the sides to be given up as sorted differently.
+#[test]
+fn the_order_of_many_rules_does_not_count() {
+    let (first, second) = (database("refpolicy-base.33.gz"), database("refpolicy-virt_launcher.33.gz"));
+    let policy = second.policy().clone();
+    let mut turned = lists(&policy);
+    turned.iter_mut().for_each(|list| list.reverse());
+    let third = with(&policy, turned);
+    assert_eq!(between_policies(&first, &second), between_policies(&first, &third));
+    assert!(between_policies(&third, &second).is_empty());
 }

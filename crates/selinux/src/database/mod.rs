@@ -11,7 +11,7 @@ pub use near::nearest;
 
 use crate::{
     error::{InvalidPolicy, PolicyError},
-    policy::{Bitmap, Class, Conditional, Permission, Policy, Rule, TypeKind},
+    policy::{Bitmap, Class, Common, Conditional, Growing, Permission, Policy, Rule, TypeKind},
 };
 use std::sync::OnceLock;
 
@@ -53,7 +53,7 @@ fn entry<'a, T>(places: &[u32], entries: &'a [T], value: u32) -> Option<&'a T> {
 
 /// Numbers of rules sorted by a value.
 #[derive(Debug)]
-struct Buckets {
+pub(crate) struct Buckets {
     starts: Vec<u32>,
     rules: Vec<u32>,
 }
@@ -87,7 +87,8 @@ impl Buckets {
         Self { starts, rules: sorted }
     }
 
-    fn of(&self, value: u32) -> &[u32] {
+    /// The rules with this value.
+    pub(crate) fn of(&self, value: u32) -> &[u32] {
         let start = self.starts.get(value as usize).copied().unwrap_or(0) as usize;
         let end = self.starts.get(value as usize + 1).copied().unwrap_or(0) as usize;
         self.rules.get(start..end).unwrap_or_default()
@@ -177,15 +178,15 @@ impl Database {
     pub fn members(&self, value: u32) -> &Bitmap {
         static NONE: OnceLock<Bitmap> = OnceLock::new();
         let members = self.members.get_or_init(|| {
-            let mut lists = vec![Vec::new(); self.policy.types.highest as usize];
+            let mut sets = vec![Growing::default(); self.policy.types.highest as usize];
             for kind in self.types() {
                 for value in self.attributes_of(kind).chain([kind]) {
-                    if let Some(list) = lists.get_mut(value as usize - 1) {
-                        list.push(kind - 1);
+                    if let Some(set) = sets.get_mut(value as usize - 1) {
+                        set.add(kind - 1);
                     }
                 }
             }
-            lists.into_iter().map(Bitmap::of).collect()
+            sets.into_iter().map(Growing::done).collect()
         });
         (value as usize)
             .checked_sub(1)
@@ -209,13 +210,28 @@ impl Database {
 
     /// Numbers of the rules whose source is exactly this type or attribute, sorted by target.
     pub fn rules_from(&self, value: u32) -> &[u32] {
-        let by_source = self.by_source.get_or_init(|| {
-            let by_target = self.by_target();
-            Buckets::new(self.policy.types.highest, by_target.rules.iter().copied(), |number| {
-                self.rule(number).map_or(0, |rule| rule.source)
-            })
-        });
-        by_source.of(value)
+        self.by_source().of(value)
+    }
+
+    pub(crate) fn by_source(&self) -> &Buckets {
+        self.by_source.get_or_init(|| self.sorted_by_source(&self.by_target().rules))
+    }
+
+    fn sorted_by_source(&self, rules: &[u32]) -> Buckets {
+        Buckets::new(self.policy.types.highest, rules.iter().copied(), |number| {
+            self.rule(number).map_or(0, |rule| rule.source)
+        })
+    }
+
+    /// Numbers of the rules of some sources, `sources` telling by value which ones, in the order of the file.
+    pub(crate) fn rules_of_sources(&self, sources: &[bool]) -> Buckets {
+        let wanted = |rule: &Rule| sources.get(usize::from(rule.source)) == Some(&true);
+        let rules: Vec<u32> = (0..)
+            .zip(&self.policy.rules)
+            .filter(|(_, rule)| wanted(rule))
+            .map(|(number, _)| number)
+            .collect();
+        self.sorted_by_source(&rules)
     }
 
     fn by_target(&self) -> &Buckets {
@@ -307,13 +323,14 @@ impl Database {
 
     /// The permissions of a class, those of its common first.
     pub fn permissions<'a>(&'a self, class: &'a Class) -> impl Iterator<Item = &'a Permission> + 'a {
-        let common = self
-            .policy
-            .commons
-            .entries
-            .iter()
-            .find(|one| !class.common.is_empty() && one.name == class.common);
-        common.into_iter().flat_map(|one| &one.permissions.entries).chain(&class.permissions.entries)
+        let common = self.common(class).into_iter();
+        common.flat_map(|one| &one.permissions.entries).chain(&class.permissions.entries)
+    }
+
+    /// The common of a class.
+    pub(crate) fn common(&self, class: &Class) -> Option<&Common> {
+        let mut all = self.policy.commons.entries.iter();
+        all.find(|one| !class.common.is_empty() && one.name == class.common)
     }
 
     /// All permissions that the class has, as an access vector.

@@ -124,6 +124,29 @@ fn as_written(database: &Database, set: &NameSet) -> bool {
         && Bitmap::union(set.written.iter().map(|bit| database.members(bit + 1))) == set.names
 }
 
+/// Whether a constraint has the same [`text`] as one of another policy in which the same names have the same values.
+pub(crate) fn same_text(
+    (ours, mine): (&Database, &Constraint),
+    (theirs, other): (&Database, &Constraint),
+) -> bool {
+    mine.permissions == other.permissions
+        && mine.expression.len() == other.expression.len()
+        && mine.expression.iter().zip(&other.expression).all(|steps| match steps {
+            (
+                Expression::Names { operand, operator, set: one },
+                Expression::Names { operand: peer, operator: word, set: two },
+            ) => {
+                (operand, operator) == (peer, word)
+                    && (one == two
+                        || operand.0 & 7 == Operand::TYPE
+                            && one.written == two.written
+                            && as_written(ours, one)
+                            && as_written(theirs, two))
+            }
+            (one, two) => one == two,
+        })
+}
+
 /// A constraint as policy sources write it. Sets of types keep their attributes.
 pub fn text(database: &Database, class: u32, constraint: &Constraint, on_change: bool) -> String {
     let mut levels = false;

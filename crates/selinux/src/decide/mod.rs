@@ -7,6 +7,7 @@ mod context;
 mod judge;
 mod label;
 
+pub(crate) use constraint::same_text;
 pub use constraint::{Parties, holds, text};
 pub use judge::{Judgement, Verdict};
 pub use label::Uncomputable;

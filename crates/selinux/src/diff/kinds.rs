@@ -3,7 +3,7 @@
 use super::{Difference, Line, Sign};
 use crate::{
     database::Database,
-    policy::{Expression, Operand, RuleKind, Xperm},
+    policy::{Constraint, Expression, Operand, RuleKind, Xperm},
     text::{braces, runs, xperm_name, xperm_runs},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -344,29 +344,32 @@ impl Comparison<'_> {
             fitting.map(text).collect()
         };
         difference.group("role transitions", both(&role_transitions));
-        let constraints = |kind: u32, _| self.constraints(kind);
-        difference.group("constraints", both(&constraints));
+        difference.group(
+            "constraints",
+            super::compare(self.constraints(self.from, self.to), self.constraints(self.to, self.from)),
+        );
         difference
     }
 
-    /// Comparisons with names where the type is in the set.
-    fn constraints(&self, kind: u32) -> Vec<String> {
+    /// Comparisons with names where the type is in the set, of constraints that treat its peer otherwise.
+    fn constraints(&self, kind: u32, peer: u32) -> Vec<String> {
+        let places = |constraint: &Constraint, kind: u32| -> Vec<u32> {
+            let steps = (0..).zip(&constraint.expression);
+            let in_set = |step: &Expression| {
+                matches!(step, Expression::Names { operand, set, .. }
+                    if operand.0 & 7 == Operand::TYPE && set.names.contains(kind - 1))
+            };
+            steps.filter(|(_, step)| in_set(step)).map(|(place, _)| place).collect()
+        };
         let mut lines = Vec::new();
         for class in &self.database.policy().classes.entries {
             for (on_change, list) in [(false, &class.constraints), (true, &class.validatetrans)] {
                 for one in list {
-                    let places: Vec<u32> = (0..)
-                        .zip(&one.expression)
-                        .filter(|(_, step)| {
-                            matches!(step, Expression::Names { operand, set, .. }
-                                if operand.0 & 7 == Operand::TYPE && set.names.contains(kind - 1))
-                        })
-                        .map(|(place, _)| place)
-                        .collect();
-                    if !places.is_empty() {
+                    let places_of_kind = places(one, kind);
+                    if !places_of_kind.is_empty() && places_of_kind != places(one, peer) {
                         let text = crate::decide::text(self.database, class.value, one, on_change);
-                        let steps: Vec<String> =
-                            runs(places.into_iter()).iter().map(|run| format!("{run:?}")).collect();
+                        let runs = runs(places_of_kind.into_iter());
+                        let steps: Vec<String> = runs.iter().map(|run| format!("{run:?}")).collect();
                         lines.push(format!("{text} (steps {})", steps.join(" ")));
                     }
                 }

@@ -5,40 +5,36 @@ use crate::{
     policy::{Conditional, Permission, Step},
 };
 use hashbrown::HashMap;
-use std::rc::Rc;
 
 /// Numbers of names, in the order in which they are first met.
 #[derive(Debug, Default)]
-pub(super) struct Numbers {
-    numbers: HashMap<Rc<str>, u32>,
-    names: Vec<Rc<str>>,
+pub(super) struct Numbers<'a> {
+    numbers: HashMap<&'a str, u32>,
+    names: Vec<&'a str>,
 }
 
-impl Numbers {
-    pub(super) fn of(&mut self, name: &str) -> u32 {
-        if let Some(number) = self.numbers.get(name) {
-            return *number;
-        }
-        let number = self.names.len() as u32;
-        let name: Rc<str> = name.into();
-        self.numbers.insert(Rc::clone(&name), number);
-        self.names.push(name);
-        number
+impl<'a> Numbers<'a> {
+    pub(super) fn of(&mut self, name: &'a str) -> u32 {
+        *self.numbers.entry(name).or_insert_with(|| {
+            self.names.push(name);
+            self.names.len() as u32 - 1
+        })
     }
 
-    pub(super) fn name(&self, number: u32) -> &str {
-        self.names.get(number as usize).map_or("", |name| name)
+    pub(super) fn name(&self, number: u32) -> &'a str {
+        self.names.get(number as usize).copied().unwrap_or_default()
     }
 }
 
 /// The numbers of both policies.
 #[derive(Debug, Default)]
-pub(super) struct Common {
-    pub(super) types: Numbers,
-    pub(super) classes: Numbers,
+pub(super) struct Common<'a> {
+    pub(super) types: Numbers<'a>,
+    pub(super) classes: Numbers<'a>,
     /// For each class the numbers of its permissions.
-    pub(super) permissions: Vec<Numbers>,
-    pub(super) conditions: Numbers,
+    pub(super) permissions: Vec<Numbers<'a>>,
+    /// By what they mean.
+    conditions: HashMap<String, u32>,
     /// How each condition was written where it was first met.
     pub(super) written: Vec<String>,
 }
@@ -61,12 +57,12 @@ pub(super) struct Mapped<'a> {
     pub(super) classes: Vec<u32>,
     /// By class value.
     vectors: Vec<Vectors>,
-    /// By place: the number of the condition, and whether the branches are exchanged.
-    pub(super) conditions: Vec<(u32, bool)>,
+    /// For each rule after the unconditional ones: the number of its condition plus 1, and the branch that it stands in.
+    conditions: Vec<(u32, bool)>,
 }
 
 impl<'a> Mapped<'a> {
-    pub(super) fn new(database: &'a Database, common: &mut Common) -> Self {
+    pub(super) fn new(database: &'a Database, common: &mut Common<'a>) -> Self {
         let policy = database.policy();
         let types = (0..=policy.types.highest).map(|value| match value {
             0 => 0,
@@ -93,32 +89,36 @@ impl<'a> Mapped<'a> {
             let whole = database.class(value).map_or(0, |class| database.all_permissions(class));
             vectors.push(Vectors { whole, map: if same { None } else { Some(map) } });
         }
-        let conditions = policy.conditionals.iter().map(|one| {
+        let mut conditions = Vec::with_capacity(policy.rules.len() - policy.unconditional);
+        for one in &policy.conditionals {
             let (text, exchanged) = canonical(database, one);
-            let number = common.conditions.of(&text);
-            if common.written.len() <= number as usize {
+            let number = *common.conditions.entry(text).or_insert_with(|| {
                 let written = database.condition_text(one);
                 common.written.push(if exchanged { format!("! ( {written} )") } else { written });
-            }
-            (number, exchanged)
-        });
-        let conditions = conditions.collect();
+                common.written.len() as u32
+            });
+            conditions.extend(one.yes.clone().map(|_| (number, !exchanged)));
+            conditions.extend(one.no.clone().map(|_| (number, exchanged)));
+        }
         Self { database, types, classes, vectors, conditions }
     }
 
-    /// Whether what both policies have of types, classes, permissions, roles and users has the same values in both.
+    /// Whether all names that both policies have stand for the same values in both: of types, classes, permissions, roles,
+    /// users and levels. What refers to them is then the same where its values are.
     pub(super) fn names_alike(&self, other: &Self) -> bool {
         let same = |mine: &[u32], theirs: &[u32]| mine.iter().zip(theirs).all(|(one, two)| one == two);
-        let named = |mapped: &Self| {
-            let (database, policy) = (mapped.database, mapped.database.policy());
-            let roles = (1..=policy.roles.highest).map(|value| database.role_name(value));
-            let users = (1..=policy.users.highest).map(|value| database.user_name(value));
-            roles.chain(users).map(str::to_owned).collect::<Vec<_>>()
-        };
+        let (ours, theirs) = (self.database, other.database);
+        let (mine, yours) = (ours.policy(), theirs.policy());
         same(&self.types, &other.types)
             && same(&self.classes, &other.classes)
             && self.vectors.iter().chain(&other.vectors).all(|vectors| vectors.map.is_none())
-            && named(self) == named(other)
+            && self.vectors.iter().zip(&other.vectors).all(|(one, two)| one.whole == two.whole)
+            && mine.roles.highest == yours.roles.highest
+            && (1..=mine.roles.highest).all(|value| ours.role_name(value) == theirs.role_name(value))
+            && mine.users.highest == yours.users.highest
+            && (1..=mine.users.highest).all(|value| ours.user_name(value) == theirs.user_name(value))
+            && mine.sensitivities == yours.sensitivities
+            && mine.categories == yours.categories
     }
 
     pub(super) fn type_number(&self, value: u32) -> u32 {
@@ -131,9 +131,8 @@ impl<'a> Mapped<'a> {
 
     /// The number of a rule's condition plus 1, and the branch that it stands in; 0 without one.
     pub(super) fn condition(&self, rule: u32) -> (u32, bool) {
-        let Some((place, branch)) = self.database.conditional_place(rule) else { return (0, true) };
-        let (number, exchanged) = self.conditions.get(place).copied().unwrap_or_default();
-        (number + 1, branch != exchanged)
+        let place = (rule as usize).checked_sub(self.database.policy().unconditional);
+        place.and_then(|place| self.conditions.get(place)).copied().unwrap_or((0, true))
     }
 
     /// The permissions of an access vector that the class has, in the common numbers, which may be more than 32.

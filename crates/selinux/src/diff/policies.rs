@@ -3,11 +3,12 @@
 use super::{
     Difference, Line, Sign, between_types, compare,
     names::{Common, Mapped},
-    rules::differing,
+    rules::{differing, pairs},
 };
 use crate::{
     clone::is_computed,
     database::Database,
+    decide::{same_text, text},
     policy::{Ocontexts, Policy, TypeKind},
     text::braces,
 };
@@ -42,22 +43,38 @@ struct Only<'a> {
 /// Compares two policies by meaning: the order of records, the numbers of names and the version of the format do not
 /// count.
 pub fn between_policies(first: &Database, second: &Database) -> Difference {
-    let mut difference = Difference::default();
-    let both = |of: &dyn Fn(&Database) -> Vec<String>| compare(of(first), of(second));
-    difference.group("properties", both(&properties));
-    difference.group("classes and permissions", both(&classes));
-    difference.group("attributes", both(&|database| names(database, TypeKind::Attribute)));
-    difference.group("aliases", both(&aliases));
-    let only = |sign, database, other: &Database| Only { sign, database, names: kinds_only(database, other) };
-    let only = [only(Sign::Removed, first, second), only(Sign::Added, second, first)];
-
     let mut common = Common::default();
     let mapped = [Mapped::new(first, &mut common), Mapped::new(second, &mut common)];
+    let pairs = pairs(&mapped[0], &mapped[1]);
+    let only = [
+        Only {
+            sign: Sign::Removed,
+            database: first,
+            names: kinds_only(first, second, pairs.iter().copied()),
+        },
+        Only {
+            sign: Sign::Added,
+            database: second,
+            names: kinds_only(second, first, pairs.iter().map(|(one, two)| (*two, *one))),
+        },
+    ];
+    let (one, two) = (first.policy(), second.policy());
+    let alike = mapped[0].names_alike(&mapped[1]);
+    let both = |of: &dyn Fn(&Database) -> Vec<String>| compare(of(first), of(second));
+    // Records that are the same need no texts where all that they refer to has the same numbers.
+    let unless = |same: bool, of: &dyn Fn(&Database) -> Vec<String>| {
+        if alike && same { Vec::new() } else { both(of) }
+    };
+    let mut difference = Difference::default();
+    difference.group("properties", both(&properties));
+    difference.group("classes and permissions", compare(classes(first, second), classes(second, first)));
+    difference.group("attributes", both(&|database| names(database, TypeKind::Attribute)));
+    difference.group("aliases", both(&aliases));
     let apart: HashSet<u32> =
         only.iter().flat_map(|one| &one.names).map(|name| common.types.of(name)).collect();
     let mut groups: BTreeMap<Option<(String, bool)>, Vec<Line>> = BTreeMap::new();
     let mut of_types: BTreeMap<String, Vec<Line>> = BTreeMap::new();
-    differing(&mapped[0], &mapped[1], |key, removed, added| {
+    differing(&mapped[0], &mapped[1], &pairs, alike, |key, removed, added| {
         let condition = key.condition_text(&common);
         for (sign, data) in [(Sign::Removed, removed), (Sign::Added, added)] {
             if data == 0 {
@@ -87,7 +104,7 @@ pub fn between_policies(first: &Database, second: &Database) -> Difference {
             difference.group(format!("type {name}, only in the {text}"), lines);
         }
     }
-    memberships(&mut difference, &mapped[0], &mapped[1], &common);
+    memberships(&mut difference, &mapped[0], &mapped[1], &common, &pairs, alike);
     for (condition, lines) in groups {
         difference.group(
             match condition {
@@ -101,17 +118,21 @@ pub fn between_policies(first: &Database, second: &Database) -> Difference {
     let [left, right] = mapped;
     let mut of_roles = both(&roles);
     of_roles.extend(types_of_roles(&left, &right, &common, &apart));
-    difference.group("transitions by name", named(&left, &right, &common));
-    difference.group("range transitions", both(&ranges));
+    of_roles.extend(unless(
+        one.role_allows == two.role_allows && one.role_transitions == two.role_transitions,
+        &role_rules,
+    ));
+    difference.group("transitions by name", named(&left, &right, &common, alike));
+    difference.group("range transitions", unless(one.range_transitions == two.range_transitions, &ranges));
     difference.group("roles", of_roles);
-    difference.group("users", both(&users));
+    difference.group("users", unless(one.users == two.users, &users));
     difference.group("booleans", both(&booleans));
-    difference.group("levels", both(&levels));
-    let alike = left.names_alike(&right);
+    difference.group("levels", unless(true, &levels));
     let of_constraints = |mine: &Database, other: &Database| constraints(mine, alike.then_some(other));
     let of_constraints = compare(of_constraints(first, second), of_constraints(second, first));
     difference.group("constraints", of_constraints);
-    difference.group("contexts of objects without labels", both(&contexts));
+    let same = one.ocontexts == two.ocontexts && one.paths == two.paths;
+    difference.group("contexts of objects without labels", unless(same, &contexts));
     difference
 }
 
@@ -120,9 +141,19 @@ fn names(database: &Database, kind: TypeKind) -> Vec<String> {
     entries.filter(|one| one.kind() == kind).map(|one| one.name.to_string()).collect()
 }
 
-fn kinds_only<'a>(database: &'a Database, other: &Database) -> BTreeSet<&'a str> {
-    let theirs: HashSet<&str> = other.types().map(|value| other.type_name(value)).collect();
-    database.types().map(|value| database.type_name(value)).filter(|name| !theirs.contains(name)).collect()
+/// Names of types that the other policy does not have, of pairs of values in this one and the other.
+fn kinds_only<'a>(
+    database: &'a Database,
+    other: &Database,
+    pairs: impl Iterator<Item = (u32, u32)>,
+) -> BTreeSet<&'a str> {
+    pairs
+        .filter(|(mine, theirs)| {
+            let is_type = |database: &Database, value| value != 0 && !database.is_attribute(value);
+            is_type(database, *mine) && !is_type(other, *theirs)
+        })
+        .map(|(mine, _)| database.type_name(mine))
+        .collect()
 }
 
 fn aliases(database: &Database) -> Vec<String> {
@@ -147,9 +178,20 @@ fn properties(database: &Database) -> Vec<String> {
     lines
 }
 
-fn classes(database: &Database) -> Vec<String> {
+/// Classes and what they have but for constraints; not those that the other policy has just so.
+fn classes(database: &Database, other: &Database) -> Vec<String> {
     let mut lines = Vec::new();
     for class in &database.policy().classes.entries {
+        let same = other.class(class.value).is_some_and(|theirs| {
+            class.name == theirs.name
+                && class.permissions == theirs.permissions
+                && database.common(class) == other.common(theirs)
+                && (class.default_user, class.default_role) == (theirs.default_user, theirs.default_role)
+                && (class.default_type, class.default_range) == (theirs.default_type, theirs.default_range)
+        });
+        if same {
+            continue;
+        }
         lines.push(format!("class {}", class.name));
         lines.extend(database.permissions(class).map(|one| format!("class {} {}", class.name, one.name)));
         for (what, value) in [
@@ -187,8 +229,9 @@ impl Only<'_> {
         let Ok(value) = database.find_type(name) else { return rules };
         let attributes: Vec<u32> = database.attributes_of(value).collect();
         // Compilers compute some attributes anew for each policy.
-        let written =
-            |value: u32| database.attributes_of(value).filter(|one| !is_computed(database.type_name(*one)));
+        let computed: HashSet<u32> =
+            database.attributes().filter(|one| is_computed(database.type_name(*one))).collect();
+        let written = |value: u32| database.attributes_of(value).filter(|one| !computed.contains(one));
         let direct = database.rules_from(value).len();
         let mut alike: Vec<(usize, u32)> = database
             .types()
@@ -236,25 +279,30 @@ impl Only<'_> {
     }
 }
 
-/// Types of both sides that are in an attribute, or may have a role, on one side only.
-fn memberships(difference: &mut Difference, first: &Mapped<'_>, second: &Mapped<'_>, common: &Common) {
-    let mut values =
-        vec![0; first.types.iter().chain(&second.types).max().map_or(0, |most| *most as usize + 1)];
-    for value in second.database.types() {
-        if let Some(slot) = values.get_mut(second.type_number(value) as usize) {
-            *slot = value;
-        }
-    }
+/// Types of both sides that are in an attribute on one side only.
+fn memberships(
+    difference: &mut Difference,
+    first: &Mapped<'_>,
+    second: &Mapped<'_>,
+    common: &Common<'_>,
+    pairs: &[(u32, u32)],
+    alike: bool,
+) {
     let attributes = |mapped: &Mapped<'_>, value: u32| -> Vec<u32> {
         let mut all: Vec<u32> =
             mapped.database.attributes_of(value).map(|value| mapped.type_number(value)).collect();
         all.sort_unstable();
         all
     };
+    let (one, two) = (first.database.policy(), second.database.policy());
+    let same = |value: u32| {
+        let place = value as usize - 1;
+        one.attribute_maps.get(place) == two.attribute_maps.get(place)
+    };
     let mut groups: BTreeMap<&str, Vec<Line>> = BTreeMap::new();
-    for one in first.database.types() {
-        let two = values.get(first.type_number(one) as usize).copied().unwrap_or(0);
-        if two == 0 {
+    for (one, two) in pairs.iter().copied().filter(|(one, two)| *one != 0 && *two != 0) {
+        let is_attribute = first.database.is_attribute(one) || second.database.is_attribute(two);
+        if is_attribute || alike && same(one) {
             continue;
         }
         let (ones, twos) = (attributes(first, one), attributes(second, two));
@@ -274,7 +322,7 @@ fn memberships(difference: &mut Difference, first: &Mapped<'_>, second: &Mapped<
 fn types_of_roles(
     first: &Mapped<'_>,
     second: &Mapped<'_>,
-    common: &Common,
+    common: &Common<'_>,
     apart: &HashSet<u32>,
 ) -> Vec<Line> {
     // The roles of a type that the other side lacks are told with the type.
@@ -301,7 +349,11 @@ fn types_of_roles(
     lines
 }
 
-fn named(first: &Mapped<'_>, second: &Mapped<'_>, common: &Common) -> Vec<Line> {
+fn named(first: &Mapped<'_>, second: &Mapped<'_>, common: &Common<'_>, alike: bool) -> Vec<Line> {
+    let (one, two) = (first.database.policy(), second.database.policy());
+    if alike && one.named_transitions == two.named_transitions {
+        return Vec::new();
+    }
     /// Name, source, target, class, result.
     type Transition<'a> = (&'a str, u32, u32, u32, u32);
     fn sorted<'a>(mapped: &Mapped<'a>) -> Vec<Transition<'a>> {
@@ -351,9 +403,13 @@ fn roles(database: &Database) -> Vec<String> {
             lines.push(format!("role {} bounded by {}", role.name, database.role_name(role.bounds)));
         }
     }
-    lines.extend(policy.role_allows.iter().map(|one| database.role_allow_text(one)));
-    lines.extend(policy.role_transitions.iter().map(|one| database.role_transition_text(one)));
     lines
+}
+
+fn role_rules(database: &Database) -> Vec<String> {
+    let policy = database.policy();
+    let allows = policy.role_allows.iter().map(|one| database.role_allow_text(one));
+    allows.chain(policy.role_transitions.iter().map(|one| database.role_transition_text(one))).collect()
 }
 
 fn users(database: &Database) -> Vec<String> {
@@ -404,19 +460,27 @@ fn levels(database: &Database) -> Vec<String> {
     lines
 }
 
-/// Constraints as text, which for some is long; not those of classes that have the very same in another policy with the same
-/// numbers for the same names.
+/// Constraints as text, which for some is long; not those of classes that have the same ones in another policy in which the
+/// same names have the same values.
 fn constraints(database: &Database, alike: Option<&Database>) -> Vec<String> {
     let mut lines = Vec::new();
     for class in &database.policy().classes.entries {
-        let same = alike.and_then(|other| other.class(class.value)).is_some_and(|other| {
-            other.constraints == class.constraints && other.validatetrans == class.validatetrans
-        });
+        let same = alike.and_then(|other| Some((other, other.class(class.value)?))).is_some_and(
+            |(other, theirs)| {
+                [(&class.constraints, &theirs.constraints), (&class.validatetrans, &theirs.validatetrans)]
+                    .into_iter()
+                    .all(|(mine, theirs)| {
+                        let mut both = mine.iter().zip(theirs);
+                        mine.len() == theirs.len()
+                            && both.all(|(one, two)| same_text((database, one), (other, two)))
+                    })
+            },
+        );
         if same {
             continue;
         }
         for (on_change, list) in [(false, &class.constraints), (true, &class.validatetrans)] {
-            lines.extend(list.iter().map(|one| crate::decide::text(database, class.value, one, on_change)));
+            lines.extend(list.iter().map(|one| text(database, class.value, one, on_change)));
         }
     }
     lines

@@ -2,7 +2,7 @@
 
 use super::names::{Common, Mapped};
 use crate::{
-    policy::{RuleKind, Xperm, XpermSort},
+    policy::{Rule, RuleKind, Xperm, XpermSort},
     text::{braces, runs},
 };
 
@@ -62,14 +62,14 @@ impl Key {
     }
 
     /// What stands before the data, and the condition.
-    pub(super) fn condition_text(self, common: &Common) -> Option<(String, bool)> {
+    pub(super) fn condition_text(self, common: &Common<'_>) -> Option<(String, bool)> {
         let number = self.condition().checked_sub(1)?;
         let text = common.written.get(number as usize).cloned().unwrap_or_default();
         Some((text, self.branch()))
     }
 
     /// The rule with these data.
-    pub(super) fn text(self, common: &Common, data: u64) -> String {
+    pub(super) fn text(self, common: &Common<'_>, data: u64) -> String {
         let kind = self.kind();
         let (source, target) = (common.types.name(self.source()), common.types.name(self.target()));
         let target = if source == target { "self" } else { target };
@@ -99,14 +99,24 @@ impl Key {
     }
 }
 
-/// Gives each rule with what only the first and only the second policy has of it, in no certain order.
-///
-/// Rules are compared source by source. Mostly both policies have the same rules in the same order there, which needs
-/// neither memory nor sorting.
-pub(super) fn differing(first: &Mapped<'_>, second: &Mapped<'_>, mut take: impl FnMut(Key, u64, u64)) {
+/// Gives each rule with what only the first and only the second policy has of it, in no certain order. `alike` as
+/// [`Mapped::names_alike`] says.
+pub(super) fn differing(
+    first: &Mapped<'_>,
+    second: &Mapped<'_>,
+    pairs: &[(u32, u32)],
+    alike: bool,
+    mut take: impl FnMut(Key, u64, u64),
+) {
+    let sources = if alike { unmatched(first, second) } else { None };
+    let few = sources.map(|sources| [first, second].map(|side| side.database.rules_of_sources(&sources)));
+    let [ones_of, twos_of] = match &few {
+        Some(few) => few.each_ref(),
+        None => [first, second].map(|side| side.database.by_source()),
+    };
     let (mut left, mut right) = (Vec::new(), Vec::new());
-    for (one, two) in pairs(first, second) {
-        let (ones, twos) = (first.database.rules_from(one), second.database.rules_from(two));
+    for (one, two) in pairs {
+        let (ones, twos) = (ones_of.of(*one), twos_of.of(*two));
         let mut both = ones.iter().zip(twos);
         if ones.len() == twos.len()
             && both.all(|(one, two)| Meaning::of(first, *one).eq(&Meaning::of(second, *two)))
@@ -119,8 +129,67 @@ pub(super) fn differing(first: &Mapped<'_>, second: &Mapped<'_>, mut take: impl 
     }
 }
 
+/// How far the same rule is looked for in the other list.
+const NEAR: usize = 64;
+
+/// How many rules may be without a partner near by until the lists count as differently sorted.
+const FAR: usize = 4096;
+
+/// Goes through the rules of two policies side by side and tells for each value whether it is the source of a rule without
+/// a partner: an equal one in the other policy that is nobody else's. All other sources have the same rules in both. `None`
+/// when the lists are sorted differently.
+///
+/// Where the same names have the same values compilers mostly write the same rules in the same order, so that partners are
+/// near and no list has to be sorted.
+fn unmatched(first: &Mapped<'_>, second: &Mapped<'_>) -> Option<Vec<bool>> {
+    let (one, two) = (first.database.policy(), second.database.policy());
+    let mut sources = vec![false; one.types.highest.max(two.types.highest) as usize + 1];
+    let mut mark = |rules: &[Rule]| {
+        for rule in rules {
+            if let Some(source) = sources.get_mut(usize::from(rule.source)) {
+                *source = true;
+            }
+        }
+    };
+    let same = |mine: usize, other: usize| match (one.rules.get(mine), two.rules.get(other)) {
+        (Some(a), Some(b)) => {
+            (a.source, a.target, a.class, a.kind) == (b.source, b.target, b.class, b.kind)
+                && first.condition(mine as u32) == second.condition(other as u32)
+                && if a.kind.is_extended() {
+                    one.xperms.get(a.data as usize) == two.xperms.get(b.data as usize)
+                } else {
+                    a.data == b.data
+                }
+        }
+        _ => false,
+    };
+    let (mut mine, mut other, mut far) = (0, 0, 0);
+    while mine < one.rules.len() || other < two.rules.len() {
+        let (skipped, missed) = if same(mine, other) {
+            mine += 1;
+            other += 1;
+            continue;
+        } else if let Some(more) = (1..NEAR).find(|more| same(mine, other + more)) {
+            (0, more)
+        } else if let Some(more) = (1..NEAR).find(|more| same(mine + more, other)) {
+            (more, 0)
+        } else {
+            far += 1;
+            (1, 1)
+        };
+        if far > FAR {
+            return None;
+        }
+        mark(one.rules.get(mine..).unwrap_or_default().get(..skipped).unwrap_or_default());
+        mark(two.rules.get(other..).unwrap_or_default().get(..missed).unwrap_or_default());
+        mine += skipped;
+        other += missed;
+    }
+    Some(sources)
+}
+
 /// The values of each type and attribute in both policies, 0 where there is none.
-fn pairs(first: &Mapped<'_>, second: &Mapped<'_>) -> Vec<(u32, u32)> {
+pub(super) fn pairs(first: &Mapped<'_>, second: &Mapped<'_>) -> Vec<(u32, u32)> {
     let most = first.types.iter().chain(&second.types).max().map_or(0, |most| *most as usize + 1);
     let mut pairs = vec![(0, 0); most];
     for (value, number) in (0..).zip(&first.types).skip(1) {

@@ -17,6 +17,24 @@ pub struct Bitmap {
     words: Box<[Word]>,
 }
 
+/// A set in the making, to which numbers are added in ascending order.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Growing(Vec<Word>);
+
+impl Growing {
+    pub(crate) fn add(&mut self, number: u32) {
+        let word = Word { start: number & !63, bits: 1 << (number & 63) };
+        match self.0.last_mut() {
+            Some(last) if last.start == word.start => last.bits |= word.bits,
+            _ => self.0.push(word),
+        }
+    }
+
+    pub(crate) fn done(self) -> Bitmap {
+        Bitmap { words: self.0.into() }
+    }
+}
+
 impl Bitmap {
     /// A set of the numbers given, in any order.
     pub fn of(numbers: impl IntoIterator<Item = u32>) -> Self {

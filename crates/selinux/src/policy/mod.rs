@@ -14,6 +14,7 @@ mod validate;
 mod write;
 
 pub use bitmap::Bitmap;
+pub(crate) use bitmap::Growing;
 pub use ocontext::{Endport, FileSystem, FsUse, Node, Ocontexts, PartitionKey, Path, Port, Twice};
 pub use rules::{
     Conditional, NamedTransition, RangeTransition, RoleAllow, RoleTransition, Rule, RuleKind, Step, Xperm,

@@ -300,28 +300,22 @@ fn context(cursor: &mut Cursor<'_>) -> Result<Context> {
     Ok(Context { user, role, kind, range: range(cursor)? })
 }
 
+#[inline]
 fn rule(cursor: &mut Cursor<'_>, xperms: &mut Vec<Xperm>) -> Result<Rule> {
     let offset = cursor.offset();
-    let [s0, s1, t0, t1, c0, c1, k0, k1] = cursor.array("access rule")?;
+    // No rule has fewer bytes than this.
+    let [s0, s1, t0, t1, c0, c1, k0, k1, data @ ..] = cursor.array::<12>("access rule")?;
     let kind = u16::from_le_bytes([k0, k1]);
     let enabled = kind & 0x8000 != 0;
     let kind = RuleKind::of(kind & 0x7fff).ok_or_else(|| {
         value(offset + 6, "kind of an access rule", "exactly one kind, with bit 15 if enabled", kind.into())
     })?;
     let data = if kind.is_extended() {
-        let offset = cursor.offset();
-        let [sort, driver] = cursor.array("extended permissions")?;
-        let sort = match sort {
-            1 => XpermSort::IoctlFunction,
-            2 => XpermSort::IoctlDriver,
-            3 => XpermSort::Netlink,
-            _ => return Err(value(offset, "sort of extended permissions", "1 to 3", sort.into())),
-        };
         let place = xperms.len() as u32;
-        xperms.push(Xperm { sort, driver, bits: cursor.words("extended permissions")? });
+        xperms.push(xperm(cursor, offset + 8, data)?);
         place
     } else {
-        cursor.word("access rule")?
+        u32::from_le_bytes(data)
     };
     Ok(Rule {
         source: u16::from_le_bytes([s0, s1]),
@@ -331,6 +325,20 @@ fn rule(cursor: &mut Cursor<'_>, xperms: &mut Vec<Xperm>) -> Result<Rule> {
         enabled,
         data,
     })
+}
+
+/// Extended permissions whose first four bytes, at `offset`, are read already.
+fn xperm(cursor: &mut Cursor<'_>, offset: usize, [sort, driver, b0, b1]: [u8; 4]) -> Result<Xperm> {
+    let sort = match sort {
+        1 => XpermSort::IoctlFunction,
+        2 => XpermSort::IoctlDriver,
+        3 => XpermSort::Netlink,
+        _ => return Err(value(offset, "sort of extended permissions", "1 to 3", sort.into())),
+    };
+    let [b2, b3] = cursor.array("extended permissions")?;
+    let [second, third, fourth, fifth, sixth, seventh, eighth] = cursor.words("extended permissions")?;
+    let first = u32::from_le_bytes([b0, b1, b2, b3]);
+    Ok(Xperm { sort, driver, bits: [first, second, third, fourth, fifth, sixth, seventh, eighth] })
 }
 
 fn conditional(
