@@ -71,6 +71,26 @@ fn order_and_version_do_not_count() {
     assert!(difference.is_empty(), "{difference}");
 }
 
+/// A rule from an attribute to itself is about all pairs of its types, which `self` would not say.
+#[test]
+fn an_attribute_is_not_self() {
+    let first = database("plain.33");
+    let mut policy = Policy::parse(&data("plain.33")).unwrap();
+    let domain = first.find_type("domain").unwrap();
+    let both =
+        |rule: &ferrovirt_selinux::policy::Rule| [rule.source, rule.target].map(u32::from) == [domain; 2];
+    let number = policy.rules.iter().position(both).unwrap();
+    policy.rules[number].class = first.find_class("file").unwrap() as u16;
+    let difference = between_policies(&first, &Database::new(policy).unwrap());
+    let lines: Vec<_> =
+        difference.groups.iter().flat_map(|group| &group.lines).map(|line| &*line.text).collect();
+    assert_eq!(
+        lines,
+        ["allow domain domain:file read;", "allow domain domain:process fork;"],
+        "{difference}"
+    );
+}
+
 /// Each change of a single part is seen.
 #[test]
 fn each_change_is_found() {

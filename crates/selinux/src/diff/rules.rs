@@ -72,7 +72,6 @@ impl Key {
     pub(super) fn text(self, common: &Common<'_>, data: u64) -> String {
         let kind = self.kind();
         let (source, target) = (common.types.name(self.source()), common.types.name(self.target()));
-        let target = if source == target { "self" } else { target };
         let head = format!("{} {source} {target}:{}", kind.name(), common.classes.name(self.class()));
         if kind.is_type() {
             return format!("{head} {};", common.types.name(self.extra()));
