@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
     for event in &events {
         let _ = event.tun_request();
         for (_, denial) in event.denials() {
-            let explanation = avc::explain(event, denial, None, &|_, _, _| None);
+            let explanation = avc::explain(event, denial, None, &|_, _, _, _| None);
             assert!(explanation.details.is_empty());
         }
     }

@@ -21,7 +21,7 @@ use ferrovirt_selinux::{
 };
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs::File,
     io::{self, ErrorKind, Read, Write},
@@ -527,11 +527,17 @@ fn diff(options: &DiffOptions) -> Answer {
     Ok((text, i32::from(!difference.is_empty())))
 }
 
-/// The rules of the documented profile: for each target and class the permissions, with feature and reason.
-fn documented() -> BTreeMap<(String, String), BTreeMap<String, Vec<String>>> {
-    let mut rules: BTreeMap<_, BTreeMap<String, Vec<String>>> = BTreeMap::new();
-    for (held, origins) in cluster_grants(Profile::Documented).iter() {
-        let Right::Selinux { target, class, permission, .. } = &held.right else { continue };
+/// For each target and class the permissions, with feature and reason.
+type Reasons = BTreeMap<(String, String), BTreeMap<String, BTreeSet<String>>>;
+
+/// What the domains of a profile may do.
+fn reasons(profile: Profile) -> Reasons {
+    let mut rules = Reasons::new();
+    for (held, origins) in cluster_grants(profile).iter() {
+        let Right::Selinux { source, target, class, permission } = &held.right else { continue };
+        if avc::is_minimal(source) != (profile == Profile::Minimal) {
+            continue;
+        }
         let origins = origins.iter().map(|origin| {
             format!("{}: {}. Checked by {}.", origin.feature, origin.grant.reason, origin.grant.hook)
         });
@@ -551,10 +557,11 @@ fn explain(options: &ExplainOptions) -> Answer {
     }
     let database = options.policy.as_ref().map(|path| load(path)).transpose()?;
     let machines = machines::read(&options.machines)?;
-    let rules = documented();
-    let allowed = |target: &str, class: &str, permission: &str| {
-        let permissions = rules.get(&(target.to_owned(), class.to_owned()))?;
-        permissions.get(permission).map(|origins| origins.join(" "))
+    let (documented, minimal) = (reasons(Profile::Documented), reasons(Profile::Minimal));
+    let allowed = |source: &str, target: &str, class: &str, permission: &str| {
+        let rules = if avc::is_minimal(source) { &minimal } else { &documented };
+        let origins = rules.get(&(target.to_owned(), class.to_owned()))?.get(permission)?;
+        Some(origins.iter().map(String::as_str).collect::<Vec<_>>().join(" "))
     };
     let log = String::from_utf8_lossy(&bytes);
     let (events, damaged) = avc::events(log.lines());
@@ -566,7 +573,7 @@ fn explain(options: &ExplainOptions) -> Answer {
     for event in &events {
         for (record, denial) in event.denials().filter(|(_, denial)| !denial.granted) {
             let explanation = avc::explain(event, denial, database, &allowed);
-            let comm = record.field("comm").unwrap_or("?");
+            let comm = record.field("comm").or_else(|| record.field("exe")).unwrap_or("?");
             let path = record.field("path").or_else(|| record.field("name"));
             let serial =
                 event.stamp.map_or_else(|| "no serial".to_owned(), |stamp| format!("event {}", stamp.serial));

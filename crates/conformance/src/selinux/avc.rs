@@ -27,7 +27,7 @@ pub(super) fn documented() -> BTreeMap<(String, String), std::collections::BTree
 /// each is explained by the log alone.
 pub(super) fn samples(lines: &str, report: &mut Report) {
     let rules = documented();
-    let allowed = |target: &str, class: &str, permission: &str| {
+    let allowed = |_: &str, target: &str, class: &str, permission: &str| {
         let permissions = rules.get(&(target.to_owned(), class.to_owned()))?;
         permissions.contains(permission).then(|| "documented".to_owned())
     };
@@ -103,7 +103,7 @@ pub(super) fn log(lines: &str, report: &mut Report) {
     for event in &events {
         for (_, denial) in event.denials() {
             let syscall = event.records.iter().any(|record| record.kind == RecordKind::Syscall);
-            let explained = avc::explain(event, denial, None, &|_, _, _| None);
+            let explained = avc::explain(event, denial, None, &|_, _, _, _| None);
             let understood = explained.details.is_empty() && !explained.kind.advice().is_empty();
             let found = !syscall || event.field(&RecordKind::Syscall, "exe").is_some();
             report.compare(

@@ -27,6 +27,7 @@ impl Event {
     pub fn tun_request(&self) -> Option<&'static str> {
         let syscall = self.field(&RecordKind::Syscall, "syscall")?;
         let ioctl = match self.field(&RecordKind::Syscall, "arch")? {
+            _ if syscall == "ioctl" => "ioctl",
             "c000003e" => "16",
             "c00000b7" => "29",
             "80000016" | "c0000015" | "80000015" => "54",
@@ -35,7 +36,8 @@ impl Event {
         if syscall != ioctl {
             return None;
         }
-        let request = u64::from_str_radix(self.field(&RecordKind::Syscall, "a1")?, 16).ok()?;
+        let request = self.field(&RecordKind::Syscall, "a1")?;
+        let request = u64::from_str_radix(request.strip_prefix("0x").unwrap_or(request), 16).ok()?;
         match request & 0xffff {
             0x54ca => Some("TUNSETIFF"),
             0x54cb => Some("TUNSETPERSIST"),

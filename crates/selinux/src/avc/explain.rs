@@ -1,7 +1,7 @@
 //! What a denial means, and what to do.
 
 use super::{event::Event, record::Denial};
-use crate::{database::Database, decide::Verdict};
+use crate::{database::Database, decide::Verdict, policy::Context};
 
 /// The part of a machine that a denial is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,8 +114,20 @@ impl Kind {
     }
 }
 
-/// What is granted: target type (`self` for the domain itself), class and permission in, the feature and its reason out.
-pub type Allowed<'a> = &'a dyn Fn(&str, &str, &str) -> Option<String>;
+/// What is granted: source type, target type (`self` for the domain itself), class and permission in, the feature and its
+/// reason out.
+pub type Allowed<'a> = &'a dyn Fn(&str, &str, &str, &str) -> Option<String>;
+
+/// Whether it is a type of the minimal profile, as the module or the Security Profiles Operator names them. They are no
+/// copies of another type.
+pub fn is_minimal(kind: &str) -> bool {
+    kind.starts_with("virt_machine.") || kind.starts_with("virt-machine.")
+}
+
+/// Whether a type is a copy of container_t: only types of blocks are, as modules for pods make them.
+fn is_copy(kind: &str) -> bool {
+    kind.contains('.') && !is_minimal(kind)
+}
 
 /// A denial with its meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,20 +149,30 @@ pub struct Explanation {
 }
 
 /// What `container_t` may do in each base that is known: Debian's, and container-selinux since April 2020.
-const EVERYWHERE: [(&str, &str, &[&str]); 6] = [
+const EVERYWHERE: [(&str, &str, &[&str]); 8] = [
     ("self", "tun_socket", &["create"]),
     ("container_file_t", "file", &["entrypoint"]),
     ("hugetlbfs_t", "dir", &["getattr", "open", "search"]),
     ("proc_t", "dir", &["getattr", "open", "search"]),
     ("proc_t", "file", &["getattr", "open", "read"]),
+    ("sysfs_t", "dir", &["getattr", "open", "read", "search"]),
     ("sysfs_t", "file", &["getattr", "open", "read"]),
+    ("sysfs_t", "lnk_file", &["getattr", "read"]),
 ];
+
+/// Whether a permission is one of `EVERYWHERE`.
+fn everywhere(target: &str, class: &str, permission: &str) -> bool {
+    EVERYWHERE.iter().any(|one| (one.0, one.1) == (target, class) && one.2.contains(&permission))
+}
+
+/// What no feature needs of the memory's files and directories: other labels, other names, other programs.
+const NEEDLESS: [&str; 8] =
+    ["entrypoint", "execmod", "link", "mounton", "relabelfrom", "relabelto", "rename", "reparent"];
 
 /// Whether the log alone shows that `container_t` may do what its copy may not.
 fn lost(denial: &Denial, target: &str, levels: (&str, &str)) -> bool {
     let class = denial.class.as_str();
-    let all = |known: &[&str]| denial.permissions.iter().all(|one| known.contains(&one.as_str()));
-    let everywhere = EVERYWHERE.iter().any(|one| (one.0, one.1) == (target, class) && all(one.2));
+    let everywhere = denial.permissions.iter().all(|one| everywhere(target, class, one));
     // Where new files of memory take their level from the file system (container-selinux), those of container_t become
     // container_file_t by a transition. One that is tmpfs_t was made without it.
     let from_file_system = !categories(levels.0).is_empty() && categories(levels.1).is_empty();
@@ -181,6 +203,14 @@ fn apart(source: &str, target: &str) -> bool {
     categories(target).iter().any(|(low, high)| !source.iter().any(|(from, to)| from <= low && high <= to))
 }
 
+/// Whether the source is a container's, by its name or because containers have categories, and the node's own services none.
+fn is_container(source: &str, level: &str) -> bool {
+    let low = level.split('-').next().unwrap_or(level);
+    let runtime = ["container_runtime", "container_engine"].iter().any(|one| source.starts_with(one));
+    let named = source.contains('.') || source.starts_with("container_") || source.starts_with("svirt");
+    named && !runtime || !categories(low).is_empty()
+}
+
 /// Explains a denial, with the node's policy if there is one.
 pub fn explain(
     event: &Event,
@@ -191,11 +221,16 @@ pub fn explain(
     let ((source, source_level), (target, target_level)) = (parts(&denial.source), parts(&denial.target));
     let own = source == target;
     let name = if own { "self" } else { target };
-    let granted = denial.permissions.iter().find_map(|permission| allowed(name, &denial.class, permission));
+    let grant = |permission: &String| allowed(source, name, &denial.class, permission);
+    // What comes with it must be what every container may do.
+    let fits = |one: &String| grant(one).is_some() || everywhere(name, &denial.class, one);
+    let container = is_container(source, source_level);
+    let fitting = container && denial.permissions.iter().all(fits);
+    let granted = denial.permissions.iter().find_map(grant).filter(|_| fitting);
     let judged = database.map(|database| Judged::new(database, denial));
     let constraint = match judged.as_ref().filter(|judged| judged.known) {
         Some(judged) => judged.constraint,
-        None => denial.class != "tun_socket" && apart(source_level, target_level),
+        None => container && denial.class != "tun_socket" && apart(source_level, target_level),
     };
     let has =
         |names: &[&str]| denial.permissions.iter().any(|permission| names.contains(&permission.as_str()));
@@ -209,33 +244,47 @@ pub fn explain(
         ("file", "sysfs_t") if granted.is_some() => Topic::Sriov,
         _ => Topic::None,
     };
+    // Into a machine's type it is the runtime that starts the machine.
+    let starts = target.contains('.') && !own;
     let escape = denial.class == "security"
         || target == "security_t"
-        || denial.class == "process" && has(&["setcurrent", "setexec", "dyntransition", "transition"]);
+        || denial.class == "process" && has(&["setcurrent", "setexec"])
+        || denial.class == "process" && has(&["dyntransition", "transition"]) && !starts
+        || denial.class == "process2" && has(&["nnp_transition", "nosuid_transition"]) && !starts;
     let judged = judged.as_ref();
-    // Only types of blocks, as modules for pods make them, are copies of container_t.
-    let copy = source.contains('.');
+    let minimal = is_minimal(source);
+    let needless = has(&NEEDLESS)
+        || denial.class == "filesystem" && denial.permissions.iter().any(|one| one != "getattr");
+    let copy = is_copy(source) || is_copy(target);
     let kind = if judged.is_some_and(|judged| !judged.known && judged.bad_context) {
         Kind::UnknownContext
     } else if judged.is_some_and(|judged| judged.known && judged.allowed) {
         Kind::AllowedNow
     } else if escape {
         Kind::EscapeAttempt
+    } else if judged.is_some_and(|judged| judged.elsewhere) {
+        Kind::Other
     } else if constraint {
         Kind::Isolation
-    } else if denial.class == "tun_socket" && !own {
+    } else if denial.class == "tun_socket" && !own && granted.is_none() {
         Kind::ForeignTap
     } else if judged.is_some_and(|judged| judged.boolean) {
         Kind::Boolean
     } else if granted.is_some() {
         Kind::FeatureRule
     } else if copy
-        && judged.map_or_else(|| lost(denial, name, (source_level, target_level)), |one| one.base_may)
+        && judged.map_or_else(
+            || is_copy(source) && lost(denial, name, (source_level, target_level)),
+            |one| one.base_may,
+        )
     {
         Kind::LostFromBase
-    } else if target == "sysfs_t" {
+    } else if target == "sysfs_t"
+        && container
+        && !denial.permissions.iter().all(|one| everywhere(name, &denial.class, one))
+    {
         Kind::NotGranted
-    } else if matches!(topic, Topic::HugePages | Topic::MemoryBacking) {
+    } else if matches!(topic, Topic::HugePages | Topic::MemoryBacking) && container && !needless && !minimal {
         Kind::BaseGap
     } else {
         Kind::Other
@@ -247,9 +296,15 @@ pub fn explain(
         Kind::BaseGap | Kind::Other if copy => vec![Kind::LostFromBase],
         _ => Vec::new(),
     };
-    let missing = matches!(kind, Kind::FeatureRule | Kind::LostFromBase | Kind::BaseGap);
-    let rule = missing
-        .then(|| format!("(allow {source} {name} ({} ({})))", denial.class, denial.permissions.join(" ")));
+    let missing: Vec<&str> = match kind {
+        Kind::FeatureRule => {
+            denial.permissions.iter().filter(|one| grant(one).is_some()).map(|one| &**one).collect()
+        }
+        Kind::LostFromBase | Kind::BaseGap => denial.permissions.iter().map(|one| &**one).collect(),
+        _ => Vec::new(),
+    };
+    let rule = (!missing.is_empty())
+        .then(|| format!("(allow {source} {name} ({} ({})))", denial.class, missing.join(" ")));
     let details = judged.map_or(Vec::new(), |judged| judged.details.clone());
     Explanation { kind, unless_known, topic, constraint, rule, granted, details }
 }
@@ -262,6 +317,8 @@ struct Judged {
     bad_context: bool,
     constraint: bool,
     boolean: bool,
+    /// Whether a rule is there, and something else than levels or a boolean refuses it.
+    elsewhere: bool,
     /// Whether all of it is allowed.
     allowed: bool,
     /// Whether container_t may do it in the same place.
@@ -294,18 +351,25 @@ impl Judged {
                     let rule = rules.first().map_or(String::new(), |rule| database.rule_text(*rule));
                     self.details.push(format!("{permission}: this policy allows it: {rule}"));
                 }
-                Verdict::Invalid(problem) => self.details.push(format!("{permission}: {problem}")),
+                Verdict::Invalid(problem) => {
+                    self.elsewhere = true;
+                    self.details.push(format!("{permission}: {problem}"));
+                }
                 Verdict::Constraint(places) => {
                     self.constraint = true;
                     let class_entry = database.class(class);
+                    // Without levels it is about users, roles or types, and not about machines.
+                    let mut levels = false;
                     for place in places {
                         if let Some(one) = class_entry.and_then(|entry| entry.constraints.get(place)) {
+                            levels |= one.compares_levels();
                             let text = crate::decide::text(database, class, one, false);
                             self.details.push(format!(
                                 "{permission}: a rule allows it, this constraint does not: {text}"
                             ));
                         }
                     }
+                    self.elsewhere |= !levels;
                 }
                 Verdict::Boolean(rules) => {
                     self.boolean = true;
@@ -315,33 +379,33 @@ impl Judged {
                     }
                 }
                 Verdict::Bounds(parent) => {
+                    self.elsewhere = true;
                     let parent = database.type_name(parent);
                     self.details.push(format!("{permission}: the bounding type {parent} may not"));
                 }
                 Verdict::Role => {
+                    self.elsewhere = true;
                     self.details.push(format!("{permission}: no rule allows the change of role"))
                 }
                 Verdict::NoRule => self.details.push(format!("{permission}: no rule allows it")),
             }
-            base_may &= self.base(database, &source, &target, class, bit);
+            base_may &= Self::base(database, &source, &target, class, bit);
         }
         self.base_may = base_may;
         self.allowed = allowed;
         Ok(())
     }
 
-    fn base(
-        &self,
-        database: &Database,
-        source: &crate::policy::Context,
-        target: &crate::policy::Context,
-        class: u32,
-        bit: u32,
-    ) -> bool {
+    /// Whether container_t may do it in the place of its copy.
+    fn base(database: &Database, source: &Context, target: &Context, class: u32, bit: u32) -> bool {
         let Ok(base) = database.find_type("container_t") else { return false };
-        let own = source.kind == target.kind;
-        let source = crate::policy::Context { kind: base, ..source.clone() };
-        let target = if own { source.clone() } else { target.clone() };
+        let copied = |context: &Context| is_copy(database.type_name(context.kind));
+        let place = |context: &Context, copied: bool| match copied {
+            true => Context { kind: base, ..context.clone() },
+            false => context.clone(),
+        };
+        let of_target = copied(target) && (source.kind == target.kind || !copied(source));
+        let (source, target) = (place(source, copied(source)), place(target, of_target));
         database.decide(&source, &target, class).allowed & bit != 0
     }
 }

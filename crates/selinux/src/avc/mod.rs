@@ -5,5 +5,5 @@ mod explain;
 mod record;
 
 pub use event::{Event, events};
-pub use explain::{Allowed, Explanation, Kind, Topic, explain};
+pub use explain::{Allowed, Explanation, Kind, Topic, explain, is_minimal};
 pub use record::{AvcError, Denial, Record, RecordKind, Stamp, parse};

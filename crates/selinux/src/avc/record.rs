@@ -5,7 +5,7 @@ use std::borrow::Cow;
 /// When a record was made. Records of one event share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Stamp {
-    /// Seconds since 1970.
+    /// Seconds since 1970; where `ausearch -i` wrote a date, whose form follows the language, its digits.
     pub seconds: u64,
     /// Milliseconds of the second.
     pub milliseconds: u16,
@@ -93,39 +93,25 @@ pub enum AvcError {
 pub fn parse(line: &str) -> Result<Option<Record>, AvcError> {
     // Behind this character auditd repeats fields with numbers resolved to names.
     let line = line.split('\u{1d}').next().unwrap_or(line).trim_end();
-    let (kind, stamp, rest) = match head(line) {
+    let (kind, stamp, form, rest) = match head(line) {
         Some(parts) => parts,
         // The journal's own form has neither type nor stamp.
-        None => match line.find("avc:  denied").or_else(|| line.find("avc:  granted")) {
-            Some(start) => (RecordKind::Avc, None, line.get(start..).unwrap_or_default()),
-            None => return Ok(None),
-        },
+        None if decision(line).is_some() => (RecordKind::Avc, None, Form::Raw, line),
+        None => return Ok(None),
     };
-    if kind != RecordKind::Avc {
-        return Ok(Some(Record { stamp, kind, denial: None, fields: fields(rest) }));
-    }
-    let Some(decision) = rest.find("avc:").and_then(|start| rest.get(start + 4..)).map(str::trim_start)
-    else {
-        let kind = RecordKind::Other("AVC".to_owned());
-        return Ok(Some(Record { stamp, kind, denial: None, fields: fields(rest) }));
+    let decision = if kind == RecordKind::Avc { decision(rest) } else { None };
+    let Some((granted, decision)) = decision else {
+        // Among them the cache's own notes, such as "received setenforce notice".
+        let kind = if kind == RecordKind::Avc { RecordKind::Other("AVC".to_owned()) } else { kind };
+        return Ok(Some(Record { stamp, kind, denial: None, fields: fields(rest, form) }));
     };
-    let granted = decision.starts_with("granted");
-    if !granted && !decision.starts_with("denied") {
-        // The cache's own notes, such as "received setenforce notice".
-        return Ok(Some(Record {
-            stamp,
-            kind: RecordKind::Other("AVC".to_owned()),
-            denial: None,
-            fields: fields(rest),
-        }));
-    }
     let (permissions, rest) =
         decision.split_once('{').and_then(|(_, rest)| rest.split_once('}')).ok_or(AvcError::Permissions)?;
     let permissions: Vec<String> = permissions.split_whitespace().map(str::to_owned).collect();
     if permissions.is_empty() {
         return Err(AvcError::Permissions);
     }
-    let fields = fields(rest);
+    let fields = fields(rest, form);
     let field = |name: &'static str| {
         let found = fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         found.filter(|value| !value.is_empty()).ok_or(AvcError::Field(name))
@@ -141,23 +127,49 @@ pub fn parse(line: &str) -> Result<Option<Record>, AvcError> {
     Ok(Some(Record { stamp, kind, denial: Some(denial), fields }))
 }
 
-/// The type and stamp, and what follows the colon.
-fn head(line: &str) -> Option<(RecordKind, Option<Stamp>, &str)> {
-    let start = line.find("type=")?;
-    let rest = line.get(start + 5..)?;
+/// Whether it was granted, and what follows.
+fn decision(text: &str) -> Option<(bool, &str)> {
+    text.match_indices("avc:").find_map(|(start, word)| {
+        let rest = text.get(start + word.len()..)?.trim_start();
+        let granted = rest.strip_prefix("granted").map(|rest| (true, rest));
+        granted.or_else(|| rest.strip_prefix("denied").map(|rest| (false, rest)))
+    })
+}
+
+/// How the values of fields are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// As the kernel does: quoted, or hexadecimal.
+    Raw,
+    /// As `ausearch -i` does: readable, and some with spaces.
+    Interpreted,
+}
+
+/// The type, the stamp and the form, and what follows the colon.
+fn head(line: &str) -> Option<(RecordKind, Option<Stamp>, Form, &str)> {
+    line.match_indices("type=").find_map(|(start, word)| head_at(line.get(start + word.len()..)?))
+}
+
+fn head_at(rest: &str) -> Option<(RecordKind, Option<Stamp>, Form, &str)> {
     let (kind, rest) = rest.split_once(' ')?;
     let rest = rest.trim_start();
     let rest = rest.strip_prefix("msg=").unwrap_or(rest).strip_prefix("audit(")?;
     let (stamp, rest) = rest.split_once(')')?;
-    let (time, serial) = stamp.split_once(':')?;
-    let (seconds, milliseconds) = time.split_once('.').unwrap_or((time, "0"));
+    let (time, serial) = stamp.rsplit_once(':')?;
+    let (seconds, milliseconds) = time.rsplit_once('.').unwrap_or((time, "0"));
+    let form = if seconds.contains(' ') { Form::Interpreted } else { Form::Raw };
+    let seconds: String = match form {
+        Form::Raw => seconds.to_owned(),
+        Form::Interpreted => seconds.chars().filter(char::is_ascii_digit).collect(),
+    };
     let stamp = Stamp {
         seconds: seconds.parse().ok()?,
         milliseconds: milliseconds.parse().ok()?,
         serial: serial.parse().ok()?,
     };
     let kind = match kind {
-        "AVC" | "1400" => RecordKind::Avc,
+        // Programs that decide themselves, such as systemd and D-Bus, have a type of their own.
+        "AVC" | "1400" | "USER_AVC" | "1107" => RecordKind::Avc,
         "SYSCALL" | "1300" => RecordKind::Syscall,
         "PROCTITLE" | "1327" => RecordKind::Proctitle,
         "PATH" | "1302" => RecordKind::Path,
@@ -166,11 +178,12 @@ fn head(line: &str) -> Option<(RecordKind, Option<Stamp>, &str)> {
         "MAC_STATUS" | "1404" => RecordKind::Status,
         other => RecordKind::Other(other.to_owned()),
     };
-    Some((kind, Some(stamp), rest.strip_prefix(':').unwrap_or(rest)))
+    let rest = rest.trim_start();
+    Some((kind, Some(stamp), form, rest.strip_prefix(':').unwrap_or(rest)))
 }
 
 /// `key=value` pairs; values may be quoted, and some are hexadecimal when they are not.
-fn fields(text: &str) -> Vec<(String, String)> {
+fn fields(text: &str, form: Form) -> Vec<(String, String)> {
     let mut fields = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
@@ -184,16 +197,34 @@ fn fields(text: &str) -> Vec<(String, String)> {
         let (value, next) = match value.strip_prefix('"').and_then(|quoted| quoted.split_once('"')) {
             Some((value, next)) => (Cow::Borrowed(value), next),
             None => {
-                let end = value.find(char::is_whitespace).unwrap_or(value.len());
+                let end = value_end(value, form);
                 let (value, next) =
                     (value.get(..end).unwrap_or_default(), value.get(end..).unwrap_or_default());
-                (decoded(key, value), next)
+                // A program's record stands in single quotes, which the last field of it closes.
+                let value = value.strip_suffix('\'').unwrap_or(value);
+                (if form == Form::Raw { decoded(key, value) } else { Cow::Borrowed(value) }, next)
             }
         };
         fields.push((key.to_owned(), value.into_owned()));
         rest = next.trim_start();
     }
     fields
+}
+
+/// Where a value without quotes ends: at a space, and where values may have spaces at the last one before the next key.
+fn value_end(value: &str, form: Form) -> usize {
+    let mut spaces = value.match_indices(char::is_whitespace).map(|(place, _)| place);
+    let end = match form {
+        Form::Raw => spaces.next(),
+        Form::Interpreted => spaces.find(|place| {
+            let next = value.get(*place..).unwrap_or_default().trim_start();
+            let key = next.split('=').next().unwrap_or_default();
+            let word =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
+            key.len() < next.len() && !key.is_empty() && key.bytes().all(word)
+        }),
+    };
+    end.unwrap_or(value.len())
 }
 
 /// Whether the kernel writes this field in hexadecimal when it has spaces or odd bytes.
@@ -237,6 +268,28 @@ mod tests {
         assert!(denial.permissive && !denial.granted);
     }
 
+    /// As `ausearch -i` prints them.
+    #[test]
+    fn interpreted() {
+        let line = "type=AVC msg=audit(11/24/2026 20:15:01.123:456) : avc:  denied  { write } for  pid=84 \
+                    comm=CPU 0/KVM name=a=b c dev=\"sysfs\" ino=12 scontext=s tcontext=t tclass=file permissive=0 ";
+        let record = parse(line).unwrap().unwrap();
+        let field = |name| record.field(name);
+        assert_eq!(
+            (field("comm"), field("name"), field("dev")),
+            (Some("CPU 0/KVM"), Some("a=b c"), Some("sysfs"))
+        );
+        let call = "type=SYSCALL msg=audit(11/24/2026 20:15:01.123:456) : arch=x86_64 syscall=ioctl success=no \
+                    exit=EACCES(Permission denied) a0=0x7 a1=0x400454d9 items=0 comm=CPU 0/KVM exe=/usr/bin/qemu-kvm key=(null) ";
+        let call = parse(call).unwrap().unwrap();
+        assert_eq!((call.stamp, call.stamp.unwrap().serial), (record.stamp, 456));
+        assert_eq!((call.field("exit"), call.field("a0")), (Some("EACCES(Permission denied)"), Some("0x7")));
+        let title =
+            parse("type=PROCTITLE msg=audit(24.11.2026 20:15:01.123:456) : proctitle=cat DEADBEEF 00")
+                .unwrap();
+        assert_eq!(title.unwrap().field("proctitle"), Some("cat DEADBEEF 00"));
+    }
+
     #[test]
     fn other_forms() {
         for line in [
@@ -247,6 +300,16 @@ mod tests {
             let denial = parse(line).unwrap().unwrap().denial.unwrap();
             assert_eq!((&*denial.source, &*denial.target, &*denial.class), ("s", "t", "c"), "{line}");
         }
+        let line = "type=USER_AVC msg=audit(1.000:2): pid=1 uid=0 subj=s msg='avc:  denied  { start } for auid=n/a uid=0 \
+                    path=\"/x\" scontext=s tcontext=t tclass=service permissive=0  exe=\"/lib/systemd\" terminal=?'";
+        let record = parse(line).unwrap().unwrap();
+        assert_eq!((record.field("exe"), record.field("terminal")), (Some("/lib/systemd"), Some("?")));
+        assert_eq!(record.denial.unwrap().class, "service");
+        let line =
+            "audit[9]: USER_AVC pid=9 msg='avc: denied { send_msg } for scontext=s tcontext=t tclass=dbus'";
+        assert_eq!(parse(line).unwrap().unwrap().denial.unwrap().class, "dbus");
+        let line = "host app: type=x avc:  denied  { a } for scontext=s tcontext=t tclass=c";
+        assert_eq!(parse(line).unwrap().unwrap().denial.unwrap().class, "c");
         assert_eq!(parse("systemd[1]: Started something."), Ok(None));
         assert_eq!(parse(""), Ok(None));
         let cut = "type=AVC msg=audit(1.000:2): avc:  denied  { a } for  pid=1 scontext=s";

@@ -59,6 +59,15 @@ pub struct Constraint {
     pub expression: Vec<Expression>,
 }
 
+impl Constraint {
+    /// Whether levels are compared.
+    pub fn compares_levels(&self) -> bool {
+        self.expression
+            .iter()
+            .any(|step| matches!(step, Expression::Compare { operand, .. } if operand.0 >= Operand::L1_L2))
+    }
+}
+
 /// What a comparison of a constraint is about. The numbers are those of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Operand(pub u32);
