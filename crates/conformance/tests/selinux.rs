@@ -101,6 +101,13 @@ fn wrong_facts_are_found() {
         ),
         (
             "tiny.expected.json",
+            br#"{"left": "tiny.33", "right": "tiny.33", "vm_t_minus_vm_t": ["no rule"]}"#.to_vec(),
+            "differences of policies",
+        ),
+        ("damaged.33.gz", b"\x1f\x8bno".to_vec(), "files"),
+        ("denials.txt", denial.replacen("foreign-tap", "feature-rule", 1).into_bytes(), "denials"),
+        (
+            "tiny.expected.json",
             br#"{"left": "tiny.33", "right": "tiny.33", "types_added": ["a_t"]}"#.to_vec(),
             "differences of policies",
         ),
@@ -142,6 +149,42 @@ fn anything_may_be_compressed_and_unknown_files_are_named() {
     assert!(count(&report, "dumps").starts_with("dumps: 2"), "{report}");
     assert!(report.contains("notes.bin: unknown"), "{report}");
     assert!(report.contains("other.33.tsv: the policy other.33 is not here"), "{report}");
+}
+
+/// Policies of the same name in several folders, and files with other names than ours.
+#[test]
+fn facts_find_the_policy_beside_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &[u8]| std::fs::write(folder.path().join(name), content).unwrap();
+    let read = |name: &str| std::fs::read(data().join(name)).unwrap();
+    for (inner, name) in [("a", "tiny.33"), ("b", "tiny.35")] {
+        std::fs::create_dir(folder.path().join(inner)).unwrap();
+        write(&format!("{inner}/policy.33"), &read(name));
+        write(&format!("{inner}/policy.33.expected.json"), &read(&format!("{name}.expected.json")));
+    }
+    write("plain.bin", &read("plain.33"));
+    write("plain.json", &read("plain.33.expected.json"));
+    write(
+        "plain.bin.kernel.tsv",
+        b"access\tstaff_u:staff_r:user_t\tstaff_u:staff_r:user_t\tfile\t1\t0\tffffffff\t0\tread\n",
+    );
+    write(
+        "pair.expected.json",
+        br#"{"left": "a/policy.33", "right": "plain.bin", "types_added": ["user_t"]}"#,
+    );
+    write("serial.txt", b"avc:  denied  { read } for  scontext=a:b:c tcontext=a:b:c tclass=d\r\navc:  granted  { read } for  scontext=a:b:c tcontext=a:b:c tclass=d");
+    write("empty.jsonl", b"\n");
+    let (summary, report) = run(folder.path());
+    assert_eq!(count(&report, "dumps"), "dumps: 69, 0 different", "{report}");
+    assert_eq!(count(&report, "access decisions"), "access decisions: 1, 0 different", "{report}");
+    assert_eq!(count(&report, "lines of logs"), "lines of logs: 2, 0 different", "{report}");
+    assert!(report.contains("empty.jsonl: nothing in it can be compared"), "{report}");
+    assert_eq!(
+        count(&report, "differences of policies"),
+        "differences of policies: 1, 0 different",
+        "{report}"
+    );
+    assert_eq!(summary.different, 0, "{report}");
 }
 
 #[test]

@@ -37,6 +37,12 @@ fn by_kind(database: &Database) -> BTreeMap<String, u64> {
     counts
 }
 
+/// Whether a file holds sizes: objects with the size of a policy each.
+pub(super) fn are_counts(value: &Value) -> bool {
+    let all = value.as_object();
+    all.is_some_and(|all| !all.is_empty() && all.values().all(|one| one.get("size").is_some()))
+}
+
 pub(super) fn check(value: &Value, policies: &Policies, report: &mut Report) {
     for (label, want) in value.as_object().into_iter().flatten() {
         let size = want.get("size").and_then(Value::as_u64);

@@ -7,10 +7,11 @@ use ferrovirt_selinux::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Policies, report::Report};
+use super::{Beside, report::Report};
 
-pub(super) fn check(name: &str, want: Value, policies: &Policies, report: &mut Report) {
-    let policy = name.strip_suffix(".expected.json").unwrap_or(name);
+pub(super) fn check(name: &str, want: Value, policies: Beside<'_>, report: &mut Report) {
+    let policy = name.strip_suffix(".json").unwrap_or(name);
+    let policy = policy.strip_suffix(".expected").unwrap_or(policy);
     let Some(known) = policies.named(policy) else {
         return report.note(format!("the policy {policy} is not here, so its dump is not compared"));
     };

@@ -7,6 +7,7 @@ use std::{
 };
 
 use flate2::read::MultiGzDecoder;
+use serde_json::Value;
 
 use crate::{Error, files::unreadable};
 
@@ -21,9 +22,13 @@ pub(super) enum Kind {
     Source,
     Prose,
     Unknown,
+    /// It cannot be unpacked; the bytes say why.
+    Damaged,
 }
 
 pub(super) struct File {
+    /// The folder that it is in.
+    pub(super) folder: PathBuf,
     /// The path inside the folder.
     pub(super) shown: String,
     /// The file's name without `.gz`.
@@ -54,17 +59,34 @@ fn kind(name: &str, bytes: &[u8]) -> Kind {
         "cil" => Kind::Cil,
         "conf" | "te" => Kind::Source,
         "md" => Kind::Prose,
-        _ => Kind::Unknown,
+        _ => by_content(bytes),
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let bytes = fs::read(path).map_err(unreadable(path))?;
+fn by_content(bytes: &[u8]) -> Kind {
+    let text = String::from_utf8_lossy(bytes);
+    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let table = ["#tag\t", "access\t", "create\t", "invalid\t"];
+    if serde_json::from_str::<Value>(first).is_ok_and(|value| value.get("expect").is_some()) {
+        Kind::Denials
+    } else if text.trim_start().starts_with('{') && serde_json::from_str::<Value>(&text).is_ok() {
+        Kind::Json
+    } else if table.iter().any(|start| first.starts_with(start)) {
+        Kind::Table
+    } else if text.contains("avc:  denied ") {
+        Kind::Log
+    } else {
+        Kind::Unknown
+    }
+}
+
+/// Unpacked, or why that fails.
+fn unpack(bytes: Vec<u8>) -> Result<Vec<u8>, std::io::Error> {
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return Ok(bytes);
     }
     let mut unpacked = Vec::new();
-    MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut unpacked).map_err(unreadable(path))?;
+    MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut unpacked)?;
     Ok(unpacked)
 }
 
@@ -87,11 +109,16 @@ pub(super) fn list(folder: &Path) -> Result<Vec<File>, Error> {
     walk(folder, &mut paths)?;
     paths.sort();
     let file = |path: PathBuf| {
-        let bytes = read(&path)?;
+        let bytes = fs::read(&path).map_err(unreadable(&path))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let name = name.strip_suffix(".gz").map(str::to_owned).unwrap_or(name);
+        let (kind, bytes) = match unpack(bytes) {
+            Ok(bytes) => (kind(&name, &bytes), bytes),
+            Err(error) => (Kind::Damaged, error.to_string().into_bytes()),
+        };
         let shown = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
-        Ok(File { shown, kind: kind(&name, &bytes), name, bytes })
+        let folder = path.parent().unwrap_or(folder).to_owned();
+        Ok(File { folder, shown, name, kind, bytes })
     };
     paths.into_iter().map(file).collect()
 }

@@ -13,6 +13,8 @@
 //! | `*.log` | kernel messages: every denial is understood |
 //! | `*.cil` | read and written, it is the same |
 //! | `BASE.VARIANT.tsv` with `#tag` | results of real system calls that follow from the policy alone |
+//!
+//! Files with other names are told by their contents. A policy is looked for in the folder of the file that names it first.
 
 mod avc;
 mod cil;
@@ -25,9 +27,13 @@ mod policy;
 mod report;
 mod verdicts;
 
-use std::{io::Write, path::Path};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use ferrovirt_selinux::Database;
+use serde_json::Value;
 
 use crate::{Error, Summary};
 use files::{File, Kind};
@@ -35,6 +41,7 @@ use report::Report;
 
 /// A policy of the folder.
 struct Known {
+    folder: PathBuf,
     /// The file's name without `.gz`.
     name: String,
     size: usize,
@@ -45,8 +52,36 @@ struct Known {
 struct Policies(Vec<Known>);
 
 impl Policies {
-    fn named(&self, name: &str) -> Option<&Known> {
-        self.0.iter().find(|known| known.name == name)
+    /// The policy that a file in a folder calls by name: of several the one beside it. The name may have a folder, `.gz`, and
+    /// words behind the policy's own name; or lack the version if there is only one.
+    fn named(&self, name: &str, folder: &Path) -> Option<&Known> {
+        let name = name.rsplit('/').next().unwrap_or(name);
+        let best = |known: &&Known| (known.folder != folder, known.folder.clone());
+        let mut word = Some(name);
+        while let Some(one) = word {
+            if let Some(known) = self.0.iter().filter(|known| known.name == one).min_by_key(best) {
+                return Some(known);
+            }
+            word = one.rsplit_once('.').map(|(start, _)| start);
+        }
+        let of_any_version = |known: &&Known| {
+            known.name.strip_prefix(name).is_some_and(|end| end.starts_with('.') && known.folder == folder)
+        };
+        let mut versions = self.0.iter().filter(of_any_version);
+        versions.next().filter(|_| versions.next().is_none())
+    }
+}
+
+/// The policies as a file in a folder sees them.
+#[derive(Clone, Copy)]
+struct Beside<'a> {
+    policies: &'a Policies,
+    folder: &'a Path,
+}
+
+impl<'a> Beside<'a> {
+    fn named(self, name: &str) -> Option<&'a Known> {
+        self.policies.named(name, self.folder)
     }
 }
 
@@ -68,6 +103,9 @@ pub fn run(folder: &Path, out: &mut dyn Write) -> Result<Summary, Error> {
     for file in files.iter().filter(|file| file.kind != Kind::Policy) {
         let mut report = Report::default();
         check(file, &policies, &mut report);
+        if report.is_empty() && file.kind != Kind::Prose {
+            report.note("nothing in it can be compared");
+        }
         report.print(&file.shown, out)?;
         total.add(report);
     }
@@ -79,17 +117,18 @@ pub fn run(folder: &Path, out: &mut dyn Write) -> Result<Summary, Error> {
 }
 
 fn check(file: &File, policies: &Policies, report: &mut Report) {
+    let beside = Beside { policies, folder: &file.folder };
     match file.kind {
         Kind::Policy => {}
-        Kind::Json => match (serde_json::from_slice(&file.bytes), &file.name) {
-            (Err(error), _) => report.compare("files", Err(format!("no JSON: {error}"))),
-            (Ok(value), name) if name.ends_with(".counts.json") => counts::check(&value, policies, report),
-            (Ok(value), _) if value.get("left").is_some() => pair::check(&value, policies, report),
-            (Ok(value), name) => dump::check(name, value, policies, report),
+        Kind::Json => match serde_json::from_slice::<Value>(&file.bytes) {
+            Err(error) => report.compare("files", Err(format!("no JSON: {error}"))),
+            Ok(value) if value.get("left").is_some() => pair::check(&value, beside, report),
+            Ok(value) if counts::are_counts(&value) => counts::check(&value, policies, report),
+            Ok(value) => dump::check(&file.name, value, beside, report),
         },
         Kind::Table => match file.text() {
             text if text.starts_with("#tag") => verdicts::check(&file.name, &text, policies, report),
-            text => oracle::check(&file.name, &text, policies, report),
+            text => oracle::check(&file.name, &text, beside, report),
         },
         Kind::Denials => avc::samples(&file.text(), report),
         Kind::Log => avc::log(&file.text(), report),
@@ -97,5 +136,6 @@ fn check(file: &File, policies: &Policies, report: &mut Report) {
         Kind::Source => report.note("a policy's source: nothing is compared; the compiled policies are"),
         Kind::Prose => {}
         Kind::Unknown => report.note("unknown: nothing of it is compared"),
+        Kind::Damaged => report.compare("files", Err(format!("it cannot be unpacked: {}", file.text()))),
     }
 }

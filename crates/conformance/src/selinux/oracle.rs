@@ -2,9 +2,9 @@
 
 use ferrovirt_selinux::{Database, policy::Context};
 
-use super::{Policies, report::Report};
+use super::{Beside, report::Report};
 
-pub(super) fn check(name: &str, text: &str, policies: &Policies, report: &mut Report) {
+pub(super) fn check(name: &str, text: &str, policies: Beside<'_>, report: &mut Report) {
     let policy = name.strip_suffix(".tsv").unwrap_or(name);
     let Some(known) = policies.named(policy) else {
         report.note(format!("the policy {policy} is not here, so the kernel's answers are not compared"));

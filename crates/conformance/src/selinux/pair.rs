@@ -9,17 +9,17 @@ use ferrovirt_selinux::{
 };
 use serde_json::Value;
 
-use super::{Policies, avc::documented, report::Report};
+use super::{Beside, avc::documented, report::Report};
 
 const KIND: &str = "differences of policies";
 
 /// Rules by target and class.
 type Rules = BTreeMap<(String, String), BTreeSet<String>>;
 
-pub(super) fn check(value: &Value, policies: &Policies, report: &mut Report) {
+pub(super) fn check(value: &Value, policies: Beside<'_>, report: &mut Report) {
     let side = |key: &str| {
         let name = value.get(key).and_then(Value::as_str).unwrap_or_default();
-        policies.named(name.strip_suffix(".gz").unwrap_or(name)).map(|known| &known.database)
+        policies.named(name).map(|known| &known.database)
     };
     let (Some(left), Some(right)) = (side("left"), side("right")) else {
         return report.note("one of the two policies is not here, so their difference is not compared");
@@ -74,7 +74,10 @@ fn by_name(
             Ok(have) => have,
             Err(error) => return Some(Err(error.to_string())),
         };
-        let want = rules(want);
+        let want = match rules(want) {
+            Ok(want) => want,
+            Err(problem) => return Some(Err(problem)),
+        };
         return Some(if want == have { Ok(()) } else { Err(format!("want {want:?}, have {have:?}")) });
     }
     if let Some(kind) = key.strip_suffix("_changed") {
@@ -92,15 +95,17 @@ fn list(value: &Value) -> BTreeSet<String> {
     value.as_array().into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
 
-fn rules(value: &Value) -> Rules {
+/// Rules as target, class and permissions.
+fn rules(value: &Value) -> Result<Rules, String> {
     let mut rules = Rules::new();
-    for rule in value.as_array().into_iter().flatten().filter_map(Value::as_array) {
-        if let [target, class, permissions] = rule.as_slice() {
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            rules.entry((text(target), text(class))).or_default().extend(list(permissions));
-        }
+    for rule in value.as_array().into_iter().flatten() {
+        let parts = rule.as_array().map(Vec::as_slice);
+        let Some([Value::String(target), Value::String(class), permissions]) = parts else {
+            return Err(format!("expected [target, class, permissions]: {rule}"));
+        };
+        rules.entry((target.clone(), class.clone())).or_default().extend(list(permissions));
     }
-    rules
+    Ok(rules)
 }
 
 fn names(database: &Database, kinds: &[u32]) -> BTreeSet<String> {

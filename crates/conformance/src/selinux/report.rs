@@ -52,6 +52,11 @@ impl Report {
         self.notes.push(note.into());
     }
 
+    /// Whether there is nothing to tell.
+    pub(super) fn is_empty(&self) -> bool {
+        self.counts.is_empty() && self.notes.is_empty()
+    }
+
     pub(super) fn run(&self) -> usize {
         self.counts.values().map(|count| count.run).sum()
     }
