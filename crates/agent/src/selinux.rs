@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, SELinuxOptions};
 use rustix::fs::XattrFlags;
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, Read, Write},
     os::fd::AsFd,
     path::{Path, PathBuf},
 };
@@ -71,6 +71,27 @@ impl Kernel {
         };
         ask().is_ok()
     }
+
+    /// Whether the policy lets this process start one with the context `wanted`, and this process's own context. `None`
+    /// where that is not to be learned.
+    fn may_start(&self, wanted: &str) -> Option<(bool, String)> {
+        let own = context_of(self, std::process::id())?;
+        let number = |path: &str| fs::read_to_string(self.root.join("class/process").join(path)).ok();
+        let class = number("index")?;
+        let permission = number("perms/transition")?.trim().parse().ok()?;
+        let mut file = fs::OpenOptions::new().read(true).write(true).open(self.root.join("access")).ok()?;
+        file.write_all(format!("{own} {wanted} {}", class.trim()).as_bytes()).ok()?;
+        let mut answer = String::new();
+        file.read_to_string(&mut answer).ok()?;
+        Some((is_allowed(&answer, permission)?, own))
+    }
+}
+
+/// What the kernel's answer to a question about access says of a permission, which is counted from 1. The answer's first
+/// word has the allowed ones as bits, in hexadecimal.
+fn is_allowed(answer: &str, permission: u32) -> Option<bool> {
+    let allowed = u32::from_str_radix(answer.split_whitespace().next()?, 16).ok()?;
+    Some(allowed.checked_shr(permission.checked_sub(1)?)? & 1 == 1)
 }
 
 /// The label of a pod.
@@ -82,21 +103,46 @@ pub struct Label {
     pub files: String,
 }
 
-/// A context that the kernel's policy does not have.
+/// Why a pod must not start: under another label its machine would have other rights than it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the SELinux policy of this node does not know {0}: run `ferrovirt selinux install` on it as root, or set \
-     spec.configuration.selinux.labelPods of the KubeVirt object to Never"
-)]
-pub struct Unknown(String);
+pub enum Refused {
+    /// The kernel's policy does not have the context.
+    #[error(
+        "the SELinux policy of this node does not know {0}: run `ferrovirt selinux install` on it as root, or set \
+         spec.configuration.selinux.labelPods of the KubeVirt object to Never"
+    )]
+    Unknown(String),
+    /// The kernel's policy does not let the agent start a process with it.
+    #[error(
+        "the SELinux policy of this node does not let the node agent, which runs as {own}, start a process as {wanted}: \
+         run the agent as spc_t, as a privileged container does; on Debian's policy the documented profile also needs the \
+         module examples/selinux/container_from_spc.cil"
+    )]
+    Unreachable {
+        /// The agent's context.
+        own: String,
+        /// The launcher's.
+        wanted: String,
+    },
+}
+
+impl Refused {
+    /// The reason of the machine's condition `Synchronized`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "SELinuxTypeUnknown",
+            Self::Unreachable { .. } => "SELinuxTypeUnreachable",
+        }
+    }
+}
 
 impl Label {
     /// The label for a pod: what it names, and what container runtimes choose where it names nothing. `None` where
     /// SELinux is off, and where the policy has no type for containers.
     ///
     /// # Errors
-    /// The pod names what the kernel does not know; it must not run under another label.
-    pub fn of(kernel: &Kernel, pod: &Pod, container: &Container) -> Result<Option<Self>, Unknown> {
+    /// The pod names what the kernel does not know, or what its policy does not let this process start.
+    pub fn of(kernel: &Kernel, pod: &Pod, container: &Container) -> Result<Option<Self>, Refused> {
         if !kernel.is_enabled() {
             return Ok(None);
         }
@@ -105,12 +151,17 @@ impl Label {
         for context in [&label.process, &label.files] {
             if !kernel.knows(context) {
                 return match options.type_ {
-                    Some(_) => Err(Unknown(context.clone())),
+                    Some(_) => Err(Refused::Unknown(context.clone())),
                     None => Ok(None),
                 };
             }
         }
-        Ok(Some(label))
+        match kernel.may_start(&label.process) {
+            Some((false, own)) if kernel.is_enforcing() => {
+                Err(Refused::Unreachable { own, wanted: label.process })
+            }
+            _ => Ok(Some(label)),
+        }
     }
 
     fn wanted(options: &SELinuxOptions) -> Self {
@@ -267,6 +318,19 @@ mod tests {
         assert!(error.contains("virt_machine.kvm") && error.contains("ferrovirt selinux install"), "{error}");
         let (unnamed, container) = pod(json!({"level": "s0:c1,c2"}), json!(null));
         assert_eq!(Label::of(&kernel, &unnamed, &container), Ok(None));
+    }
+
+    #[test]
+    fn answers_of_the_kernel_are_read() {
+        // As the kernel writes them: allowed, decided, audited, audited denials, sequence, flags.
+        let answer = "2 ffffffff 0 ffffffff 3 0";
+        assert_eq!(
+            [1, 2, 3].map(|permission| is_allowed(answer, permission)),
+            [false, true, false].map(Some)
+        );
+        for (answer, permission) in [("", 1), ("x 0", 1), ("1", 0), ("1", 33), ("100000000", 1)] {
+            assert_eq!(is_allowed(answer, permission), None, "{answer} {permission}");
+        }
     }
 
     #[test]

@@ -79,6 +79,9 @@ pub struct Outcome {
 /// The file with [`Node`] on the disk of a whole node.
 pub const NODE: &str = "/usr/libexec/nested/node.json";
 
+/// Another policy of the whole node, which does not let the node agent start launchers of the documented profile.
+pub const UNREACHABLE: &str = "/policy.unreachable";
+
 /// A whole node: `ferrovirt up` with everything that it starts, and the machines that are made on it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Node {

@@ -4,7 +4,7 @@
 use super::{Nest, Outer, image, policy, start};
 use crate::{guest::Guest, run, target};
 use anyhow::{Context, Result, ensure};
-use ferrovirt_nested::{Check, NODE, Node, Wanted};
+use ferrovirt_nested::{Check, NODE, Node, UNREACHABLE, Wanted};
 use ferrovirt_plan::{base::Base, selinux::DOCUMENTED_TYPE};
 use ferrovirt_privilege::{Domain, Feature};
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
@@ -84,7 +84,9 @@ pub(super) fn run_node(
     overlay: &str,
     enforcing: bool,
 ) -> Result<()> {
-    let contexts = policy::compile(nest, base, overlay, &policy::Form::Node)?;
+    policy::compile(nest, base, overlay, &policy::Form::Node { reachable: false })?;
+    fs::rename(nest.dir.join("policy"), nest.dir.join("policy.unreachable"))?;
+    let contexts = policy::compile(nest, base, overlay, &policy::Form::Node { reachable: true })?;
     let disk = nest.dir.join("node.img");
     stage(nest, guest, &contexts, &plan(base, enforcing))?;
     let text = |path: &Path| path.display().to_string();
@@ -224,6 +226,7 @@ fn stage(nest: &Nest, guest: &Guest, contexts: &Path, plan: &Node) -> Result<()>
             .with_context(|| module.to_owned())?;
     }
     fs::copy(nest.dir.join("policy"), tree.join("policy"))?;
+    fs::copy(nest.dir.join("policy.unreachable"), tree.join(UNREACHABLE.trim_start_matches('/')))?;
     fs::write(tree.join(NODE.trim_start_matches('/')), serde_json::to_vec(plan)?)?;
     for program in PROGRAMS {
         image::with_libraries(Path::new(program), &tree)?;

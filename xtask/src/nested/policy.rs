@@ -24,14 +24,8 @@ const NODE: &str = "
 ";
 
 /// What containers need on the reference policy beyond what it gives to `container_t`, whose copy the documented profile's
-/// type is: a privileged container, which the node agent is, may not enter it, and it may not use what that passes.
-const WHOLE_NODE: &str = "
-(allow AGENT container_t (process (transition)))
-(allow AGENT container_t (process2 (nnp_transition nosuid_transition)))
-(allow container_t AGENT (fd (use)))
-(allow container_t AGENT (unix_stream_socket (accept read write getopt)))
-(allow container_t AGENT (udp_socket (read write)))
-";
+/// type is.
+const REACHABLE: &str = include_str!("../../../examples/selinux/container_from_spc.cil");
 
 /// What the node's agent and runtime have on a type through `domain`, for types without that attribute.
 const ON_TYPE: &str = "
@@ -49,8 +43,8 @@ pub(super) enum Form<'a> {
     Whole,
     /// These, each in a block `without`, none with an attribute of the base.
     Lacking(&'a str),
-    /// Those of both profiles.
-    Node,
+    /// Those of both profiles; unless `reachable` the base does not let the node agent start containers.
+    Node { reachable: bool },
 }
 
 /// Compiles the policy into `policy` of the nest's folder; its file contexts.
@@ -66,7 +60,7 @@ pub(super) fn compile(nest: &Nest, base: &Base, overlay: &str, form: &Form<'_>) 
     let own = nest.dir.join("virt_machine.cil");
     let names = |text: &str| text.replace("AGENT", &base.agent).replace("RUNTIME", &base.runtime);
     let text = match form {
-        Form::Whole | Form::Node => ferrovirt_selinux::cil::text(&render::cil::minimal(base)),
+        Form::Whole | Form::Node { .. } => ferrovirt_selinux::cil::text(&render::cil::minimal(base)),
         Form::Lacking(text) => {
             let types = text.lines().filter_map(|line| line.strip_prefix("(block without (type "));
             let names_of: Vec<String> =
@@ -78,9 +72,11 @@ pub(super) fn compile(nest: &Nest, base: &Base, overlay: &str, form: &Form<'_>) 
     fs::write(&own, text)?;
     let (policy, contexts) = (nest.dir.join("policy"), nest.dir.join("file_contexts"));
     let node = nest.dir.join("node.cil");
-    if matches!(form, Form::Node) {
-        fs::write(&node, names(WHOLE_NODE))?;
-        modules.push(node.clone());
+    if let Form::Node { reachable } = form {
+        if *reachable {
+            fs::write(&node, REACHABLE)?;
+            modules.push(node);
+        }
         // The copy is of what the node's policy has.
         secilc(&modules, &[], &contexts, &policy)?;
         let documented = installed::module(&Database::open(&fs::read(&policy)?)?, Profile::Documented)?;

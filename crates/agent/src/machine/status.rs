@@ -129,8 +129,9 @@ pub fn step(vmi: &VirtualMachineInstance, known: &Known, now: &str) -> Step {
 }
 
 /// Reasons of the condition Synchronized that are this agent's.
-const TROUBLES: [&str; 7] = [
+const TROUBLES: [&str; 8] = [
     "SELinuxTypeUnknown",
+    "SELinuxTypeUnreachable",
     "ErrImagePull",
     "InvalidImageName",
     "InsufficientHugePages",

@@ -94,7 +94,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
     let mut identity = Identity::of(pod, &container)
         .map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
     identity.label = Label::of(&shared.selinux, pod, &container)
-        .map_err(|error| Failure::new("SELinuxTypeUnknown", error, true))?;
+        .map_err(|refused| Failure::new(refused.reason(), refused, true))?;
     let folder = shared.pod_folder(uid);
     for (path, mode) in [("", 0o700), ("volumes", 0o711), ("sockets", 0o711)] {
         let made = fs::DirBuilder::new().mode(mode).create(folder.join(path));

@@ -3,7 +3,7 @@
 use super::{ENFORCE, ENFORCED, GO, LOG, PATH, plan, seen, wait_for};
 use crate::say;
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use ferrovirt_nested::{Check, Node, Wanted};
+use ferrovirt_nested::{Check, Node, UNREACHABLE, Wanted};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
@@ -133,6 +133,10 @@ fn everything(plan: &Node) -> Result<()> {
         Ok(enforce)
     })?;
     check("removed machines leave nothing", || removed(plan))?;
+    if plan.enforcing {
+        check("a machine that the agent may not start says what to change", || refused(plan))?;
+        check("and leaves nothing", || removed(plan))?;
+    }
     check("`ferrovirt up` ends and leaves nothing", || ended(plan))
 }
 
@@ -334,6 +338,25 @@ fn removed(plan: &Node) -> Result<String> {
         let free = free_pages()?;
         ensure!(free == plan.huge_pages, "{free} huge pages are free");
         Ok(String::new())
+    })
+}
+
+/// The last machine again, under a policy without rules for it.
+fn refused(plan: &Node) -> Result<String> {
+    let wanted = plan.machines.last().context("no machine")?;
+    fs::write("/sys/fs/selinux/load", fs::read(UNREACHABLE)?).context("loading the other policy")?;
+    run("kubectl", &["apply", "-f", "-"], &wanted.manifest)?;
+    let path = format!("/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/{}", wanted.name);
+    until(|| {
+        let vmi = get(&path)?;
+        let found = condition(&vmi, "Synchronized")?;
+        ensure!(text(found, "/reason")? == "SELinuxTypeUnreachable", "{found}");
+        let message = text(found, "/message")?;
+        ensure!(
+            message.contains(&format!(":{}:", plan.agent)) && message.contains(&wanted.domain),
+            "{message}"
+        );
+        Ok(message.to_owned())
     })
 }
 
