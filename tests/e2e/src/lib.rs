@@ -48,3 +48,31 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+/// A machine that boots the test guest's kernel, with one interface behind the pod's address.
+///
+/// `strategy`: the run strategy; `grace`: seconds that the guest gets to shut down.
+pub fn machine(name: &str, strategy: &str, grace: u32) -> String {
+    format!(
+        r"
+apiVersion: kubevirt.io/v1
+kind: VirtualMachine
+metadata: {{name: {name}}}
+spec:
+  runStrategy: {strategy}
+  template:
+    spec:
+      terminationGracePeriodSeconds: {grace}
+      domain:
+        memory: {{guest: 192Mi}}
+        firmware:
+          kernelBoot:
+            container: {{image: 'ferrovirt/guest-kernel', kernelPath: /boot/vmlinuz, initrdPath: /boot/initrd}}
+            kernelArgs: console=ttyS0 quiet tsc=reliable no_timer_check lpj=4000000
+        devices:
+          autoattachGraphicsDevice: false
+          interfaces: [{{name: default, masquerade: {{}}}}]
+      networks: [{{name: default, pod: {{}}}}]
+"
+    )
+}

@@ -3,33 +3,8 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, machine, wait_for};
 use serde_json::Value;
-
-fn machine(name: &str) -> String {
-    format!(
-        r"
-apiVersion: kubevirt.io/v1
-kind: VirtualMachine
-metadata: {{name: {name}}}
-spec:
-  runStrategy: Always
-  template:
-    spec:
-      terminationGracePeriodSeconds: 0
-      domain:
-        memory: {{guest: 192Mi}}
-        firmware:
-          kernelBoot:
-            container: {{image: 'ferrovirt/guest-kernel', kernelPath: /boot/vmlinuz, initrdPath: /boot/initrd}}
-            kernelArgs: console=ttyS0 quiet tsc=reliable no_timer_check lpj=4000000
-        devices:
-          autoattachGraphicsDevice: false
-          interfaces: [{{name: default, masquerade: {{}}}}]
-      networks: [{{name: default, pod: {{}}}}]
-"
-    )
-}
 
 /// The pod of the instance of this name that is not on its way down.
 fn pod(cluster: &Cluster, name: &str) -> Result<Value> {
@@ -60,7 +35,7 @@ fn each_machine_has_its_type_and_a_level_of_its_own() -> Result<()> {
     cluster.kubectl(&["patch", "kubevirt", "kubevirt", "-n", "kubevirt", "--type=merge", "-p", patch])?;
     let mut labels = Vec::new();
     for name in ["one", "two"] {
-        cluster.apply(&machine(name))?;
+        cluster.apply(&machine(name, "Always", 0))?;
         let vmi = cluster.wait_phase("default", name, "Running")?;
         let pod = pod(&cluster, name)?;
         let (kind, level) = label(&pod);
@@ -102,7 +77,7 @@ fn each_machine_has_its_type_and_a_level_of_its_own() -> Result<()> {
     // Where Pod Security refuses types of one's own, the machine says what to do.
     cluster.kubectl(&["create", "namespace", "tenant"])?;
     cluster.kubectl(&["label", "namespace", "tenant", "pod-security.kubernetes.io/enforce=restricted"])?;
-    let third = machine("third").replace("{name: third}", "{name: third, namespace: tenant}");
+    let third = machine("third", "Always", 0).replace("{name: third}", "{name: third, namespace: tenant}");
     cluster.apply(&third)?;
     wait_for("an event that says what to do", PATIENCE, || {
         let events = cluster.kubectl(&["get", "events", "-n", "tenant"])?;

@@ -2,36 +2,11 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, process::Process, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, machine, process::Process, wait_for};
 use std::{
     io::{Read, Write},
     process::{Child, ChildStdin, ChildStdout, Stdio},
 };
-
-fn machine(name: &str, strategy: &str) -> String {
-    format!(
-        r"
-apiVersion: kubevirt.io/v1
-kind: VirtualMachine
-metadata: {{name: {name}}}
-spec:
-  runStrategy: {strategy}
-  template:
-    spec:
-      terminationGracePeriodSeconds: 20
-      domain:
-        memory: {{guest: 192Mi}}
-        firmware:
-          kernelBoot:
-            container: {{image: 'ferrovirt/guest-kernel', kernelPath: /boot/vmlinuz, initrdPath: /boot/initrd}}
-            kernelArgs: console=ttyS0 quiet tsc=reliable no_timer_check lpj=4000000
-        devices:
-          autoattachGraphicsDevice: false
-          interfaces: [{{name: default, masquerade: {{}}}}]
-      networks: [{{name: default, pod: {{}}}}]
-"
-    )
-}
 
 fn status(cluster: &Cluster, name: &str) -> Result<String> {
     let vm = cluster.json(&["get", "vm", name])?;
@@ -57,7 +32,7 @@ fn subresource(cluster: &Cluster, verb: &str, name: &str) -> Result<String> {
 #[test]
 fn start_pause_restart_and_stop_by_subresource() -> Result<()> {
     let mut cluster = Cluster::start(Options::default())?;
-    cluster.apply(&machine("manual", "Manual"))?;
+    cluster.apply(&machine("manual", "Manual", 20))?;
     wait_status(&cluster, "manual", "Stopped")?;
     subresource(&cluster, "start", "manual")?;
     cluster.wait_serial("default", "manual", "guest: ready")?;
@@ -139,7 +114,7 @@ impl Drop for Console {
 #[test]
 fn console_reaches_a_shell_in_the_guest() -> Result<()> {
     let mut cluster = Cluster::start(Options::default())?;
-    cluster.apply(&machine("talk", "Always"))?;
+    cluster.apply(&machine("talk", "Always", 20))?;
     cluster.wait_phase("default", "talk", "Running")?;
     let mut console = Console::attach(&cluster, "talk")?;
     console.log_in()?;
@@ -152,7 +127,7 @@ fn console_reaches_a_shell_in_the_guest() -> Result<()> {
 #[test]
 fn dead_qemu_is_a_failed_machine_with_a_reason() -> Result<()> {
     let mut cluster = Cluster::start(Options::default())?;
-    cluster.apply(&machine("victim", "RerunOnFailure"))?;
+    cluster.apply(&machine("victim", "RerunOnFailure", 20))?;
     cluster.wait_serial("default", "victim", "guest: ready")?;
     let first = cluster.json(&["get", "vmi", "victim"])?["metadata"]["uid"].clone();
     let qemu = Process::qemu("default", "victim").pop().context("no QEMU")?;
@@ -169,7 +144,7 @@ fn dead_qemu_is_a_failed_machine_with_a_reason() -> Result<()> {
 #[test]
 fn guest_that_powers_off_leaves_a_succeeded_instance() -> Result<()> {
     let mut cluster = Cluster::start(Options::default())?;
-    cluster.apply(&machine("once", "Once"))?;
+    cluster.apply(&machine("once", "Once", 20))?;
     cluster.wait_phase("default", "once", "Running")?;
     let mut console = Console::attach(&cluster, "once")?;
     console.log_in()?;
