@@ -64,7 +64,7 @@ struct Options {
     #[arg(long)]
     selinux_installer: Option<PathBuf>,
     /// Milliseconds that a virtual processor of KVM may take to run a few instructions; one that works needs some.
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = kvm::PATIENCE)]
     kvm_patience: u32,
     /// End when the program that started this one ends.
     #[arg(long)]

@@ -115,7 +115,7 @@ pub enum Refused {
     /// The kernel's policy does not let the agent start a process with it.
     #[error(
         "the SELinux policy of this node does not let the node agent, which runs as {own}, start a process as {wanted}: \
-         run the agent as spc_t, as a privileged container does; on Debian's policy the documented profile also needs the \
+         the agent has to run as spc_t, as a privileged container does, and on Debian's policy the documented profile needs the \
          module examples/selinux/container_from_spc.cil"
     )]
     Unreachable {

@@ -51,7 +51,7 @@ pub(crate) struct Options {
     install_selinux_policy: bool,
     /// Milliseconds that a virtual processor of KVM may take to run a few instructions before guests are emulated instead.
     /// One that works answers within some, on a machine that is itself emulated within some thousand
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = kvm::PATIENCE)]
     kvm_patience: u32,
     /// Folder of virt-handler and virt-launcher; this program's own when absent
     #[arg(long)]

@@ -20,6 +20,9 @@ pub enum Kvm {
     Hangs,
 }
 
+/// Milliseconds after which a virtual processor counts as hanging: one that works answers within some.
+pub const PATIENCE: u32 = 150;
+
 /// Runs a few instructions in 64-bit mode in a virtual processor, in a child process that is killed at the deadline.
 ///
 /// # Errors

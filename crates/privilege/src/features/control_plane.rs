@@ -141,12 +141,13 @@ const HOST: &[Grant] = &[
         Subject::Node,
         Phase::Start,
         &[Right::Host {
-            operation: "label volumes, sockets and disks with the machine's level",
+            operation: "label the machine's files, and the copies of launcher and QEMU",
             capability: "FOWNER",
         }],
         "kernel: selinux_inode_setxattr asks inode_owner_or_capable(CAP_FOWNER), relabelfrom and relabelto; only where \
          SELinux is on",
-        "a machine's files have its own MCS level, so that another machine's QEMU cannot open them",
+        "a machine's files have its own MCS level, so that another machine's QEMU cannot open them; the programs that it \
+         runs have a type that containers may execute, which the node's own do not have",
         "node-labels",
     ),
     Grant::new(
