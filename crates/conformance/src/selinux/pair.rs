@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ferrovirt_selinux::{
     Database, LookupError,
-    diff::{Sign, between_types},
+    diff::{Access, Side, Sign, between_types},
+    policy::RuleKind,
     query::{Criterion, Query, search},
 };
 use serde_json::Value;
@@ -121,7 +122,10 @@ fn only_in(one: &Database, other: &Database) -> Vec<u32> {
 fn minus(database: &Database, more: &str, less: &str) -> Result<Rules, LookupError> {
     let difference = between_types(database, database.find_type(less)?, database.find_type(more)?);
     let mut rules = Rules::new();
-    for access in difference.accesses.into_iter().filter(|access| access.sign == Sign::Added) {
+    let may = |access: &Access| {
+        access.sign == Sign::Added && access.side == Side::Source && access.kind == RuleKind::Allow
+    };
+    for access in difference.accesses.into_iter().filter(may) {
         rules.entry((access.other, access.class)).or_default().extend(access.what);
     }
     Ok(rules)
@@ -153,6 +157,11 @@ fn exactly_documented(right: &Database, added: &[u32]) -> Result<bool, LookupErr
     let [launcher] = added else { return Ok(false) };
     let launcher = right.type_name(*launcher);
     let documented: Rules = documented();
+    let difference = between_types(right, right.find_type("container_t")?, right.find_type(launcher)?);
     Ok(minus(right, launcher, "container_t")? == documented
-        && minus(right, "container_t", launcher)?.is_empty())
+        && difference.rest.is_empty()
+        && difference
+            .accesses
+            .iter()
+            .all(|access| access.sign == Sign::Added && access.kind == RuleKind::Allow))
 }
