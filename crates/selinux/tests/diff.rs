@@ -71,6 +71,40 @@ fn order_and_version_do_not_count() {
     assert!(difference.is_empty(), "{difference}");
 }
 
+/// What names a type that only one side has is told with that type, be it like another one or not.
+#[test]
+fn transitions_of_a_new_type_are_told_with_it() {
+    for (policy, name, lines) in [
+        (
+            "tiny.33",
+            "vm_t",
+            &[
+                "range_transition self container_file_t:file s0:c3; (range transitions)",
+                "more than container_t: allow vm_t2 sysfs_t:file { open write }; (if vm_sysfs)",
+                "more than container_t: dontaudit vm_t2 sysfs_t:file { open write }; (unless vm_sysfs)",
+                "more than container_t: allowxperm vm_t2 tun_dev_t:chr_file ioctl { 0x54ca 0x54d9 };",
+            ][..],
+        ),
+        ("plain.33", "data_t", &["role_transition staff_r data_t2:process system_r;", "type data_t2"][..]),
+    ] {
+        let first = database(policy);
+        let mut policy = Policy::parse(&data(policy)).unwrap();
+        policy.types.entries.iter_mut().find(|one| &*one.name == name).unwrap().name =
+            format!("{name}2").into();
+        let difference = between_policies(&first, &Database::new(policy).unwrap());
+        let causes: Vec<&str> = difference.groups.iter().map(|group| &*group.cause).collect();
+        assert!(
+            !causes.contains(&"transitions by name") && !causes.contains(&"range transitions"),
+            "{causes:?}"
+        );
+        let group =
+            difference.groups.iter().find(|group| group.cause.starts_with(&format!("type {name}2"))).unwrap();
+        for line in lines {
+            assert!(group.lines.iter().any(|one| one.text.contains(line)), "{line}\n{difference}");
+        }
+    }
+}
+
 /// A rule from an attribute to itself is about all pairs of its types, which `self` would not say.
 #[test]
 fn an_attribute_is_not_self() {

@@ -3,8 +3,8 @@
 use super::{Difference, Line, Sign};
 use crate::{
     database::Database,
-    policy::{Constraint, Expression, Operand, RuleKind, Xperm},
-    text::{braces, runs, xperm_name, xperm_runs},
+    policy::{Constraint, Expression, Operand, RuleKind, Xperm, XpermSort},
+    text::{braces, xperm_name, xperm_runs},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,6 +33,8 @@ pub struct Access {
     pub other: String,
     /// The class.
     pub class: String,
+    /// Of extended permissions `ioctl` or `nlmsg`, empty for others.
+    pub sort: &'static str,
     /// The permissions, or the numbers of extended ones, or the resulting type.
     pub what: Vec<String>,
     /// The condition, and whether it must be true.
@@ -66,19 +68,22 @@ impl TypeDifference {
                 access.side,
                 access.kind,
                 &access.class,
+                access.sort,
                 &access.what,
                 &access.condition,
                 &access.rules,
             );
             merged.entry(key).or_default().push(access);
         }
-        for ((sign, side, kind, class, what, condition, rules), accesses) in merged {
+        for ((sign, side, kind, class, sort, what, condition, rules), accesses) in merged {
             let others: Vec<&str> = accesses.iter().map(|access| &*access.other).collect();
             let many = others.len() > 4;
             let others = if many { format!("({} types)", others.len()) } else { braces(&others) };
             let name = if sign == Sign::Removed { from } else { to };
             let (source, target) = if side == Side::Source { (name, &*others) } else { (&*others, name) };
-            let mut text = format!("{} {source} {target}:{class} {};", kind.name(), braces(what));
+            let space = if sort.is_empty() { "" } else { " " };
+            let mut text =
+                format!("{} {source} {target}:{class} {sort}{space}{};", kind.name(), braces(what));
             if many {
                 text.push_str(&format!("  by {}", rules.join(" ")));
             }
@@ -106,6 +111,15 @@ struct Comparison<'a> {
     database: &'a Database,
     from: u32,
     to: u32,
+}
+
+/// The sort of a profile's key.
+fn xperm_sort(key: u16) -> XpermSort {
+    let [_, sort] = key.to_le_bytes();
+    [XpermSort::IoctlFunction, XpermSort::IoctlDriver]
+        .into_iter()
+        .find(|one| *one as u8 == sort)
+        .unwrap_or(XpermSort::Netlink)
 }
 
 /// Compares two types. What one may to itself is compared with what the other may to itself.
@@ -189,6 +203,7 @@ impl Comparison<'_> {
                     kind: *kind,
                     other: name.to_owned(),
                     class: self.database.class_name(class).to_owned(),
+                    sort: if kind.is_extended() { xperm_name(xperm_sort(*sort)) } else { "" },
                     what: self.what(*kind, class, *sort, only, peer),
                     condition: condition.clone(),
                     rules: rules.iter().map(|number| self.database.rule_text(*number)).collect(),
@@ -207,15 +222,12 @@ impl Comparison<'_> {
             }];
         }
         if kind.is_extended() {
-            let [driver, sort] = sort.to_le_bytes();
-            let sort = match sort {
-                1 => crate::policy::XpermSort::IoctlFunction,
-                2 => crate::policy::XpermSort::IoctlDriver,
-                _ => crate::policy::XpermSort::Netlink,
+            let [driver, _] = sort.to_le_bytes();
+            let numbers = xperm_runs(&Xperm { sort: xperm_sort(sort), driver, bits });
+            let text = |(low, high)| {
+                if low == high { format!("{low:#06x}") } else { format!("{low:#06x}-{high:#06x}") }
             };
-            let numbers = xperm_runs(&Xperm { sort, driver, bits });
-            let name = xperm_name(sort);
-            return numbers.into_iter().map(|(low, high)| format!("{name} {low:#06x}-{high:#06x}")).collect();
+            return numbers.into_iter().map(text).collect();
         }
         self.database.permission_names(class, first).into_iter().map(str::to_owned).collect()
     }
@@ -354,7 +366,7 @@ impl Comparison<'_> {
     /// Comparisons with names where the type is in the set, of constraints that treat its peer otherwise.
     fn constraints(&self, kind: u32, peer: u32) -> Vec<String> {
         let places = |constraint: &Constraint, kind: u32| -> Vec<u32> {
-            let steps = (0..).zip(&constraint.expression);
+            let steps = (1..).zip(&constraint.expression);
             let in_set = |step: &Expression| {
                 matches!(step, Expression::Names { operand, set, .. }
                     if operand.0 & 7 == Operand::TYPE && set.names.contains(kind - 1))
@@ -368,9 +380,8 @@ impl Comparison<'_> {
                     let places_of_kind = places(one, kind);
                     if !places_of_kind.is_empty() && places_of_kind != places(one, peer) {
                         let text = crate::decide::text(self.database, class.value, one, on_change);
-                        let runs = runs(places_of_kind.into_iter());
-                        let steps: Vec<String> = runs.iter().map(|run| format!("{run:?}")).collect();
-                        lines.push(format!("{text} (steps {})", steps.join(" ")));
+                        let steps: Vec<String> = places_of_kind.iter().map(u32::to_string).collect();
+                        lines.push(format!("{text} names it in step {}", steps.join(", ")));
                     }
                 }
             }

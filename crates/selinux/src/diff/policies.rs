@@ -66,12 +66,14 @@ pub fn between_policies(first: &Database, second: &Database) -> Difference {
         if alike && same { Vec::new() } else { both(of) }
     };
     let mut difference = Difference::default();
-    difference.group("properties", both(&properties));
+    // What is about such a type is told with it.
+    let apart_names: HashSet<&str> = only.iter().flat_map(|one| one.names.iter().copied()).collect();
+    let told = |database: &Database, value: u32| apart_names.contains(database.type_name(value));
+    difference.group("properties", both(&|database| properties(database, &told)));
     difference.group("classes and permissions", compare(classes(first, second), classes(second, first)));
     difference.group("attributes", both(&|database| names(database, TypeKind::Attribute)));
     difference.group("aliases", both(&aliases));
-    let apart: HashSet<u32> =
-        only.iter().flat_map(|one| &one.names).map(|name| common.types.of(name)).collect();
+    let apart: HashSet<u32> = apart_names.iter().map(|name| common.types.of(name)).collect();
     let mut groups: BTreeMap<Option<(String, bool)>, Vec<Line>> = BTreeMap::new();
     let mut of_types: BTreeMap<String, Vec<Line>> = BTreeMap::new();
     differing(&mapped[0], &mapped[1], &pairs, alike, |key, removed, added| {
@@ -120,9 +122,10 @@ pub fn between_policies(first: &Database, second: &Database) -> Difference {
     of_roles.extend(types_of_roles(&left, &right, &common, &apart));
     of_roles.extend(unless(
         one.role_allows == two.role_allows && one.role_transitions == two.role_transitions,
-        &role_rules,
+        &|database| role_rules(database, &told),
     ));
-    difference.group("transitions by name", named(&left, &right, &common, alike));
+    difference.group("transitions by name", named(&left, &right, &common, &apart, alike));
+    let ranges = |database: &Database| ranges(database, &told);
     difference.group("range transitions", unless(one.range_transitions == two.range_transitions, &ranges));
     difference.group("roles", of_roles);
     difference.group("users", unless(one.users == two.users, &users));
@@ -161,7 +164,35 @@ fn aliases(database: &Database) -> Vec<String> {
     entries.map(|one| format!("{} for {}", one.name, database.type_name(one.value))).collect()
 }
 
-fn properties(database: &Database) -> Vec<String> {
+/// Whether a type is told of elsewhere.
+type Told<'a> = &'a dyn Fn(&Database, u32) -> bool;
+
+/// All that names a type other than rules, attributes and roles.
+fn about(database: &Database, value: u32) -> Vec<String> {
+    let policy = database.policy();
+    let mut lines = Vec::new();
+    for one in &policy.named_transitions {
+        let results = one.results.iter();
+        for (source, result) in results.flat_map(|(all, result)| all.iter().map(|bit| (bit + 1, *result))) {
+            if source == value || one.target == value {
+                let [source, target, result] =
+                    [source, one.target, result].map(|kind| database.type_name(kind));
+                lines.push(named_text(source, target, database.class_name(one.class), result, &one.name));
+            }
+        }
+    }
+    let elsewhere = |_: &Database, other: u32| other != value;
+    lines.extend(of_ranges(database, &|source, target| source == value || target == value));
+    lines.extend(of_role_transitions(database, &elsewhere));
+    lines.extend(of_types(database, &elsewhere));
+    lines
+}
+
+fn named_text(source: &str, target: &str, class: &str, result: &str, name: &str) -> String {
+    format!("type_transition {source} {target}:{class} {result} \"{name}\";")
+}
+
+fn properties(database: &Database, told: Told<'_>) -> Vec<String> {
     let policy = database.policy();
     let mut lines = vec![
         format!("handle_unknown {}", policy.handle_unknown().name()),
@@ -171,9 +202,20 @@ fn properties(database: &Database) -> Vec<String> {
         Some(name) => format!("policycap {name}"),
         None => format!("policycap number {number}"),
     }));
-    lines.extend(policy.permissive.iter().map(|value| format!("permissive {}", database.type_name(value))));
-    lines.extend(policy.neveraudit.iter().map(|value| format!("neveraudit {}", database.type_name(value))));
+    lines.extend(of_types(database, told));
+    lines
+}
+
+/// Properties of types.
+fn of_types(database: &Database, told: Told<'_>) -> Vec<String> {
+    let policy = database.policy();
+    let mut lines = Vec::new();
+    for (what, all) in [("permissive", &policy.permissive), ("neveraudit", &policy.neveraudit)] {
+        let all = all.iter().filter(|value| !told(database, *value));
+        lines.extend(all.map(|value| format!("{what} {}", database.type_name(value))));
+    }
     let bounded = policy.types.entries.iter().filter(|one| one.bounds != 0 && one.kind() == TypeKind::Type);
+    let bounded = bounded.filter(|one| !told(database, one.value));
     lines.extend(bounded.map(|one| format!("typebounds {} {}", database.type_name(one.bounds), one.name)));
     lines
 }
@@ -257,8 +299,15 @@ impl Only<'_> {
                         Sign::Added => format!("more than {other}: {}", line.text),
                         Sign::Removed => format!("less than {other}: {}", line.text),
                     };
-                    let cause = if group.cause.starts_with("rules with only") { "" } else { &group.cause };
-                    lines.push(self.text(if cause.is_empty() { text } else { format!("{text} ({cause})") }));
+                    let cause = match group.cause.strip_prefix("rules with only ") {
+                        None => Some(&*group.cause),
+                        // Only the condition of such rules is not in their text.
+                        Some(rest) => rest.split_once(", ").map(|(_, condition)| condition),
+                    };
+                    lines.push(self.text(match cause {
+                        None => text,
+                        Some(cause) => format!("{text} ({cause})"),
+                    }));
                 }
             }
             return lines;
@@ -274,6 +323,7 @@ impl Only<'_> {
         if !roles.is_empty() {
             lines.push(self.text(format!("roles {}", braces(&roles))));
         }
+        lines.extend(about(database, value).into_iter().map(|text| self.text(text)));
         lines.push(self.text(format!("type {name}")));
         lines
     }
@@ -349,7 +399,13 @@ fn types_of_roles(
     lines
 }
 
-fn named(first: &Mapped<'_>, second: &Mapped<'_>, common: &Common<'_>, alike: bool) -> Vec<Line> {
+fn named(
+    first: &Mapped<'_>,
+    second: &Mapped<'_>,
+    common: &Common<'_>,
+    apart: &HashSet<u32>,
+    alike: bool,
+) -> Vec<Line> {
     let (one, two) = (first.database.policy(), second.database.policy());
     if alike && one.named_transitions == two.named_transitions {
         return Vec::new();
@@ -374,18 +430,31 @@ fn named(first: &Mapped<'_>, second: &Mapped<'_>, common: &Common<'_>, alike: bo
     for (sign, mine, others) in [(Sign::Removed, &ones, &twos), (Sign::Added, &twos, &ones)] {
         for one in mine.iter().filter(|one| others.binary_search(one).is_err()) {
             let (name, source, target, class, result) = *one;
+            if apart.contains(&source) || apart.contains(&target) {
+                continue;
+            }
             let [source, target, result] = [source, target, result].map(|number| common.types.name(number));
             let class = common.classes.name(class);
-            let text = format!("type_transition {source} {target}:{class} {result} \"{name}\";");
+            let text = named_text(source, target, class, result, name);
             lines.push(Line { sign, text });
         }
     }
     lines
 }
 
-fn ranges(database: &Database) -> Vec<String> {
-    let all = database.policy().range_transitions.iter();
+fn ranges(database: &Database, told: Told<'_>) -> Vec<String> {
+    of_ranges(database, &|source, target| !told(database, source) && !told(database, target))
+}
+
+/// Range transitions by source and target.
+fn of_ranges(database: &Database, wanted: &dyn Fn(u32, u32) -> bool) -> Vec<String> {
+    let all = database.policy().range_transitions.iter().filter(|one| wanted(one.source, one.target));
     all.map(|one| database.range_transition_text(one)).collect()
+}
+
+fn of_role_transitions(database: &Database, told: Told<'_>) -> Vec<String> {
+    let all = database.policy().role_transitions.iter().filter(|one| !told(database, one.kind));
+    all.map(|one| database.role_transition_text(one)).collect()
 }
 
 fn roles(database: &Database) -> Vec<String> {
@@ -406,10 +475,9 @@ fn roles(database: &Database) -> Vec<String> {
     lines
 }
 
-fn role_rules(database: &Database) -> Vec<String> {
-    let policy = database.policy();
-    let allows = policy.role_allows.iter().map(|one| database.role_allow_text(one));
-    allows.chain(policy.role_transitions.iter().map(|one| database.role_transition_text(one))).collect()
+fn role_rules(database: &Database, told: Told<'_>) -> Vec<String> {
+    let allows = database.policy().role_allows.iter().map(|one| database.role_allow_text(one));
+    allows.chain(of_role_transitions(database, told)).collect()
 }
 
 fn users(database: &Database) -> Vec<String> {
