@@ -21,7 +21,7 @@ use ferrovirt_selinux::{
 };
 use serde_json::{Value, json};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt::Write as _,
     fs::File,
     io::{self, ErrorKind, Read, Write},
@@ -547,6 +547,41 @@ fn reasons(profile: Profile) -> Reasons {
     rules
 }
 
+/// How the minimal profile's rules call the domain of the node agent or of a known base's container runtime.
+fn placeholder(target: &str) -> &str {
+    let bases = [Base::refpolicy(), Base::container_selinux()];
+    match target {
+        _ if bases.iter().any(|base| base.agent == target) => "{agent}",
+        _ if bases.iter().any(|base| base.runtime == target) => "{runtime}",
+        other => other,
+    }
+}
+
+/// What was told, each text once: a program that is refused again and again is one entry.
+#[derive(Default)]
+struct Told {
+    texts: Vec<(String, String, usize)>,
+    places: HashMap<String, usize>,
+}
+
+impl Told {
+    fn push(&mut self, event: String, text: String) {
+        let place = *self.places.entry(text.clone()).or_insert(self.texts.len());
+        match self.texts.get_mut(place) {
+            Some((_, _, more)) => *more += 1,
+            None => self.texts.push((event, text, 0)),
+        }
+    }
+
+    fn text(&self) -> String {
+        self.texts.iter().fold(String::new(), |mut all, (event, text, more)| {
+            let more = if *more > 0 { format!(" and {more} more") } else { String::new() };
+            let _ = write!(all, "{event}{more}: {text}");
+            all
+        })
+    }
+}
+
 fn explain(options: &ExplainOptions) -> Answer {
     let mut bytes = Vec::new();
     if options.log == Path::new("-") {
@@ -559,7 +594,10 @@ fn explain(options: &ExplainOptions) -> Answer {
     let machines = machines::read(&options.machines)?;
     let (documented, minimal) = (reasons(Profile::Documented), reasons(Profile::Minimal));
     let allowed = |source: &str, target: &str, class: &str, permission: &str| {
-        let rules = if avc::is_minimal(source) { &minimal } else { &documented };
+        let (rules, target) = match avc::is_minimal(source) {
+            true => (&minimal, placeholder(target)),
+            false => (&documented, target),
+        };
         let origins = rules.get(&(target.to_owned(), class.to_owned()))?.get(permission)?;
         Some(origins.iter().map(String::as_str).collect::<Vec<_>>().join(" "))
     };
@@ -568,7 +606,7 @@ fn explain(options: &ExplainOptions) -> Answer {
     for (number, error) in &damaged {
         eprintln!("line {number}: {error}");
     }
-    let mut text = String::new();
+    let mut told = Told::default();
     let mut all = Vec::new();
     for event in &events {
         for (record, denial) in event.denials().filter(|(_, denial)| !denial.granted) {
@@ -578,7 +616,7 @@ fn explain(options: &ExplainOptions) -> Answer {
             let serial =
                 event.stamp.map_or_else(|| "no serial".to_owned(), |stamp| format!("event {}", stamp.serial));
             let permissions = denial.permissions.join(" ");
-            let _ = writeln!(text, "{serial}: {comm}: {} {{ {permissions} }} denied", denial.class);
+            let mut text = format!("{comm}: {} {{ {permissions} }} denied\n", denial.class);
             let _ = writeln!(
                 text,
                 "  from {}\n  to {}{}",
@@ -614,6 +652,7 @@ fn explain(options: &ExplainOptions) -> Answer {
             for detail in &explanation.details {
                 let _ = writeln!(text, "  policy: {detail}");
             }
+            told.push(serial, text);
             all.push(json!({
                 "serial": event.stamp.map(|stamp| stamp.serial), "comm": comm, "path": path,
                 "source": denial.source, "target": denial.target, "class": denial.class,
@@ -628,9 +667,7 @@ fn explain(options: &ExplainOptions) -> Answer {
             }));
         }
     }
-    if all.is_empty() && options.output == Form::Text {
-        text.push_str("no denials in this log\n");
-    }
+    let text = if all.is_empty() { "no denials in this log\n".to_owned() } else { told.text() };
     answer(options.output, || text, || json!({ "denials": all, "damagedLines": damaged.len() }))
 }
 

@@ -46,6 +46,45 @@ fn answers() {
     check(&["diff", tiny, "--from", "vm_t", "--to", "boss_t"], 1, &["+ "]);
 }
 
+/// The table's own rules answer for the minimal types, and what is refused again and again is told once.
+#[test]
+fn denials() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = |serial: u32, permission: &str, source: &str, target: &str, class: &str| {
+        format!(
+            "type=AVC msg=audit(1.000:{serial}): avc:  denied  {{ {permission} }} for  pid=1 comm=\"qemu\" \
+             scontext=system_u:system_r:{source}:s0:c1,c2 tcontext=system_u:object_r:{target} tclass={class} permissive=0\n"
+        )
+    };
+    let hugepages = "virt_machine.kvm_hugepages";
+    let log = folder.path().join("log");
+    let mut text = line(7, "attach_queue", "virt_machine.kvm_tap", "spc_t:s0", "tun_socket");
+    text += &line(8, "create", hugepages, "hugetlbfs_t:s0", "file");
+    text += &line(9, "create", hugepages, "hugetlbfs_t:s0", "file").replace('\n', "\r\n");
+    text += &line(10, "create", "virt_launcher.process", "hugetlbfs_t:s0", "file");
+    text += &line(11, "read", "virt_machine.kvm", "proc_t:s0", "file");
+    text += "type=AVC msg=audit(1.000:12): avc:  denied  { read } for  pid=1 comm=\"qe";
+    fs::write(&log, &text).unwrap();
+    let output = selinux(&["explain", log.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("line 6: the record has no field"),
+        "{output:?}"
+    );
+    let answer = String::from_utf8(output.stdout).unwrap();
+    let entries: Vec<&str> = answer.split("event ").skip(1).collect();
+    for (entry, (head, kind)) in entries.iter().zip([
+        ("7: qemu: tun_socket { attach_queue } denied", "feature-rule (network-multiqueue)"),
+        ("8 and 1 more: qemu: file { create } denied", "other (hugepages)"),
+        ("10: qemu: file { create } denied", "feature-rule (hugepages)"),
+        ("11: qemu: file { read } denied", "other"),
+    ]) {
+        assert!(entry.starts_with(head) && entry.contains(&format!("  {kind}: ")), "{kind}\n{answer}");
+    }
+    assert_eq!(entries.len(), 4, "{answer}");
+    assert_eq!(answer.matches("missing: (allow ").count(), 2, "{answer}");
+}
+
 #[test]
 fn wrong_questions() {
     let tiny = data("tiny.33");
