@@ -319,16 +319,6 @@ fn read(path: &Path) -> io::Result<Result<Policy, ReadError>> {
     Ok(Policy::parse(&bytes))
 }
 
-/// Reads two policies at the same time.
-fn load_both(first: &Path, second: &Path) -> Result<(&'static Database, &'static Database)> {
-    std::thread::scope(|scope| {
-        let second = scope.spawn(|| load(second));
-        let first = load(first)?;
-        let second = second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok((first, second))
-    })
-}
-
 fn query(options: &QueryOptions) -> Answer {
     let database = load(&options.source.policy)?;
     let criterion = |name: &Option<String>| {
@@ -491,10 +481,7 @@ fn booleans(options: &Listing) -> Answer {
 fn diff(options: &DiffOptions) -> Answer {
     let policy = &options.source.policy;
     let difference: Difference = match (&options.second, &options.from, &options.to) {
-        (Some(second), ..) => {
-            let (first, second) = load_both(policy, second)?;
-            between_policies(first, second)
-        }
+        (Some(second), ..) => between_policies(load(policy)?, load(second)?),
         (None, Some(from), Some(to)) => {
             let first = load(policy)?;
             let value = |name: &str| -> Result<u32> {
