@@ -72,8 +72,8 @@ impl Kernel {
         ask().is_ok()
     }
 
-    /// Whether the policy lets this process start one with the context `wanted`, and this process's own context. `None`
-    /// where that is not to be learned.
+    /// Whether the policy lets this process start one with the context `wanted`, as far as the transition goes that crun
+    /// makes in this process's own domain, and that domain's context. `None` where that is not to be learned.
     fn may_start(&self, wanted: &str) -> Option<(bool, String)> {
         let own = context_of(self, std::process::id())?;
         let number = |path: &str| fs::read_to_string(self.root.join("class/process").join(path)).ok();
@@ -87,11 +87,13 @@ impl Kernel {
     }
 }
 
-/// What the kernel's answer to a question about access says of a permission, which is counted from 1. The answer's first
-/// word has the allowed ones as bits, in hexadecimal.
+/// What the kernel's answer to a question about access says of a permission, which is counted from 1. Of the answer's six
+/// hexadecimal words the first has the allowed ones as bits, and the last is 1 where the asking domain is permissive.
 fn is_allowed(answer: &str, permission: u32) -> Option<bool> {
-    let allowed = u32::from_str_radix(answer.split_whitespace().next()?, 16).ok()?;
-    Some(allowed.checked_shr(permission.checked_sub(1)?)? & 1 == 1)
+    let words: Vec<u32> =
+        answer.split_whitespace().map_while(|word| u32::from_str_radix(word, 16).ok()).collect();
+    let [allowed, _, _, _, _, flags] = *words.as_slice() else { return None };
+    Some((allowed.checked_shr(permission.checked_sub(1)?)? | flags) & 1 == 1)
 }
 
 /// The label of a pod.
@@ -328,7 +330,10 @@ mod tests {
             [1, 2, 3].map(|permission| is_allowed(answer, permission)),
             [false, true, false].map(Some)
         );
-        for (answer, permission) in [("", 1), ("x 0", 1), ("1", 0), ("1", 33), ("100000000", 1)] {
+        assert_eq!(is_allowed("2 ffffffff 0 ffffffff 3 1", 1), Some(true));
+        for (answer, permission) in
+            [("", 1), ("x 0 0 0 0 0", 1), ("1 0 0 0 0 0", 0), ("1 0 0 0 0 0", 33), ("1", 1)]
+        {
             assert_eq!(is_allowed(answer, permission), None, "{answer} {permission}");
         }
     }

@@ -569,13 +569,36 @@ impl Told {
     }
 }
 
+/// Longer than a log that somebody would read the answer to.
+const LONGEST_LOG: u64 = 256 << 20;
+
+/// What a log says, without what a terminal would act on: names of files and programs are their owners' choice.
+fn shown(text: &str) -> String {
+    let quote = |one| matches!(one, '"' | '\'');
+    text.chars().fold(String::new(), |mut all, one| {
+        if quote(one) {
+            all.push(one);
+        } else {
+            all.extend(one.escape_debug());
+        }
+        all
+    })
+}
+
 fn explain(options: &ExplainOptions) -> Answer {
     let mut bytes = Vec::new();
     if options.log == Path::new("-") {
-        std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+        io::stdin()
+            .lock()
+            .take(LONGEST_LOG + 1)
+            .read_to_end(&mut bytes)
+            .context("cannot read standard input")?;
     } else {
-        bytes =
-            std::fs::read(&options.log).with_context(|| format!("cannot read {}", options.log.display()))?;
+        let read = File::open(&options.log).and_then(|log| log.take(LONGEST_LOG + 1).read_to_end(&mut bytes));
+        read.with_context(|| format!("cannot read {}", options.log.display()))?;
+    }
+    if bytes.len() as u64 > LONGEST_LOG {
+        bail!("the log has more than 256 MiB: give a part of it, such as `ausearch -m avc --start today`");
     }
     let database = options.policy.as_ref().map(|path| load(path)).transpose()?;
     let machines = machines::read(&options.machines)?;
@@ -602,14 +625,14 @@ fn explain(options: &ExplainOptions) -> Answer {
             let path = record.field("path").or_else(|| record.field("name"));
             let serial =
                 event.stamp.map_or_else(|| "no serial".to_owned(), |stamp| format!("event {}", stamp.serial));
-            let permissions = denial.permissions.join(" ");
-            let mut text = format!("{comm}: {} {{ {permissions} }} denied\n", denial.class);
+            let permissions = shown(&denial.permissions.join(" "));
+            let mut text = format!("{}: {} {{ {permissions} }} denied\n", shown(comm), shown(&denial.class));
             let _ = writeln!(
                 text,
                 "  from {}\n  to {}{}",
-                denial.source,
-                denial.target,
-                path.map_or(String::new(), |path| format!(" ({path})"))
+                shown(&denial.source),
+                shown(&denial.target),
+                path.map_or(String::new(), |path| format!(" ({})", shown(path)))
             );
             let (whose, towards) = (machines.of_context(&denial.source), machines.of_context(&denial.target));
             for (role, machine) in [("asks", &whose), ("is asked for something", &towards)] {
@@ -634,12 +657,15 @@ fn explain(options: &ExplainOptions) -> Answer {
                 let _ = writeln!(text, "  the privilege table has it: {granted}");
             }
             if let Some(rule) = &explanation.rule {
-                let _ = writeln!(text, "  missing: {rule}");
+                let _ = writeln!(text, "  missing: {}", shown(rule));
             }
             for detail in &explanation.details {
-                let _ = writeln!(text, "  policy: {detail}");
+                let _ = writeln!(text, "  policy: {}", shown(detail));
             }
-            told.push(serial, text);
+            if options.output == Form::Text {
+                told.push(serial, text);
+                continue;
+            }
             all.push(json!({
                 "serial": event.stamp.map(|stamp| stamp.serial), "comm": comm, "path": path,
                 "source": denial.source, "target": denial.target, "class": denial.class,
@@ -654,8 +680,11 @@ fn explain(options: &ExplainOptions) -> Answer {
             }));
         }
     }
-    let text = if all.is_empty() { "no denials in this log\n".to_owned() } else { told.text() };
-    answer(options.output, || text, || json!({ "denials": all, "damagedLines": damaged.len() }))
+    let text = || match told.text() {
+        none if none.is_empty() => "no denials in this log\n".to_owned(),
+        text => text,
+    };
+    answer(options.output, text, || json!({ "denials": all, "damagedLines": damaged.len() }))
 }
 
 fn policy(options: &PolicyOptions) -> Answer {

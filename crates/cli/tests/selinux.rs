@@ -85,6 +85,31 @@ fn denials() {
     assert_eq!(answer.matches("missing: (allow ").count(), 2, "{answer}");
 }
 
+/// A file's name is its owner's choice: it reaches neither the terminal nor our own lines.
+#[test]
+fn names_in_logs_are_only_names() {
+    let name: String = "x)\n  missing: all\u{1b}[2J".bytes().map(|byte| format!("{byte:02X}")).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let text = format!(
+        "type=AVC msg=audit(1.000:1): avc:  denied  {{ read }} for  pid=1 comm=\"qemu\" name={name} dev=\"tmpfs\" \
+         scontext=system_u:system_r:virt_machine.kvm:s0:c1,c2 tcontext=system_u:object_r:proc_t:s0 tclass=file"
+    );
+    fs::write(&log, text).unwrap();
+    let output = selinux(&["explain", log.to_str().unwrap()]);
+    let answer = String::from_utf8(output.stdout).unwrap();
+    assert!(answer.contains(r"(x)\n  missing: all\u{1b}[2J)"), "{answer}");
+    assert!(
+        !answer.contains('\u{1b}') && !answer.lines().any(|line| line.starts_with("  missing")),
+        "{answer}"
+    );
+    check(
+        &["explain", log.to_str().unwrap(), "-o", "json"],
+        0,
+        &[r#""path": "x)\n  missing: all\u001b[2J""#],
+    );
+}
+
 #[test]
 fn wrong_questions() {
     let tiny = data("tiny.33");

@@ -123,7 +123,9 @@ fn check(file: &File, policies: &Policies, report: &mut Report) {
         Kind::Json => match serde_json::from_slice::<Value>(&file.bytes) {
             Err(error) => report.compare("files", Err(format!("no JSON: {error}"))),
             Ok(value) if value.get("left").is_some() => pair::check(&value, beside, report),
-            Ok(value) if counts::are_counts(&value) => counts::check(&value, policies, report),
+            Ok(value) if file.name.contains(".counts.json") || counts::are_counts(&value) => {
+                counts::check(&value, policies, report)
+            }
             Ok(value) => dump::check(&file.name, value, beside, report),
         },
         Kind::Table => match file.text() {

@@ -83,13 +83,17 @@ fn by_name(
     }
     if let Some(kind) = key.strip_suffix("_changed") {
         let changed = changed(kind, left, right, added).map_err(|error| error.to_string());
-        return Some(changed.and_then(|changed| equal(want.as_bool().unwrap_or_default(), changed)));
+        return Some(changed.and_then(|changed| equal(flag(want)?, changed)));
     }
     if key == "verdict_exactly_the_four_rules" {
         let exact = exactly_documented(right, added).map_err(|error| error.to_string());
-        return Some(exact.and_then(|exact| equal(want.as_bool().unwrap_or_default(), exact)));
+        return Some(exact.and_then(|exact| equal(flag(want)?, exact)));
     }
     None
+}
+
+fn flag(value: &Value) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| format!("expected true or false: {value}"))
 }
 
 fn list(value: &Value) -> BTreeSet<String> {
@@ -160,8 +164,8 @@ fn exactly_documented(right: &Database, added: &[u32]) -> Result<bool, LookupErr
     let difference = between_types(right, right.find_type("container_t")?, right.find_type(launcher)?);
     Ok(minus(right, launcher, "container_t")? == documented
         && difference.rest.is_empty()
-        && difference
-            .accesses
-            .iter()
-            .all(|access| access.sign == Sign::Added && access.kind == RuleKind::Allow))
+        && difference.accesses.iter().all(|access| {
+            (access.sign, access.side, access.kind) == (Sign::Added, Side::Source, RuleKind::Allow)
+                && access.condition.is_none()
+        }))
 }

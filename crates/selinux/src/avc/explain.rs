@@ -244,8 +244,8 @@ pub fn explain(
         ("file", "sysfs_t") if granted.is_some() => Topic::Sriov,
         _ => Topic::None,
     };
-    // Into a machine's type it is the runtime that starts the machine.
-    let starts = target.contains('.') && !own;
+    // Into a machine's type it is the runtime or the node's agent that starts the machine.
+    let starts = target.contains('.') && !container;
     let escape = denial.class == "security"
         || target == "security_t"
         || denial.class == "process" && has(&["setcurrent", "setexec"])
@@ -300,7 +300,7 @@ pub fn explain(
         Kind::FeatureRule => {
             denial.permissions.iter().filter(|one| grant(one).is_some()).map(|one| &**one).collect()
         }
-        Kind::LostFromBase | Kind::BaseGap => denial.permissions.iter().map(|one| &**one).collect(),
+        Kind::LostFromBase => denial.permissions.iter().map(|one| &**one).collect(),
         _ => Vec::new(),
     };
     let rule = (!missing.is_empty())

@@ -84,13 +84,22 @@ pub enum AvcError {
     /// A field is missing.
     #[error("the record has no field {0}; the line may be cut off")]
     Field(&'static str),
+    /// It is longer than 16 KiB.
+    #[error("the record has more than {LONGEST} bytes, which no record has")]
+    TooLong,
 }
+
+/// More bytes than a line with a record has: the kernel's have up to 8970.
+const LONGEST: usize = 16 << 10;
 
 /// Reads a line. Lines that are no audit records give nothing.
 ///
 /// # Errors
 /// The line has a decision, but not all of it.
 pub fn parse(line: &str) -> Result<Option<Record>, AvcError> {
+    if line.len() > LONGEST {
+        return if decision(line).is_some() { Err(AvcError::TooLong) } else { Ok(None) };
+    }
     // Behind this character auditd repeats fields with numbers resolved to names.
     let line = line.split('\u{1d}').next().unwrap_or(line).trim_end();
     let (kind, stamp, form, rest) = match head(line) {
@@ -112,8 +121,9 @@ pub fn parse(line: &str) -> Result<Option<Record>, AvcError> {
         return Err(AvcError::Permissions);
     }
     let fields = fields(rest, form);
+    // The last of each: what stands before may be a name with such words in it.
     let field = |name: &'static str| {
-        let found = fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let found = fields.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         found.filter(|value| !value.is_empty()).ok_or(AvcError::Field(name))
     };
     let denial = Denial {
@@ -288,6 +298,18 @@ mod tests {
             parse("type=PROCTITLE msg=audit(24.11.2026 20:15:01.123:456) : proctitle=cat DEADBEEF 00")
                 .unwrap();
         assert_eq!(title.unwrap().field("proctitle"), Some("cat DEADBEEF 00"));
+    }
+
+    /// A file's name cannot speak for the kernel.
+    #[test]
+    fn fields_within_names() {
+        let line = "type=AVC msg=audit(11/24/2026 20:15:01.123:456) : avc:  denied  { write } for  pid=84 comm=x \
+                    name=a scontext=s tcontext=forged tclass=file dev=\"tmpfs\" scontext=s tcontext=t tclass=security";
+        let denial = parse(line).unwrap().unwrap().denial.unwrap();
+        assert_eq!((&*denial.target, &*denial.class), ("t", "security"));
+        let long = format!("{line} name={}", "a ".repeat(LONGEST));
+        assert_eq!(parse(&long), Err(AvcError::TooLong));
+        assert_eq!(parse(&"type= ".repeat(LONGEST)), Ok(None));
     }
 
     #[test]

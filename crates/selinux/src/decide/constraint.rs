@@ -124,7 +124,8 @@ fn as_written(database: &Database, set: &NameSet) -> bool {
         && Bitmap::union(set.written.iter().map(|bit| database.members(bit + 1))) == set.names
 }
 
-/// Whether a constraint has the same [`text`] as one of another policy in which the same names have the same values.
+/// Whether a constraint is the same as one of another policy in which the same names have the same values: equal by value, or
+/// with sets of types that were written alike, of which [`text`] tells no more.
 pub(crate) fn same_text(
     (ours, mine): (&Database, &Constraint),
     (theirs, other): (&Database, &Constraint),

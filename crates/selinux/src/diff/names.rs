@@ -113,6 +113,7 @@ impl<'a> Mapped<'a> {
             && same(&self.classes, &other.classes)
             && self.vectors.iter().chain(&other.vectors).all(|vectors| vectors.map.is_none())
             && self.vectors.iter().zip(&other.vectors).all(|(one, two)| one.whole == two.whole)
+            && mine.mls() == yours.mls()
             && mine.roles.highest == yours.roles.highest
             && (1..=mine.roles.highest).all(|value| ours.role_name(value) == theirs.role_name(value))
             && mine.users.highest == yours.users.highest

@@ -41,7 +41,7 @@ struct Only<'a> {
 }
 
 /// Compares two policies by meaning: the order of records, the numbers of names and the version of the format do not
-/// count.
+/// count. Neither does the order of contexts of ports and nodes that overlap, in which the kernel looks at them.
 pub fn between_policies(first: &Database, second: &Database) -> Difference {
     let mut common = Common::default();
     let mapped = [Mapped::new(first, &mut common), Mapped::new(second, &mut common)];

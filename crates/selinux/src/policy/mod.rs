@@ -123,7 +123,8 @@ impl Policy {
         read::policy(&mut Cursor::new(source, length))
     }
 
-    /// Checks that tables are complete, references lead somewhere and expressions can be evaluated.
+    /// Checks that tables are complete, references lead somewhere and expressions can be evaluated. Values of roles may be
+    /// without an entry: compilers leave those of attributes of roles out.
     pub fn validate(&self) -> Result<(), InvalidPolicy> {
         validate::policy(self)
     }
