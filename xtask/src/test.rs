@@ -30,6 +30,14 @@ pub(crate) fn test(only: Option<&str>) -> Result<()> {
     }
     tidy::check()?;
     cargo(&["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
-    cargo(&["test", "--locked", "--workspace", "--exclude", "ferrovirt-e2e"])?;
-    cargo(&["test", "--locked", "-p", "ferrovirt-e2e", "--", "--test-threads=1"])
+    cargo(&[
+        "test",
+        "--locked",
+        "--workspace",
+        "--exclude",
+        "ferrovirt-e2e",
+        "--exclude",
+        "ferrovirt-hostile",
+    ])?;
+    cargo(&["test", "--locked", "-p", "ferrovirt-e2e", "-p", "ferrovirt-hostile", "--", "--test-threads=1"])
 }

@@ -28,7 +28,7 @@ const EDGES: [(&str, &[&str]); 17] = [
     ("webhook", &["plan", "scc"]),
     ("conformance", &["model", "privilege", "scc", "selinux"]),
     ("nested", &["qemu", "sys"]),
-    ("privileges", &[]),
+    ("hostile", &["e2e"]),
 ];
 
 /// Crates that decide: no clock, no files, no sockets, no async runtime, no system calls.

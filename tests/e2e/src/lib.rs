@@ -6,9 +6,11 @@
 
 pub mod cluster;
 pub mod host;
+pub mod person;
 pub mod process;
 
 pub use cluster::{Cluster, Options};
+pub use person::Person;
 
 use anyhow::{Result, bail};
 use std::{

@@ -2,9 +2,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, wait_for};
-use serde_json::Value;
-use std::{fs, path::PathBuf};
+use ferrovirt_e2e::{Cluster, Options, Person, cluster::PATIENCE, wait_for};
 
 const MACHINE: &str = r"
 apiVersion: kubevirt.io/v1
@@ -38,36 +36,6 @@ fn machine(name: &str, host: Option<&str>) -> String {
     MACHINE.replace("NAME", name).replace("DISKS", &disks).replace("VOLUMES", &volumes)
 }
 
-/// kubectl as somebody with a token; what it said, and whether it succeeded.
-struct Person<'a> {
-    cluster: &'a Cluster,
-    kubeconfig: PathBuf,
-}
-
-impl<'a> Person<'a> {
-    /// A service account stands for a user: it has a name, the groups of everybody, and a token.
-    fn new(cluster: &'a Cluster, name: &str) -> Result<Self> {
-        cluster.kubectl(&["create", "serviceaccount", name, "-n", "people"])?;
-        let token = cluster.kubectl(&["create", "token", name, "-n", "people"])?;
-        let text = cluster.kubectl(&["config", "view", "--raw", "-o", "json"])?;
-        let mut config: Value = serde_json::from_str(&text)?;
-        config["users"][0]["user"] = serde_json::json!({"token": token.trim()});
-        let kubeconfig = cluster.data().join(format!("{name}.kubeconfig"));
-        fs::write(&kubeconfig, config.to_string())?;
-        Ok(Self { cluster, kubeconfig })
-    }
-
-    fn apply(&self, manifest: &str) -> Result<(bool, String)> {
-        let file = self.kubeconfig.with_extension("yaml");
-        fs::write(&file, manifest)?;
-        let config = self.kubeconfig.to_string_lossy();
-        let output =
-            self.cluster.try_kubectl(&["--kubeconfig", &config, "apply", "-f", &file.to_string_lossy()])?;
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        Ok((output.status.success(), said))
-    }
-}
-
 /// The SCC of the machine's pod, as kubectl shows it.
 fn scc_of_pod(cluster: &Cluster, machine: &str) -> Result<String> {
     let selector = format!("vm.kubevirt.io/name={machine}");
@@ -88,9 +56,8 @@ fn machines_get_what_their_user_may_have() -> Result<()> {
     for namespace in ["shop", "people"] {
         cluster.kubectl(&["create", "namespace", namespace])?;
     }
-    let alice = Person::new(&cluster, "alice")?;
-    let edit = ["create", "rolebinding", "machines", "-n", "shop", "--clusterrole=kubevirt.io:edit"];
-    cluster.kubectl(&[&edit[..], &["--serviceaccount=people:alice"]].concat())?;
+    let alice = Person::new(&cluster, "people", "alice")?;
+    alice.may("kubevirt.io:edit", "shop")?;
 
     let (ok, said) = alice.apply(&machine("plain", None))?;
     ensure!(ok, "{said}");

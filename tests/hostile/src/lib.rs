@@ -1,0 +1,38 @@
+//! A whole Ferrovirt with users who wish it ill. Each test tries one thing and looks at the host, the other users and the
+//! other machines afterwards; it has bounds in count and time and leaves nothing behind.
+
+use anyhow::Result;
+use ferrovirt_e2e::{Cluster, Person};
+
+/// The users of the tests and their namespaces: who attacks is `edit` in alpha alone.
+#[derive(Debug)]
+pub struct Users<'a> {
+    /// ClusterRole `edit` in alpha.
+    pub alice: Person<'a>,
+    /// ClusterRole `admin` in alpha.
+    pub adam: Person<'a>,
+    /// ClusterRole `edit` in beta.
+    pub bob: Person<'a>,
+    /// ClusterRole `view` in alpha.
+    pub carol: Person<'a>,
+}
+
+impl<'a> Users<'a> {
+    /// Makes the namespaces alpha, beta and people, and the users with their rights.
+    pub fn new(cluster: &'a Cluster) -> Result<Self> {
+        for namespace in ["alpha", "beta", "people"] {
+            cluster.kubectl(&["create", "namespace", namespace])?;
+        }
+        let person = |name: &str, role: &str, namespace: &str| -> Result<Person<'a>> {
+            let person = Person::new(cluster, "people", name)?;
+            person.may(role, namespace)?;
+            Ok(person)
+        };
+        Ok(Self {
+            alice: person("alice", "edit", "alpha")?,
+            adam: person("adam", "admin", "alpha")?,
+            bob: person("bob", "edit", "beta")?,
+            carol: person("carol", "view", "alpha")?,
+        })
+    }
+}
