@@ -32,11 +32,12 @@ impl AuditAnnotation {
     }
 }
 
-/// Adds later annotations; one with the same key replaces the earlier one.
+/// Adds later annotations; a key keeps its first value, as in the API server's audit event.
 pub(crate) fn merge(all: &mut Vec<AuditAnnotation>, later: Vec<AuditAnnotation>) {
     for annotation in later {
-        all.retain(|a| a.key != annotation.key);
-        all.push(annotation);
+        if all.iter().all(|earlier| earlier.key != annotation.key) {
+            all.push(annotation);
+        }
     }
 }
 

@@ -89,7 +89,8 @@ fn add(field: &str, shown: &str, details: Vec<String>, errors: &mut Vec<FieldErr
 pub(crate) fn subdomain(name: &str) -> Vec<String> {
     let mut details = Vec::new();
     if name.len() > DNS_LENGTH {
-        details.push(format!("must be no more than {DNS_LENGTH} bytes"));
+        // Names are counted in characters, qualified names and label values in bytes, as upstream words it.
+        details.push(format!("must be no more than {DNS_LENGTH} characters"));
     }
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let label =
@@ -178,7 +179,7 @@ mod tests {
         }
         assert_eq!(label_value(""), [""; 0]);
         assert_eq!(label_value("a b").len(), 1);
-        assert_eq!(subdomain(&"a".repeat(254)), ["must be no more than 253 bytes"]);
+        assert_eq!(subdomain(&"a".repeat(254)), ["must be no more than 253 characters"]);
         let mut errors = Vec::new();
         let named = ObjectMeta { name: Some("x".into()), ..ObjectMeta::default() };
         let metadata = ObjectMeta { generate_name: Some("a-".into()), ..named.clone() };

@@ -64,6 +64,7 @@ pub fn default_object(scc: &mut SecurityContextConstraints) {
         // What is empty is not stored.
         *text = text.take().filter(|text| !text.is_empty());
     }
+    scc.user_namespace_level = scc.user_namespace_level.take().filter(|level| !level.is_empty());
     scc.allow_privilege_escalation.get_or_insert(true);
     let host = scc.allow_host_dir_volume_plugin;
     let mut volumes: Vec<String> = match scc.volumes.take() {
@@ -100,11 +101,13 @@ pub fn prepare(object: Value) -> Result<Value, Vec<FieldError>> {
         }]
     };
     let mut scc: SecurityContextConstraints = serde_json::from_value(object).map_err(unreadable)?;
+    // The schema looks at what was sent: an empty text is none of the two levels.
+    let level = scc.user_namespace_level.clone().unwrap_or_else(|| "AllowHostLevel".to_owned());
     default_object(&mut scc);
-    let level = scc.user_namespace_level.get_or_insert_with(|| "AllowHostLevel".to_owned());
+    scc.user_namespace_level = Some(level.clone());
     let mut errors = Vec::new();
     if level != "AllowHostLevel" && level != "RequirePodLevel" {
-        let level = json_string(level);
+        let level = json_string(&level);
         let text =
             format!("Unsupported value: {level}: supported values: \"AllowHostLevel\", \"RequirePodLevel\"");
         errors.push(FieldError {

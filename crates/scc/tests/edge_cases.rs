@@ -144,6 +144,32 @@ fn an_author_cannot_forge_the_annotations() {
 }
 
 #[test]
+fn the_audit_event_keeps_what_was_said_first_of_a_chosen_scc_that_nobody_may_use() {
+    let mut named = pod();
+    named["metadata"]["annotations"] = json!({"openshift.io/scc": "privileged",
+        "security.openshift.io/validated-scc-subject-type": "user"});
+    let ask = Ask::by("nobody", &["system:unauthenticated"]);
+    let denied = cluster(json!([])).validate(&ask.request(), &everybody, &named).unwrap_err();
+    let said: Vec<_> = denied.audit.iter().filter(|a| a.key == "denied-validation").collect();
+    assert_eq!(said.len(), 1);
+    assert_eq!(
+        said[0].value,
+        r#"originally chosen "privileged" got denied in final validation after mutating admission"#
+    );
+}
+
+#[test]
+fn an_empty_user_namespace_level_is_stored_as_absent_and_refused_by_the_schema() {
+    let object = json!({"metadata": {"name": "x"}, "userNamespaceLevel": "",
+        "runAsUser": {"type": "RunAsAny"}, "seLinuxContext": {"type": "RunAsAny"}});
+    let mut defaulted = scc(object.clone());
+    ferrovirt_scc::default_object(&mut defaulted);
+    assert_eq!(defaulted.user_namespace_level, None);
+    let errors = ferrovirt_scc::prepare(object).unwrap_err();
+    assert_eq!((errors.len(), errors[0].field.as_ref()), (1, "userNamespaceLevel"));
+}
+
+#[test]
 fn a_host_path_is_refused_by_its_field() {
     let mut mounted = pod();
     mounted["spec"]["volumes"] = json!([{"name": "v", "hostPath": {"path": "/"}}]);
