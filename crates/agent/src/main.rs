@@ -6,7 +6,7 @@ use ferrovirt_agent::{
     config::Config,
     events::Recorder,
     http,
-    image::Store,
+    image::{Policy, Store},
     network::host::Host,
     node,
     oci::{
@@ -30,6 +30,7 @@ use std::{
     io::IsTerminal,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    process::ExitCode,
     sync::Arc,
     time::Duration,
 };
@@ -66,12 +67,49 @@ struct Options {
     /// Milliseconds that a virtual processor of KVM may take to run a few instructions; one that works needs some.
     #[arg(long, default_value_t = kvm::PATIENCE)]
     kvm_patience: u32,
+    #[command(flatten)]
+    images: Images,
     /// End when the program that started this one ends.
     #[arg(long)]
     follow_parent: bool,
 }
 
-fn main() -> anyhow::Result<()> {
+/// What images may take.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Images {
+    /// Most bytes of one image after decompression, holes included.
+    #[arg(long, default_value_t = Policy::default().limits.bytes)]
+    image_max_bytes: u64,
+    /// Most files, directories and links of one image.
+    #[arg(long, default_value_t = Policy::default().limits.entries)]
+    image_max_entries: u64,
+    /// How many times larger on disk than in its layers an image may be; zeroes become holes and do not count.
+    #[arg(long, default_value_t = Policy::default().limits.ratio)]
+    image_max_ratio: u64,
+    /// Most bytes of unpacked images that no machine uses; the oldest go first.
+    #[arg(long, default_value_t = Policy::default().unused_bytes)]
+    image_cache_bytes: u64,
+    /// Hours that an unpacked image is kept that no machine uses.
+    #[arg(long, default_value_t = Policy::default().unused_age.as_secs() / 3600)]
+    image_cache_hours: u64,
+}
+
+impl Images {
+    fn policy(self) -> Policy {
+        let mut policy = Policy::default();
+        policy.limits.bytes = self.image_max_bytes;
+        policy.limits.entries = self.image_max_entries;
+        policy.limits.ratio = self.image_max_ratio;
+        policy.unused_bytes = self.image_cache_bytes;
+        policy.unused_age = Duration::from_secs(self.image_cache_hours.saturating_mul(3600));
+        policy
+    }
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    if std::env::args_os().nth(1).is_some_and(|word| word == ferrovirt_unpack::COMMAND) {
+        return Ok(ferrovirt_unpack::child::run());
+    }
     let options = Options::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -96,7 +134,8 @@ fn main() -> anyhow::Result<()> {
         .thread_keep_alive(Duration::from_secs(2))
         .enable_all()
         .build()?;
-    runtime.block_on(run(options))
+    runtime.block_on(run(options))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn run(options: Options) -> anyhow::Result<()> {
@@ -154,7 +193,14 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let shared = Arc::new(Shared {
         crun,
         cni: host.cni(),
-        images: Store::open(config.images.clone(), config.cache()).context("opening the image cache")?,
+        // This very program, also after another was installed in its place.
+        images: Store::open(
+            config.images.clone(),
+            config.cache(),
+            PathBuf::from("/proc/self/exe"),
+            options.images.policy(),
+        )
+        .context("opening the image cache")?,
         cgroups,
         kvm: kvm == Kvm::Usable,
         policy: Watch::new(selinux.clone()),

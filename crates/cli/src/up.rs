@@ -53,6 +53,9 @@ pub(crate) struct Options {
     /// One that works answers within some, on a machine that is itself emulated within some thousand
     #[arg(long, default_value_t = kvm::PATIENCE)]
     kvm_patience: u32,
+    /// An option of virt-handler, such as `image-max-entries=100000`; `virt-handler --help` lists them
+    #[arg(long, value_name = "NAME=VALUE")]
+    handler_option: Vec<String>,
     /// Folder of virt-handler and virt-launcher; this program's own when absent
     #[arg(long)]
     program_dir: Option<PathBuf>,
@@ -159,6 +162,7 @@ struct Layout {
     programs: PathBuf,
     node_name: String,
     kvm_patience: u32,
+    handler_options: Vec<String>,
     /// This program, when the agent is to install the SELinux policy with it.
     installer: Option<PathBuf>,
 }
@@ -197,6 +201,7 @@ impl Layout {
             programs,
             node_name: options.node_name.clone().unwrap_or(host),
             kvm_patience: options.kvm_patience,
+            handler_options: options.handler_option.clone(),
             installer: options.install_selinux_policy.then(std::env::current_exe).transpose()?,
         })
     }
@@ -220,6 +225,7 @@ impl Layout {
             .arg(self.programs.join("virt-launcher"))
             .arg("--kvm-patience")
             .arg(self.kvm_patience.to_string())
+            .args(self.handler_options.iter().map(|option| format!("--{option}")))
             .arg("--follow-parent")
             .stdin(Stdio::null());
         if let Some(program) = &self.installer {

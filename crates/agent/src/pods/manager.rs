@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How long a pause may take to be answered.
 const ANSWER: Duration = Duration::from_secs(10);
+const LOOK_AT_IMAGES: Duration = Duration::from_secs(300);
 const LOOK_AT_LOGS: Duration = Duration::from_secs(30);
 /// Most bytes of one container's log.
 const MOST_LOG: u64 = 16 << 20;
@@ -129,7 +130,12 @@ impl Manager {
 
     /// Watches pods and machines for ever.
     pub async fn run(self: Arc<Self>) {
-        tokio::join!(self.clone().watch_pods(), self.watch_machines(), self.trim_logs());
+        tokio::join!(
+            self.clone().watch_pods(),
+            self.watch_machines(),
+            self.trim_logs(),
+            self.collect_images()
+        );
     }
 
     async fn watch_pods(self: Arc<Self>) {
@@ -190,6 +196,23 @@ impl Manager {
                     }
                 }
             }
+        }
+    }
+
+    /// Removes unpacked images that no pod uses.
+    async fn collect_images(&self) {
+        loop {
+            tokio::time::sleep(LOOK_AT_IMAGES).await;
+            let shared = self.shared.clone();
+            let collected = tokio::task::spawn_blocking(move || {
+                let marks = || {
+                    let pods = record::folders(&shared.config.pods());
+                    pods.into_iter().map(|(_, folder)| record::marks(&folder)).collect()
+                };
+                shared.images.collect(marks, false)
+            });
+            // It logs what it does.
+            let _over = collected.await;
         }
     }
 

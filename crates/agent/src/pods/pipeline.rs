@@ -285,6 +285,7 @@ fn contain(
         folder: &volumes,
         identity,
         images: &shared.images,
+        marks: &record::marks(&folder),
         objects: &fetched.objects,
     };
     let unusable = |error: volumes::Error| Failure::new(error.reason(), &error, error.may_pass());

@@ -86,6 +86,11 @@ pub(super) fn folders(pods: &Path) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
+/// Where a pod marks the images that it uses.
+pub(super) fn marks(folder: &Path) -> PathBuf {
+    folder.join("images")
+}
+
 /// The log of a pod's container.
 pub(super) fn log(folder: &Path) -> PathBuf {
     folder.join("compute.log")

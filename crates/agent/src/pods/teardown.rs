@@ -1,9 +1,9 @@
 //! Taking down what a pod has on the node. Every step is fine when there is nothing to take down.
 
 use super::Shared;
-use crate::oci::cgroup;
+use crate::{disk::remove_tree, oci::cgroup};
 use ferrovirt_sys::netns;
-use std::{fs, thread};
+use std::thread;
 
 /// Ends the container and removes network, cgroups and mounts; the pod's directory with its log stays. Blocks for
 /// some 40 ms.
@@ -37,8 +37,5 @@ pub(super) fn down(shared: &Shared, uid: &str) -> Result<(), String> {
 /// As [`down`].
 pub(super) fn forget(shared: &Shared, uid: &str) -> Result<(), String> {
     down(shared, uid)?;
-    match fs::remove_dir_all(shared.pod_folder(uid)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("pod directory: {error}")),
-        _ => Ok(()),
-    }
+    remove_tree(&shared.pod_folder(uid)).map_err(|error| format!("pod directory: {error}"))
 }

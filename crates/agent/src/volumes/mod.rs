@@ -145,6 +145,8 @@ pub struct Context<'a> {
     pub identity: &'a Identity,
     /// Images.
     pub images: &'a Store,
+    /// Directory in which the pod marks the images that it uses.
+    pub marks: &'a Path,
     /// Objects that [`names`] asked for.
     pub objects: &'a Objects,
 }
@@ -226,7 +228,7 @@ impl Context<'_> {
         }
         if let Some(source) = &volume.image {
             let reference = source.reference.as_deref().unwrap_or_default();
-            let path = self.images.root(reference)?;
+            let path = self.images.root(reference, self.marks)?;
             if self.identity.label.is_some() {
                 selinux::label_tree(&path, selinux::SHARED_FILES)
                     .map_err(|source| io_error(name, &path, source))?;

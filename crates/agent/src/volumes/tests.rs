@@ -12,7 +12,13 @@ struct Setup {
 impl Setup {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let images = Store::open(folder.path().join("images"), folder.path().join("cache")).unwrap();
+        let images = Store::open(
+            folder.path().join("images"),
+            folder.path().join("cache"),
+            "/nonexistent".into(),
+            image::Policy::default(),
+        )
+        .unwrap();
         fs::create_dir(folder.path().join("volumes")).unwrap();
         let identity = Identity::of(&Pod::default(), &Container::default()).unwrap();
         Self { folder, images, identity, objects: Objects::default() }
@@ -30,6 +36,7 @@ impl Setup {
             folder: &self.folder.path().join("volumes"),
             identity: &self.identity,
             images: &self.images,
+            marks: &self.folder.path().join("marks"),
             objects: &self.objects,
         };
         prepare(&context, &container)
