@@ -19,7 +19,10 @@ use ferrovirt_agent::{
     preflight,
     selinux::{Kernel, SHARED_FILES, label_path, label_tree},
 };
-use ferrovirt_sys::kvm::{self, Kvm};
+use ferrovirt_sys::{
+    kvm::{self, Kvm},
+    rights,
+};
 use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
@@ -55,6 +58,9 @@ struct Options {
     /// Unix socket for logs and consoles.
     #[arg(long, default_value = "/var/lib/ferrovirt/run/agent.sock")]
     socket: PathBuf,
+    /// User of the API server, which alone (beside root) may connect to the socket.
+    #[arg(long, default_value_t = 0)]
+    api_user: u32,
     /// Directory of this node's images.
     #[arg(long, default_value = "/var/lib/ferrovirt/images")]
     image_dir: PathBuf,
@@ -128,6 +134,7 @@ fn main() -> anyhow::Result<ExitCode> {
         );
     }
     preflight::check(&options.launcher)?;
+    drop_rights()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(64)
@@ -136,6 +143,19 @@ fn main() -> anyhow::Result<ExitCode> {
         .build()?;
     runtime.block_on(run(options))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps the capabilities that the privilege table lists for this process, and for the programs that it starts those
+/// of containers beside them.
+fn drop_rights() -> anyhow::Result<()> {
+    let set = |names: Vec<String>| {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        rights::set(names).context("the privilege table names an unknown capability")
+    };
+    let own = set(ferrovirt_plan::node::capabilities())?;
+    rights::keep(own, own | set(ferrovirt_plan::node::capabilities_of_containers())?)
+        .context("giving up capabilities")?;
+    rights::hide_memory().context("keeping memory out of core dumps")
 }
 
 async fn run(options: Options) -> anyhow::Result<()> {
@@ -210,7 +230,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         config,
     });
     let manager = Manager::new(shared.clone());
-    let server = http::Server::bind(&shared.config.socket, manager.clone())
+    let server = http::Server::bind(&shared.config.socket, options.api_user, manager.clone())
         .with_context(|| format!("listening on {}", shared.config.socket.display()))?;
     tracing::info!(node = shared.config.node, "virt-handler is up");
     let mut terminate = signal(SignalKind::terminate())?;

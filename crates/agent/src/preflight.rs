@@ -1,6 +1,8 @@
 //! What the node must have, checked before anything is touched.
 
 use crate::network::cni::PLUGINS;
+use ferrovirt_plan::node;
+use ferrovirt_sys::rights;
 use std::path::{Path, PathBuf};
 
 /// A node that cannot run machines, and what to do about it.
@@ -38,24 +40,12 @@ const PROGRAMS: [(&str, &str); 4] =
 /// # Errors
 /// The first thing that is missing.
 pub fn check(launcher: &Path) -> Result<(), Error> {
-    use rustix::thread::CapabilitySet;
     if !rustix::process::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
-    let needed = [
-        ("SYS_ADMIN", CapabilitySet::SYS_ADMIN),
-        ("NET_ADMIN", CapabilitySet::NET_ADMIN),
-        ("CHOWN", CapabilitySet::CHOWN),
-        ("DAC_OVERRIDE", CapabilitySet::DAC_OVERRIDE),
-        ("MKNOD", CapabilitySet::MKNOD),
-        ("SETUID", CapabilitySet::SETUID),
-        ("SETGID", CapabilitySet::SETGID),
-        ("SETPCAP", CapabilitySet::SETPCAP),
-        ("KILL", CapabilitySet::KILL),
-    ];
-    if let Ok(sets) = rustix::thread::capabilities(None) {
-        let missing: Vec<&str> =
-            needed.iter().filter(|(_, cap)| !sets.effective.contains(*cap)).map(|(name, _)| *name).collect();
+    if let Ok(held) = rustix::thread::capabilities(None) {
+        let held = |name: &str| rights::set([name]).is_some_and(|set| held.effective.contains(set));
+        let missing: Vec<String> = node::capabilities().into_iter().filter(|name| !held(name)).collect();
         if !missing.is_empty() {
             return Err(Error::Capabilities(missing.join(", ")));
         }

@@ -31,6 +31,12 @@ struct Arguments {
 enum Command {
     /// Run everything on this machine: API server, controllers and node agent, until Ctrl-C
     Up(up::Options),
+    /// The API server's process of `up`, which starts it
+    #[command(hide = true)]
+    ApiServer {
+        /// What `up` found out
+        settings: String,
+    },
     /// Show which privileges a machine gets, why, and what the documented profile would add
     Explain(explain::Options),
     /// Print the privilege table: features by grants and subjects by grants
@@ -71,6 +77,7 @@ fn main() -> ExitCode {
 fn perform(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Up(options) => up::up(options),
+        Command::ApiServer { settings } => up::api_server(&settings),
         Command::Explain(options) => explain::explain(&options),
         Command::Matrix => explain::matrix(),
         Command::Selinux(options) => selinux::run(options),

@@ -11,6 +11,7 @@ pub mod judge;
 pub mod lift;
 pub mod matrix;
 pub mod mcs;
+pub mod node;
 pub mod order;
 pub mod paths;
 pub mod prove;

@@ -8,6 +8,7 @@ pub mod link;
 pub mod memory;
 pub mod netns;
 pub mod process;
+pub mod rights;
 pub mod seqpacket;
 pub mod shared;
 pub mod signal;

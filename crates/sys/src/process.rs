@@ -23,6 +23,11 @@ pub struct Setup {
     pub hide_unified_cgroups: bool,
     /// Join this network namespace.
     pub network_namespace: Option<OwnedFd>,
+    /// Working directory, entered before the user changes: the way to it need not be open to that user.
+    pub directory: Option<OwnedFd>,
+    /// Run as this user and the group of the same number, without other groups, without a capability in any set, and
+    /// without a way to gain one (`no_new_privs`).
+    pub user: Option<u32>,
 }
 
 /// Starts a program with an empty signal mask and what `setup` says. The parent's copies of the descriptors are
@@ -58,6 +63,8 @@ struct InChild {
     parent: Option<rustix::process::Pid>,
     hide_unified_cgroups: bool,
     network_namespace: Option<OwnedFd>,
+    directory: Option<OwnedFd>,
+    user: Option<u32>,
 }
 
 fn prepare(setup: Setup) -> io::Result<Plan> {
@@ -88,17 +95,21 @@ fn prepare(setup: Setup) -> io::Result<Plan> {
             if fd.as_raw_fd() >= free { fd } else { rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), free)? };
         fds.push((high, number));
     }
-    // Above every target too: the child overwrites those before it joins the namespace.
-    let network_namespace = match setup.network_namespace {
-        Some(fd) if fd.as_raw_fd() < free => Some(rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), free)?),
-        other => other,
+    // Above every target too: the child overwrites those before it uses these.
+    let above = |fd: Option<OwnedFd>| match fd {
+        Some(fd) if fd.as_raw_fd() < free => rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), free).map(Some),
+        other => Ok(other),
     };
+    let network_namespace = above(setup.network_namespace)?;
+    let directory = above(setup.directory)?;
     let child = InChild {
         fds,
         parent_death: setup.parent_death,
         parent: Some(rustix::process::getpid()),
         hide_unified_cgroups: setup.hide_unified_cgroups,
         network_namespace,
+        directory,
+        user: setup.user,
     };
     Ok(Plan { child, reserved })
 }
@@ -118,6 +129,13 @@ impl InChild {
         if self.hide_unified_cgroups {
             crate::process::hide_unified_cgroups()?;
         }
+        if let Some(directory) = &self.directory {
+            rustix::process::fchdir(directory)?;
+        }
+        if let Some(user) = self.user {
+            crate::rights::become_user(user)?;
+        }
+        // After the change of the user, which takes the request back.
         if let Some(signal) = self.parent_death {
             rustix::process::set_parent_process_death_signal(Some(signal))?;
             // The parent may have died before the request: then nobody would ever send the signal.

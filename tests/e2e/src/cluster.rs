@@ -231,6 +231,18 @@ impl Cluster {
         Ok(Process { pid: i32::try_from(pid)?, arguments: Vec::new() })
     }
 
+    /// The process of the API server and the controllers.
+    pub fn api(&self) -> Option<Process> {
+        let up = self.up().ok()?.pid;
+        let own = |process: &Process| process.parent().is_ok_and(|parent| parent.pid == up);
+        Process::find(|arguments| arguments.get(1).is_some_and(|word| word == "api-server"))
+            .into_iter()
+            .find(own)
+    }
+
+    /// The user that it runs as when no other is named.
+    pub const API_USER: u32 = 76_443;
+
     /// The node agent.
     pub fn agent(&self) -> Option<Process> {
         let data = self.data.to_string_lossy().into_owned();

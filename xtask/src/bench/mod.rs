@@ -61,7 +61,7 @@ pub(crate) fn bench(guest: &Guest, rounds: usize, crowd: usize) -> Result<()> {
     println!("| what | median | range | n |\n|---|---|---|---|");
     start_up(rounds)?;
     let mut cluster = Cluster::start(Options::default())?;
-    let up = cluster.up()?;
+    let up = cluster.api().context("no API server")?;
     let agent = cluster.agent().context("no agent")?;
     let idle = (up.resident_kib()?, agent.resident_kib()?);
     let one = one_machine(&cluster, guest, rounds)?;
@@ -111,7 +111,7 @@ fn one_machine(cluster: &Cluster, guest: &Guest, rounds: usize) -> Result<One> {
     // The first machine of an image waits for its layers; it also shows that the watch is connected.
     let first = Round::ours(cluster, &mut watch, "bench-first")?;
     let arguments = bare::arguments(&first.qemu, guest)?;
-    let up = cluster.up()?;
+    let up = cluster.api().context("no API server")?;
     let agent = cluster.agent().context("no agent")?;
     let before = (up.cpu()?, agent.cpu()?);
     let (mut ours, mut userspace, mut alone, mut unchanged) =

@@ -26,14 +26,16 @@ pub struct Server {
     listener: UnixListener,
     path: PathBuf,
     manager: Arc<Manager>,
+    user: u32,
 }
 
 impl Server {
-    /// Listens on `path`, which only root can connect to. A socket that an earlier agent left is replaced.
+    /// Listens on `path`, to which only `user` and root can connect; both are checked again for each connection. A
+    /// socket that an earlier agent left is replaced. The directory must be root's.
     ///
     /// # Errors
-    /// What bind(2) says.
-    pub fn bind(path: &Path, manager: Arc<Manager>) -> io::Result<Self> {
+    /// What bind(2) and chown(2) say.
+    pub fn bind(path: &Path, user: u32, manager: Arc<Manager>) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
@@ -43,7 +45,8 @@ impl Server {
         }
         let listener = UnixListener::bind(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned(), manager })
+        std::os::unix::fs::lchown(path, Some(user), None)?;
+        Ok(Self { listener, path: path.to_owned(), manager, user })
     }
 
     /// Serves for ever.
@@ -51,7 +54,7 @@ impl Server {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(serve(stream, self.manager.clone()));
+                    tokio::spawn(serve(stream, self.user, self.manager.clone()));
                 }
                 Err(error) => {
                     tracing::warn!("accepting on {}: {error}", self.path.display());
@@ -69,9 +72,9 @@ impl Drop for Server {
     }
 }
 
-async fn serve(stream: UnixStream, manager: Arc<Manager>) {
-    // Only root's processes; the mode of the socket says the same.
-    if !stream.peer_cred().is_ok_and(|peer| peer.uid() == 0) {
+async fn serve(stream: UnixStream, user: u32, manager: Arc<Manager>) {
+    // Only the API server's processes and root's; the mode of the socket says the same.
+    if !stream.peer_cred().is_ok_and(|peer| [0, user].contains(&peer.uid())) {
         return;
     }
     let service = hyper::service::service_fn(move |request| {

@@ -320,8 +320,9 @@ impl Context<'_> {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
                 other => other?,
             }
-            chown(path, Some(uid), Some(gid))?;
+            // While it is root's own: the set-group-ID bit of another's directory would take CAP_FSETID.
             fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+            chown(path, Some(uid), Some(gid))?;
             self.label(path)
         };
         make().map_err(|source| io_error(name, path, source))
@@ -350,8 +351,8 @@ impl Context<'_> {
             let path = folder.join(leaf);
             let write = || -> io::Result<()> {
                 fs::write(&path, &file.bytes)?;
-                chown(&path, Some(0), Some(group))?;
                 fs::set_permissions(&path, fs::Permissions::from_mode((file.mode & 0o555) | 0o440))?;
+                chown(&path, Some(0), Some(group))?;
                 self.label(&path)
             };
             write().map_err(|source| io_error(name, &path, source))?;

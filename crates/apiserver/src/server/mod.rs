@@ -18,6 +18,8 @@ use crate::store::{Store, StoreError};
 
 /// Upstream's limit of request bodies.
 pub const MAX_BODY: usize = 3 << 20;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 /// What the server needs to know.
 #[derive(Clone, Debug)]
@@ -84,6 +86,23 @@ pub enum ServerError {
     },
 }
 
+/// Listens on an address, for [`Server::open_on`].
+///
+/// # Errors
+/// [`ServerError::InUse`] and [`ServerError::Listen`].
+pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, ServerError> {
+    let listen = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        rustix::net::listen(&listener, BACKLOG)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    listen().map_err(|source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::AddrInUse => ServerError::InUse { address },
+        _ => ServerError::Listen { address, source },
+    })
+}
+
 /// An opened server: listening, not yet answering.
 pub struct Server {
     app: Arc<App>,
@@ -100,11 +119,18 @@ impl Server {
     /// # Errors
     /// See [`ServerError`]; the port and the store say who is in the way.
     pub async fn open(config: Config) -> Result<Self, ServerError> {
+        let listener = bind(config.listen)?;
+        Self::open_on(config, listener).await
+    }
+
+    /// The same on a listener that somebody else has opened; the configuration's address plays no part.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub async fn open_on(config: Config, listener: std::net::TcpListener) -> Result<Self, ServerError> {
         let address = config.listen;
-        let listener = TcpListener::bind(address).await.map_err(|source| match source.kind() {
-            std::io::ErrorKind::AddrInUse => ServerError::InUse { address },
-            _ => ServerError::Listen { address, source },
-        })?;
+        let listener =
+            TcpListener::from_std(listener).map_err(|source| ServerError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| ServerError::Listen { address, source })?;
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|source| ServerError::DataDir { path: config.data_dir.clone(), source })?;

@@ -29,6 +29,11 @@ pub(super) async fn send(
         ApiError::new(503, "ServiceUnavailable", message)
     };
     let stream = UnixStream::connect(socket).await.map_err(|e| away(&e))?;
+    // The agent needs root; in tests this process's own user stands for it.
+    let peer = stream.peer_cred().map_err(|e| away(&e))?.uid();
+    if peer != 0 && peer != rustix::process::geteuid().as_raw() {
+        return Err(away(&format_args!("user {peer} listens in its place")));
+    }
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| away(&e))?;
     // Ends by itself when the answer (or, after an upgrade, the stream) is over.

@@ -1,0 +1,239 @@
+//! Directories below DATA_DIR, each with its owner:
+//!
+//! | path | owner | what |
+//! |---|---|---|
+//! | `api/` | the API server's user | store and keys: the only place that it can write to |
+//! | `agent/` | root | pods, network, unpacked images |
+//! | `run/` | root, the API server's group may pass | the agent's socket |
+//! | `images/` | root | images of this node |
+//! | `admin.kubeconfig` | root | |
+//! | `lock` | root | held by the supervisor and the API server |
+
+use super::{Options, control};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::{
+    fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, flock},
+    io::Errno,
+};
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{
+            ffi::OsStrExt,
+            fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown},
+        },
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// How long an earlier `ferrovirt up` that was just killed may take to be gone.
+const GONE: Duration = Duration::from_secs(3);
+
+/// Files and directories, and the programs beside this one.
+pub(super) struct Layout {
+    pub(super) data: PathBuf,
+    pub(super) api: PathBuf,
+    pub(super) run: PathBuf,
+    pub(super) agent: PathBuf,
+    pub(super) images: PathBuf,
+    pub(super) programs: PathBuf,
+    pub(super) node_name: String,
+    /// Held until this process and the API server are gone.
+    pub(super) lock: OwnedFd,
+}
+
+impl Layout {
+    pub(super) fn make(options: &Options) -> Result<Self> {
+        let own = std::env::current_exe()?;
+        let programs = match &options.program_dir {
+            Some(dir) => dir.clone(),
+            None => own.parent().context("this program has no folder")?.to_owned(),
+        };
+        for program in ["virt-handler", "virt-launcher"] {
+            if !programs.join(program).is_file() {
+                bail!("{program} is not in {}: name its folder with --program-dir", programs.display());
+            }
+        }
+        directory(&options.data_dir, 0o700)?;
+        // Containers bind-mount what is below: names must not depend on the working directory.
+        let data = options.data_dir.canonicalize()?;
+        let lock = lock(&data)?;
+        let images = options.image_dir.clone().unwrap_or_else(|| data.join("images"));
+        let (api, run, agent) = (data.join("api"), data.join("run"), data.join("agent"));
+        for dir in [&api, &run, &agent, &images] {
+            directory(dir, 0o700)?;
+        }
+        fs::set_permissions(&run, fs::Permissions::from_mode(0o710))?;
+        lchown(&run, Some(0), Some(options.api_user))?;
+        for name in ["store.redb", "pki"] {
+            adopt(&data.join(name), &api.join(name), options.api_user)?;
+        }
+        own_all(&api, options.api_user)?;
+        let uname = rustix::system::uname();
+        let host = uname.nodename().to_string_lossy().to_lowercase();
+        Ok(Self {
+            images: images.canonicalize()?,
+            data,
+            api,
+            run,
+            agent,
+            programs,
+            node_name: options.node_name.clone().unwrap_or(host),
+            lock,
+        })
+    }
+
+    pub(super) fn kubeconfig(&self, file: control::File) -> PathBuf {
+        match file {
+            control::File::Admin => self.data.join("admin.kubeconfig"),
+            control::File::Handler => self.agent.join("handler.kubeconfig"),
+            control::File::Node => self.agent.join("node.kubeconfig"),
+        }
+    }
+}
+
+fn directory(path: &Path, mode: u32) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.with_context(|| format!("cannot make {}; choose another place with --data-dir", path.display()))
+}
+
+/// Takes the data directory for this process and the API server that it starts.
+fn lock(data: &Path) -> Result<OwnedFd> {
+    let path = data.join("lock");
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+    let deadline = Instant::now() + GONE;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file.into()),
+            Err(Errno::AGAIN) => ensure!(
+                Instant::now() < deadline,
+                "another `ferrovirt up` works on {}: stop it, or name another directory with --data-dir",
+                data.display()
+            ),
+            Err(error) => return Err(error).with_context(|| format!("locking {}", path.display())),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Moves what an earlier version kept as root to the API server's directory.
+fn adopt(old: &Path, new: &Path, user: u32) -> Result<()> {
+    if fs::symlink_metadata(old).is_err() {
+        return Ok(());
+    }
+    ensure!(
+        fs::symlink_metadata(new).is_err(),
+        "{} and {} are both there: move away the one that is not wanted",
+        old.display(),
+        new.display()
+    );
+    // Before it is moved to where others could change it meanwhile.
+    give(old, user)?;
+    fs::rename(old, new).with_context(|| format!("cannot move {} to {}", old.display(), new.display()))
+}
+
+/// Gives the directory to the user, with all that is in it, unless it has it already. Its owner comes last: a start
+/// that was interrupted is completed by the next one.
+fn own_all(api: &Path, user: u32) -> Result<()> {
+    let data = fs::symlink_metadata(api)?;
+    ensure!(data.is_dir(), "{} is no directory: move it away", api.display());
+    if data.uid() != user {
+        give(api, user)?;
+    }
+    Ok(())
+}
+
+/// Gives a file or a directory with all that is in it to a user. Whoever had it before may not be trusted, and may
+/// still run: links are not followed, each name is looked up once, and a file that has a second name somewhere is
+/// refused, since that may be another's.
+fn give(path: &Path, user: u32) -> Result<()> {
+    give_at(rustix::fs::CWD, path.as_os_str(), user)
+        .with_context(|| format!("cannot give {} to user {user}", path.display()))
+}
+
+fn give_at(parent: impl AsFd, name: &OsStr, user: u32) -> Result<()> {
+    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = rustix::fs::openat(&parent, name, flags | OFlags::PATH, Mode::empty())?;
+    let data = rustix::fs::fstat(&open)?;
+    let kind = rustix::fs::FileType::from_raw_mode(data.st_mode);
+    if kind.is_dir() {
+        let list = rustix::fs::openat(&open, c".", flags | OFlags::DIRECTORY, Mode::empty())?;
+        for entry in rustix::fs::Dir::new(list)? {
+            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+            if ![".", ".."].iter().any(|own| name == *own) {
+                give_at(&open, &name, user)?;
+            }
+        }
+    } else {
+        let plain = kind.is_file() && data.st_nlink == 1;
+        ensure!(plain, "{} is no plain file with one name: move it away", name.display());
+    }
+    let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+    Ok(rustix::fs::chownat(&open, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?)
+}
+
+/// Opens a directory to hand it to a child.
+pub(super) fn open(path: &Path) -> Result<OwnedFd> {
+    Ok(File::open(path).with_context(|| format!("cannot open {}", path.display()))?.into())
+}
+
+/// Writes a file that holds a credential: whole or not at all, readable by root alone.
+pub(super) fn secret(path: &Path, text: &str) -> Result<()> {
+    let fresh = path.with_extension("new");
+    let _ = fs::remove_file(&fresh);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    std::io::Write::write_all(&mut file, text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&fresh, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().uid()
+    }
+
+    #[test]
+    fn what_an_earlier_version_kept_as_root_goes_to_the_api_user() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root gives files away");
+            return;
+        }
+        let data = tempfile::tempdir().unwrap();
+        let api = data.path().join("api");
+        fs::create_dir(&api).unwrap();
+        fs::create_dir(data.path().join("pki")).unwrap();
+        fs::write(data.path().join("pki/ca.key"), "key").unwrap();
+        adopt(&data.path().join("pki"), &api.join("pki"), 76_443).unwrap();
+        own_all(&api, 76_443).unwrap();
+        assert_eq!([owner(&api), owner(&api.join("pki")), owner(&api.join("pki/ca.key"))], [76_443; 3]);
+        assert!(!data.path().join("pki").exists());
+        // Another user from now on.
+        own_all(&api, 76_444).unwrap();
+        assert_eq!([owner(&api), owner(&api.join("pki/ca.key"))], [76_444; 2]);
+    }
+
+    #[test]
+    fn a_name_of_somebody_elses_file_is_not_given_away() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root gives files away");
+            return;
+        }
+        let data = tempfile::tempdir().unwrap();
+        let (api, other) = (data.path().join("api"), data.path().join("shadow"));
+        fs::create_dir(&api).unwrap();
+        fs::write(&other, "secret").unwrap();
+        fs::hard_link(&other, api.join("link")).unwrap();
+        let refusal = format!("{:#}", own_all(&api, 76_443).unwrap_err());
+        assert!(refusal.contains("one name"), "{refusal}");
+        fs::remove_file(api.join("link")).unwrap();
+        std::os::unix::fs::symlink(&other, api.join("link")).unwrap();
+        assert!(own_all(&api, 76_443).is_err());
+        assert_eq!(owner(&other), 0);
+    }
+}

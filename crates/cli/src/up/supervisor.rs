@@ -1,0 +1,317 @@
+//! The process that starts the other two. One thread, one loop: signals, and what the API server says.
+
+use super::{
+    Options,
+    api::{AGENT_SOCKET, CONTROL, LISTENER, LOCK, RUN},
+    control::{self, Heard, Kvm, Lines, Said, Settings},
+    layout::{self, Layout},
+};
+use anyhow::{Context, Result, bail};
+use ferrovirt_apiserver::server::bind;
+use ferrovirt_sys::{
+    kvm,
+    process::{Setup, spawn},
+    rights,
+    signal::SignalFd,
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, Signal, kill_process},
+};
+use std::{
+    net::TcpListener,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+/// How long a process may take to end after SIGTERM.
+const END: Duration = Duration::from_secs(5);
+/// Pause before a process that ended is started again, doubled each time up to the longest one.
+const PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A process that ran as long as this was well: its next pause is the shortest one.
+const WELL: Duration = Duration::from_secs(10);
+
+/// Runs until SIGINT or SIGTERM, or until the API server cannot be started at all.
+pub(super) fn run(options: &Options) -> Result<()> {
+    rights::hide_memory()?;
+    let signals = SignalFd::new(&[Signal::INT, Signal::TERM, Signal::CHILD])?;
+    let layout = Layout::make(options)?;
+    let listener = bind(options.listen)?;
+    let mut api = Part::new("API server");
+    let mut agent = Part::new("node agent");
+    let mut supervisor = Supervisor { options, layout, listener, kvm: None, spoken: false };
+    let mut lines = Some(supervisor.start_api(&mut api)?);
+    // It opens its store meanwhile.
+    let kvm = kvm::probe(Duration::from_millis(options.kvm_patience.into())).context("cannot probe KVM")?;
+    supervisor.kvm = Some(kvm);
+    if let Some(lines) = &lines {
+        supervisor.tell_kvm(lines);
+    }
+    let outcome = loop {
+        if let Some(heard) = lines.as_mut() {
+            match supervisor.listen(heard, &mut agent) {
+                Ok(true) => {}
+                Ok(false) => lines = None,
+                Err(error) => {
+                    tracing::error!("the API server is stopped: {error:#}");
+                    api.signal(Signal::KILL);
+                    lines = None;
+                }
+            }
+        }
+        if let Some(status) = api.ended()?
+            && !supervisor.spoken
+        {
+            break Err(anyhow::anyhow!("the API server did not start ({status}); it says why above"));
+        }
+        agent.ended()?;
+        if api.due() {
+            lines = Some(supervisor.start_api(&mut api)?);
+            if let Some(lines) = &lines {
+                supervisor.tell_kvm(lines);
+            }
+        }
+        if agent.due() {
+            supervisor.start_agent(&mut agent)?;
+        }
+        if wait(&signals, lines.as_ref(), [&api, &agent])? {
+            break Ok(());
+        }
+    };
+    println!(
+        "stopping; machines keep running and are adopted by the next `ferrovirt up` on {}",
+        options.data_dir.display()
+    );
+    agent.end(&signals)?;
+    api.end(&signals)?;
+    outcome
+}
+
+/// Waits for anything to do; true when this process is to end.
+fn wait(signals: &SignalFd, lines: Option<&Lines>, parts: [&Part; 2]) -> Result<bool> {
+    let next = parts.iter().filter_map(|part| part.again).min();
+    let timeout = next.map(|next| next.saturating_duration_since(Instant::now()));
+    let mut all = vec![PollFd::new(signals, PollFlags::IN)];
+    all.extend(lines.map(|lines| PollFd::new(lines.stream(), PollFlags::IN)));
+    poll_for(&mut all, timeout)?;
+    while let Some(signal) = signals.read()? {
+        if signal != Signal::CHILD.as_raw() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn poll_for(all: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<()> {
+    let timeout = timeout.map(Timespec::try_from).transpose()?;
+    match poll(all, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the parts are started with.
+struct Supervisor<'a> {
+    options: &'a Options,
+    layout: Layout,
+    listener: TcpListener,
+    kvm: Option<kvm::Kvm>,
+    /// The API server was ready once, and people were told.
+    spoken: bool,
+}
+
+impl Supervisor<'_> {
+    /// Starts the API server as its user, in its directory, with nothing but descriptors.
+    fn start_api(&self, api: &mut Part) -> Result<Lines> {
+        let layout = &self.layout;
+        let settings = Settings {
+            directory: layout.api.clone(),
+            node_name: layout.node_name.clone(),
+            options: self.options.api.clone(),
+        };
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        // This very program, also where its user could not find the way to it.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("ferrovirt").arg("api-server").arg(serde_json::to_string(&settings)?);
+        command.stdin(Stdio::null());
+        let setup = Setup {
+            fds: vec![
+                (OwnedFd::from(self.listener.try_clone()?), LISTENER),
+                (OwnedFd::from(theirs), CONTROL),
+                (layout::open(&layout.run)?, RUN),
+                (layout.lock.try_clone()?, LOCK),
+            ],
+            directory: Some(layout::open(&layout.api)?),
+            user: Some(self.options.api_user),
+            // What it answered is on disk.
+            parent_death: Some(Signal::KILL),
+            ..Setup::default()
+        };
+        let child = spawn(command, setup).with_context(|| {
+            let program = std::env::current_exe().unwrap_or_default();
+            let user = self.options.api_user;
+            format!(
+                "cannot start the API server as user {user}: can everybody execute {}?",
+                program.display()
+            )
+        })?;
+        api.started(child);
+        Ok(Lines::new(ours))
+    }
+
+    fn tell_kvm(&self, lines: &Lines) {
+        let emulate = self.kvm != Some(kvm::Kvm::Usable);
+        if let Err(error) = control::say(lines.stream(), &Kvm { emulate }) {
+            // Its end is noticed as such.
+            tracing::debug!("{error:#}");
+        }
+    }
+
+    fn start_agent(&self, agent: &mut Part) -> Result<()> {
+        let layout = &self.layout;
+        let program = layout.programs.join("virt-handler");
+        let mut command = Command::new(&program);
+        command
+            .arg("--kubeconfig")
+            .arg(layout.kubeconfig(control::File::Handler))
+            .arg("--node-kubeconfig")
+            .arg(layout.kubeconfig(control::File::Node))
+            .arg("--node-name")
+            .arg(&layout.node_name)
+            .arg("--data-dir")
+            .arg(&layout.agent)
+            .arg("--socket")
+            .arg(layout.run.join(AGENT_SOCKET))
+            .arg("--api-user")
+            .arg(self.options.api_user.to_string())
+            .arg("--image-dir")
+            .arg(&layout.images)
+            .arg("--launcher")
+            .arg(layout.programs.join("virt-launcher"))
+            .arg("--kvm-patience")
+            .arg(self.options.kvm_patience.to_string())
+            .args(self.options.handler_option.iter().map(|option| format!("--{option}")))
+            .arg("--follow-parent")
+            .stdin(Stdio::null());
+        if self.options.install_selinux_policy {
+            command.arg("--selinux-installer").arg(std::env::current_exe()?);
+        }
+        // Runs on the main thread, whose end is what the agent follows.
+        let child = spawn(command, Setup::default());
+        agent.started(child.with_context(|| format!("cannot start {}", program.display()))?);
+        Ok(())
+    }
+
+    /// Does what the API server asks for; false when it is gone.
+    fn listen(&mut self, lines: &mut Lines, agent: &mut Part) -> Result<bool> {
+        loop {
+            match lines.next()? {
+                Heard::Closed => return Ok(false),
+                Heard::Nothing => return Ok(true),
+                Heard::Message(Said::Credential { file, kubeconfig }) => {
+                    layout::secret(&self.layout.kubeconfig(file), &serde_saphyr::to_string(&kubeconfig)?)?;
+                }
+                Heard::Message(Said::Ready) => {
+                    if !self.spoken {
+                        self.spoken = true;
+                        self.speak()?;
+                        agent.again = Some(Instant::now());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says where everything is.
+    fn speak(&self) -> Result<()> {
+        println!("API server: https://{}", self.listener.local_addr()?);
+        println!("kubeconfig: {}", self.layout.kubeconfig(control::File::Admin).display());
+        let text = match self.kvm {
+            Some(kvm::Kvm::Usable) => "guests run on KVM",
+            Some(kvm::Kvm::Absent) => "guests run in software emulation: there is no usable /dev/kvm",
+            Some(kvm::Kvm::Broken) => {
+                "guests run in software emulation: /dev/kvm refuses to run a virtual processor"
+            }
+            Some(kvm::Kvm::Hangs) => {
+                "guests run in software emulation: /dev/kvm is there, but its virtual processors hang"
+            }
+            None => bail!("the API server was ready before it could be"),
+        };
+        println!("{text}");
+        Ok(())
+    }
+}
+
+/// A process that is started again when it ends.
+struct Part {
+    name: &'static str,
+    child: Option<Child>,
+    since: Instant,
+    /// When it is to be started.
+    again: Option<Instant>,
+    pause: Duration,
+}
+
+impl Part {
+    fn new(name: &'static str) -> Self {
+        Self { name, child: None, since: Instant::now(), again: None, pause: PAUSE }
+    }
+
+    fn started(&mut self, child: Child) {
+        self.child = Some(child);
+        self.since = Instant::now();
+        self.again = None;
+    }
+
+    /// How it ended, if it did since the last call; then its next start is planned.
+    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() else {
+            return Ok(None);
+        };
+        self.child = None;
+        if self.since.elapsed() >= WELL {
+            self.pause = PAUSE;
+        }
+        tracing::warn!("the {} ended ({status}); starting it again in {:?}", self.name, self.pause);
+        self.again = Some(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(Some(status))
+    }
+
+    fn due(&self) -> bool {
+        self.again.is_some_and(|again| again <= Instant::now())
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            // It may be gone already; a child that was not waited for keeps its number.
+            let _ = kill_process(Pid::from_child(child), signal);
+        }
+    }
+
+    /// Asks it to end, and ends it when it does not.
+    fn end(&mut self, signals: &SignalFd) -> Result<()> {
+        self.signal(Signal::TERM);
+        let deadline = Instant::now() + END;
+        while let Some(child) = &mut self.child {
+            if child.try_wait()?.is_some() {
+                self.child = None;
+            } else if Instant::now() >= deadline {
+                child.kill()?;
+                child.wait()?;
+                self.child = None;
+            } else {
+                let left = deadline.saturating_duration_since(Instant::now());
+                poll_for(&mut [PollFd::new(signals, PollFlags::IN)], Some(left))?;
+                while signals.read()?.is_some() {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,214 @@
+//! Ferrovirt's own processes: what they hold, what a taken-over one could reach, and what happens when they die.
+#![allow(clippy::indexing_slicing)]
+
+use anyhow::{Context, Result, ensure};
+use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, machine, process::Process, wait_for};
+use rustix::process::Signal;
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+const SETS: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
+
+fn set(process: &Process, name: &str) -> Result<u64> {
+    Ok(u64::from_str_radix(&process.status(name)?, 16)?)
+}
+
+/// Bits of capabilities by the numbers of linux/capability.h.
+fn bits(numbers: &[u32]) -> u64 {
+    numbers.iter().map(|number| 1 << number).sum()
+}
+
+/// CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_ADMIN, SYS_ADMIN, MKNOD.
+const AGENT: [u32; 11] = [0, 1, 3, 5, 6, 7, 8, 10, 12, 21, 27];
+/// NET_RAW and SYS_NICE: for containers of the documented profile.
+const CONTAINERS: [u32; 2] = [13, 23];
+
+fn hidden(process: &Process) -> Result<()> {
+    let proc = format!("/proc/{}", process.pid);
+    // Files of a process that cannot be dumped are root's.
+    ensure!(fs::metadata(format!("{proc}/environ"))?.uid() == 0, "{proc} is its user's");
+    let limits = fs::read_to_string(format!("{proc}/limits"))?;
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).context(limits.clone())?;
+    ensure!(core.split_whitespace().skip(4).take(2).all(|limit| limit == "0"), "{core}");
+    Ok(())
+}
+
+/// A shell line as a taken-over API server could run it.
+fn as_api_server(line: &str) -> Result<Output> {
+    let user = Cluster::API_USER.to_string();
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--reuid",
+        &user,
+        "--regid",
+        &user,
+        "--clear-groups",
+        "--bounding-set=-all",
+        "--no-new-privs",
+    ]);
+    Ok(command.args(["sh", "-c", line]).output()?)
+}
+
+fn refused(line: &str) -> Result<()> {
+    let output = as_api_server(line)?;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    ensure!(!output.status.success(), "`{line}` works as the API server's user: {said}");
+    let words = ["Permission denied", "not permitted", "Operation not permitted"];
+    ensure!(words.iter().any(|word| said.contains(word)), "`{line}`: {said}");
+    Ok(())
+}
+
+#[test]
+fn the_api_server_has_no_right_of_root_and_the_agent_has_those_of_the_table() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    let api = cluster.api().context("no API server")?;
+    let agent = cluster.agent().context("no agent")?;
+
+    let user = Cluster::API_USER.to_string();
+    for field in ["Uid", "Gid"] {
+        ensure!(
+            api.status(field)?.split_whitespace().all(|id| id == user),
+            "{field}: {}",
+            api.status(field)?
+        );
+    }
+    ensure!(api.status("Groups")?.is_empty(), "groups: {}", api.status("Groups")?);
+    for name in SETS {
+        ensure!(set(&api, name)? == 0, "{name}: {}", api.status(name)?);
+    }
+    ensure!(api.status("NoNewPrivs")? == "1", "it can gain privileges");
+    hidden(&api)?;
+
+    for name in ["CapPrm", "CapEff"] {
+        ensure!(set(&agent, name)? & !bits(&AGENT) == 0, "{name}: {}", agent.status(name)?);
+    }
+    let bounding = set(&agent, "CapBnd")?;
+    ensure!(bounding & !(bits(&AGENT) | bits(&CONTAINERS)) == 0, "CapBnd: {bounding:x}");
+    for name in ["CapInh", "CapAmb"] {
+        ensure!(set(&agent, name)? == 0, "{name}: {}", agent.status(name)?);
+    }
+    hidden(&agent)?;
+    hidden(&cluster.up()?)?;
+
+    // A taken-over API server.
+    let data = cluster.data().display();
+    let open = fs::metadata(cluster.data())?.permissions();
+    // Whoever may reach the directory still reaches only what is the user's own.
+    let way = cluster.data().parent().context("no parent")?.to_owned();
+    fs::set_permissions(&way, fs::Permissions::from_mode(0o711))?;
+    fs::set_permissions(cluster.data(), fs::Permissions::from_mode(0o711))?;
+    refused(&format!("cat {data}/admin.kubeconfig"))?;
+    refused(&format!("cat {data}/agent/handler.kubeconfig"))?;
+    refused(&format!("mv {data}/agent {data}/api/agent"))?;
+    refused(&format!("rm {data}/run/agent.sock"))?;
+    refused(&format!("cat /proc/{}/environ", api.pid))?;
+    refused(&format!("cat /proc/{}/mem", api.pid))?;
+    refused(&format!("kill -9 {}", agent.pid))?;
+    ensure!(
+        as_api_server(&format!("test -w {data}/api/store.redb"))?.status.success(),
+        "the store is not its own"
+    );
+    for file in ["admin.kubeconfig", "agent/handler.kubeconfig", "agent/node.kubeconfig"] {
+        let file = fs::metadata(cluster.data().join(file))?;
+        ensure!((file.uid(), file.mode() & 0o777) == (0, 0o600), "{file:?}");
+    }
+    fs::set_permissions(cluster.data(), open)?;
+    agent_socket(&cluster)?;
+    cluster.stop()
+}
+
+/// Nobody but the API server's user and root speaks with the agent.
+fn agent_socket(cluster: &Cluster) -> Result<()> {
+    let run = cluster.data().join("run");
+    let (directory, socket) = (fs::metadata(&run)?, fs::metadata(run.join("agent.sock"))?);
+    ensure!((directory.uid(), directory.mode() & 0o777) == (0, 0o710), "{directory:?}");
+    ensure!((socket.uid(), socket.mode() & 0o177) == (Cluster::API_USER, 0), "{socket:?}");
+    Ok(())
+}
+
+#[test]
+fn whichever_process_is_killed_machines_go_on_and_are_adopted() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    cluster.apply(&machine("kept", "Always", 0))?;
+    cluster.wait_phase("default", "kept", "Running")?;
+    let qemu = Process::qemu("default", "kept").pop().context("no QEMU")?;
+
+    // The supervisor starts another one of each, and the machine is still obeyed.
+    for part in [Cluster::api as fn(&Cluster) -> Option<Process>, Cluster::agent] {
+        let killed = part(&cluster).context("not there")?;
+        killed.signal(Signal::KILL)?;
+        wait_for("another process in its place", Duration::from_secs(30), || {
+            Ok(part(&cluster).filter(|other| other.pid != killed.pid && other.alive()).map(drop))
+        })?;
+        cluster.wait_ready()?;
+        obeyed(&cluster, "kept")?;
+    }
+
+    let children = [cluster.api().context("no API server")?, cluster.agent().context("no agent")?];
+    cluster.kill()?;
+    for child in &children {
+        wait_for("the parts to end with their supervisor", Duration::from_secs(30), || {
+            Ok((!child.alive()).then_some(()))
+        })?;
+    }
+    ensure!(qemu.alive(), "the machine ended with the supervisor");
+    cluster.launch()?;
+    cluster.wait_ready()?;
+    obeyed(&cluster, "kept")?;
+    ensure!(Process::qemu("default", "kept") == [qemu], "it is another QEMU");
+    cluster.stop()
+}
+
+/// Pausing needs every process: API server, agent, launcher.
+fn obeyed(cluster: &Cluster, name: &str) -> Result<()> {
+    for (verb, wanted) in [("pause", "Paused"), ("unpause", "Running")] {
+        wait_for(verb, PATIENCE, || {
+            let output = cluster.ferrovirt(&[verb, name])?.output()?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Ok(Some(()))
+        })?;
+        wait_for(wanted, PATIENCE, || {
+            let found = cluster.json(&["get", "vm", name])?["status"]["printableStatus"].clone();
+            Ok((found == wanted).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_an_earlier_version_kept_as_root_is_taken_over() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    cluster.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"])?;
+    let authority = cluster.kubeconfig();
+    let authority = fs::read_to_string(authority)?;
+    cluster.interrupt()?;
+    // The layout before: everything root's, beside each other.
+    let data = cluster.data().to_owned();
+    for name in ["store.redb", "pki"] {
+        fs::rename(data.join("api").join(name), data.join(name))?;
+        to_root(&data.join(name))?;
+    }
+    fs::remove_dir_all(data.join("api"))?;
+    cluster.launch()?;
+    cluster.wait_ready()?;
+    ensure!(cluster.json(&["get", "configmap", "kept"])?["data"]["a"] == "b", "the object is lost");
+    let same = |text: &str| text.lines().find(|line| line.contains("authority")).map(|l| l.trim().to_owned());
+    ensure!(same(&authority) == same(&fs::read_to_string(cluster.kubeconfig())?), "another authority");
+    ensure!(fs::metadata(data.join("api/pki/ca.key"))?.uid() == Cluster::API_USER, "the key is not its own");
+    cluster.stop()
+}
+
+fn to_root(path: &Path) -> Result<()> {
+    std::os::unix::fs::lchown(path, Some(0), Some(0))?;
+    if path.is_dir() {
+        for entry in fs::read_dir(path)? {
+            to_root(&entry?.path())?;
+        }
+    }
+    Ok(())
+}
