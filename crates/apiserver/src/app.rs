@@ -45,6 +45,8 @@ pub struct App {
     pub agent_socket: PathBuf,
     /// Certificate of the cluster's authority, PEM.
     pub ca_pem: String,
+    /// No watch lasts longer than this; what the client asks for, when there is nothing.
+    pub longest_watch: Option<std::time::Duration>,
     /// Becomes true when the server stops; streams end then.
     pub shutdown: tokio::sync::watch::Receiver<bool>,
 }

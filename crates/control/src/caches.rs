@@ -9,7 +9,7 @@ use ferrovirt_plan::decide::{DOMAIN_ANNOTATION, claim_names};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
@@ -130,21 +130,10 @@ async fn follow<K>(
     K::DynamicType: Eq + Hash + Clone,
 {
     let reader = writer.as_reader();
-    let mut events = pin!(watcher(Api::<K>::all(client), config).default_backoff());
-    let mut complaint = String::new();
+    let mut events =
+        pin!(ferrovirt_watch::follow(Api::<K>::all(client), config, K::plural(&()).into_owned()));
     while let Some(event) = events.next().await {
-        let event = match event {
-            Ok(event) => event.modify(|object| object.meta_mut().managed_fields = None),
-            Err(error) => {
-                // The same trouble is told once: the watch tries again and again.
-                let text = format!("cannot follow {}: {error}", K::plural(&()));
-                if text != complaint {
-                    tracing::warn!("{text}");
-                    complaint = text;
-                }
-                continue;
-            }
-        };
+        let event = event.modify(|object| object.meta_mut().managed_fields = None);
         let mut changed: Vec<Key> = Vec::new();
         match &event {
             watcher::Event::Apply(object) | watcher::Event::Delete(object) => {
@@ -157,7 +146,6 @@ async fn follow<K>(
         let listed = matches!(event, watcher::Event::InitDone);
         writer.apply_watcher_event(&event);
         if listed {
-            complaint.clear();
             changed.extend(reader.state().iter().flat_map(|o| concerned(o)));
         }
         for key in changed {

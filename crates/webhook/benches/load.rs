@@ -179,6 +179,7 @@ async fn run() {
         listen: ([127, 0, 0, 1], 0).into(),
         agent_socket: folder.path().join("agent.sock"),
         scc_admission: SccAdmission::Webhook,
+        longest_watch: None,
     })
     .await
     .unwrap();

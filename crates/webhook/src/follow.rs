@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use futures::StreamExt as _;
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
@@ -47,22 +47,21 @@ pub(crate) async fn follow<K, T>(
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let key = |object: &K| (object.namespace().unwrap_or_default(), object.name_any());
-    let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let what = api.resource_url().rsplit('/').next().unwrap_or_default().to_owned();
+    let mut events = pin!(ferrovirt_watch::follow(api, watcher::Config::default(), what));
     let mut listed = HashMap::new();
-    let mut complaint = String::new();
     while let Some(event) = events.next().await {
         match event {
-            Ok(watcher::Event::Init) => listed = HashMap::new(),
-            Ok(watcher::Event::InitApply(object)) => {
+            watcher::Event::Init => listed = HashMap::new(),
+            watcher::Event::InitApply(object) => {
                 listed.extend(reduce(&object).map(|kept| (key(&object), kept)));
             }
-            Ok(watcher::Event::InitDone) => {
+            watcher::Event::InitDone => {
                 let whole = std::mem::take(&mut listed);
                 table.change(|table| *table = Some(whole));
-                complaint.clear();
                 changed();
             }
-            Ok(watcher::Event::Apply(object)) => {
+            watcher::Event::Apply(object) => {
                 let kept = reduce(&object);
                 table.change(|table| {
                     let table = table.get_or_insert_default();
@@ -73,19 +72,11 @@ pub(crate) async fn follow<K, T>(
                 });
                 changed();
             }
-            Ok(watcher::Event::Delete(object)) => {
+            watcher::Event::Delete(object) => {
                 table.change(|table| {
                     table.get_or_insert_default().remove(&key(&object));
                 });
                 changed();
-            }
-            Err(error) => {
-                // The same trouble is told once: the watch tries again and again.
-                let text = error.to_string();
-                if text != complaint {
-                    tracing::warn!("cannot follow {}: {text}", std::any::type_name::<T>());
-                    complaint = text;
-                }
             }
         }
     }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use ferrovirt_apiserver::app::SccAdmission;
 use ferrovirt_apiserver::server::{Config, Server};
 use ferrovirt_plan::render::scc_crd;
-use ferrovirt_plan::render::scc_webhook::{self, NAME, SECRET};
+use ferrovirt_plan::render::scc_webhook::{self, CONFIGURATION, NAME, SECRET};
 use ferrovirt_privilege::Scenario;
 use ferrovirt_privilege::scenario::{registered, verbs, witnessed};
 use ferrovirt_scc::UID_RANGE;
@@ -36,6 +36,9 @@ const ACCOUNT: &str = "system:serviceaccount:scc-webhook:scc-webhook";
 /// Far more than anything here takes; a test that waits so long has failed.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+#[path = "../../watch/tests/common/gate.rs"]
+mod gate;
+
 type Verb = (&'static str, &'static str, &'static str);
 
 /// What server and webhook have said so far.
@@ -53,7 +56,7 @@ fn log() -> &'static Mutex<Vec<u8>> {
             }
         }
         tracing_subscriber::fmt()
-            .with_env_filter("ferrovirt_apiserver::server=debug,ferrovirt_webhook=info")
+            .with_env_filter("ferrovirt_apiserver::server=debug,ferrovirt_webhook=info,ferrovirt_watch=info")
             .with_ansi(false)
             .with_writer(|| Pipe)
             .init();
@@ -100,6 +103,8 @@ struct Cluster {
     server: JoinHandle<()>,
     admin: Client,
     account: Client,
+    account_kubeconfig: String,
+    address: SocketAddr,
 }
 
 impl Cluster {
@@ -110,6 +115,7 @@ impl Cluster {
             listen: ([127, 0, 0, 1], 0).into(),
             agent_socket: data.path().join("agent.sock"),
             scc_admission: SccAdmission::Webhook,
+            longest_watch: None,
         })
         .await
         .unwrap();
@@ -124,10 +130,12 @@ impl Cluster {
         ]);
         server.ensure(&objects).await.unwrap();
         let admin = client(&server.admin_kubeconfig()).await;
-        let account = client(&server.kubeconfig_for_service_account(NAME, NAME).await.unwrap()).await;
+        let account_kubeconfig = server.kubeconfig_for_service_account(NAME, NAME).await.unwrap();
+        let account = client(&account_kubeconfig).await;
+        let address = server.address();
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let server = tokio::spawn(server.serve(stopped));
-        Self { _data: data, stop, server, admin, account }
+        Self { _data: data, stop, server, admin, account, account_kubeconfig, address }
     }
 
     /// The rules of the account's roles, with their paths.
@@ -245,9 +253,25 @@ impl Webhook {
         serde_json::from_str::<Value>(&answer).unwrap()["response"].clone()
     }
 
+    /// Whether a privileged pod of this user is admitted.
+    async fn admits(&self, user: &str) -> bool {
+        let pod = json!({"metadata": {"name": "p", "namespace": "team"}, "spec": {"containers": [
+            {"name": "c", "image": "i", "securityContext": {"privileged": true}}]}});
+        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+            "uid": "u", "operation": "CREATE", "namespace": "team", "name": "p", "object": pod,
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "userInfo": {"username": user, "groups": ["system:authenticated"]}}});
+        let answer = self.ask("POST", "/mutate/pods", review.to_string()).await.unwrap();
+        serde_json::from_str::<Value>(&answer).unwrap()["response"]["allowed"] == true
+    }
+
     /// Whether the webhook itself has complained with these words.
     fn complained(&self, words: &str) -> bool {
-        lines(self.since).iter().any(|line| line.contains("WARN ferrovirt_webhook") && line.contains(words))
+        let own = ["WARN ferrovirt_webhook", "WARN ferrovirt_watch"];
+        lines(self.since)
+            .iter()
+            .any(|line| own.iter().any(|start| line.contains(start)) && line.contains(words))
     }
 
     async fn stop(self) {
@@ -346,5 +370,69 @@ async fn each_verb_of_the_webhook_is_missed_and_none_else_is() {
     for (number, (witness, verb)) in all.into_iter().enumerate() {
         without_a_verb(&cluster, witness, verb, &format!("n{number}")).await;
     }
+    cluster.end().await;
+}
+
+/// Something new of each kind that the webhook follows counts in its answers: an SCC, roles and bindings of both scopes, a
+/// namespace.
+async fn everything_new_counts(cluster: &Cluster, webhook: &Webhook, round: &str) {
+    let post = async |path: &str, body: &Value| {
+        request(&cluster.admin, "POST", path, body).await.unwrap();
+    };
+    let (sccs, rbac) =
+        ("/apis/security.openshift.io/v1/securitycontextconstraints", "/apis/rbac.authorization.k8s.io/v1");
+    let mut scc = request(&cluster.admin, "GET", &format!("{sccs}/privileged"), &Value::Null).await.unwrap();
+    scc["metadata"] = json!({"name": format!("scc-{round}")});
+    scc["users"] = json!([format!("named-{round}")]);
+    scc["groups"] = json!([]);
+    post(sccs, &scc).await;
+    let local = format!("{rbac}/namespaces/team");
+    for (roles, bindings, kind, user) in [
+        (format!("{rbac}/clusterroles"), format!("{rbac}/clusterrolebindings"), "ClusterRole", "everywhere"),
+        (format!("{local}/roles"), format!("{local}/rolebindings"), "Role", "local"),
+    ] {
+        let name = format!("{user}-{round}");
+        let rule = json!({"apiGroups": ["security.openshift.io"], "resources": ["securitycontextconstraints"],
+            "resourceNames": [format!("scc-{round}")], "verbs": ["use"]});
+        post(&roles, &json!({"metadata": {"name": name}, "rules": [rule]})).await;
+        let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name});
+        let subject = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name});
+        post(&bindings, &json!({"metadata": {"name": name}, "roleRef": role, "subjects": [subject]})).await;
+    }
+    post("/api/v1/namespaces", &json!({"metadata": {"name": format!("new-{round}")}})).await;
+    for user in ["named", "everywhere", "local"] {
+        let user = format!("{user}-{round}");
+        eventually(&user, async || webhook.admits(&user).await.then_some(())).await;
+    }
+    eventually("a range", async || cluster.range(&format!("new-{round}")).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_webhook_decides_from_the_newest_state_after_any_of_its_watches_and_all_of_them_have_expired() {
+    log();
+    let mut cluster = Cluster::start().await;
+    // The server must not ask the webhook about the objects that this test makes: it cannot reach it.
+    for kind in ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"] {
+        let path = format!("/apis/admissionregistration.k8s.io/v1/{kind}/{CONFIGURATION}");
+        request(&cluster.admin, "DELETE", &path, &Value::Null).await.unwrap();
+    }
+    let gate = gate::Gate::before(cluster.address).await;
+    cluster.account = client(&gate.through(&cluster.account_kubeconfig)).await;
+    let webhook = Webhook::start(&cluster).await;
+    webhook.wait_readiness("ok").await;
+    everything_new_counts(&cluster, &webhook, "before").await;
+    let mut cut = 0;
+    for connection in gate.connections() {
+        let expired = gate.expire(&[connection], &cluster.admin).await;
+        if expired > 0 {
+            everything_new_counts(&cluster, &webhook, &format!("after-{connection}")).await;
+        }
+        cut += expired;
+    }
+    // SCCs, namespaces, and roles and bindings of both scopes.
+    assert!(cut >= 6, "{cut}");
+    gate.expire(&gate.connections(), &cluster.admin).await;
+    everything_new_counts(&cluster, &webhook, "after-all").await;
+    webhook.stop().await;
     cluster.end().await;
 }

@@ -7,11 +7,12 @@ use super::{
     worker::{Message, Refusal, Worker},
 };
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
-use futures::{Stream, StreamExt};
+use ferrovirt_watch::follow;
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
-    runtime::{WatchStreamExt, watcher, watcher::Event},
+    runtime::watcher::{self, Event},
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -142,8 +143,8 @@ impl Manager {
         let api: Api<Pod> = Api::all(self.shared.node.client.0.clone());
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.shared.config.node));
         let mut listed = BTreeSet::new();
-        let mut stream = Box::pin(watcher(api, config).default_backoff());
-        while let Some(event) = next(&mut stream, "pods").await {
+        let mut stream = Box::pin(follow(api, config, "pods".to_owned()));
+        while let Some(event) = stream.next().await {
             match event {
                 Event::Init => listed.clear(),
                 Event::InitApply(pod) => {
@@ -167,8 +168,8 @@ impl Manager {
         let api: Api<VirtualMachineInstance> = Api::all(self.shared.handler.client.0.clone());
         let config =
             watcher::Config::default().labels(&format!("kubevirt.io/nodeName={}", self.shared.config.node));
-        let mut stream = Box::pin(watcher(api, config).default_backoff());
-        while let Some(event) = next(&mut stream, "machines").await {
+        let mut stream = Box::pin(follow(api, config, "machines".to_owned()));
+        while let Some(event) = stream.next().await {
             if let Event::Apply(vmi) | Event::InitApply(vmi) = event {
                 let uid = vmi.metadata.uid.clone().unwrap_or_default();
                 let vmi = Arc::new(vmi);
@@ -278,18 +279,5 @@ impl Manager {
         let namespaces = fs::read_dir(config.netns()).into_iter().flatten().flatten();
         uids.extend(namespaces.filter_map(|entry| entry.file_name().into_string().ok()));
         uids
-    }
-}
-
-/// The next event; failures are logged, and the stream goes on after a pause of its own.
-async fn next<K>(
-    stream: &mut (impl Stream<Item = Result<Event<K>, watcher::Error>> + Unpin),
-    what: &str,
-) -> Option<Event<K>> {
-    loop {
-        match stream.next().await? {
-            Ok(event) => return Some(event),
-            Err(error) => tracing::warn!("watching {what}: {error}"),
-        }
     }
 }

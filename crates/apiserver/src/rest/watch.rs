@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream;
+use futures::{FutureExt as _, stream};
 use http::{Response, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -13,12 +13,12 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use super::Call;
-use crate::app::Answer;
+use crate::app::{self, Answer};
 use crate::status::ApiError;
 use crate::store::{Event, EventKind, StoreError, Watcher};
 
-/// How long a watch lasts when the client does not say; clients then watch again from where they are. Upstream: 30 to
-/// 60 minutes.
+/// How long a watch lasts when neither the client nor the server's configuration says; clients then watch again from
+/// where they are. Upstream: 30 to 60 minutes.
 const DEFAULT_LIFE: Duration = Duration::from_secs(45 * 60);
 /// Upstream's interval of bookmarks.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -52,6 +52,12 @@ impl Call {
         self.query.fields.check(self.kind.group, self.kind.plural)?;
         let store = &self.app.store;
         let version = self.query.resource_version.unwrap_or(0);
+        if self.query.send_initial_events && version > store.revision() {
+            // Asked for: a state that is at least so new. Clients list on this cause, as on upstream's.
+            let error = StoreError::FromTheFuture { asked: version, current: store.revision() };
+            let status = ApiError::from_store(error, self.kind.group, self.kind.plural, "");
+            return Ok(self.only_error(&status));
+        }
         // Without a revision the stream starts with the state as it is.
         let (initial, from) = if version == 0 || self.query.send_initial_events {
             let snapshot = store.list(&self.prefix());
@@ -60,16 +66,24 @@ impl Call {
         } else {
             (Vec::new(), version)
         };
-        let watcher = store
-            .watch(self.prefix(), from)
-            .map_err(|error| ApiError::from_store(error, self.kind.group, self.kind.plural, ""))?;
+        let watcher = match store.watch(self.prefix(), from) {
+            Ok(watcher) => watcher,
+            // As upstream, within the stream: many clients list again on such an event, but try the same revision for
+            // ever after an HTTP error. A store that was restored has not reached revisions that clients know: those
+            // must list, too.
+            Err(error @ (StoreError::Expired { .. } | StoreError::FromTheFuture { .. })) => {
+                return Ok(self.only_error(&ApiError::expired(error.to_string())));
+            }
+            Err(error) => return Err(self.store_error(error, "")),
+        };
         let initial_bookmark = (self.query.send_initial_events && self.query.bookmarks).then_some(from);
         let now = Instant::now();
-        let life = self
-            .query
-            .timeout_seconds
-            .filter(|seconds| *seconds > 0)
-            .map_or(DEFAULT_LIFE, Duration::from_secs);
+        let longest = self.app.longest_watch.unwrap_or(DEFAULT_LIFE);
+        let life = match self.query.timeout_seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs) {
+            Some(asked) if self.app.longest_watch.is_some() => asked.min(longest),
+            Some(asked) => asked,
+            None => longest,
+        };
         let content_type = self.output.form.content_type();
         let state = Stream {
             watcher,
@@ -92,6 +106,13 @@ impl Call {
             .headers_mut()
             .insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, private"));
         Ok(answer)
+    }
+
+    /// A stream that says what is wrong and ends.
+    fn only_error(&self, status: &ApiError) -> Answer {
+        let mut out = Vec::new();
+        put(&mut out, "ERROR", status.to_json().to_string().as_bytes());
+        app::bytes(200, self.output.form.content_type(), out)
     }
 }
 
@@ -124,14 +145,22 @@ impl Stream {
                 _ = self.shutdown.wait_for(|stop| *stop) => Woken::End,
             };
             match woken {
-                Woken::Events(Ok(events)) => {
-                    for event in events {
-                        if let Some((kind, object)) = self.seen(&event) {
-                            self.line(&mut out, kind, &object);
+                Woken::Events(Ok(events)) => self.lines(&mut out, &events),
+                Woken::Events(Err(StoreError::Closed)) => return None,
+                Woken::End => {
+                    // The last word says from where to go on: of a quiet kind the client's own revision is old by now,
+                    // and the history may not reach back to it. What happened until now comes first.
+                    if self.call.query.bookmarks {
+                        if let Some(Ok(events)) = self.watcher.next().now_or_never() {
+                            self.lines(&mut out, &events);
                         }
+                        put(&mut out, "BOOKMARK", &self.call.output.bookmark(self.watcher.revision(), false));
+                    }
+                    self.ended = true;
+                    if out.is_empty() {
+                        return None;
                     }
                 }
-                Woken::Events(Err(StoreError::Closed)) | Woken::End => return None,
                 Woken::Events(Err(error)) => {
                     let status = ApiError::from_store(error, self.call.kind.group, self.call.kind.plural, "");
                     put(&mut out, "ERROR", status.to_json().to_string().as_bytes());
@@ -165,6 +194,14 @@ impl Stream {
                 Some(("DELETED", Arc::new(object)))
             }
             (false, false) => None,
+        }
+    }
+
+    fn lines(&mut self, out: &mut Vec<u8>, events: &[Arc<Event>]) {
+        for event in events {
+            if let Some((kind, object)) = self.seen(event) {
+                self.line(out, kind, &object);
+            }
         }
     }
 

@@ -32,6 +32,9 @@ pub struct Config {
     pub agent_socket: PathBuf,
     /// Who admits pods by security context constraints.
     pub scc_admission: SccAdmission,
+    /// No watch lasts longer than this, whatever its client asks for; as long as the client asks for, when there is
+    /// nothing.
+    pub longest_watch: Option<std::time::Duration>,
 }
 
 /// Why the server does not start, or an installation fails.
@@ -145,6 +148,7 @@ impl Server {
             constraints: crate::admission::constraints(store.clone()),
             hooks: crate::admission::hooks(store.clone()),
             scc_admission: config.scc_admission,
+            longest_watch: config.longest_watch,
             store,
             auth,
             agent_socket: config.agent_socket,

@@ -62,6 +62,7 @@ impl Cluster {
             listen,
             agent_socket: folder.path().join("agent.sock"),
             scc_admission: Default::default(),
+            longest_watch: None,
         }
     }
 

@@ -56,6 +56,7 @@ async fn run(settings: Settings) -> Result<()> {
             listen: listener.local_addr()?,
             agent_socket: PathBuf::from(format!("/proc/self/fd/{RUN}/{AGENT_SOCKET}")),
             scc_admission: settings.options.scc_admission.into(),
+            longest_watch: settings.options.longest_watch.map(Duration::from_secs),
         },
         listener,
     )

@@ -70,6 +70,9 @@ struct ApiOptions {
     /// Kubernetes. With `webhook` and nothing registered nobody does: for trying and testing the webhook only
     #[arg(long, value_enum, default_value_t = SccAdmission::InProcess)]
     scc_admission: SccAdmission,
+    /// Seconds after which the API server ends a watch, whatever its client asked for; clients watch again from there
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    longest_watch: Option<u64>,
 }
 
 /// A user that is nobody's: not root, not the launchers' own 107, not the kernel's number for strangers.

@@ -31,6 +31,8 @@ pub(crate) struct Cluster {
     pub(crate) handler: Client,
     pub(crate) admin: Client,
     admin_kubeconfig: String,
+    pub(crate) controller_kubeconfig: String,
+    pub(crate) address: std::net::SocketAddr,
 }
 
 pub(crate) async fn client(kubeconfig: &str) -> Client {
@@ -57,6 +59,7 @@ impl Cluster {
             listen: "127.0.0.1:0".parse().unwrap(),
             agent_socket: data.path().join("agent.sock"),
             scc_admission: Default::default(),
+            longest_watch: None,
         })
         .await
         .unwrap();
@@ -64,11 +67,12 @@ impl Cluster {
         server.ensure(&render::install::embedded(&config())).await.unwrap();
         let admin_kubeconfig = server.admin_kubeconfig();
         let admin = client(&admin_kubeconfig).await;
-        let account = async |name: &str| {
-            client(&server.kubeconfig_for_service_account("kubevirt", name).await.unwrap()).await
-        };
-        let controller = account("kubevirt-controller").await;
-        let handler = account("kubevirt-handler").await;
+        let account =
+            async |name: &str| server.kubeconfig_for_service_account("kubevirt", name).await.unwrap();
+        let controller_kubeconfig = account("kubevirt-controller").await;
+        let controller = client(&controller_kubeconfig).await;
+        let handler = client(&account("kubevirt-handler").await).await;
+        let address = server.address();
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let server = tokio::spawn(server.serve(stopped));
         let cluster = Self {
@@ -80,6 +84,8 @@ impl Cluster {
             handler,
             admin,
             admin_kubeconfig,
+            controller_kubeconfig,
+            address,
         };
         let namespace = Namespace { metadata: named(NAMESPACE), ..Namespace::default() };
         let namespaces: Api<Namespace> = Api::all(cluster.admin.clone());
