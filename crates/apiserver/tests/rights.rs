@@ -229,3 +229,25 @@ fn the_controller_lends_nothing_but_by_the_switch() {
     let said = shop.refused(&shop.alice, &machine("strict", None));
     assert!(said.contains("scc allowedCapabilities=NET_ADMIN"), "{said}");
 }
+
+#[test]
+fn a_configuration_that_nothing_could_act_on_is_refused_where_it_is_written() {
+    let world = World::new();
+    let patch = |configuration: Value| {
+        let patch = json!({"spec": {"configuration": configuration}}).to_string();
+        ["patch", "kubevirt", "kubevirt", "-n", "kubevirt", "--type=merge", "-p", &patch].map(str::to_owned)
+    };
+    for (configuration, field) in [
+        (json!({"podNetwork": {"isolation": "Everything"}}), "podNetwork.isolation"),
+        (json!({"podNetwork": {"nodeServices": [{"port": 0}]}}), "podNetwork.nodeServices[0].port"),
+        (json!({"podNetwork": {"nodeServices": [{"port": 1, "protocol": "x"}]}}), "nodeServices[0].protocol"),
+        (json!({"launcherRights": "Everybody"}), "launcherRights"),
+        (json!({"privilegeProfile": "huge"}), "huge"),
+    ] {
+        let said = world.cluster.fails(&patch(configuration).each_ref().map(String::as_str));
+        assert!(said.contains(field), "{said}");
+    }
+    let service = json!({"port": 53, "protocol": "UDP"});
+    let open = json!({"podNetwork": {"isolation": "None", "nodeServices": [service]}});
+    world.cluster.ok(&patch(open).each_ref().map(String::as_str));
+}

@@ -1,5 +1,6 @@
 //! What the cluster is configured to do, read from the KubeVirt object.
 
+use crate::pod_network::{self, PodNetwork};
 use ferrovirt_api::kubevirt::KubeVirt;
 use ferrovirt_model::{Profile, profile::UnknownProfile};
 use ferrovirt_privilege::Surroundings;
@@ -33,6 +34,8 @@ pub struct ClusterConfig {
     pub node_selectors: BTreeMap<String, String>,
     /// Whether launcher pods carry an SELinux label (`selinux.labelPods`).
     pub label_pods: LabelPods,
+    /// The pod network of nodes that Ferrovirt itself runs (`podNetwork`).
+    pub pod_network: PodNetwork,
 }
 
 /// When launcher pods carry an SELinux label.
@@ -77,6 +80,7 @@ impl Default for ClusterConfig {
             memory_overcommit: 100,
             node_selectors: BTreeMap::new(),
             label_pods: LabelPods::default(),
+            pod_network: PodNetwork::default(),
         }
     }
 }
@@ -110,6 +114,9 @@ pub enum ConfigError {
          part of the privilege profile; choose spec.configuration.privilegeProfile instead"
     )]
     SelinuxType,
+    /// A rule of the pod network that does not exist.
+    #[error(transparent)]
+    PodNetwork(#[from] pod_network::Error),
     /// A number that is divided by is not positive.
     #[error(
         "spec.configuration.developerConfiguration.{field} of the KubeVirt object is {value}: use a positive number"
@@ -144,6 +151,9 @@ impl ClusterConfig {
         }
         if let Some(text) = given.selinux.as_ref().and_then(|selinux| selinux.label_pods.as_ref()) {
             config.label_pods = text.parse().map_err(ConfigError::LabelPods)?;
+        }
+        if let Some(network) = &given.pod_network {
+            config.pod_network = PodNetwork::read(network)?;
         }
         if let Some(developer) = &given.developer_configuration {
             config.use_emulation = developer.use_emulation.unwrap_or_default();

@@ -14,6 +14,7 @@ pub mod mcs;
 pub mod node;
 pub mod order;
 pub mod paths;
+pub mod pod_network;
 pub mod prove;
 pub mod render;
 pub mod rights;

@@ -97,6 +97,24 @@ crate::wire::wire! {
         launcher_rights: Option<String>,
         /// SELinux labels of launcher pods. Not an upstream field.
         selinux: Option<SelinuxConfiguration>,
+        /// The pod network of nodes that Ferrovirt itself runs (`ferrovirt up`). Changes hold for running machines, too,
+        /// within some ten seconds. Not an upstream field.
+        pod_network: Option<PodNetworkConfiguration>,
+    }
+
+    PodNetworkConfiguration {
+        /// Which machines reach each other: `Namespace` (when absent: those of one namespace) or `None` (all machines).
+        isolation: Option<String>,
+        /// Services of the node that machines reach at their gateway's address; none when absent.
+        #[serde(default)]
+        node_services: Vec<NodeService>,
+    }
+
+    NodeService {
+        /// Port on the node, 1 to 65535.
+        port: i32,
+        /// `TCP` (when absent) or `UDP`.
+        protocol: Option<String>,
     }
 
     SelinuxConfiguration {

@@ -2,6 +2,7 @@
 
 use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance};
 use ferrovirt_api::{ClusterDefaults, Identity};
+use ferrovirt_plan::config::ClusterConfig;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -25,7 +26,10 @@ pub(super) async fn admit(app: &App, request: &mut AdmissionRequest<'_>) -> Resu
     match request.kind.plural {
         "virtualmachines" if request.subresource.is_empty() => machine(app, request).await,
         "virtualmachineinstances" => instance(app, request).await,
-        "kubevirts" if request.subresource.is_empty() => one_installation(&app.store, request),
+        "kubevirts" if request.subresource.is_empty() => {
+            one_installation(&app.store, request)?;
+            installation(request)
+        }
         _ => Ok(()),
     }
 }
@@ -137,6 +141,25 @@ fn one_installation(store: &Store, request: &AdmissionRequest<'_>) -> Result<(),
         return Ok(());
     }
     Err(denied("kubevirt-create-validator.kubevirt.io", "Kubevirt is already created", json!([])))
+}
+
+/// A configuration that nothing could act on is refused where it is written; one from before may still be changed.
+fn installation(request: &AdmissionRequest<'_>) -> Result<(), ApiError> {
+    const VALIDATOR: &str = "kubevirt-validator.kubevirt.io";
+    let before = request.old.and_then(|old| old.pointer("/spec/configuration"));
+    if before == request.object.pointer("/spec/configuration") {
+        return Ok(());
+    }
+    let object: KubeVirt = read(VALIDATOR, request)?;
+    ClusterConfig::from_kubevirt(&object)
+        .map(|_| ())
+        .map_err(|error| denied(VALIDATOR, &whole(&error), json!([])))
+}
+
+/// An error with its causes.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn stored<T: serde::de::DeserializeOwned>(object: &Value) -> Result<T, ApiError> {
