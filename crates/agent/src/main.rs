@@ -7,7 +7,7 @@ use ferrovirt_agent::{
     events::Recorder,
     http,
     image::{Policy, Store},
-    network::host::Host,
+    network::Network,
     node,
     oci::{
         cgroup::{self, Layout},
@@ -201,7 +201,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
             programs::prepare(&config.programs(), crun.is_idle()).context("copying QEMU for containers")?;
     }
     cgroup::make_parent(&cgroups).context("making the cgroup of all pods")?;
-    let host = Host::set_up(&data).context("setting up the pod network")?;
+    let network = Network::set_up(&data).context("setting up the pod network")?;
     // Containers become this process's children, so that it learns how they ended.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let node = api(&options.node_kubeconfig, "kubelet", &config.node).await?;
@@ -212,7 +212,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     }
     let shared = Arc::new(Shared {
         crun,
-        cni: host.cni(),
+        network,
         // This very program, also after another was installed in its place.
         images: Store::open(
             config.images.clone(),
@@ -244,7 +244,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     }
     // Launchers live on and are taken over at the next start; without any, the node is left as it was.
     if manager.idle() {
-        host.tear_down().context("taking down the pod network")?;
+        shared.network.tear_down().context("taking down the pod network")?;
         cgroup::remove_parent(&shared.cgroups);
     }
     Ok(())

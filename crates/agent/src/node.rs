@@ -31,8 +31,9 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::task::JoinHandle;
 
-/// How often the lease is renewed.
+/// How often the lease is renewed, and the pod network looked at.
 const BEAT: Duration = Duration::from_secs(10);
 /// How often the node looks at what it has: whoever reserves huge pages waits for the scheduler to know.
 const LOOK: Duration = Duration::from_secs(1);
@@ -53,10 +54,22 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
     let mut reported = None;
     let mut beat: Option<Instant> = None;
     let mut profile = Profile::default();
+    let mut network: Option<JoinHandle<()>> = None;
     loop {
         let due = beat.is_none_or(|last| last.elapsed() >= BEAT);
-        if due && let Some(now) = in_force(&shared).await {
-            profile = now;
+        if due {
+            let config = in_force(&shared).await;
+            profile = config.as_ref().map_or(profile, |config| config.profile);
+            // Beside the lease, and never two: nothing that nft does may make the node look lost.
+            if network.as_ref().is_none_or(JoinHandle::is_finished) {
+                let shared = shared.clone();
+                network = Some(tokio::task::spawn_blocking(move || {
+                    let policy = config.map(|config| config.pod_network);
+                    if let Err(error) = shared.network.assert(policy.as_ref()) {
+                        tracing::warn!("the pod network: {error}");
+                    }
+                }));
+            }
         }
         let policy = {
             let (shared, mut own) = (shared.clone(), installer.take());
@@ -112,12 +125,12 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
     }
 }
 
-/// The cluster's profile; `None` when it cannot be read or acted on, so that the last one holds.
-async fn in_force(shared: &Shared) -> Option<Profile> {
+/// The cluster's configuration; `None` when it cannot be read or acted on, so that the last one holds.
+async fn in_force(shared: &Shared) -> Option<ClusterConfig> {
     let kubevirts: Api<KubeVirt> = Api::namespaced(shared.handler.client.0.clone(), NAMESPACE);
     let object = kubevirts.get_opt(KUBEVIRT).await.ok()?;
     let config = object.as_ref().map(ClusterConfig::from_kubevirt).transpose().ok()?;
-    Some(config.unwrap_or_default().profile)
+    Some(config.unwrap_or_default())
 }
 
 async fn register(nodes: &Api<Node>, name: &str, kvm: bool, policy: NodeState) -> kube::Result<Node> {

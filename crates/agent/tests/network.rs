@@ -1,106 +1,68 @@
 //! The pod network on the real kernel with the real plug-ins, inside a network namespace that plays the node. Needs
 //! root.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "network/isolation.rs"]
+mod isolation;
+#[path = "network/node.rs"]
+mod node;
+#[path = "network/spoofing.rs"]
+mod spoofing;
+#[path = "network/support.rs"]
+mod support;
 
 use ferrovirt_agent::network::{
-    host::Host,
+    mac::MacAddress,
     pod::{self, BRIDGE},
 };
-use ferrovirt_model::machine::{Binding, Interface, NicModel, Port, Protocol};
-use ferrovirt_sys::netns;
-use std::{fs, net::Ipv4Addr, os::fd::OwnedFd, path::PathBuf, process::Command};
-
-/// A network namespace that goes away with the test, whatever happens.
-struct Namespace {
-    path: PathBuf,
-    open: OwnedFd,
-}
-
-impl Namespace {
-    fn new(path: PathBuf) -> Self {
-        netns::create(&path).unwrap();
-        let open = netns::open(&path).unwrap();
-        Self { path, open }
-    }
-
-    fn shell(&self, line: &str) -> (bool, String) {
-        netns::run_in(&self.open, || {
-            let out = Command::new("sh").args(["-c", line]).output()?;
-            Ok((out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned()))
-        })
-        .unwrap()
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        netns::delete(&self.path).unwrap();
-    }
-}
-
-fn interface(binding: Binding, ports: Vec<Port>, queues: u32) -> Interface {
-    Interface {
-        name: "default".to_owned(),
-        model: NicModel::Virtio,
-        mac: None,
-        boot_order: None,
-        binding,
-        ports,
-        queues,
-    }
-}
+use ferrovirt_model::machine::{Binding, Port, Protocol};
+use std::{fs, net::Ipv4Addr, path::PathBuf};
+use support::{Namespace, Node, interface};
 
 #[test]
 fn a_pod_gets_an_address_a_guest_network_and_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let node = Namespace::new(folder.path().join("node"));
-    let pod_ns = Namespace::new(folder.path().join("pod"));
-    // A new namespace takes over the machine's setting.
-    node.shell("echo 0 > /proc/sys/net/ipv4/ip_forward");
-    let host = netns::run_in(&node.open, || Ok(Host::set_up(folder.path()).unwrap())).unwrap();
-    let cni = host.cni();
-    let address = netns::run_in(&node.open, || Ok(cni.add("pod1", &pod_ns.path).unwrap())).unwrap();
+    let node = Node::new();
+    let pod = node.pod("pod1", "alpha");
+    let address = pod.attachment.address;
     assert_eq!(
-        pod_ns.shell("cat /sys/class/net/eth0/mtu; ip -o link show eth0").1.matches("mtu 1500").count(),
+        pod.ns.shell("cat /sys/class/net/eth0/mtu; ip -o link show eth0").1.matches("mtu 1500").count(),
         1
     );
     assert_eq!(address.ip.octets()[..2], [10, 244]);
-    assert!(node.shell(&format!("ping -c1 -W2 {} || busybox ping -c1 -W2 {}", address.ip, address.ip)).0);
-    assert_eq!(node.shell("cat /proc/sys/net/ipv4/ip_forward").1.trim(), "1");
+    assert!(node.ns.pings(address.ip));
+    assert_eq!(node.ns.shell("cat /proc/sys/net/ipv4/ip_forward").1.trim(), "1");
     // A second set-up changes nothing.
-    netns::run_in(&node.open, || Ok(Host::set_up(folder.path()).unwrap())).unwrap();
-    assert_eq!(node.shell("nft list ruleset").1.matches("masquerade").count(), 1);
+    let rules = node.ns.shell("nft -s list ruleset").1;
+    node.again();
+    assert_eq!(node.ns.shell("nft -s list ruleset").1, rules);
 
     let ports = vec![Port { name: None, protocol: Protocol::Tcp, port: 80 }];
     let interfaces = [interface(Binding::Masquerade, ports, 4)];
-    pod::prepare(&pod_ns.open, &interfaces).unwrap();
-    let wired = pod::wire(&pod_ns.open, &interfaces, address, "host").unwrap();
+    pod::prepare(&pod.ns.open, &interfaces).unwrap();
+    let wired = pod::wire(&pod.ns.open, &interfaces, &pod.attachment, "host").unwrap();
     assert_eq!((wired[0].ip, wired[0].lease.address.to_string().as_str()), (address.ip, "10.0.2.2"));
-    let queues = pod::queues(&pod_ns.open, 4, 107).unwrap();
-    let dhcp = pod::dhcp(&pod_ns.open).unwrap();
+    let queues = pod::queues(&pod.ns.open, 4, 107).unwrap();
+    let dhcp = pod::dhcp(&pod.ns.open).unwrap();
     assert_eq!(queues.len(), 4);
-    let links = pod_ns.shell("ip -o link; ip -o addr").1;
+    let links = pod.ns.shell("ip -o link; ip -o addr").1;
     assert!(links.contains("tap0") && links.contains(&format!("master {BRIDGE}")), "{links}");
     assert!(links.contains("02:00:00:00:00:00") && links.contains("10.0.2.1/24"), "{links}");
-    let rules = pod_ns.shell("nft list ruleset").1;
+    let rules = pod.ns.shell("nft list ruleset").1;
     assert!(rules.contains("tcp dport 80 dnat to 10.0.2.2"), "{rules}");
-    assert_eq!(pod_ns.shell(&format!("cat /proc/sys/net/ipv4/conf/{BRIDGE}/route_localnet")).1.trim(), "1");
+    assert_eq!(pod.ns.shell(&format!("cat /proc/sys/net/ipv4/conf/{BRIDGE}/route_localnet")).1.trim(), "1");
 
-    the_guest_speaks_for_itself_only(&node, &pod_ns, folder.path().join("guest"), address.gateway.unwrap());
+    let gateway = address.gateway.unwrap();
+    the_guest_speaks_for_itself_only(&node.ns, &pod.ns, node.folder.path().join("guest"), gateway);
     drop((queues, dhcp));
-    assert!(!pod_ns.shell("ip -o link").1.contains("tap0"), "a TAP ends with its descriptors");
-    netns::run_in(&node.open, || {
-        cni.del("pod1", &pod_ns.path).unwrap();
-        cni.del("pod1", &pod_ns.path).unwrap();
-        host.tear_down().unwrap();
-        Ok(())
-    })
-    .unwrap();
-    let left = node.shell("ip -o link; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward").1;
-    assert!(!left.contains("fv-") && !left.contains("masquerade") && left.trim().ends_with('0'), "{left}");
-    let leases: Vec<_> =
-        walk(&folder.path().join("cni")).into_iter().filter(|name| name.starts_with("10.")).collect();
-    assert!(leases.is_empty(), "{leases:?}");
+    assert!(!pod.ns.shell("ip -o link").1.contains("tap0"), "a TAP ends with its descriptors");
+    node.release("pod1", &pod.ns.path);
+    node.release("pod1", &pod.ns.path);
+    assert!(node.network().holders().is_empty());
+    node.tear_down();
+    let left = node.ns.shell("ip -o link; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward").1;
+    assert!(!left.contains("fv-") && !left.contains("table") && left.trim().ends_with('0'), "{left}");
+    let left: Vec<_> = fs::read_dir(node.folder.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+    assert!(!left.iter().any(|name| name == "network.json" || name == "ports.json"), "{left:?}");
 }
 
 /// A guest that takes the address of another pod is not heard outside of its own.
@@ -142,34 +104,22 @@ fn the_guest_speaks_for_itself_only(node: &Namespace, pod: &Namespace, guest: Pa
 
 #[test]
 fn with_bridge_binding_the_guest_has_the_pods_own_address() {
-    let folder = tempfile::tempdir().unwrap();
-    let node = Namespace::new(folder.path().join("node"));
-    let pod_ns = Namespace::new(folder.path().join("pod"));
-    netns::run_in(&node.open, || {
-        let host = Host::set_up(folder.path()).unwrap();
-        let cni = host.cni();
-        let address = cni.add("pod1", &pod_ns.path).unwrap();
-        let before = pod_ns.shell("cat /sys/class/net/eth0/address; ip -o link show eth0").1;
-        let wired =
-            pod::wire(&pod_ns.open, &[interface(Binding::Bridge, vec![], 1)], address, "host").unwrap();
-        assert_eq!(wired[0].lease.address, address.ip);
-        assert_eq!(wired[0].lease.gateway, address.gateway);
-        let [a, b, c, d, e, f] = wired[0].mac.unwrap();
-        assert!(before.contains(&format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")), "{before}");
-        let links = pod_ns.shell("ip -o link; ip -o -4 addr").1;
-        assert!(links.contains("eth0-nic") && !links.contains(&address.ip.to_string()), "{links}");
-        cni.del("pod1", &pod_ns.path).unwrap();
-        host.tear_down().unwrap();
-        Ok(())
-    })
-    .unwrap();
-}
-
-fn walk(folder: &std::path::Path) -> Vec<String> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        names.push(entry.file_name().to_string_lossy().into_owned());
-        names.extend(walk(&entry.path()));
-    }
-    names
+    let node = Node::new();
+    let pod = node.pod("pod1", "alpha");
+    let (address, mac) = (pod.attachment.address, pod.attachment.mac);
+    let before = pod.ns.shell("ip -o link show eth0").1;
+    assert!(before.contains(&mac.to_string()), "{before}");
+    let wired =
+        pod::wire(&pod.ns.open, &[interface(Binding::Bridge, vec![], 1)], &pod.attachment, "host").unwrap();
+    assert_eq!(wired[0].lease.address, address.ip);
+    assert_eq!(wired[0].lease.gateway, address.gateway);
+    assert_eq!(wired[0].mac, Some(mac));
+    let links = pod.ns.shell("ip -o link; ip -o -4 addr").1;
+    assert!(links.contains("eth0-nic") && !links.contains(&address.ip.to_string()), "{links}");
+    let named = MacAddress([2, 0, 0, 0, 0, 7]);
+    let mut interface = interface(Binding::Bridge, vec![], 1);
+    interface.mac = Some(named.0);
+    assert_eq!(pod::hardware(&[interface.clone()], &pod.attachment), named);
+    interface.binding = Binding::Masquerade;
+    assert_eq!(pod::hardware(&[interface], &pod.attachment), mac, "behind translation nobody sees it");
 }

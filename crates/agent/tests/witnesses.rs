@@ -5,7 +5,7 @@
 
 use ferrovirt_agent::{
     network::{
-        host::Host,
+        Network, Port,
         pod::{self, BRIDGE},
     },
     oci::{
@@ -16,6 +16,7 @@ use ferrovirt_agent::{
     },
 };
 use ferrovirt_model::machine::{Binding, Interface, NicModel};
+use ferrovirt_plan::pod_network::PodNetwork;
 use ferrovirt_privilege::{
     Access, Right, Scenario,
     scenario::{registered, witnessed},
@@ -191,24 +192,39 @@ fn unprivileged_port(ready: &Namespace) {
     assert_eq!(made.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
 }
 
-/// The pod's link to the node and the bridge binding.
+/// The node's bridge and rules, the pod's link to it and the bridge binding.
 fn on_the_node() {
     let node = Namespace::new();
     let folder = tempfile::tempdir().unwrap();
     netns::run_in(&node.open, || {
-        let host = Host::set_up(folder.path()).unwrap();
-        let cni = host.cni();
-        let pod = Namespace::new();
-        missed("node-network", "NET_ADMIN", DENIED, || text(cni.add("pod", &pod.path)));
-        let address = {
-            cni.del("pod", &pod.path).unwrap();
-            cni.add("pod", &pod.path).unwrap()
-        };
-        missed("bridge-enslave", "NET_ADMIN", DENIED, || {
-            text(pod::wire(&pod.open, &[interface(Binding::Bridge)], address, "host"))
+        drop(Network::set_up(folder.path()).unwrap());
+        missed("node-bridge", "NET_ADMIN", &["ip: RTNETLINK answers: Operation not permitted"], || {
+            text(Network::set_up(folder.path()))
         });
-        cni.del("pod", &pod.path).unwrap();
-        host.tear_down().unwrap();
+        for right in witnessed("node-bridge").unwrap().rights {
+            let Right::Sysctl { name, value } = right else { continue };
+            let file = format!("/proc/sys/{}", name.replace('.', "/"));
+            assert_eq!(fs::read_to_string(file)?.trim(), *value, "{name}");
+        }
+        let network = Network::set_up(folder.path()).unwrap();
+        let pod = Namespace::new();
+        missed("node-network", "NET_ADMIN", DENIED, || text(network.attach("pod", &pod.path)));
+        network.release("pod", &pod.path).unwrap();
+        let attachment = network.attach("pod", &pod.path).unwrap();
+        let port = Port {
+            name: attachment.port.clone(),
+            mac: attachment.mac,
+            ip: attachment.address.ip,
+            namespace: "alpha".to_owned(),
+        };
+        missed("node-rules", "NET_ADMIN", DENIED, || {
+            text(network.admit("pod", port.clone(), &PodNetwork::default()))
+        });
+        missed("bridge-enslave", "NET_ADMIN", DENIED, || {
+            text(pod::wire(&pod.open, &[interface(Binding::Bridge)], &attachment, "host"))
+        });
+        network.release("pod", &pod.path).unwrap();
+        network.tear_down().unwrap();
         Ok(())
     })
     .unwrap();
@@ -482,12 +498,14 @@ fn each_step_on_the_node_is_refused_without_what_it_is_granted() {
         "dhcp-agent-binds",
         "dhcp-socket",
         "masquerade-nat",
+        "node-bridge",
         "node-devices",
         "node-identity",
         "node-lifecycle",
         "node-mounts",
         "node-network",
         "node-ownership",
+        "node-rules",
         "tap-agent-creates",
         "tap-bridge",
     ]);

@@ -1,6 +1,9 @@
 //! What the node found out about a machine, in the form that its order is rendered from.
 
-use crate::network::pod::{BRIDGE, TAP, Wired};
+use crate::network::{
+    mac::MacAddress,
+    pod::{BRIDGE, TAP, Wired},
+};
 use ferrovirt_api::kubevirt::VirtualMachineInstanceNetworkInterface;
 use ferrovirt_model::{Bytes, Machine, PageSize};
 use ferrovirt_plan::order::{DiskFacts, NicFacts, NodeFacts};
@@ -22,10 +25,10 @@ pub fn collect(
         .iter()
         .filter_map(|interface| {
             let wired = wired.iter().find(|wired| wired.nic == interface.name)?;
-            let mac =
-                interface.mac.or(wired.mac).unwrap_or_else(|| derive_mac(&machine.uid, &interface.name));
+            let named = interface.mac.map(MacAddress).or(wired.mac);
+            let mac = named.unwrap_or_else(|| derive_mac(&machine.uid, &interface.name));
             let facts = NicFacts {
-                mac: show_mac(mac),
+                mac: mac.to_string(),
                 lease: Some(wired.lease.clone()),
                 tap: TAP.to_owned(),
                 bridge: BRIDGE.to_owned(),
@@ -38,17 +41,13 @@ pub fn collect(
 }
 
 /// Stable for the life of a machine, locally administered, unicast.
-fn derive_mac(uid: &str, interface: &str) -> [u8; 6] {
+fn derive_mac(uid: &str, interface: &str) -> MacAddress {
     let hash = Sha256::digest(format!("{uid}/{interface}"));
     let mut mac = [0x02, 0, 0, 0, 0, 0];
     for (place, byte) in mac.iter_mut().skip(1).zip(hash) {
         *place = byte;
     }
-    mac
-}
-
-fn show_mac([a, b, c, d, e, f]: [u8; 6]) -> String {
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    MacAddress(mac)
 }
 
 /// Huge pages of this size that nobody has taken or reserved; `None` when the kernel does not offer the size.
@@ -100,7 +99,6 @@ mod tests {
         let mac = derive_mac("uid", "default");
         assert_eq!(mac, derive_mac("uid", "default"));
         assert_ne!(mac, derive_mac("other", "default"));
-        assert_eq!(mac[0] & 0b11, 0b10);
-        assert_eq!(show_mac([2, 0, 0xab, 0, 0, 1]), "02:00:ab:00:00:01");
+        assert_eq!(mac.0[0] & 0b11, 0b10);
     }
 }

@@ -1,9 +1,11 @@
 //! The CNI plug-ins: `bridge` with `host-local` addresses, without their own translation, which would run iptables.
 
-use super::Error;
+use super::{Error, mac::MacAddress};
 use serde::Deserialize;
 use serde_json::json;
 use std::{
+    collections::BTreeSet,
+    fs,
     io::Write,
     net::Ipv4Addr,
     path::{Path, PathBuf},
@@ -39,13 +41,33 @@ pub struct Address {
     pub gateway: Option<Ipv4Addr>,
 }
 
+/// A pod that is connected to the bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Address of the pod.
+    pub address: Address,
+    /// The node's end of the pod's link, a port of the bridge.
+    pub port: String,
+    /// Hardware address of the pod's end.
+    pub mac: MacAddress,
+}
+
 impl Cni {
     /// Connects the namespace `netns` as `eth0`. Blocks for some 30 ms.
     ///
     /// # Errors
     /// When the plug-in refuses.
-    pub fn add(&self, id: &str, netns: &Path) -> Result<Address, Error> {
-        parse(&self.call("ADD", id, netns)?)
+    pub fn add(&self, id: &str, netns: &Path) -> Result<Attachment, Error> {
+        parse(&self.call("ADD", id, netns)?, &self.bridge)
+    }
+
+    /// Who has an address. The plug-in keeps each in a file of its name, whose first line is the pod's.
+    pub fn holders(&self) -> BTreeSet<String> {
+        let leases = fs::read_dir(self.state.join(&self.bridge)).into_iter().flatten().flatten();
+        leases
+            .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.parse::<Ipv4Addr>().is_ok()))
+            .filter_map(|entry| fs::read_to_string(entry.path()).ok()?.lines().next().map(str::to_owned))
+            .collect()
     }
 
     /// Disconnects it and gives its address back; fine when nothing is connected or the namespace is gone.
@@ -57,9 +79,10 @@ impl Cni {
     }
 
     fn call(&self, verb: &str, id: &str, netns: &Path) -> Result<String, Error> {
+        // A port that sent a guest's broadcasts back would let the bridge in the pod take the guest for a neighbour.
         let config = json!({
             "cniVersion": "1.0.0", "name": self.bridge, "type": "bridge", "bridge": self.bridge,
-            "isGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": MTU,
+            "isGateway": true, "ipMasq": false, "hairpinMode": false, "mtu": MTU,
             "ipam": {
                 "type": "host-local", "dataDir": self.state,
                 "ranges": [[{"subnet": self.subnet}]], "routes": [{"dst": "0.0.0.0/0"}],
@@ -103,10 +126,19 @@ impl Cni {
     }
 }
 
-fn parse(text: &str) -> Result<Address, Error> {
+fn parse(text: &str, bridge: &str) -> Result<Attachment, Error> {
     #[derive(Deserialize)]
     struct Answer {
+        interfaces: Vec<Interface>,
         ips: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Interface {
+        name: String,
+        #[serde(default)]
+        mac: String,
+        #[serde(default)]
+        sandbox: String,
     }
     #[derive(Deserialize)]
     struct Entry {
@@ -115,35 +147,68 @@ fn parse(text: &str) -> Result<Address, Error> {
     }
     let wrong = || Error::Answer(text.chars().take(200).collect());
     let answer: Answer = serde_json::from_str(text).map_err(|_| wrong())?;
-    answer
-        .ips
-        .iter()
-        .find_map(|entry| {
-            let (ip, prefix) = entry.address.split_once('/')?;
-            let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32)?;
-            Some(Address { ip: ip.parse().ok()?, prefix, gateway: entry.gateway })
-        })
-        .ok_or_else(wrong)
+    let address = answer.ips.iter().find_map(|entry| {
+        let (ip, prefix) = entry.address.split_once('/')?;
+        let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32)?;
+        Some(Address { ip: ip.parse().ok()?, prefix, gateway: entry.gateway })
+    });
+    let (inside, outside): (Vec<_>, Vec<_>) =
+        answer.interfaces.into_iter().partition(|interface| !interface.sandbox.is_empty());
+    // The name goes into rules.
+    let plain = |name: &str| !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
+    let port = outside.into_iter().find(|interface| interface.name != bridge && plain(&interface.name));
+    let mac = inside.first().and_then(|interface| interface.mac.parse().ok());
+    match (address, port, mac) {
+        (Some(address), Some(port), Some(mac)) => Ok(Attachment { address, port: port.name, mac }),
+        _ => Err(wrong()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ANSWER: &str = r#"{"cniVersion":"1.0.0","interfaces":[
+        {"name":"fv-1","mac":"0a:58:0a:f4:00:01"},
+        {"name":"veth0a1b2c3d","mac":"22:00:00:00:00:01"},
+        {"name":"eth0","mac":"22:00:00:00:00:02","sandbox":"/run/ns"}],
+        "ips":[{"interface":2,"address":"fd00::3/64"},
+            {"interface":2,"address":"10.244.0.5/24","gateway":"10.244.0.1"}]}"#;
+
     #[test]
     fn the_first_version_4_address_of_an_answer_counts() {
-        let text = r#"{"cniVersion":"1.0.0","interfaces":[{"name":"x"}],"ips":[
-            {"interface":2,"address":"fd00::3/64"},
-            {"interface":2,"address":"10.244.0.5/24","gateway":"10.244.0.1"}]}"#;
-        let address = parse(text).unwrap();
+        let attachment = parse(ANSWER, "fv-1").unwrap();
+        let address = attachment.address;
         assert_eq!((address.ip, address.prefix), (Ipv4Addr::new(10, 244, 0, 5), 24));
         assert_eq!(address.gateway, Some(Ipv4Addr::new(10, 244, 0, 1)));
+        assert_eq!(attachment.port, "veth0a1b2c3d");
+        assert_eq!(attachment.mac, MacAddress([0x22, 0, 0, 0, 0, 2]));
     }
 
     #[test]
     fn an_answer_that_makes_no_sense_is_an_error() {
-        for text in ["", "{}", r#"{"ips":[]}"#, r#"{"ips":[{"address":"10.0.0.1/99"}]}"#] {
-            assert!(parse(text).is_err(), "{text}");
+        let quote = ANSWER.replace("veth0a1b2c3d", "ve\\\"th");
+        let wide = ANSWER.replace("10.244.0.5/24", "10.244.0.5/99");
+        let bare = ANSWER.replace(",\"sandbox\":\"/run/ns\"", "");
+        for text in ["", "{}", r#"{"ips":[]}"#, r#"{"interfaces":[],"ips":[]}"#, &quote, &wide, &bare] {
+            assert!(parse(text, "fv-1").is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn leases_name_their_holders() {
+        let folder = tempfile::tempdir().unwrap();
+        let cni = Cni { bridge: "fv-1".into(), subnet: String::new(), state: folder.path().to_owned() };
+        assert!(cni.holders().is_empty());
+        fs::create_dir(folder.path().join("fv-1")).unwrap();
+        for (name, text) in [
+            ("10.244.0.2", "a-1\r\neth0"),
+            ("10.244.0.3", "b"),
+            ("last_reserved_ip.0", "10.244.0.3"),
+            ("lock", ""),
+        ] {
+            fs::write(folder.path().join("fv-1").join(name), text).unwrap();
+        }
+        assert_eq!(cni.holders(), ["a-1".to_owned(), "b".to_owned()].into());
     }
 }

@@ -1,49 +1,57 @@
-//! The node's side of the pod network: subnet, forwarding, and translation of what leaves it.
+//! The node's side of the pod network: its subnet, its bridge, forwarding, and what is left of it when it goes.
 
-use super::{Error, cni::Cni, run};
+use super::{
+    Error,
+    cni::{self, Cni},
+    mac::MacAddress,
+    rules::{self, Facts},
+    run,
+};
+use ferrovirt_sys::link;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+/// No spanning tree. Frames to reserved group addresses come by our rules instead of being handled before them (bits 3 to
+/// 15; the kernel allows no others), the bridge learns no sender from them and reads no group memberships.
+const OPTIONS: &str =
+    "type bridge forward_delay 0 stp_state 0 group_fwd_mask 0xfff8 no_linklocal_learn 1 mcast_snooping 0";
 
 /// What is set up on the node, kept on disk so that a later start finds and removes it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Host {
+pub(super) struct Host {
     /// Third byte of the subnet 10.244.X.0/24.
     third: u8,
     /// Suffix of names on the node: several data directories can live on one machine.
     tag: String,
-    /// What ip_forward was before.
+    /// What ip_forward was before the first of them came.
     forward: String,
     #[serde(skip)]
     folder: PathBuf,
 }
 
 impl Host {
-    /// Reads or chooses the pod network of the data directory `folder` and sets the node up for it. Idempotent.
-    ///
-    /// # Errors
-    /// When no subnet is free, or the kernel or nft refuse.
-    pub fn set_up(folder: &Path) -> Result<Self, Error> {
+    /// Reads or chooses the pod network of the data directory `folder`.
+    pub(super) fn open(folder: &Path) -> Result<Self, Error> {
         let failed = |what| move |source| Error::Kernel { what, source };
         let file = folder.join("network.json");
         let known = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
-        let host = match known {
-            Some(host) => Self { folder: folder.to_owned(), ..host },
-            None => {
-                let host = Self::choose(folder).map_err(failed("choosing a pod network"))?;
-                let text = serde_json::to_vec(&host).map_err(io::Error::other);
-                text.and_then(|text| fs::write(&file, text)).map_err(failed("writing network.json"))?;
-                host
-            }
-        };
-        fs::write(FORWARD, "1").map_err(failed("setting net.ipv4.ip_forward"))?;
-        run("nft", "nftables", &["-f", "-"], &host.rules())?;
+        if let Some(host) = known {
+            return Ok(Self { folder: folder.to_owned(), ..host });
+        }
+        let mut host = Self::choose(folder).map_err(failed("choosing a pod network"))?;
+        // Another instance has switched it on: it goes off with the last of them.
+        if tables()?.iter().any(|name| name == rules::ROUTER) {
+            host.forward = "0".to_owned();
+        }
+        let text = serde_json::to_vec(&host).map_err(io::Error::other);
+        text.and_then(|text| fs::write(&file, text)).map_err(failed("writing network.json"))?;
         Ok(host)
     }
 
@@ -61,54 +69,116 @@ impl Host {
     }
 
     /// The CNI configuration of this network.
-    pub fn cni(&self) -> Cni {
+    pub(super) fn cni(&self) -> Cni {
         Cni { bridge: self.bridge(), subnet: self.subnet(), state: self.folder.join("cni") }
     }
 
+    /// The file of the ports.
+    pub(super) fn ports(&self) -> PathBuf {
+        self.folder.join("ports.json")
+    }
+
     /// Network of the pods.
-    pub fn subnet(&self) -> String {
+    fn subnet(&self) -> String {
         format!("10.244.{}.0/24", self.third)
     }
 
-    fn bridge(&self) -> String {
-        format!("fv-{}", self.tag)
+    /// The node's address on it: the first, as the address plug-in chooses it.
+    fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 244, self.third, 1)
+    }
+
+    /// Name of the bridge.
+    pub(super) fn bridge(&self) -> String {
+        format!("{}{}", rules::BRIDGES, self.tag)
+    }
+
+    /// Hardware address of the bridge: made anew, it is still the one that guests know.
+    pub(super) fn mac(&self) -> MacAddress {
+        MacAddress([0x0a, 0x58, 10, 244, self.third, 1])
     }
 
     fn table(&self) -> String {
-        format!("ferrovirt_{}", self.tag)
+        format!("{}{}", rules::TABLES, self.tag)
     }
 
-    /// One table: replaced as a whole, so that a second run changes nothing.
-    fn rules(&self) -> String {
-        let (table, subnet, bridge) = (self.table(), self.subnet(), self.bridge());
-        format!(
-            "table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n\
-             chain postrouting {{\ntype nat hook postrouting priority srcnat; policy accept;\n\
-             ip saddr {subnet} oifname != \"{bridge}\" masquerade\n}}\n}}\n"
-        )
+    /// Makes the bridge; one that is there keeps its ports. It has no IPv6: nothing there is offered to pods.
+    pub(super) fn make_bridge(&self) -> Result<(), Error> {
+        let (bridge, mac, gateway) = (self.bridge(), self.mac(), self.gateway());
+        let there = link::mtu(&bridge).is_ok();
+        let verb = if there { "set dev" } else { "add" };
+        let mut lines = format!("link {verb} {bridge} mtu {} address {mac} {OPTIONS}\n", cni::MTU);
+        lines.push_str(&format!("addr replace {gateway}/24 brd + dev {bridge}\n"));
+        run("ip", "iproute2", &["-batch", "-"], &lines)?;
+        let failed = |what| move |source| Error::Kernel { what, source };
+        match fs::write(format!("/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6"), "1") {
+            // A kernel without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(failed("switching IPv6 off on the bridge"))?,
+        }
+        link::up(&bridge).map_err(failed("setting the bridge up"))
+    }
+
+    /// Lets the node forward. Only after the rules that say what.
+    pub(super) fn forward(&self) -> Result<(), Error> {
+        let failed = |source| Error::Kernel { what: "setting net.ipv4.ip_forward", source };
+        fs::write(FORWARD, "1").map_err(failed)
+    }
+
+    /// Hands what rules are made from to `work`.
+    pub(super) fn with_facts<T>(&self, work: impl FnOnce(&Facts<'_>) -> T) -> T {
+        let others = (self.forward == "0").then(bridges);
+        work(&Facts {
+            bridge: &self.bridge(),
+            table: &self.table(),
+            subnet: &self.subnet(),
+            gateway: self.gateway(),
+            others: others.as_ref(),
+        })
     }
 
     /// Removes everything; only when no pod is left.
-    ///
-    /// # Errors
-    /// When the kernel or nft refuse.
-    pub fn tear_down(&self) -> Result<(), Error> {
+    pub(super) fn tear_down(&self) -> Result<(), Error> {
         let bridge = self.bridge();
-        if ferrovirt_sys::link::mtu(&bridge).is_ok() {
+        if link::mtu(&bridge).is_ok() {
             run("ip", "iproute2", &["link", "delete", &bridge], "")?;
         }
-        let table = self.table();
-        run("nft", "nftables", &["-f", "-"], &format!("table ip {table}\ndelete table ip {table}\n"))?;
+        run("nft", "nftables", &["-f", "-"], &rules::removal(&self.table()))?;
+        let mut left = tables()?;
+        if left.iter().all(|name| name == rules::ROUTER || !name.starts_with(rules::TABLES)) {
+            // No other instance is left.
+            let router = rules::ROUTER;
+            let text = format!("table ip {router}\ndelete table ip {router}\n");
+            run("nft", "nftables", &["-f", "-"], &text)?;
+            left.retain(|name| name != router);
+        }
         let failed = |source| Error::Kernel { what: "restoring net.ipv4.ip_forward", source };
         // Others may have come to rely on forwarding: give it back only while nothing else looks like a router.
-        if self.forward == "0" && run("nft", "nftables", &["list", "tables"], "")?.trim().is_empty() {
+        if self.forward == "0" && left.is_empty() {
             fs::write(FORWARD, "0").map_err(failed)?;
         }
-        match fs::remove_file(self.folder.join("network.json")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
-            _ => Ok(()),
+        for file in [self.folder.join("network.json"), self.ports()] {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
         }
+        Ok(())
     }
+}
+
+/// Names of the node's nftables tables.
+fn tables() -> Result<Vec<String>, Error> {
+    let text = run("nft", "nftables", &["list", "tables"], "")?;
+    Ok(text.lines().filter_map(|line| line.split_whitespace().nth(2)).map(str::to_owned).collect())
+}
+
+/// The node's bridges. Names come from administrators: what could not stand in a rule is left out.
+fn bridges() -> BTreeSet<String> {
+    let plain = |name: &String| name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c));
+    let links = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let bridges = links.filter(|link| link.path().join("bridge").is_dir());
+    bridges.filter_map(|link| link.file_name().into_string().ok()).filter(plain).collect()
 }
 
 /// A route of `/proc/net/route` other than the default one covers the network.

@@ -1,8 +1,14 @@
-//! The pod network: an address from CNI, and behind it the bridge, TAP queues and translation of each machine.
+//! The pod network: an address from CNI, the rules of the node's bridge, and behind it the bridge, TAP queues and
+//! translation of each machine.
 
 pub mod cni;
-pub mod host;
+mod host;
+pub mod mac;
 pub mod pod;
+mod ports;
+mod rules;
+
+pub use ports::{Network, Port};
 
 use std::{
     io::{self, Write},
@@ -41,6 +47,14 @@ pub enum Error {
     /// An answer of a CNI plug-in that makes no sense.
     #[error("CNI plug-in answered {0}")]
     Answer(String),
+    /// A hardware address that would be somebody else's.
+    #[error("hardware address {mac} {why}: name another macAddress in the machine's interface, or none")]
+    Hardware {
+        /// The address.
+        mac: mac::MacAddress,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A machine that this version cannot connect.
     #[error("{0}")]
     Unsupported(&'static str),

@@ -4,7 +4,8 @@
 
 use super::{
     Error,
-    cni::{self, Address},
+    cni::{self, Attachment},
+    mac::MacAddress,
     run,
 };
 use ferrovirt_model::machine::{Binding, Interface, Port, Protocol};
@@ -34,7 +35,7 @@ pub struct Wired {
     /// The address that others reach the guest by.
     pub ip: Ipv4Addr,
     /// The guest takes over this hardware address, unless the machine names one.
-    pub mac: Option<[u8; 6]>,
+    pub mac: Option<MacAddress>,
 }
 
 /// Makes what a machine's side of the pod consists of, as far as it does not depend on the pod's own link: the plug-in
@@ -58,10 +59,11 @@ pub fn prepare(namespace: &OwnedFd, interfaces: &[Interface]) -> Result<(), Erro
 pub fn wire(
     namespace: &OwnedFd,
     interfaces: &[Interface],
-    address: Address,
+    attachment: &Attachment,
     hostname: &str,
 ) -> Result<Vec<Wired>, Error> {
     let Some(interface) = interfaces.first() else { return Ok(Vec::new()) };
+    let address = attachment.address;
     let mtu = cni::MTU;
     let mut wired = Wired {
         nic: interface.name.clone(),
@@ -81,7 +83,8 @@ pub fn wire(
     };
     resolver(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), &mut wired.lease);
     if interface.binding == Binding::Bridge {
-        wired.mac = Some(bridge(namespace, mtu)?);
+        bridge(namespace, mtu, attachment.mac)?;
+        wired.mac = Some(attachment.mac);
         wired.lease.address = address.ip;
         wired.lease.prefix = address.prefix;
         wired.lease.gateway = address.gateway;
@@ -185,45 +188,30 @@ fn translation(ports: &[Port]) -> String {
     )
 }
 
-/// Puts the pod's interface on a bridge with the guest, and returns the hardware address that the guest takes over.
-fn bridge(namespace: &OwnedFd, mtu: u32) -> Result<[u8; 6], Error> {
-    let shown = run_inside(namespace, "ip", "iproute2", &["-j", "link", "show", "eth0"], "")?;
-    let mac = hardware_address(&shown).ok_or_else(|| Error::Failed {
-        program: "ip",
-        message: "says no hardware address of the pod's interface".to_owned(),
-    })?;
+/// The hardware address with which a machine's frames leave its pod. Behind translation it is the pod's own.
+pub fn hardware(interfaces: &[Interface], attachment: &Attachment) -> MacAddress {
+    let named = interfaces.first().filter(|interface| interface.binding == Binding::Bridge);
+    named.and_then(|interface| interface.mac).map_or(attachment.mac, MacAddress)
+}
+
+/// Puts the pod's interface on a bridge with the guest, which takes over its hardware address.
+fn bridge(namespace: &OwnedFd, mtu: u32, mac: MacAddress) -> Result<(), Error> {
     // The pod's end keeps working with an address of its own: the guest's, with the last byte changed.
-    let [a, b, c, d, e, f] = mac;
-    let text = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{:02x}", f ^ 0xff);
+    let MacAddress([a, b, c, d, e, f]) = mac;
+    let own = MacAddress([a, b, c, d, e, f ^ 0xff]);
     ip_batch(
         namespace,
         &format!(
             "link set eth0 down\n\
              addr flush dev eth0\n\
              link set eth0 name eth0-nic\n\
-             link set eth0-nic address {text}\n\
+             link set eth0-nic address {own}\n\
              link add {BRIDGE} mtu {mtu} type bridge forward_delay 0\n\
              link set eth0-nic master {BRIDGE} up\n\
              addr add {LINK_LOCAL}/32 dev {BRIDGE}\n\
              link set {BRIDGE} up\n"
         ),
-    )?;
-    Ok(mac)
-}
-
-fn hardware_address(json: &str) -> Option<[u8; 6]> {
-    let links: serde_json::Value = serde_json::from_str(json).ok()?;
-    parse_mac(links.get(0)?.get("address")?.as_str()?)
-}
-
-/// Six bytes in `02:00:00:00:00:01` form.
-pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let mut bytes = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut bytes {
-        *byte = parts.next().filter(|part| part.len() == 2).and_then(|p| u8::from_str_radix(p, 16).ok())?;
-    }
-    parts.next().is_none().then_some(bytes)
+    )
 }
 
 /// Name servers and search domains of the node. A server on the node's loopback is out of the guest's reach.
@@ -278,13 +266,5 @@ mod tests {
         resolver("nameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\nsearch a.b c\n", &mut lease);
         assert_eq!(lease.dns, [Ipv4Addr::new(192, 0, 2, 1)]);
         assert_eq!(lease.search, ["a.b", "c"]);
-    }
-
-    #[test]
-    fn hardware_addresses_are_read_strictly() {
-        assert_eq!(parse_mac("02:00:00:00:00:ff"), Some([2, 0, 0, 0, 0, 255]));
-        for text in ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "zz:00:00:00:00:01"] {
-            assert_eq!(parse_mac(text), None, "{text}");
-        }
     }
 }

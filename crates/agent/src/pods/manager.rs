@@ -276,6 +276,7 @@ impl Manager {
         let mut uids: BTreeSet<String> =
             record::folders(&config.pods()).into_iter().map(|(uid, _)| uid).collect();
         uids.extend(self.shared.crun.list());
+        uids.extend(self.shared.network.holders());
         let namespaces = fs::read_dir(config.netns()).into_iter().flatten().flatten();
         uids.extend(namespaces.filter_map(|entry| entry.file_name().into_string().ok()));
         uids

@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     events::Recorder,
     image::Store,
-    network::cni::Cni,
+    network::Network,
     oci::{cgroup::Layout, crun::Crun},
     policy::Watch,
     selinux::Kernel,
@@ -33,7 +33,7 @@ pub struct Shared {
     /// The runtime.
     pub crun: Crun,
     /// The pod network.
-    pub cni: Cni,
+    pub network: Network,
     /// The cgroup layout.
     pub cgroups: Layout,
     /// Images.

@@ -5,7 +5,7 @@ use super::{Shared, record, record::Record, teardown};
 use crate::{
     clock, image,
     machine::{facts, link},
-    network::{self, cni::Address, pod::Wired},
+    network::{self, Port, cni::Attachment, pod::Wired},
     oci::{
         bundle::{self, Identity},
         cgroup::{self, HugeLimit},
@@ -32,6 +32,7 @@ use std::{
     fs, io,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     sync::Arc,
+    thread,
     time::Instant,
 };
 use tokio::{sync::oneshot, task::spawn_blocking};
@@ -111,9 +112,9 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
             debug!(elapsed = ?begin.elapsed(), "namespace");
             // Nobody waits any more when something else has failed.
             let _failed = made.send(());
-            let address = shared.cni.add(&uid, &netns).map_err(Failure::node);
+            let attachment = shared.network.attach(&uid, &netns).map_err(Failure::node);
             debug!(elapsed = ?begin.elapsed(), "address");
-            address
+            attachment
         })
     };
     let (address_tx, address_rx) = oneshot::channel();
@@ -134,9 +135,8 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
             spawn_blocking(move || contain(&shared, &pod, &container, &uid, &identity, &fetched))
         };
         let connected = {
-            let (fetched, netns, hostname, user) =
-                (fetched.clone(), netns.clone(), bundle::hostname(pod), identity.uid);
-            spawn_blocking(move || connect(&netns, &fetched, address_rx, &hostname, user))
+            let (shared, pod, fetched, user) = (shared.clone(), pod.clone(), fetched.clone(), identity.uid);
+            spawn_blocking(move || connect(&shared, &pod, &fetched, address_rx, user))
         };
         // Both have to end before anything is taken down.
         let (contained, connected) = tokio::join!(contained, connected);
@@ -145,11 +145,11 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
     let address = async {
         let address = address.await.map_err(Failure::node)?;
         // The receiver is gone when something else has failed.
-        let _failed = address_tx.send(address.as_ref().ok().copied());
+        let _failed = address_tx.send(address.as_ref().ok().cloned());
         address
     };
     let (address, rest) = tokio::join!(address, rest);
-    let address = address?;
+    let address = address?.address;
     let (fetched, (pid, prepared, disks), connected) = rest?;
     let (wired, descriptors) = connected?;
     debug!(elapsed = ?begin.elapsed(), "container and network");
@@ -355,16 +355,18 @@ fn kernel(machine: &Machine, prepared: &Prepared) -> Result<(), Failure> {
 
 type Connected = (Vec<Wired>, Vec<(Purpose, OwnedFd)>);
 
-/// The guest's network. What needs the pod's address comes last: the plug-in that finds one is the slowest part.
+/// The guest's network. What needs the pod's address comes last: the plug-in that finds one is the slowest part. The
+/// pod's port is in the rules before any order can go out.
 fn connect(
-    netns: &std::path::Path,
+    shared: &Shared,
+    pod: &Pod,
     fetched: &Fetched,
-    address: oneshot::Receiver<Option<Address>>,
-    hostname: &str,
+    attachment: oneshot::Receiver<Option<Attachment>>,
     user: u32,
 ) -> Result<Connected, Failure> {
     let begin = Instant::now();
-    let namespace = netns::open(netns).map_err(Failure::node)?;
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let namespace = netns::open(&shared.netns(&uid)).map_err(Failure::node)?;
     let interfaces = &fetched.machine.interfaces;
     network::pod::prepare(&namespace, interfaces).map_err(Failure::node)?;
     let passed = fetched.config.profile == Profile::Minimal;
@@ -373,9 +375,25 @@ fn connect(
     let early = interfaces.iter().all(|nic| nic.binding == Binding::Masquerade);
     let opened = early.then(open).transpose()?;
     debug!(elapsed = ?begin.elapsed(), "guest network");
-    let address = address.blocking_recv().ok().flatten();
-    let address = address.ok_or_else(|| Failure::node("the pod got no address"))?;
-    let wired = network::pod::wire(&namespace, interfaces, address, hostname).map_err(Failure::node)?;
+    let attachment = attachment.blocking_recv().ok().flatten();
+    let attachment = attachment.ok_or_else(|| Failure::node("the pod got no address"))?;
+    let port = Port {
+        name: attachment.port.clone(),
+        mac: network::pod::hardware(interfaces, &attachment),
+        ip: attachment.address.ip,
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+    };
+    let hostname = bundle::hostname(pod);
+    let (wired, admitted) = thread::scope(|scope| {
+        let admitted = scope.spawn(|| shared.network.admit(&uid, port, &fetched.config.pod_network));
+        let wired = network::pod::wire(&namespace, interfaces, &attachment, &hostname);
+        (wired, admitted.join())
+    });
+    debug!(elapsed = ?begin.elapsed(), "rules");
+    admitted
+        .map_err(|_| Failure::node("the pod's port could not be put into the rules"))?
+        .map_err(Failure::node)?;
+    let wired = wired.map_err(Failure::node)?;
     Ok((wired, opened.map_or_else(open, Ok)?))
 }
 

@@ -13,12 +13,8 @@ use std::thread;
 pub(super) fn down(shared: &Shared, uid: &str) -> Result<(), String> {
     let path = shared.netns(uid);
     let network = || {
-        if !path.exists() {
-            return Ok(());
-        }
-        // The plug-in gives the address back even where the namespace is no namespace any more. As long as it has
-        // not, the file stays as the sign that there is something to give back.
-        shared.cni.del(uid, &path).map_err(|error| error.to_string())?;
+        // The plug-in gives the address back even where the namespace is no namespace any more, or gone.
+        shared.network.release(uid, &path).map_err(|error| error.to_string())?;
         netns::delete(&path).map_err(|error| format!("network namespace: {error}"))
     };
     let (container, network) = thread::scope(|scope| {

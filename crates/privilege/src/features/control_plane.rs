@@ -208,4 +208,26 @@ const HOST: &[Grant] = &[
         "the pod has an address of the node's pod network",
         "node-network",
     ),
+    Grant::new(
+        Subject::Node,
+        Phase::Running,
+        &[
+            Right::Host {
+                operation: "make the bridge of the pod network, and attach running pods to it again",
+                capability: "NET_ADMIN",
+            },
+            Right::Sysctl { name: "net.ipv4.ip_forward", value: "1" },
+        ],
+        "kernel: rtnetlink_rcv_msg asks netlink_net_capable(CAP_NET_ADMIN); ip_forward drops packets for others while it is 0",
+        "machines reach the outside, and a bridge that was deleted does not cut running ones off",
+        "node-bridge",
+    ),
+    Grant::new(
+        Subject::Node,
+        Phase::Running,
+        &[Right::Host { operation: "write the rules of the pod network", capability: "NET_ADMIN" }],
+        "kernel: nfnetlink_rcv asks netlink_net_capable(CAP_NET_ADMIN)",
+        "a machine speaks with its own addresses, reaches those of its namespace, and of the node what is listed",
+        "node-rules",
+    ),
 ];

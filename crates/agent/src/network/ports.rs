@@ -1,0 +1,245 @@
+//! The ports of the node's bridge: who they belong to, and that rules and links are as they should be, whoever has
+//! changed them meanwhile.
+
+use super::{
+    Error,
+    cni::{Attachment, Cni},
+    host::Host,
+    mac::MacAddress,
+    rules, run,
+};
+use ferrovirt_plan::pod_network::PodNetwork;
+use ferrovirt_sys::link;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::Ipv4Addr,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// A pod's link to the bridge, and in whose name it may speak.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Interface on the node.
+    pub name: String,
+    /// The one hardware address of its frames.
+    pub mac: MacAddress,
+    /// The one address of its packets.
+    pub ip: Ipv4Addr,
+    /// Namespace of the pod.
+    pub namespace: String,
+}
+
+/// The pod network of this node.
+#[derive(Debug)]
+pub struct Network {
+    host: Host,
+    cni: Cni,
+    wanted: Mutex<Wanted>,
+    /// The version of `wanted` that the kernel has.
+    applied: Mutex<u64>,
+    /// Held while links are looked at and mended.
+    links: Mutex<()>,
+}
+
+/// What the kernel should have. Kept on disk: pods outlive the agent.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Wanted {
+    policy: PodNetwork,
+    /// By the pod's UID.
+    ports: BTreeMap<String, Port>,
+    #[serde(skip)]
+    version: u64,
+}
+
+impl Network {
+    /// Reads or chooses the pod network of the data directory `folder` and sets the node up for it. Idempotent.
+    ///
+    /// # Errors
+    /// When no subnet is free, or the kernel, ip or nft refuse.
+    pub fn set_up(folder: &Path) -> Result<Self, Error> {
+        let host = Host::open(folder)?;
+        let known =
+            fs::read(host.ports()).ok().and_then(|bytes| serde_json::from_slice::<Wanted>(&bytes).ok());
+        let wanted = Wanted { version: 1, ..known.unwrap_or_default() };
+        let cni = host.cni();
+        let network =
+            Self { host, cni, wanted: Mutex::new(wanted), applied: Mutex::new(0), links: Mutex::new(()) };
+        network.host.make_bridge()?;
+        network.mend()?;
+        network.apply()?;
+        network.host.forward()?;
+        Ok(network)
+    }
+
+    /// Gives the pod `id` an address and a link to the bridge, over which it reaches nothing yet. Blocks for some 30 ms.
+    ///
+    /// # Errors
+    /// When the plug-in, the kernel or ip refuse.
+    pub fn attach(&self, id: &str, netns: &Path) -> Result<Attachment, Error> {
+        if link::mtu(&self.cni.bridge).is_err() {
+            self.mend()?;
+        }
+        self.cni.add(id, netns)
+    }
+
+    /// Lets the pod `id` speak through `port`, under `policy`.
+    ///
+    /// # Errors
+    /// When its hardware address is taken or impossible, or the kernel or nft refuse.
+    pub fn admit(&self, id: &str, port: Port, policy: &PodNetwork) -> Result<(), Error> {
+        let refuse = |why| Err(Error::Hardware { mac: port.mac, why });
+        {
+            let mut wanted = lock(&self.wanted);
+            if !port.mac.is_unicast() {
+                return refuse("cannot be that of one interface");
+            }
+            let taken = wanted.ports.iter().any(|(other, known)| other != id && known.mac == port.mac);
+            if taken || port.mac == self.host.mac() {
+                return refuse("is in use on this node's pod network");
+            }
+            wanted.ports.insert(id.to_owned(), port);
+            wanted.policy = policy.clone();
+            self.write(&mut wanted)?;
+        }
+        self.apply()
+    }
+
+    /// Takes the pod's port away and gives its address back, whether or not its namespace is still there. Fine when it
+    /// has neither.
+    ///
+    /// # Errors
+    /// When the plug-in, the kernel or ip refuse.
+    pub fn release(&self, id: &str, netns: &Path) -> Result<(), Error> {
+        let port = {
+            let mut wanted = lock(&self.wanted);
+            let port = wanted.ports.remove(id);
+            if port.is_some()
+                && let Err(error) = self.write(&mut wanted)
+            {
+                tracing::warn!("recording that a pod has left the network: {error}");
+            }
+            port
+        };
+        if port.is_some()
+            && let Err(error) = self.apply()
+        {
+            // The link goes, and the next batch has its names no more.
+            tracing::warn!("rules of the pod network: {error}");
+        }
+        if netns.exists() || self.cni.holders().contains(id) {
+            self.cni.del(id, netns)?;
+        }
+        match port {
+            // Something holds a namespace that its file no longer names.
+            Some(port) if link::mtu(&port.name).is_ok() => {
+                let deleted = run("ip", "iproute2", &["link", "delete", &port.name], "");
+                if link::mtu(&port.name).is_ok() { deleted.map(|_| ()) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Pods that have an address or a port.
+    pub fn holders(&self) -> BTreeSet<String> {
+        let mut all = self.cni.holders();
+        all.extend(lock(&self.wanted).ports.keys().cloned());
+        all
+    }
+
+    /// Makes links and rules what they should be under `policy`; under the last one that was known when there is none.
+    ///
+    /// # Errors
+    /// When the kernel, ip or nft refuse.
+    pub fn assert(&self, policy: Option<&PodNetwork>) -> Result<(), Error> {
+        {
+            let mut wanted = lock(&self.wanted);
+            if let Some(policy) = policy.filter(|policy| **policy != wanted.policy) {
+                wanted.policy = policy.clone();
+                self.write(&mut wanted)?;
+            } else if wanted.ports.is_empty() {
+                // Nobody is there to be protected, and the next pod brings the rules.
+                return Ok(());
+            }
+            // Somebody else may have changed what the kernel has.
+            wanted.version += 1;
+        }
+        let mended = self.mend();
+        self.apply().and(mended)
+    }
+
+    /// Removes everything; only when no pod is left.
+    ///
+    /// # Errors
+    /// When the kernel, ip or nft refuse.
+    pub fn tear_down(&self) -> Result<(), Error> {
+        self.host.tear_down()
+    }
+
+    /// Makes the bridge where there is none, and every link its port again.
+    fn mend(&self) -> Result<(), Error> {
+        let _guard = lock(&self.links);
+        let bridge = &self.cni.bridge;
+        if link::mtu(bridge).is_err() {
+            tracing::warn!("making the bridge {bridge} of the pod network, which was gone");
+            self.host.make_bridge()?;
+        }
+        let names: BTreeSet<String> =
+            lock(&self.wanted).ports.values().map(|port| port.name.clone()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let shown = run("ip", "iproute2", &["-j", "link", "show", "master", bridge], "")?;
+        let members = members(&shown);
+        for name in names.iter().filter(|name| !members.contains(*name) && link::mtu(name).is_ok()) {
+            tracing::warn!("attaching {name} to the bridge {bridge} again");
+            let lines = format!("link set dev {name} master {bridge}\nlink set dev {name} up\n");
+            if let Err(error) = run("ip", "iproute2", &["-batch", "-"], &lines) {
+                tracing::warn!("attaching {name} to the bridge {bridge}: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the kernel the newest rules. Of several that wait, one does the work of all.
+    fn apply(&self) -> Result<(), Error> {
+        let needed = lock(&self.wanted).version;
+        let mut applied = lock(&self.applied);
+        if *applied >= needed {
+            return Ok(());
+        }
+        let wanted = lock(&self.wanted).clone();
+        let batch = self.host.with_facts(|facts| rules::render(facts, &wanted.policy, &wanted.ports));
+        run("nft", "nftables", &["-f", "-"], &batch)?;
+        *applied = wanted.version;
+        Ok(())
+    }
+
+    /// Writes what is wanted, whole or not at all, as its next version.
+    fn write(&self, wanted: &mut Wanted) -> Result<(), Error> {
+        wanted.version += 1;
+        let file = self.host.ports();
+        let part = file.with_extension("part");
+        let text = serde_json::to_vec(&*wanted).map_err(io::Error::other);
+        text.and_then(|text| fs::write(&part, text))
+            .and_then(|()| fs::rename(&part, &file))
+            .map_err(|source| Error::Kernel { what: "writing ports.json", source })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Names of the interfaces in what `ip -j link` shows.
+fn members(json: &str) -> BTreeSet<String> {
+    #[derive(Deserialize)]
+    struct Link {
+        #[serde(default)]
+        ifname: String,
+    }
+    let links: Vec<Link> = serde_json::from_str(json).unwrap_or_default();
+    links.into_iter().map(|link| link.ifname).collect()
+}

@@ -1,0 +1,162 @@
+//! A guest with the pod's own address (bridge binding) that lies about who it is: frames are written into its TAP
+//! queue, as QEMU does it.
+
+use crate::support::{Node, Pod, interface, receive, send, soon};
+use ferrovirt_agent::network::{mac::MacAddress, pod};
+use ferrovirt_model::machine::Binding;
+use std::{net::Ipv4Addr, os::fd::OwnedFd};
+
+const BROADCAST: MacAddress = MacAddress([0xff; 6]);
+const STRANGER: MacAddress = MacAddress([2, 0, 0, 0, 0xba, 0xd0]);
+
+fn frame(to: MacAddress, from: MacAddress, rest: &[&[u8]]) -> Vec<u8> {
+    [&to.0, &from.0, &rest.concat()[..]].concat()
+}
+
+fn arp(
+    to: MacAddress,
+    from: MacAddress,
+    operation: u8,
+    sender: (MacAddress, Ipv4Addr),
+    target: Ipv4Addr,
+) -> Vec<u8> {
+    let head: &[u8] = &[8, 6, 0, 1, 8, 0, 6, 4, 0, operation];
+    frame(to, from, &[head, &sender.0.0, &sender.1.octets(), &[0; 6], &target.octets()])
+}
+
+/// An echo request.
+fn echo(to: MacAddress, from: MacAddress, source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
+    let mut header = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0];
+    header.extend(source.octets());
+    header.extend(destination.octets());
+    let sum = checksum(&header);
+    header[10..12].copy_from_slice(&sum);
+    let mut message = vec![8, 0, 0, 0, 0, 1, 0, 1];
+    let sum = checksum(&message);
+    message[2..4].copy_from_slice(&sum);
+    frame(to, from, &[&[8, 0], &header, &message])
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
+}
+
+/// The guest's side of a pod with bridge binding.
+fn guest(pod: &Pod) -> OwnedFd {
+    let interfaces = [interface(Binding::Bridge, vec![], 1)];
+    pod::prepare(&pod.ns.open, &interfaces).unwrap();
+    pod::wire(&pod.ns.open, &interfaces, &pod.attachment, "host").unwrap();
+    pod::queues(&pod.ns.open, 1, 107).unwrap().remove(0)
+}
+
+#[test]
+fn a_guest_that_lies_about_its_addresses_changes_nothing_and_is_counted() {
+    let node = Node::new();
+    // Of one namespace: not even there.
+    let (victim, attacker) = (node.pod("a1", "alpha"), node.pod("a2", "alpha"));
+    let queue = guest(&attacker);
+    let (own, mac, ip, gateway) =
+        (attacker.attachment.mac, victim.attachment.mac, victim.ip(), attacker.gateway());
+    let link = node.ns.sh(&format!("ip -o link show {}", node.bridge()));
+    let bridge: MacAddress =
+        link.split_once("link/ether ").unwrap().1.split_whitespace().next().unwrap().parse().unwrap();
+
+    // The truth is heard: once the link is up, the gateway answers.
+    let truth = arp(BROADCAST, own, 1, (own, attacker.ip()), gateway);
+    let answered = |frame: &[u8]| frame.starts_with(&own.0) && frame.get(12..14) == Some(&[8, 6]);
+    soon("the guest's link", || {
+        send(&queue, &truth);
+        let mut buffer = [0; 2048];
+        std::iter::from_fn(|| {
+            rustix::io::read(&queue, &mut buffer).ok().map(|n| answered(&buffer[10.min(n)..n]))
+        })
+        .any(|is| is)
+    });
+    assert!(node.ns.pings(ip));
+    let before = (node.learned(), node.neighbour(ip));
+    assert_eq!(before.1, Some(mac));
+    assert!(before.0.contains(&own.to_string()) && before.0.contains(&mac.to_string()), "{before:?}");
+
+    let reserved = |last| MacAddress([1, 0x80, 0xc2, 0, 0, last]);
+    let other = Ipv4Addr::from(u32::from(gateway) + 200);
+    let lies = [
+        // Another's address at one's own hardware address, asked, answered and announced.
+        arp(BROADCAST, own, 1, (own, ip), gateway),
+        arp(bridge, own, 2, (own, ip), gateway),
+        arp(BROADCAST, own, 2, (own, gateway), ip),
+        arp(BROADCAST, own, 1, (own, ip), ip),
+        // Another's hardware address, in the frame, in the message, in both.
+        arp(BROADCAST, mac, 1, (mac, ip), gateway),
+        arp(BROADCAST, own, 1, (mac, ip), gateway),
+        arp(BROADCAST, own, 1, (mac, attacker.ip()), gateway),
+        arp(BROADCAST, mac, 1, (own, attacker.ip()), gateway),
+        // Addresses that nobody has.
+        arp(BROADCAST, STRANGER, 1, (STRANGER, other), gateway),
+        arp(BROADCAST, own, 1, (own, other), gateway),
+        echo(bridge, own, ip, gateway),
+        echo(bridge, mac, ip, gateway),
+        echo(bridge, STRANGER, attacker.ip(), gateway),
+        echo(mac, own, other, ip),
+        echo(bridge, own, Ipv4Addr::UNSPECIFIED, gateway),
+        echo(bridge, own, Ipv4Addr::LOCALHOST, gateway),
+    ];
+    let odd = [
+        // What bridges handle before other rules, and learn from.
+        frame(reserved(0x0e), mac, &[&[0x88, 0xcc, 0, 0]]),
+        frame(reserved(2), mac, &[&[0x88, 9, 0, 0]]),
+        frame(reserved(0), mac, &[&[0, 4, 0x42, 0x42, 3, 0]]),
+        [&reserved(0x0e).0[..], &echo(bridge, own, attacker.ip(), gateway)[6..]].concat(),
+        // Tagged, and of other protocols.
+        frame(bridge, own, &[&[0x81, 0, 0, 0], &echo(bridge, own, attacker.ip(), gateway)[12..]]),
+        frame(bridge, own, &[&[0x81, 0, 0, 5], &arp(BROADCAST, own, 1, (own, ip), gateway)[12..]]),
+        frame(MacAddress([0x33, 0x33, 0, 0, 0, 1]), own, &[&[0x86, 0xdd, 0x60], &[0; 40]]),
+        frame(bridge, own, &[&[0x88, 0x63, 0x11, 9, 0, 0]]),
+        // To an address of another's at one's own choice of hardware address, over the node.
+        echo(bridge, own, attacker.ip(), ip),
+        // About addresses of other networks, which the node would answer for.
+        arp(BROADCAST, own, 1, (own, attacker.ip()), Ipv4Addr::new(192, 0, 2, 1)),
+    ];
+    let (spoofed, refused) = (node.counted("spoofed"), node.counted("refused"));
+    for frame in lies.iter().chain(&odd) {
+        send(&queue, frame);
+    }
+    let all = (lies.len() + odd.len()) as u64;
+    soon("all frames to be counted", || {
+        node.counted("spoofed") + node.counted("refused") >= spoofed + refused + all
+    });
+    assert!(node.counted("spoofed") >= spoofed + lies.len() as u64);
+    assert_eq!((node.learned(), node.neighbour(ip)), before);
+    assert_eq!(node.neighbour(other), None);
+    assert_eq!(node.neighbour(attacker.ip()), Some(own));
+    let entries = node.ns.sh("ip neigh; bridge fdb");
+    assert!(!entries.contains(&STRANGER.to_string()), "{entries}");
+
+    // A guest that asks whether its address is free may.
+    send(&queue, &arp(BROADCAST, own, 1, (own, Ipv4Addr::UNSPECIFIED), gateway));
+    assert!(receive(&queue, answered), "the gateway answers a probe");
+}
+
+#[test]
+fn frames_for_one_machine_are_not_seen_by_others() {
+    let node = Node::new();
+    let (quiet, listener) = (node.pod("a1", "alpha"), node.pod("a2", "alpha"));
+    let queue = guest(&listener);
+    // The node knows where the quiet machine is, and the bridge has forgotten.
+    let (ip, mac) = (quiet.ip(), quiet.attachment.mac);
+    quiet.ns.sh("ip link set eth0 arp off");
+    let bridge = node.bridge();
+    node.ns.sh(&format!("ip neigh replace {ip} lladdr {mac} dev {bridge} nud permanent; ip link set {bridge} type bridge fdb_flush"));
+    node.ns.pings(ip);
+    node.ns.sh(&format!("ip link set {bridge} type bridge fdb_flush"));
+    node.ns.shell(&format!("busybox ping -c1 -W1 {ip}"));
+    // What follows is heard: it came after.
+    node.ns.sh(&format!("busybox arping -c1 -w1 -I {bridge} {} || true", listener.ip()));
+    let mut leaked = false;
+    let heard = receive(&queue, |frame| {
+        leaked |= frame.starts_with(&mac.0);
+        frame.starts_with(&BROADCAST.0) && frame.get(12..14) == Some(&[8, 6])
+    });
+    assert!(heard && !leaked);
+}
