@@ -5,6 +5,7 @@ pub mod config;
 pub mod convert;
 mod crd;
 pub mod defaults;
+pub mod document;
 pub mod kubevirt;
 pub mod quantity;
 pub mod support;
