@@ -133,6 +133,9 @@ fn main() -> anyhow::Result<ExitCode> {
             "the parent is gone"
         );
     }
+    if let Err(error) = ferrovirt_sys::process::raise_open_files() {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
     preflight::check(&options.launcher)?;
     drop_rights()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -5,6 +5,7 @@ mod console;
 mod explain;
 mod log;
 mod machine;
+mod memory;
 mod prove;
 mod requirements;
 mod scc;

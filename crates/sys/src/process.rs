@@ -49,6 +49,27 @@ pub fn spawn(mut command: Command, setup: Setup) -> io::Result<Child> {
     child
 }
 
+/// Most descriptors that [`raise_open_files`] asks for: some programs that are started later go through all numbers.
+const MAX_OPEN_FILES: u64 = 1 << 20;
+
+/// Raises the soft limit of open files to the hard one, for a program that uses no select(2): many connections and streams
+/// need a descriptor each. Programs that are started by it inherit the limit; containers have one of their own.
+///
+/// Answers the limit as it is now.
+///
+/// # Errors
+/// What setrlimit(2) says.
+pub fn raise_open_files() -> io::Result<u64> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(MAX_OPEN_FILES).min(MAX_OPEN_FILES);
+    if limit.current.is_some_and(|current| current < wanted) {
+        limit.current = Some(wanted);
+        setrlimit(Resource::Nofile, limit)?;
+    }
+    Ok(limit.current.unwrap_or(MAX_OPEN_FILES))
+}
+
 struct Plan {
     child: InChild,
     /// Holds every low number until the child exists, so that the pipe by which the standard library hears of a

@@ -131,15 +131,18 @@ pub(super) async fn answer(target: &Target, query: Option<&str>) -> Response<Bod
         Ok(options) => options,
         Err(message) => return refuse(StatusCode::BAD_REQUEST, &message),
     };
-    let open = || -> io::Result<File> {
-        let mut file = File::open(target.log())?;
+    let path = target.log();
+    let open = move || -> io::Result<File> {
+        let mut file = File::open(path)?;
         if let Some(lines) = options.tail {
             let start = tail(&mut file, lines)?;
             file.seek(SeekFrom::Start(start))?;
         }
         Ok(file)
     };
-    let file = match open() {
+    // A log can be large, and the beginning of its last lines far from its end.
+    let opened = tokio::task::spawn_blocking(open).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return refuse(StatusCode::BAD_REQUEST, "container \"compute\" is waiting to start");

@@ -15,10 +15,18 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+};
 
 type Body = BoxBody<Bytes, io::Error>;
+
+/// Connections at a time: each is a log, a console or a question. The API server lets users have 256 streams and 48 requests
+/// at a time, so that there is always room for its own.
+const MAX_CONNECTIONS: usize = 1024;
 
 /// The server.
 #[derive(Debug)]
@@ -51,14 +59,25 @@ impl Server {
 
     /// Serves for ever.
     pub async fn run(&self) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut said: Option<Instant> = None;
         loop {
+            // Never closed; whoever comes in vain waits in the kernel's queue.
+            let place = places.clone().acquire_owned().await.ok();
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(serve(stream, self.user, self.manager.clone()));
+                    let (user, manager) = (self.user, self.manager.clone());
+                    tokio::spawn(async move {
+                        serve(stream, user, manager).await;
+                        drop(place);
+                    });
                 }
                 Err(error) => {
-                    tracing::warn!("accepting on {}: {error}", self.path.display());
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    if said.is_none_or(|said| said.elapsed() >= Duration::from_secs(1)) {
+                        tracing::warn!("accepting on {}: {error}", self.path.display());
+                        said = Some(Instant::now());
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }

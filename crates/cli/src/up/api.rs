@@ -2,7 +2,7 @@
 //! has beside that are the descriptors that it was started with.
 
 use super::control::{self, File, Heard, Kvm, Lines, Said, Settings};
-use crate::log;
+use crate::{log, memory};
 use anyhow::{Context, Result, ensure};
 use ferrovirt_apiserver::server::{Config, Server};
 use ferrovirt_plan::{config::ClusterConfig, render};
@@ -35,6 +35,10 @@ pub(crate) fn api_server(settings: &str) -> Result<()> {
     log::start();
     ensure!(rights::has_none()?, "`ferrovirt up` starts this; it does not run with rights of its own");
     let settings: Settings = serde_json::from_str(settings)?;
+    if let Err(error) = ferrovirt_sys::process::raise_open_files() {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+    memory::watch();
     let place = settings.directory.display().to_string();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(run(settings)).with_context(|| format!("the API server in {place}"))
