@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use crate::admission::{HookCache, SccCache};
 use crate::auth::Auth;
+use crate::flow::Flow;
+use crate::quota::Quota;
 use crate::status::ApiError;
 use crate::store::Store;
 
@@ -41,6 +43,10 @@ pub struct App {
     pub hooks: HookCache,
     /// Who admits pods by security context constraints.
     pub scc_admission: SccAdmission,
+    /// What one user may take of the server at a time.
+    pub flow: Flow,
+    /// How much may be stored.
+    pub quota: Quota,
     /// Unix socket of the node's agent: logs, consoles, pause.
     pub agent_socket: PathBuf,
     /// Certificate of the cluster's authority, PEM.

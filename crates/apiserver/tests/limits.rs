@@ -1,4 +1,4 @@
-//! What those who are nobody can take from the server.
+//! What those who are nobody, and single users, can take from the server.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 

@@ -1,35 +1,28 @@
 //! The authorizer: the RBAC index, kept as fresh as the store.
 
-use std::sync::Arc;
-
-use super::rbac::{GROUP, Index};
+use super::rbac::Index;
 use super::rules::Rule;
-use crate::fresh::Fresh;
+use crate::fresh::Followed;
 use crate::request::{Attributes, Decision, UserInfo};
 use crate::status::ApiError;
 use crate::store::Store;
 
 /// Answers "may this user do this?" from the stored roles and bindings.
 pub struct Authorizer {
-    index: Fresh<Index>,
+    index: Followed<Index>,
 }
 
 impl Authorizer {
     /// An authorizer over the roles and bindings of `store`.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { index: Fresh::new(store, format!("/{GROUP}/"), Index::build) }
+        Self { index: Followed::new(store, Index::apply) }
     }
 
-    /// The index of the current state. What was written before this call is in it.
-    fn index(&self) -> Arc<Index> {
-        self.index.get()
-    }
-
-    /// Decides one request.
+    /// Decides one request. What was written before is counted, and what was taken away is not.
     #[must_use]
     pub fn authorize(&self, user: &UserInfo, request: &Attributes) -> Decision {
-        self.index().authorize(user, request)
+        self.index.read(|index| index.authorize(user, request))
     }
 
     /// True when the user may.
@@ -52,7 +45,7 @@ impl Authorizer {
     /// All rules that the user has in a namespace (cluster-wide ones included).
     #[must_use]
     pub fn rules_of(&self, user: &UserInfo, namespace: &str) -> Vec<Rule> {
-        self.index().rules_of(user, namespace)
+        self.index.read(|index| index.rules_of(user, namespace))
     }
 }
 
@@ -89,6 +82,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::auth::rbac::GROUP;
     use crate::store::{Key, Preconditions};
 
     #[test]

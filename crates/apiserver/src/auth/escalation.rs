@@ -15,6 +15,9 @@ use crate::store::{Key, Prefix, Store};
 /// Each combination of a rule's lists is compared alone. A few thousand words in each list would be more than memory.
 const MAX_COMBINATIONS: usize = 10_000;
 
+/// Each combination is compared with each rule that is held: so many take some tenths of a second.
+const MAX_COMPARISONS: usize = 5_000_000;
+
 /// Checks a create or update of an RBAC object; every other request passes.
 ///
 /// # Errors
@@ -113,6 +116,16 @@ fn refuse_missing(
         return Err(ApiError::forbidden(GROUP, request.kind.plural, request.name, message));
     }
     let held = authorizer.rules_of(request.user, request.namespace);
+    if combinations.saturating_mul(held.len()) > MAX_COMPARISONS {
+        let message = format!(
+            "{}.{GROUP} {:?} is forbidden: its {combinations} combinations of verb, resource and name are too many to be \
+             compared with the {} rules that you hold: split it",
+            request.kind.plural,
+            request.name,
+            held.len()
+        );
+        return Err(ApiError::forbidden(GROUP, request.kind.plural, request.name, message));
+    }
     let missing = not_covered(&held, wanted);
     if missing.is_empty() {
         return Ok(());

@@ -1,31 +1,34 @@
-//! The RBAC index: which rules reach which subject, built from the stored roles and bindings.
+//! The RBAC index: which rules reach which subject.
 //!
-//! It is built once for a state of the RBAC objects and kept until one of them changes. A request then looks only at
-//! the bindings of its own user and groups.
+//! It changes with each stored role and binding, by as much as changed there: a binding of many subjects costs its author
+//! and nobody else. A request looks only at the bindings of its own user and groups, in its own namespace.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::rules::Rule;
-use super::user::{MASTERS, service_account_name};
+use super::user::{MASTERS, service_account_name, split_service_account};
 use crate::request::{Attributes, Decision, UserInfo};
-use crate::store::{Prefix, Store};
+use crate::store::Key;
 
 /// API group of roles and bindings.
 pub const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// One binding as seen from a subject.
-#[derive(Debug, Clone)]
-struct Grant {
+/// Namespace (nothing for a cluster role) and name.
+type RoleName = (Option<String>, String);
+
+/// One binding. Its subjects are where it is found.
+#[derive(Debug)]
+struct Binding {
     /// The namespace of a role binding; nothing for a cluster role binding.
     namespace: Option<String>,
-    rules: Arc<Vec<Rule>>,
-    /// How an allowed decision names it.
-    why: Arc<str>,
-    /// Set when the role does not exist: the message of Kubernetes' 403.
-    missing: Option<String>,
+    name: String,
+    /// Kind and name of its role, as they are written.
+    role: (String, String),
+    /// Where that role is; nothing when it cannot be one.
+    home: Option<RoleName>,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -34,77 +37,117 @@ enum Subject {
     Group(String),
 }
 
-/// All grants by subject.
+/// All bindings by subject, and the rules of all roles.
 #[derive(Debug, Default)]
 pub struct Index {
-    grants: HashMap<Subject, Vec<Grant>>,
+    /// By namespace, the empty one for cluster role bindings: what is bound elsewhere is not even looked at.
+    bindings: HashMap<Subject, HashMap<String, Vec<Arc<Binding>>>>,
+    roles: HashMap<RoleName, Arc<Vec<Rule>>>,
+    /// All cluster roles, in order of name: those that are collected from others depend on any of them.
+    cluster: BTreeMap<String, Value>,
 }
 
 impl Index {
-    /// Reads all roles and bindings of the store.
-    #[must_use]
-    pub fn build(store: &Store) -> Self {
-        let roles = load_roles(store);
-        let mut index = Self::default();
-        for resource in ["clusterrolebindings", "rolebindings"] {
-            for (key, entry) in store.list(&Prefix::resource(GROUP, resource)).entries {
-                let namespace = (resource == "rolebindings").then(|| key.namespace().to_owned());
-                index.add(&roles, &entry.object, namespace, key.name());
+    /// Takes a change of a stored object.
+    pub(crate) fn apply(&mut self, key: &Key, old: Option<&Value>, new: Option<&Value>) {
+        let mut parts = key.as_str().split('/').skip(1);
+        if parts.next() != Some(GROUP) {
+            return;
+        }
+        match parts.next().unwrap_or_default() {
+            "roles" => {
+                let name = (Some(key.namespace().to_owned()), key.name().to_owned());
+                match new {
+                    Some(role) => self.roles.insert(name, Arc::new(Rule::list(role))),
+                    None => self.roles.remove(&name),
+                };
+            }
+            "clusterroles" => self.cluster_role(key.name(), new),
+            "rolebindings" | "clusterrolebindings" => {
+                let namespace = Some(key.namespace()).filter(|namespace| !namespace.is_empty());
+                if let Some(old) = old {
+                    self.unbind(old, namespace, key.name());
+                }
+                if let Some(new) = new {
+                    self.bind(new, namespace, key.name());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Only administrators write these, and there are some dozen, so those that are collected are collected again.
+    fn cluster_role(&mut self, name: &str, new: Option<&Value>) {
+        match new {
+            Some(role) => {
+                self.cluster.insert(name.to_owned(), role.clone());
+                self.roles.insert((None, name.to_owned()), Arc::new(Rule::list(role)));
+            }
+            None => {
+                self.cluster.remove(name);
+                self.roles.remove(&(None, name.to_owned()));
             }
         }
-        index
-    }
-
-    fn add(
-        &mut self,
-        roles: &HashMap<RoleName, Arc<Vec<Rule>>>,
-        binding: &Value,
-        namespace: Option<String>,
-        name: &str,
-    ) {
-        let text = |path: &str| binding.pointer(path).and_then(Value::as_str).unwrap_or_default();
-        let (kind, role) = (text("/roleRef/kind"), text("/roleRef/name"));
-        // A cluster role binding cannot refer to a role, and must not reach the cluster role of the same name by it.
-        let home = match (kind, &namespace) {
-            ("ClusterRole", _) => Some(None),
-            ("Role", Some(namespace)) => Some(Some(namespace.clone())),
-            _ => None,
-        };
-        let rules = home.and_then(|home| roles.get(&(home, role.to_owned())).cloned());
-        let missing =
-            rules.is_none().then(|| format!("{}.{GROUP} \"{role}\" not found", kind.to_lowercase()));
-        let (scope, place) = match &namespace {
-            Some(ns) => ("RoleBinding", format!("{name}/{ns}")),
-            None => ("ClusterRoleBinding", name.to_owned()),
-        };
-        for subject in binding.get("subjects").and_then(Value::as_array).into_iter().flatten() {
-            let field = |key: &str| subject.get(key).and_then(Value::as_str);
-            let Some(subject_name) = field("name") else { continue };
-            let (subject_key, described) = match field("kind") {
-                Some("User") => (Subject::User(subject_name.into()), format!("User \"{subject_name}\"")),
-                Some("Group") => (Subject::Group(subject_name.into()), format!("Group \"{subject_name}\"")),
-                Some("ServiceAccount") => {
-                    // A role binding's subject without a namespace is no account: Kubernetes demands it, too.
-                    let Some(ns) = field("namespace") else { continue };
-                    let described = format!("ServiceAccount \"{subject_name}/{ns}\"");
-                    (Subject::User(service_account_name(ns, subject_name)), described)
-                }
-                _ => continue,
-            };
-            let why = format!("RBAC: allowed by {scope} \"{place}\" of {kind} \"{role}\" to {described}");
-            self.grants.entry(subject_key).or_default().push(Grant {
-                namespace: namespace.clone(),
-                rules: rules.clone().unwrap_or_default(),
-                why: why.into(),
-                missing: missing.clone(),
-            });
+        let all: Vec<&Value> = self.cluster.values().collect();
+        for (name, role) in self.cluster.iter().filter(|(_, role)| role.get("aggregationRule").is_some()) {
+            self.roles.insert((None, name.clone()), Arc::new(aggregate(role, &all)));
         }
     }
 
-    fn of<'a>(&'a self, user: &'a UserInfo) -> impl Iterator<Item = &'a Grant> {
-        let own = self.grants.get(&Subject::User(user.name.clone()));
-        let groups = user.groups.iter().filter_map(|group| self.grants.get(&Subject::Group(group.clone())));
-        own.into_iter().chain(groups).flatten()
+    fn bind(&mut self, object: &Value, namespace: Option<&str>, name: &str) {
+        let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (kind, role) = (text("/roleRef/kind"), text("/roleRef/name"));
+        // A cluster role binding cannot refer to a role, and must not reach the cluster role of the same name by it.
+        let home = match (kind.as_str(), namespace) {
+            ("ClusterRole", _) => Some((None, role.clone())),
+            ("Role", Some(namespace)) => Some((Some(namespace.to_owned()), role.clone())),
+            _ => None,
+        };
+        let namespace = namespace.map(str::to_owned);
+        let binding = Arc::new(Binding { namespace, name: name.to_owned(), role: (kind, role), home });
+        let place = binding.namespace.clone().unwrap_or_default();
+        for subject in subjects(object) {
+            let here = self.bindings.entry(subject).or_default().entry(place.clone()).or_default();
+            // A subject that is named twice is bound once.
+            if !here.last().is_some_and(|last| Arc::ptr_eq(last, &binding)) {
+                here.push(Arc::clone(&binding));
+            }
+        }
+    }
+
+    fn unbind(&mut self, object: &Value, namespace: Option<&str>, name: &str) {
+        let place = namespace.unwrap_or_default();
+        for subject in subjects(object) {
+            let Some(places) = self.bindings.get_mut(&subject) else { continue };
+            if let Some(here) = places.get_mut(place) {
+                here.retain(|binding| binding.name != name);
+                if here.is_empty() {
+                    places.remove(place);
+                }
+            }
+            if places.is_empty() {
+                self.bindings.remove(&subject);
+            }
+        }
+    }
+
+    /// The bindings of a user that count in `namespace`, each with its subject: the user's own before those of groups, those
+    /// of the cluster before those of the namespace.
+    fn of<'a>(&'a self, user: &UserInfo, namespace: &str) -> Vec<(&'a Binding, &'a Subject)> {
+        let mut found = Vec::new();
+        let groups = user.groups.iter().map(|group| Subject::Group(group.clone()));
+        for subject in std::iter::once(Subject::User(user.name.clone())).chain(groups) {
+            let Some((subject, places)) = self.bindings.get_key_value(&subject) else { continue };
+            let here = Some(namespace).filter(|namespace| !namespace.is_empty());
+            for place in std::iter::once("").chain(here) {
+                found.extend(places.get(place).into_iter().flatten().map(|binding| (&**binding, subject)));
+            }
+        }
+        found
+    }
+
+    fn rules(&self, binding: &Binding) -> Option<&Arc<Vec<Rule>>> {
+        self.roles.get(binding.home.as_ref()?)
     }
 
     /// Decides one request.
@@ -113,26 +156,32 @@ impl Index {
         if user.in_group(MASTERS) {
             return Decision::Allow(String::new());
         }
-        let mut missing: Vec<&str> = Vec::new();
-        for grant in self.of(user) {
-            if grant
-                .namespace
-                .as_ref()
-                .is_some_and(|ns| request.namespace.is_empty() || *ns != request.namespace)
-            {
-                continue;
-            }
+        let mut missing: Vec<String> = Vec::new();
+        for (binding, subject) in self.of(user, &request.namespace) {
             // A role binding never grants paths, even when it refers to a cluster role that has some.
-            if grant.namespace.is_some() && request.resource.is_empty() {
+            if binding.namespace.is_some() && request.resource.is_empty() {
                 continue;
             }
-            if grant.rules.iter().any(|rule| rule.allows(request)) {
-                return Decision::Allow(grant.why.to_string());
-            }
-            if let Some(text) = &grant.missing
-                && !missing.contains(&text.as_str())
-            {
-                missing.push(text);
+            let (kind, role) = &binding.role;
+            match self.rules(binding) {
+                Some(rules) if rules.iter().any(|rule| rule.allows(request)) => {
+                    let (scope, place) = match &binding.namespace {
+                        Some(namespace) => ("RoleBinding", format!("{}/{namespace}", binding.name)),
+                        None => ("ClusterRoleBinding", binding.name.clone()),
+                    };
+                    return Decision::Allow(format!(
+                        "RBAC: allowed by {scope} \"{place}\" of {kind} \"{role}\" to {subject}"
+                    ));
+                }
+                Some(_) => {}
+                // The message of Kubernetes' 403; a few of them say enough.
+                None if missing.len() < MAX_MISSING => {
+                    let text = format!("{}.{GROUP} \"{role}\" not found", kind.to_lowercase());
+                    if !missing.contains(&text) {
+                        missing.push(text);
+                    }
+                }
+                None => {}
             }
         }
         match missing.as_slice() {
@@ -142,7 +191,8 @@ impl Index {
         }
     }
 
-    /// All rules that the user has in a namespace (or cluster-wide when it is empty).
+    /// All rules that the user has in a namespace (or cluster-wide when it is empty). Those of a role that is bound often
+    /// are there once, or twice where it is bound in the namespace, too.
     #[must_use]
     pub fn rules_of(&self, user: &UserInfo, namespace: &str) -> Vec<Rule> {
         let everything = || {
@@ -156,38 +206,51 @@ impl Index {
         if user.in_group(MASTERS) {
             out.extend(everything());
         }
-        for grant in self.of(user) {
-            match &grant.namespace {
-                None => out.extend(grant.rules.iter().cloned()),
-                Some(ns) if ns == namespace => out.extend(
-                    grant.rules.iter().map(|rule| Rule { non_resource_urls: Vec::new(), ..rule.clone() }),
-                ),
-                Some(_) => {}
+        let mut seen = HashSet::new();
+        for (binding, _) in self.of(user, namespace) {
+            if !seen.insert((binding.namespace.is_some(), &binding.home)) {
+                continue;
+            }
+            let rules = self.rules(binding).into_iter().flat_map(|rules| rules.iter());
+            if binding.namespace.is_none() {
+                out.extend(rules.cloned());
+            } else {
+                out.extend(rules.map(|rule| Rule { non_resource_urls: Vec::new(), ..rule.clone() }));
             }
         }
         out
     }
 }
 
-/// Namespace (nothing for a cluster role) and name.
-type RoleName = (Option<String>, String);
+/// How many roles that are not there a refusal names.
+const MAX_MISSING: usize = 10;
 
-fn load_roles(store: &Store) -> HashMap<RoleName, Arc<Vec<Rule>>> {
-    let mut roles = HashMap::new();
-    for (key, entry) in store.list(&Prefix::resource(GROUP, "roles")).entries {
-        let rules = Arc::new(Rule::list(&entry.object));
-        roles.insert((Some(key.namespace().to_owned()), key.name().to_owned()), rules);
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Group(name) => write!(f, "Group \"{name}\""),
+            Self::User(name) => match split_service_account(name) {
+                Some((namespace, account)) => write!(f, "ServiceAccount \"{account}/{namespace}\""),
+                None => write!(f, "User \"{name}\""),
+            },
+        }
     }
-    let cluster = store.list(&Prefix::resource(GROUP, "clusterroles")).entries;
-    let objects: Vec<&Value> = cluster.iter().map(|(_, entry)| entry.object.as_ref()).collect();
-    for (key, entry) in &cluster {
-        let rules = match entry.object.get("aggregationRule") {
-            Some(_) => aggregate(&entry.object, &objects),
-            None => Rule::list(&entry.object),
-        };
-        roles.insert((None, key.name().to_owned()), Arc::new(rules));
-    }
-    roles
+}
+
+/// The subjects of a binding.
+fn subjects(binding: &Value) -> impl Iterator<Item = Subject> {
+    let all = binding.get("subjects").and_then(Value::as_array);
+    all.into_iter().flatten().filter_map(|subject| {
+        let field = |key: &str| subject.get(key).and_then(Value::as_str);
+        let name = field("name")?;
+        match field("kind")? {
+            "User" => Some(Subject::User(name.to_owned())),
+            "Group" => Some(Subject::Group(name.to_owned())),
+            // A role binding's subject without a namespace is no account: Kubernetes demands it, too.
+            "ServiceAccount" => Some(Subject::User(service_account_name(field("namespace")?, name))),
+            _ => None,
+        }
+    })
 }
 
 /// The rules of a cluster role with an `aggregationRule`: the union of all cluster roles that a selector matches, in
@@ -258,6 +321,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::store::{Prefix, Store};
 
     async fn store(objects: &[Value]) -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -270,6 +334,14 @@ mod tests {
             store.create(key, object.clone()).await.unwrap();
         }
         (dir, store)
+    }
+
+    fn build(store: &Store) -> Index {
+        let mut index = Index::default();
+        for (key, entry) in store.list(&Prefix::everything()).entries {
+            index.apply(&key, None, Some(&entry.object));
+        }
+        index
     }
 
     fn ask(verb: &str, resource: &str, namespace: &str) -> Attributes {
@@ -305,7 +377,7 @@ mod tests {
                    "subjects": [{"kind": "User", "name": "lost"}]}),
         ])
         .await;
-        let index = Index::build(&store);
+        let index = build(&store);
         let account = UserInfo::service_account("other", "sa", "u");
         assert!(allowed(&index, &account, &ask("get", "pods", "n")));
         assert!(!allowed(&index, &account, &ask("get", "pods", "other")));
@@ -322,6 +394,36 @@ mod tests {
             index.authorize(&UserInfo::authenticated("lost", []), &ask("get", "pods", "n")),
             Decision::Deny("RBAC: clusterrole.rbac.authorization.k8s.io \"gone\" not found".into())
         );
+    }
+
+    #[test]
+    fn changes_cost_what_they_change_and_take_back_what_they_gave() {
+        let mut index = Index::default();
+        let key = |resource: &str, namespace: &str, name: &str| Key::new(GROUP, resource, namespace, name);
+        let role = json!({"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]});
+        let binding = |users: &[&str]| {
+            let subjects: Vec<Value> =
+                users.iter().map(|name| json!({"kind": "User", "name": name})).collect();
+            json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": subjects})
+        };
+        let may = |index: &Index, name: &str| {
+            allowed(index, &UserInfo::authenticated(name, []), &ask("get", "pods", "n"))
+        };
+        let (first, second) = (binding(&["a", "b", "a"]), binding(&["b", "c"]));
+        index.apply(&key("rolebindings", "n", "one"), None, Some(&first));
+        assert!(!may(&index, "a"), "the role is not there yet");
+        index.apply(&key("roles", "n", "r"), None, Some(&role));
+        assert!(may(&index, "a") && may(&index, "b") && !may(&index, "c"));
+        index.apply(&key("rolebindings", "n", "two"), None, Some(&second));
+        index.apply(&key("rolebindings", "n", "one"), Some(&first), Some(&second));
+        assert!(!may(&index, "a") && may(&index, "b") && may(&index, "c"));
+        index.apply(&key("rolebindings", "n", "one"), Some(&second), None);
+        assert!(may(&index, "b") && may(&index, "c"), "the other binding still gives it");
+        index.apply(&key("rolebindings", "n", "two"), Some(&second), None);
+        assert!(!may(&index, "b") && index.bindings.is_empty(), "nothing is left of them");
+        index.apply(&key("rolebindings", "n", "two"), None, Some(&second));
+        index.apply(&key("roles", "n", "r"), Some(&role), None);
+        assert!(!may(&index, "b"));
     }
 
     #[tokio::test]
@@ -342,7 +444,7 @@ mod tests {
                    "subjects": [{"kind": "User", "name": "u"}]}),
         ])
         .await;
-        let index = Index::build(&store);
+        let index = build(&store);
         assert!(allowed(&index, &UserInfo::authenticated("u", []), &ask("create", "vms", "n")));
         assert!(!allowed(&index, &UserInfo::authenticated("u", []), &ask("delete", "vms", "n")));
     }

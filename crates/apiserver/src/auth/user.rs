@@ -11,6 +11,9 @@ pub const MASTERS: &str = "system:masters";
 /// Group of node agents.
 pub const NODES: &str = "system:nodes";
 
+/// Group of the service accounts of Ferrovirt's own namespace.
+const OWN_ACCOUNTS: &str = "system:serviceaccounts:kubevirt";
+
 /// Key in `extra` that names the node whose token was used.
 pub const EXTRA_NODE: &str = "authentication.kubernetes.io/node-name";
 
@@ -52,6 +55,13 @@ impl UserInfo {
     #[must_use]
     pub fn in_group(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
+    }
+
+    /// True for the accounts that the system works with: administrators by certificate, nodes, and the service accounts of
+    /// Ferrovirt's own namespace, where only administrators make any. Limits that stop users do not stop them.
+    #[must_use]
+    pub fn is_system(&self) -> bool {
+        self.in_group(MASTERS) || self.in_group(NODES) || self.in_group(OWN_ACCOUNTS)
     }
 
     /// As `userInfo` of the authentication API.

@@ -62,9 +62,12 @@ pub fn typed_as_given<T: DeserializeOwned>(value: &Value) -> Result<Decoded, Wro
     Ok(Decoded::new(object, &unknown))
 }
 
+/// How many unknown fields a client is told of.
+const MAX_TOLD: usize = 100;
+
 impl Decoded {
     fn new(object: Value, unknown: &[Vec<Step>]) -> Self {
-        let mut unknown: Vec<String> = unknown.iter().map(|path| text(path)).collect();
+        let mut unknown: Vec<String> = unknown.iter().take(MAX_TOLD).map(|path| text(path)).collect();
         unknown.sort();
         Self { object, unknown }
     }

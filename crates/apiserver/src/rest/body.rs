@@ -1,10 +1,11 @@
 //! Request bodies: JSON, YAML or protobuf into a value.
 
+use ferrovirt_api::document::{self, DocumentError, MAX_DEPTH};
 use http::{HeaderMap, header};
 use serde_json::Value;
 
 use super::query::FieldValidation;
-use super::{Call, Warnings, protobuf, yaml};
+use super::{Call, Warnings, protobuf};
 use crate::registry::decode::WrongType;
 use crate::status::{ApiError, Cause};
 
@@ -29,17 +30,25 @@ pub(crate) fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, ApiError>
 }
 
 pub(super) fn json(bytes: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| ApiError::bad_request(format!("the request body is not valid JSON: {error}")))
+    document::json(bytes).map_err(|error| refused("JSON", &error))
 }
 
-pub(super) fn yaml(bytes: &[u8]) -> Result<Value, ApiError> {
-    yaml::read(bytes)
-        .map_err(|error| ApiError::bad_request(format!("the request body is not valid YAML: {error}")))
+/// Bounds JSON that another reader than [`json`] reads.
+pub(super) fn scan(bytes: &[u8]) -> Result<(), ApiError> {
+    document::scan(bytes).map_err(|error| refused("JSON", &error))
 }
 
-/// How deep lists and objects may be inside each other: what the store can read again.
-const MAX_DEPTH: usize = 127;
+fn yaml(bytes: &[u8]) -> Result<Value, ApiError> {
+    document::yaml(bytes).map_err(|error| refused("YAML", &error))
+}
+
+fn refused(language: &str, error: &DocumentError) -> ApiError {
+    if error.is_size() {
+        let message = format!("the request body is too large for {language}: {error}");
+        return ApiError::new(413, "RequestEntityTooLarge", message);
+    }
+    ApiError::bad_request(format!("the request body is not valid {language}: {error}"))
+}
 
 /// Refuses what is nested too deep. Not every reader has the same limit, and patches and embedded JSON add to it.
 fn check_depth(value: &Value) -> Result<(), ApiError> {
@@ -126,7 +135,7 @@ impl Call {
                 return Err(match patch {
                     None => ApiError::bad_request(format!("{}: {why}", self.cannot_be_handled())),
                     Some(patch) => {
-                        let message = format!("Invalid value: {:?}: {why}", String::from_utf8_lossy(patch));
+                        let message = format!("Invalid value: {:?}: {why}", super::patch::quoted(patch));
                         let cause =
                             Cause { reason: "FieldValueInvalid".into(), message, field: "patch".into() };
                         ApiError::invalid(self.kind.group, self.kind.kind, &self.name, &[cause])

@@ -13,6 +13,13 @@ use crate::status::{ApiError, Cause};
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const SUFFIX: usize = 5;
 const MAX_GENERATED: usize = 63;
+/// How many causes an answer names.
+pub(super) const MAX_CAUSES: usize = 20;
+
+/// A value of a client as messages quote it: cut where nobody reads on.
+pub(super) fn quoted(value: &str) -> &str {
+    value.char_indices().nth(256).map_or(value, |(end, _)| value.get(..end).unwrap_or_default())
+}
 
 /// The metadata of an object, made if it is missing.
 pub(super) fn of(object: &mut Value) -> Result<&mut Map<String, Value>, ApiError> {
@@ -221,12 +228,16 @@ impl Call {
     /// Refuses names, labels and finalizers that Kubernetes refuses.
     pub(super) fn check_meta(&self, object: &Value, old: Option<&Value>) -> Result<(), ApiError> {
         let mut causes = Vec::new();
+        super::size::check((self.kind.group, self.kind.plural), object, old, &mut causes);
         let mut invalid = |field: &str, value: &str, why: &str| {
-            causes.push(Cause {
-                reason: "FieldValueInvalid".into(),
-                message: format!("Invalid value: {value:?}: {why}"),
-                field: field.to_owned(),
-            });
+            // An answer that names each of thousands is of use to nobody.
+            if causes.len() < MAX_CAUSES {
+                causes.push(Cause {
+                    reason: "FieldValueInvalid".into(),
+                    message: format!("Invalid value: {:?}: {why}", quoted(value)),
+                    field: field.to_owned(),
+                });
+            }
         };
         let name = text(object, "name");
         if old.is_none() {
@@ -276,7 +287,7 @@ impl Call {
             }
         }
         if causes.is_empty() {
-            Ok(())
+            self.check_size(object, old)
         } else {
             Err(ApiError::invalid(self.kind.group, self.kind.kind, name, &causes))
         }

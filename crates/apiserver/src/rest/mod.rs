@@ -5,16 +5,17 @@ mod delete;
 mod meta;
 pub(crate) mod negotiate;
 mod output;
+mod pages;
 mod patch;
 pub(crate) mod path;
 mod protobuf;
 pub(crate) mod query;
 mod read;
 pub mod selector;
+mod size;
 mod strategic;
 mod watch;
 mod write;
-mod yaml;
 
 use std::sync::Arc;
 
@@ -111,7 +112,7 @@ impl Call {
         }
         match *method {
             Method::GET | Method::HEAD if collection && self.query.watch => self.watch(),
-            Method::GET | Method::HEAD if collection => self.list(),
+            Method::GET | Method::HEAD if collection => self.list().await,
             _ if everywhere => Err(self.no_method()),
             Method::GET | Method::HEAD => self.get(),
             Method::POST if collection => self.create(headers, &body, warnings).await,

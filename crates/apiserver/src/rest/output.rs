@@ -94,29 +94,63 @@ impl Output {
         }
     }
 
-    /// A list. Whole objects are written one after the other, without a copy of the list in between.
-    pub(crate) fn list<'a>(&self, meta: &ListMeta, objects: impl Iterator<Item = &'a Value>) -> Vec<u8> {
-        let (kind, api_version) = match self.form {
+    /// What comes before the items of a list, and after them.
+    pub(crate) fn list_frame(&self, meta: &ListMeta) -> (Vec<u8>, &'static [u8]) {
+        let (head, items) = match self.form {
             Form::Table => {
-                let versioned: Vec<Cow<'_, Value>> = objects.map(|object| self.versioned(object)).collect();
-                return bytes(&self.table(meta.to_json(), versioned.iter().map(AsRef::as_ref), true));
+                let mut table = self.table(meta.to_json(), [], true);
+                if let Value::Object(fields) = &mut table {
+                    fields.remove("rows");
+                }
+                (table, "rows")
             }
-            Form::Whole => (format!("{}List", self.kind.kind), self.kind.api_version(&self.version)),
-            Form::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
+            Form::Whole => {
+                let kind = format!("{}List", self.kind.kind);
+                let api_version = self.kind.api_version(&self.version);
+                (json!({"kind": kind, "apiVersion": api_version, "metadata": meta.to_json()}), "items")
+            }
+            Form::Metadata => {
+                let kind = "PartialObjectMetadataList";
+                (json!({"kind": kind, "apiVersion": "meta.k8s.io/v1", "metadata": meta.to_json()}), "items")
+            }
         };
-        let head = json!({"kind": kind, "apiVersion": api_version, "metadata": meta.to_json()}).to_string();
-        let mut out = head.into_bytes();
+        let mut out = bytes(&head);
         // Take the closing brace off again to put the items before it.
         out.pop();
-        out.extend_from_slice(b",\"items\":[");
+        out.extend_from_slice(format!(",\"{items}\":[").as_bytes());
+        (out, b"]}")
+    }
+
+    /// One item of a list.
+    pub(crate) fn item(&self, object: &Value) -> Vec<u8> {
+        match self.form {
+            Form::Table => bytes(&self.row(&self.versioned(object))),
+            Form::Whole | Form::Metadata => self.object(object),
+        }
+    }
+
+    /// A list that is short.
+    pub(crate) fn list<'a>(&self, meta: &ListMeta, objects: impl Iterator<Item = &'a Value>) -> Vec<u8> {
+        let (mut out, end) = self.list_frame(meta);
         for (index, object) in objects.enumerate() {
             if index > 0 {
                 out.push(b',');
             }
-            out.extend(self.object(object));
+            out.extend(self.item(object));
         }
-        out.extend_from_slice(b"]}");
+        out.extend_from_slice(end);
         out
+    }
+
+    /// One row of a table.
+    fn row(&self, object: &Value) -> Value {
+        let cells: Vec<Value> = self.kind.columns.iter().map(|column| column.cell(object)).collect();
+        let shown = match self.include_object.as_str() {
+            "None" => Value::Null,
+            "Object" => object.clone(),
+            _ => partial(object),
+        };
+        json!({"cells": cells, "object": shown})
     }
 
     fn table<'a>(&self, meta: Value, objects: impl IntoIterator<Item = &'a Value>, columns: bool) -> Value {
@@ -134,18 +168,7 @@ impl Output {
         } else {
             Vec::new()
         };
-        let rows: Vec<Value> = objects
-            .into_iter()
-            .map(|object| {
-                let cells: Vec<Value> = self.kind.columns.iter().map(|column| column.cell(object)).collect();
-                let shown = match self.include_object.as_str() {
-                    "None" => Value::Null,
-                    "Object" => object.clone(),
-                    _ => partial(object),
-                };
-                json!({"cells": cells, "object": shown})
-            })
-            .collect();
+        let rows: Vec<Value> = objects.into_iter().map(|object| self.row(object)).collect();
         json!({
             "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta,
             "columnDefinitions": definitions, "rows": rows,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Call;
 use super::output::ListMeta;
+use super::pages;
 use crate::app::{self, Answer};
 use crate::status::ApiError;
 use crate::store::{Entry, Key, Prefix};
@@ -69,7 +70,7 @@ impl Call {
     ///
     /// Later pages show the state of their own time but carry the revision of the first page: a watch from there
     /// repeats what the pages may have missed.
-    pub(super) fn list(&self) -> Result<Answer, ApiError> {
+    pub(super) async fn list(self) -> Result<Answer, ApiError> {
         self.query.fields.check(self.kind.group, self.kind.plural)?;
         self.check_revision()?;
         let snapshot = self.app.store.list(&self.prefix());
@@ -80,10 +81,9 @@ impl Call {
             meta.revision = token.rv;
             start = token.start;
         }
-        let mut selected: Vec<(&Key, &Entry)> = snapshot
+        let mut selected: Vec<(Key, Entry)> = snapshot
             .entries
-            .iter()
-            .map(|(key, entry)| (key, entry))
+            .into_iter()
             .filter(|(key, entry)| key.as_str() > start.as_str() && self.selects(&entry.object))
             .collect();
         if let Some(limit) = self.query.limit {
@@ -102,8 +102,8 @@ impl Call {
                 }
             }
         }
-        let bytes = self.output.list(&meta, selected.iter().map(|(_, entry)| &*entry.object));
-        Ok(app::bytes(200, self.output.form.content_type(), bytes))
+        let objects = selected.into_iter().map(|(_, entry)| entry.object).collect();
+        pages::answer(self.app, self.user, self.output, &meta, objects).await
     }
 }
 

@@ -67,6 +67,7 @@ fn merge_object(target: &mut Value, patch: &Map<String, Value>) -> Result<(), St
     }
     let Value::Object(fields) = target else { return Ok(()) };
     if let Some(keep) = patch.get("$retainKeys").and_then(Value::as_array) {
+        check_length("$retainKeys", fields.len(), keep.len())?;
         fields.retain(|name, _| keep.iter().any(|one| one.as_str() == Some(name)));
     }
     for (name, value) in patch {
@@ -118,7 +119,7 @@ fn merge_object(target: &mut Value, patch: &Map<String, Value>) -> Result<(), St
 }
 
 /// Merging looks for each item of a patch among all others; this bounds how often. Real lists are far below it.
-const MAX_COMPARISONS: usize = 10_000_000;
+const MAX_COMPARISONS: usize = 1_000_000;
 
 fn check_length(field: &str, one: usize, other: usize) -> Result<(), String> {
     if one.saturating_mul(other) > MAX_COMPARISONS {
@@ -270,8 +271,10 @@ mod tests {
             json!({"env": items}),
             json!({"$deleteFromPrimitiveList/args": names}),
             json!({"$setElementOrder/args": names}),
+            json!({"data": {"$retainKeys": names}}),
         ] {
-            let refused = merge(&mut json!({"args": names}), &patch).unwrap_err();
+            let data: Map<String, Value> = names.iter().map(|name| (name.clone(), json!(""))).collect();
+            let refused = merge(&mut json!({"args": names, "data": data}), &patch).unwrap_err();
             assert!(refused.contains("too many items"), "{refused}");
         }
         check(json!({"args": []}), json!({"args": names}), json!({"args": names}));

@@ -72,6 +72,6 @@ impl Server {
             "users": [{"name": user, "user": credential}],
         });
         // YAML that people can read; JSON, which is YAML too, if that ever fails.
-        serde_norway::to_string(&config).unwrap_or_else(|_| config.to_string())
+        serde_saphyr::to_string(&config).unwrap_or_else(|_| config.to_string())
     }
 }

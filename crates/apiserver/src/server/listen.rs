@@ -13,24 +13,44 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::{ServerError, pipeline};
 use crate::app::App;
 use crate::auth::Pki;
+use crate::flow::connections::{Connection, Waiting};
 
 /// A client that does not finish its handshake or its request head in this time is dropped, and so is one that has
 /// not said who it is by then: places are few, and those who are nobody must not be able to hold them.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long answers may take to end once the server stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
-/// Upper bound of connections at the same time; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 1024;
+/// How long a connection that is to be closed may still take for the answer that says why.
+const LAST_WORD: Duration = Duration::from_secs(1);
+/// How often a connection is asked whether its client takes what it asked for.
+const LOOK: Duration = Duration::from_secs(5);
+/// Pause after an accept that failed, and between two lines about it.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+const ACCEPT_LINES: Duration = Duration::from_secs(1);
 /// Upper bound of the request head. Tokens are the largest part.
 const MAX_HEAD: u32 = 64 * 1024;
-/// Upstream's number of streams for one connection.
-const MAX_STREAMS: u32 = 250;
+/// Streams of one connection at a time. Upstream has 100 for those who are nobody and 250 for the rest.
+const MAX_STREAMS: u32 = 100;
+/// What a client may send of one body, and of all bodies of a connection, before somebody reads it.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+/// What waits in one stream for a client that does not take it.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Who is at the other end of a connection.
+pub(super) struct Visitor {
+    /// The client certificate, DER.
+    pub(super) certificate: Option<Arc<[u8]>>,
+    pub(super) connection: Arc<Connection>,
+    pub(super) waiting: Arc<Waiting>,
+}
 
 /// TLS: our certificate, client certificates of our authority if the client has one.
 pub(super) fn tls(pki: &Pki) -> Result<rustls::ServerConfig, ServerError> {
@@ -66,29 +86,31 @@ pub(super) async fn run(
 ) {
     let acceptor = TlsAcceptor::from(Arc::clone(tls));
     let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let waiting = Arc::new(Waiting::default());
+    let mut said: Option<Instant> = None;
     tokio::pin!(ended);
     loop {
         let accepted = tokio::select! {
             () = &mut ended => break,
-            accepted = async {
-                // The semaphore is never closed; without a slot the connection would only be counted wrong.
-                let slot = Arc::clone(&slots).acquire_owned().await.ok();
-                (slot, listener.accept().await)
-            } => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            (slot, Ok((stream, _))) => {
+            Ok((stream, _)) => {
                 let (app, acceptor, watcher) = (Arc::clone(app), acceptor.clone(), graceful.watcher());
+                let waiting = Arc::clone(&waiting);
                 tokio::spawn(async move {
-                    connection(app, acceptor, stream, watcher).await;
-                    drop(slot);
+                    let connection = waiting.add();
+                    serve(app, acceptor, stream, watcher, &connection, &waiting).await;
+                    waiting.remove(&connection);
                 });
             }
-            (_, Err(error)) => {
+            Err(error) => {
                 // Out of descriptors, mostly: others will close theirs.
-                tracing::warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                if said.is_none_or(|said| said.elapsed() >= ACCEPT_LINES) {
+                    tracing::warn!("cannot accept a connection: {error}");
+                    said = Some(Instant::now());
+                }
+                tokio::time::sleep(ACCEPT_AGAIN).await;
             }
         }
     }
@@ -98,46 +120,64 @@ pub(super) async fn run(
     }
 }
 
-async fn connection(
+async fn serve(
     app: Arc<App>,
     acceptor: TlsAcceptor,
     stream: TcpStream,
     watcher: hyper_util::server::graceful::Watcher,
+    connection: &Arc<Connection>,
+    waiting: &Arc<Waiting>,
 ) {
     // Small answers must not wait for more to come.
     let _ = stream.set_nodelay(true);
-    let stream = match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::debug!("TLS handshake: {error}");
-            return;
-        }
-        Err(_) => return,
+    let stream = tokio::select! {
+        accepted = tokio::time::timeout(PATIENCE, acceptor.accept(stream)) => match accepted {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::debug!("TLS handshake: {error}");
+                return;
+            }
+            Err(_) => return,
+        },
+        () = connection.close.notified() => return,
     };
-    let certificate: Option<Arc<[u8]>> = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(<[_]>::first)
-        .map(|certificate| Arc::from(certificate.as_ref()));
-    let known = Arc::new(Notify::new());
-    let teller = Arc::clone(&known);
-    let service = service_fn(move |request| {
-        let (app, certificate, known) = (Arc::clone(&app), certificate.clone(), Arc::clone(&teller));
-        async move { Ok::<_, Infallible>(pipeline::answer(&app, certificate.as_deref(), &known, request).await) }
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let visitor = Arc::new(Visitor {
+        certificate: certificate.map(|certificate| Arc::from(certificate.as_ref())),
+        connection: Arc::clone(connection),
+        waiting: Arc::clone(waiting),
     });
-    let stays_nobody = async {
-        if tokio::time::timeout(PATIENCE, known.notified()).await.is_ok() {
-            std::future::pending::<()>().await;
-        }
-    };
+    let service = service_fn(move |request| {
+        let (app, visitor) = (Arc::clone(&app), Arc::clone(&visitor));
+        async move { Ok::<_, Infallible>(pipeline::answer(&app, &visitor, request).await) }
+    });
     let builder = builder();
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let serving = watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    tokio::pin!(serving);
     tokio::select! {
-        served = watcher.watch(serving) => if let Err(error) = served {
+        served = &mut serving => if let Err(error) = served {
             tracing::debug!("connection: {error}");
         },
-        () = stays_nobody => tracing::debug!("a connection that nobody used is closed"),
+        why = ends(connection) => {
+            tracing::debug!("a connection is closed: {why}");
+            let _ = tokio::time::timeout(LAST_WORD, serving).await;
+        }
+    }
+}
+
+/// Comes back when a connection is to be closed; says why.
+async fn ends(connection: &Connection) -> &'static str {
+    let start = Instant::now();
+    loop {
+        if tokio::time::timeout(LOOK, connection.close.notified()).await.is_ok() {
+            return "it gives way to others";
+        }
+        if !connection.is_known() && start.elapsed() >= PATIENCE {
+            return "nobody said who they are";
+        }
+        if connection.pending.is_late(Instant::now()) {
+            return "its client takes nothing of an answer";
+        }
     }
 }
 
@@ -152,6 +192,9 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20));

@@ -14,10 +14,12 @@ use tokio::sync::watch;
 
 use crate::app::{App, SccAdmission};
 use crate::auth::{Auth, Pki};
+use crate::flow::Flow;
+use crate::quota::Quota;
 use crate::store::{Store, StoreError};
 
 /// Upstream's limit of request bodies.
-pub const MAX_BODY: usize = 3 << 20;
+pub const MAX_BODY: usize = ferrovirt_api::document::MAX_BYTES;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -149,6 +151,8 @@ impl Server {
             hooks: crate::admission::hooks(store.clone()),
             scc_admission: config.scc_admission,
             longest_watch: config.longest_watch,
+            flow: Flow::default(),
+            quota: Quota::new(store.clone()),
             store,
             auth,
             agent_socket: config.agent_socket,

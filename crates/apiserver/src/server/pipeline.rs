@@ -1,42 +1,28 @@
 //! The way of one request: authenticate, authorize, body, and on to whoever answers it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, header};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
-use tokio::sync::Notify;
+use hyper::body::Incoming;
 
 use super::MAX_BODY;
+use super::listen::Visitor;
 use crate::app::{self, Answer, App};
-use crate::auth;
+use crate::flow::{self, answer::ANSWER_LIMIT, answer::STREAM_LIMIT};
 use crate::registry::SUBRESOURCES_GROUP;
 use crate::request::{Attributes, Decision, Target, UserInfo};
 use crate::rest::Call;
 use crate::rest::path::{self, ResourcePath, Route};
 use crate::rest::query::Query;
 use crate::status::ApiError;
-use crate::{discovery, openapi, subresource};
-
-/// How much of a body that is too large is still read.
-const MAX_DISCARDED: usize = 8 * MAX_BODY;
-/// How long a client may take to send its body.
-const BODY_PATIENCE: Duration = Duration::from_secs(60);
+use crate::{auth, discovery, openapi, quota, subresource};
 
 /// Answers one request, whatever happens.
-///
-/// `known` is told when the client has said who it is.
-pub(super) async fn answer(
-    app: &Arc<App>,
-    certificate: Option<&[u8]>,
-    known: &Notify,
-    request: Request<Incoming>,
-) -> Answer {
+pub(super) async fn answer(app: &Arc<App>, visitor: &Visitor, request: Request<Incoming>) -> Answer {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let mut answer = match respond(app, certificate, known, request).await {
+    let mut answer = match respond(app, visitor, request).await {
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(%method, %path, code = error.code, "{}", for_log(&error));
@@ -56,20 +42,25 @@ fn for_log(error: &ApiError) -> &str {
     if matches!(error.code, 400 | 422) { &error.reason } else { &error.message }
 }
 
-async fn respond(
-    app: &Arc<App>,
-    certificate: Option<&[u8]>,
-    known: &Notify,
-    request: Request<Incoming>,
-) -> Result<Answer, ApiError> {
-    let user = app.auth.authenticate(request.headers(), certificate)?;
+async fn respond(app: &Arc<App>, visitor: &Visitor, request: Request<Incoming>) -> Result<Answer, ApiError> {
+    let user = app.auth.authenticate(request.headers(), visitor.certificate.as_deref())?;
     if !user.in_group(auth::user::UNAUTHENTICATED) {
-        known.notify_one();
+        visitor.connection.belongs_to(&user, &app.flow, &visitor.waiting).await?;
     }
     match path::route(request.uri().path())? {
-        Route::Other(parts) => other(app, &user, &parts, &request),
-        Route::Resource(path) => resource(app, user, path, request).await,
+        Route::Other(parts) if is_health(&parts) => other(app, &user, &parts, &request),
+        Route::Other(parts) => {
+            let place = app.flow.seats.take(&user, 1).await?;
+            let answer = other(app, &user, &parts, &request)?;
+            Ok(visitor.connection.pending.hold(answer, place.into(), ANSWER_LIMIT))
+        }
+        Route::Resource(path) => resource(app, visitor, user, path, request).await,
     }
+}
+
+/// Whoever looks after the server is answered also when it is busy.
+fn is_health(parts: &[String]) -> bool {
+    parts.first().is_some_and(|word| matches!(word.as_str(), "healthz" | "readyz" | "livez"))
 }
 
 /// Paths that are no resources.
@@ -86,9 +77,7 @@ fn other(
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(ApiError::method_not_allowed());
     }
-    if let [word, ..] = parts
-        && matches!(word.as_str(), "healthz" | "readyz" | "livez")
-    {
+    if is_health(parts) {
         if !app.store.is_open() {
             return Ok(app::bytes(
                 500,
@@ -109,6 +98,7 @@ fn other(
 
 async fn resource(
     app: &Arc<App>,
+    visitor: &Visitor,
     user: UserInfo,
     path: ResourcePath,
     request: Request<Incoming>,
@@ -120,13 +110,18 @@ async fn resource(
         attributes.name = name.to_owned();
     }
     authorize(app, &user, &attributes)?;
+    let stream = flow::is_stream(&attributes);
+    let limit = if stream { STREAM_LIMIT } else { ANSWER_LIMIT };
+    let hold = |answer, place| visitor.connection.pending.hold(answer, place, limit);
     let own_handler = path.kind.is_some_and(|kind| {
         !matches!(path.subresource.as_str(), "" | "status" | "finalize")
             && kind.subresource(&path.subresource).is_some()
     });
     if path.group == SUBRESOURCES_GROUP || own_handler {
+        let place = Arc::new(app.flow.place(&user, &attributes, || 0).await?);
         let target = Target { kind: path.kind, attributes, rest: path.rest, user };
-        return subresource::handle(app, target, request).await;
+        let answer = subresource::handle(app, target, request, &place).await?;
+        return Ok(hold(answer, place));
     }
     let kind = path.kind.ok_or_else(ApiError::no_such_path)?;
     if !path.rest.is_empty()
@@ -135,9 +130,29 @@ async fn resource(
         return Err(ApiError::no_such_path());
     }
     let (parts, body) = request.into_parts();
+    let (body, _taken) = flow::body::read(&app.flow, &user, &parts.headers, body, MAX_BODY).await?;
+    let place = app.flow.place(&user, &attributes, || app.quota.count(&path.namespace)).await?;
     let call = Call::new(Arc::clone(app), user, kind, path, query, &parts.headers)?;
-    let body = read(&parts.headers, body).await?;
-    call.run(&parts.method, &parts.headers, body).await
+    let answer = if !stream && is_large(&call, &body) {
+        apart(call, parts.method, parts.headers, body).await?
+    } else {
+        call.run(&parts.method, &parts.headers, body).await?
+    };
+    Ok(hold(answer, place.into()))
+}
+
+/// Whether a request can keep a worker busy for long.
+fn is_large(call: &Call, body: &Bytes) -> bool {
+    let stored = || call.app.store.get(&call.kind.key(&call.namespace, &call.name));
+    body.len() > flow::LARGE
+        || (!call.name.is_empty() && stored().is_some_and(|entry| quota::exceeds(&entry.object, flow::LARGE)))
+}
+
+async fn apart(call: Call, method: Method, headers: HeaderMap, body: Bytes) -> Result<Answer, ApiError> {
+    let (app, user) = (Arc::clone(&call.app), call.user.clone());
+    let runtime = tokio::runtime::Handle::current();
+    let work = move || runtime.block_on(call.run(&method, &headers, body));
+    app.flow.apart(&user, work).await?
 }
 
 fn authorize(app: &App, user: &UserInfo, attributes: &Attributes) -> Result<(), ApiError> {
@@ -145,47 +160,6 @@ fn authorize(app: &App, user: &UserInfo, attributes: &Attributes) -> Result<(), 
         Decision::Allow(_) => Ok(()),
         Decision::Deny(reason) => Err(auth::denied(user, attributes, &reason)),
     }
-}
-
-/// Reads a body of bounded length in bounded time.
-async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, ApiError> {
-    if body.is_end_stream() {
-        return Ok(Bytes::new());
-    }
-    let announced =
-        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    match tokio::time::timeout(BODY_PATIENCE, collect(body, announced.unwrap_or(0))).await {
-        Ok(result) => result,
-        Err(_) => Err(ApiError::new(408, "Timeout", "the request body did not arrive in time")),
-    }
-}
-
-/// Collects a body. One that is too large is read on for a while and thrown away: a client that is still sending does
-/// not see an answer that comes before it has ended.
-async fn collect(mut body: Incoming, announced: usize) -> Result<Bytes, ApiError> {
-    let mut collected = BytesMut::new();
-    let mut length = 0usize;
-    let mut too_large = announced > MAX_BODY;
-    while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| ApiError::bad_request(format!("the request body broke off: {error}")))?;
-        let Ok(data) = frame.into_data() else { continue };
-        length = length.saturating_add(data.len());
-        too_large = too_large || length > MAX_BODY;
-        if too_large {
-            collected = BytesMut::new();
-            if length > MAX_DISCARDED {
-                break;
-            }
-        } else {
-            collected.extend_from_slice(&data);
-        }
-    }
-    if too_large {
-        let message = format!("Request entity too large: limit is {MAX_BODY}");
-        return Err(ApiError::new(413, "RequestEntityTooLarge", message));
-    }
-    Ok(collected.freeze())
 }
 
 #[cfg(test)]

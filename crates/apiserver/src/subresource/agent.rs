@@ -1,6 +1,7 @@
 //! Requests to the node's agent over its Unix socket.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -11,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use crate::app::{Answer, Body, full};
+use crate::flow::Place;
 use crate::status::ApiError;
 
 /// Sends a request to the agent.
@@ -69,7 +71,8 @@ fn streamed(incoming: Incoming) -> Body {
     StreamBody::new(frames).boxed_unsync()
 }
 
-/// Passes an upgrade through: the agent speaks WebSocket with the client, the server only moves bytes.
+/// Passes an upgrade through: the agent speaks WebSocket with the client, the server only moves bytes. `place` is given
+/// back at its end.
 ///
 /// # Errors
 /// 503 when no agent listens.
@@ -77,6 +80,7 @@ pub(super) async fn upgrade(
     socket: &Path,
     path: &str,
     mut request: Request<Incoming>,
+    place: Arc<Place>,
 ) -> Result<Answer, ApiError> {
     let mut headers = HeaderMap::new();
     for (name, value) in request.headers() {
@@ -100,6 +104,7 @@ pub(super) async fn upgrade(
     *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *out.headers_mut() = answer.headers().clone();
     tokio::spawn(async move {
+        let _place = place;
         let (Ok(client), Ok(agent)) = tokio::join!(client, agent) else { return };
         // Either side closing, or breaking off, ends the stream; there is nobody left to tell.
         let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(agent)).await;

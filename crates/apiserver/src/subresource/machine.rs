@@ -167,6 +167,7 @@ pub(super) async fn stream(
     app: &App,
     target: &Target,
     request: Request<Incoming>,
+    place: &std::sync::Arc<crate::flow::Place>,
 ) -> Result<Answer, ApiError> {
     let vmi = get(app, target, INSTANCES)?;
     let console = target.attributes.subresource == "console";
@@ -186,5 +187,5 @@ pub(super) async fn stream(
         path.push('?');
         path.push_str(query);
     }
-    agent::upgrade(&app.agent_socket, &path, request).await
+    agent::upgrade(&app.agent_socket, &path, request, std::sync::Arc::clone(place)).await
 }

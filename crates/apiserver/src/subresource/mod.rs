@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request};
-use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use crate::admission::webhook;
 use crate::app::{self, Answer, App};
+use crate::flow::{self, Place};
 use crate::request::Target;
 use crate::rest::query::Query;
 use crate::status::ApiError;
@@ -29,7 +29,12 @@ const MAX_BODY: usize = 1 << 20;
 ///
 /// # Errors
 /// The refusal that the client gets.
-pub async fn handle(app: &Arc<App>, target: Target, request: Request<Incoming>) -> Result<Answer, ApiError> {
+pub async fn handle(
+    app: &Arc<App>,
+    target: Target,
+    request: Request<Incoming>,
+    place: &Arc<Place>,
+) -> Result<Answer, ApiError> {
     let asked = &target.attributes;
     let parts = (asked.group.as_str(), asked.resource.as_str(), asked.subresource.as_str());
     let method = request.method().clone();
@@ -37,33 +42,33 @@ pub async fn handle(app: &Arc<App>, target: Target, request: Request<Incoming>) 
         (Method::GET, ("", "pods", "log")) => pod::log(app, &target, &request).await,
         (Method::POST, ("", "pods", "binding")) => {
             let dry_run = dry_run(&request)?;
-            let mut body = json_body(request).await?;
+            let mut body = json_body(app, &target, request).await?;
             webhook::subresource(app, &target, ("", "v1", "Binding"), &mut body, dry_run).await?;
             pod::binding(app, &target, body, dry_run).await
         }
         (Method::POST, ("", "pods", "eviction")) => {
             let dry_run = dry_run(&request)?;
-            let mut body = json_body(request).await?;
+            let mut body = json_body(app, &target, request).await?;
             webhook::subresource(app, &target, ("policy", "v1", "Eviction"), &mut body, dry_run).await?;
             pod::eviction(app, &target, body, dry_run).await
         }
         (Method::POST, ("", "serviceaccounts", "token")) => {
             let dry_run = dry_run(&request)?;
-            let mut body = json_body(request).await?;
+            let mut body = json_body(app, &target, request).await?;
             let kind = ("authentication.k8s.io", "v1", "TokenRequest");
             webhook::subresource(app, &target, kind, &mut body, dry_run).await?;
             let answer = app.auth.token_request(&asked.namespace, &asked.name, body)?;
             Ok(app::json(201, &answer))
         }
         (Method::PUT, (MACHINES, "virtualmachines", "start" | "stop" | "restart")) => {
-            machine::run(app, &target, json_body(request).await?).await
+            machine::run(app, &target, json_body(app, &target, request).await?).await
         }
         (Method::GET, (MACHINES, "virtualmachines", "expand-spec")) => machine::expand(app, &target),
         (Method::PUT, (MACHINES, "virtualmachineinstances", "pause" | "unpause")) => {
-            machine::pause(app, &target, json_body(request).await?).await
+            machine::pause(app, &target, json_body(app, &target, request).await?).await
         }
         (Method::GET, (MACHINES, "virtualmachineinstances", "console" | "vnc")) => {
-            machine::stream(app, &target, request).await
+            machine::stream(app, &target, request, place).await
         }
         (Method::GET, (MACHINES, "version", _)) => Ok(app::json(200, &version())),
         (Method::GET, (MACHINES, "healthz", _)) => {
@@ -90,27 +95,19 @@ fn dry_run(request: &Request<Incoming>) -> Result<bool, ApiError> {
 }
 
 /// The body as JSON; an empty one is an empty object.
-async fn json_body(request: Request<Incoming>) -> Result<Value, ApiError> {
-    let (parts, incoming) = request.into_parts();
-    let bytes = body(incoming).await?;
+async fn json_body(app: &App, target: &Target, request: Request<Incoming>) -> Result<Value, ApiError> {
+    let (parts, body) = request.into_parts();
+    let (bytes, _taken) = flow::body::read(&app.flow, &target.user, &parts.headers, body, MAX_BODY).await?;
     if bytes.is_empty() {
         return Ok(json!({}));
     }
     // Typed clients send protobuf here too.
-    let value = crate::rest::body::read(&parts.headers, &bytes)?;
+    let value = if bytes.len() > flow::LARGE {
+        app.flow.apart(&target.user, move || crate::rest::body::read(&parts.headers, &bytes)).await??
+    } else {
+        crate::rest::body::read(&parts.headers, &bytes)?
+    };
     if value.is_object() { Ok(value) } else { Err(ApiError::bad_request("the body is not a JSON object")) }
-}
-
-async fn body(incoming: Incoming) -> Result<Bytes, ApiError> {
-    match Limited::new(incoming, MAX_BODY).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::new(
-            413,
-            "RequestEntityTooLarge",
-            format!("the body is larger than {MAX_BODY} bytes"),
-        )),
-        Err(error) => Err(ApiError::bad_request(format!("the body could not be read: {error}"))),
-    }
 }
 
 /// An answer without content.

@@ -7,11 +7,13 @@
 
 mod wire;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ferrovirt_api::document::{self, MAX_VALUES};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -38,6 +40,8 @@ pub(super) enum Problem {
     Json,
     #[error("it is nested too deep")]
     Depth,
+    #[error("it has more than {MAX_VALUES} values")]
+    TooMany,
     #[error("{0} is not supported in protobuf form; use application/json")]
     Kind(String),
 }
@@ -119,8 +123,13 @@ fn spec(text: &'static str) -> Option<(u64, Spec)> {
 
 /// Reads a body.
 pub(super) fn read(bytes: &[u8]) -> Result<Value, ApiError> {
-    envelope(bytes).map_err(|problem| {
-        ApiError::bad_request(format!("the request body is not a protobuf object: {problem}"))
+    envelope(bytes).map_err(|problem| match problem {
+        Problem::TooMany => ApiError::new(
+            413,
+            "RequestEntityTooLarge",
+            format!("the request body is too large for protobuf: {problem}"),
+        ),
+        problem => ApiError::bad_request(format!("the request body is not a protobuf object: {problem}")),
     })
 }
 
@@ -152,14 +161,32 @@ fn envelope(bytes: &[u8]) -> Result<Value, Problem> {
         return Err(Problem::Kind(format!("{kind} of {api_version}")));
     };
     let mut object = Map::new();
-    message(name, raw, &mut object, 0)?;
+    message(name, raw, &mut object, Place { depth: 0, left: &Cell::new(MAX_VALUES) })?;
     object.insert("apiVersion".to_owned(), api_version.into());
     object.insert("kind".to_owned(), kind.into());
     Ok(Value::Object(object))
 }
 
-fn message(name: &str, bytes: &[u8], out: &mut Map<String, Value>, depth: usize) -> Result<(), Problem> {
-    if depth > MAX_DEPTH {
+/// Where in the object the reader is, and how many values may still come: two bytes can stand for one.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    depth: usize,
+    left: &'a Cell<usize>,
+}
+
+impl Place<'_> {
+    fn deeper(self) -> Self {
+        Self { depth: self.depth + 1, ..self }
+    }
+
+    fn count(self) -> Result<(), Problem> {
+        self.left.set(self.left.get().checked_sub(1).ok_or(Problem::TooMany)?);
+        Ok(())
+    }
+}
+
+fn message(name: &str, bytes: &[u8], out: &mut Map<String, Value>, at: Place<'_>) -> Result<(), Problem> {
+    if at.depth > MAX_DEPTH {
         return Err(Problem::Depth);
     }
     let schema = SCHEMA.get(name).ok_or_else(|| Problem::Kind(name.to_owned()))?;
@@ -167,31 +194,32 @@ fn message(name: &str, bytes: &[u8], out: &mut Map<String, Value>, depth: usize)
         let (number, field) = field?;
         // A field of a newer release: as an unknown field in JSON that nobody validates.
         let Some(spec) = schema.get(&number) else { continue };
+        at.count()?;
         let wrong = || Problem::WireType(number);
         if let (Type::Message(inner), "") = (spec.kind, spec.name) {
-            message(inner, field.bytes().ok_or_else(wrong)?, out, depth + 1)?;
+            message(inner, field.bytes().ok_or_else(wrong)?, out, at.deeper())?;
             continue;
         }
         match spec.shape {
             Shape::Map => {
-                let (key, value) = entry(spec.kind, field.bytes().ok_or_else(wrong)?, number, depth)?;
+                let (key, value) = entry(spec.kind, field.bytes().ok_or_else(wrong)?, number, at)?;
                 let place = out.entry(spec.name).or_insert_with(|| Value::Object(Map::new()));
                 if let Value::Object(entries) = place {
                     entries.insert(key, value);
                 }
             }
             Shape::List => {
-                let value = value(spec.kind, &field, number, depth)?;
+                let value = value(spec.kind, &field, number, at)?;
                 let place = out.entry(spec.name).or_insert_with(|| Value::Array(Vec::new()));
                 if let Value::Array(items) = place {
                     items.push(value);
                 }
             }
             Shape::Optional => {
-                out.insert(spec.name.to_owned(), value(spec.kind, &field, number, depth)?);
+                out.insert(spec.name.to_owned(), value(spec.kind, &field, number, at)?);
             }
             Shape::Plain => {
-                let value = value(spec.kind, &field, number, depth)?;
+                let value = value(spec.kind, &field, number, at)?;
                 if !is_empty(&value) {
                     out.insert(spec.name.to_owned(), value);
                 }
@@ -212,19 +240,19 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn entry(kind: Type, bytes: &[u8], number: u64, depth: usize) -> Result<(String, Value), Problem> {
-    let (mut key, mut content) = (String::new(), value(kind, &Field::Bytes(&[]), number, depth)?);
+fn entry(kind: Type, bytes: &[u8], number: u64, at: Place<'_>) -> Result<(String, Value), Problem> {
+    let (mut key, mut content) = (String::new(), value(kind, &Field::Bytes(&[]), number, at)?);
     for field in Reader::new(bytes) {
         match field? {
             (1, Field::Bytes(text)) => key = utf8(text)?,
-            (2, field) => content = value(kind, &field, number, depth)?,
+            (2, field) => content = value(kind, &field, number, at)?,
             _ => {}
         }
     }
     Ok((key, content))
 }
 
-fn value(kind: Type, field: &Field<'_>, number: u64, depth: usize) -> Result<Value, Problem> {
+fn value(kind: Type, field: &Field<'_>, number: u64, at: Place<'_>) -> Result<Value, Problem> {
     let wrong = || Problem::WireType(number);
     let bytes = || field.bytes().ok_or_else(wrong);
     Ok(match kind {
@@ -246,12 +274,13 @@ fn value(kind: Type, field: &Field<'_>, number: u64, depth: usize) -> Result<Val
         }
         Type::Raw => match inner(bytes()?, 1)?.and_then(|f| f.bytes()) {
             None | Some([]) => Value::Null,
-            Some(json) => serde_json::from_slice(json).map_err(|_| Problem::Json)?,
+            Some(json) => document::json(json).map_err(|_| Problem::Json)?,
         },
         Type::Strings => {
             let mut items = Vec::new();
             for field in Reader::new(bytes()?) {
                 if let (1, Field::Bytes(text)) = field? {
+                    at.count()?;
                     items.push(Value::String(utf8(text)?));
                 }
             }
@@ -259,7 +288,7 @@ fn value(kind: Type, field: &Field<'_>, number: u64, depth: usize) -> Result<Val
         }
         Type::Message(name) => {
             let mut fields = Map::new();
-            message(name, bytes()?, &mut fields, depth + 1)?;
+            message(name, bytes()?, &mut fields, at.deeper())?;
             Value::Object(fields)
         }
     })

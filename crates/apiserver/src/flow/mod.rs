@@ -1,0 +1,122 @@
+//! What one user may take of the server at a time, so that there is always something for the others.
+//!
+//! Modelled on Kubernetes' API priority and fairness, with two levels: the system's own accounts
+//! ([`crate::request::UserInfo::is_system`]) are not held back, and all other users share what is here, each of them a part of
+//! it. Whoever comes when everything is taken waits for a moment in the queue of the user, and users take turns; then the
+//! answer is 429 with `Retry-After`, on which Kubernetes' clients try again.
+//!
+//! | what | one user | all users |
+//! |---|---|---|
+//! | seats of requests, from after the body to the last byte of the answer; large lists take several | 12 | 48 |
+//! | KiB of bodies that are being read | 6,144 | 24,576 |
+//! | large requests that are worked on, apart from the async workers | 1 | 3 |
+//! | watches | 64 | 1,024 |
+//! | followed logs, consoles, screens | 32 | 256 |
+//! | connections | 100 | 1,000 |
+//! | connections on which nobody said yet who they are; the oldest gives way | | 256 |
+//!
+//! A client that does not take what it asked for is cut off: see [`answer`].
+
+pub(crate) mod answer;
+pub(crate) mod body;
+pub(crate) mod connections;
+mod share;
+
+use std::sync::Arc;
+
+pub use share::{Place, Share};
+
+use crate::request::{Attributes, UserInfo};
+use crate::status::ApiError;
+
+/// How many objects in a list make it take one seat more.
+const OBJECTS_PER_SEAT: usize = 500;
+/// Most seats of one request.
+const MAX_SEATS: usize = 4;
+/// What is larger than this many bytes is worked on apart.
+pub(crate) const LARGE: usize = 32 << 10;
+
+/// The limits of the running server.
+pub struct Flow {
+    /// Requests.
+    pub(crate) seats: Arc<Share>,
+    /// KiB of bodies.
+    pub(crate) bodies: Arc<Share>,
+    /// Large requests.
+    pub(crate) large: Arc<Share>,
+    /// Watches.
+    pub(crate) watches: Arc<Share>,
+    /// Logs that are followed, consoles and screens.
+    pub(crate) streams: Arc<Share>,
+    /// Connections.
+    pub(crate) connections: Arc<Share>,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self {
+            seats: Share::queued(12, 48),
+            bodies: Share::queued(6 << 10, 24 << 10),
+            large: Share::queued(1, 3),
+            watches: Share::strict(64, 1024),
+            streams: Share::strict(32, 256),
+            connections: Share::strict(100, 1000),
+        }
+    }
+}
+
+impl Flow {
+    /// The place of a request that is authorized: a seat, or the place of a stream.
+    ///
+    /// # Errors
+    /// 429.
+    pub(crate) async fn place(
+        &self,
+        user: &UserInfo,
+        asked: &Attributes,
+        objects: impl FnOnce() -> usize,
+    ) -> Result<Place, ApiError> {
+        let share = match asked.verb.as_str() {
+            "watch" => &self.watches,
+            _ if is_stream(asked) => &self.streams,
+            _ => &self.seats,
+        };
+        let seats = match asked.verb.as_str() {
+            "list" | "deletecollection" if asked.name.is_empty() => {
+                (1 + objects() / OBJECTS_PER_SEAT).min(MAX_SEATS)
+            }
+            _ => 1,
+        };
+        share.take(user, seats).await
+    }
+
+    /// Does what can take long, apart from the workers that answer everybody; each user in turn.
+    ///
+    /// # Errors
+    /// 429, and 500 when `work` panics.
+    pub(crate) async fn apart<T: Send + 'static>(
+        &self,
+        user: &UserInfo,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let place = self.large.take(user, 1).await?;
+        let work = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            work()
+        });
+        work.await.map_err(|_| ApiError::internal("the request could not be worked on"))
+    }
+}
+
+/// Whether the answer goes on for as long as its client wants.
+pub(crate) fn is_stream(asked: &Attributes) -> bool {
+    asked.verb == "watch" || matches!(asked.subresource.as_str(), "log" | "console" | "vnc")
+}
+
+/// Upstream's answer to who comes too often.
+pub(crate) fn too_many(what: &str) -> ApiError {
+    let mut error =
+        ApiError::new(429, "TooManyRequests", format!("Too many requests, please try again later: {what}"));
+    error.details = serde_json::json!({"retryAfterSeconds": 1});
+    error
+}
