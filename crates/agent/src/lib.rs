@@ -1,6 +1,7 @@
 //! The node agent: runs launcher pods through an OCI runtime and does the privileged part of every machine.
 
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod disk;
 pub mod events;

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::Parser;
 use ferrovirt_agent::{
+    cluster,
     config::Config,
     events::Recorder,
     http,
@@ -52,6 +53,9 @@ struct Options {
     /// Name of the node.
     #[arg(long)]
     node_name: String,
+    /// Identity of the cluster: the UID of its namespace kube-system. What is left of another one is not touched.
+    #[arg(long)]
+    cluster_id: String,
     /// Directory for pods, network and unpacked images.
     #[arg(long, default_value = "/var/lib/ferrovirt/agent")]
     data_dir: PathBuf,
@@ -144,8 +148,14 @@ fn main() -> anyhow::Result<ExitCode> {
         .thread_keep_alive(Duration::from_secs(2))
         .enable_all()
         .build()?;
-    runtime.block_on(run(options))?;
-    Ok(ExitCode::SUCCESS)
+    match runtime.block_on(run(options)) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) if error.is::<cluster::Refusal>() => {
+            tracing::error!("{error}");
+            Ok(ExitCode::from(cluster::OTHER_CLUSTER))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Keeps the capabilities that the privilege table lists for this process, and for the programs that it starts those
@@ -199,6 +209,10 @@ async fn run(options: Options) -> anyhow::Result<()> {
     }
     let cgroups = Layout::detect().context("reading the cgroup layout")?;
     let crun = Crun::new(config.crun(), cgroups.hide_v2());
+    let filled = |dir: PathBuf| fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    cluster::bind(&data, &options.cluster_id, || {
+        filled(config.pods()) || filled(config.netns()) || !crun.list().is_empty()
+    })?;
     if selinux.is_enabled() {
         config.usr =
             programs::prepare(&config.programs(), crun.is_idle()).context("copying QEMU for containers")?;

@@ -158,8 +158,21 @@ impl ApiError {
                 timeout
             }
             StoreError::Closed => Self::new(503, "ServiceUnavailable", error.to_string()),
-            StoreError::Disk(_) => Self::internal(error.to_string()),
+            StoreError::Full => Self::later(507, "InsufficientStorage", error.to_string()),
+            StoreError::Unavailable => Self::later(503, "ServiceUnavailable", error.to_string()),
+            // Of opening alone; what it says names files of the host.
+            StoreError::Disk(_)
+            | StoreError::Damaged { .. }
+            | StoreError::NoKey { .. }
+            | StoreError::Keys { .. } => Self::internal("the store failed"),
         }
+    }
+
+    /// An error that is over soon: `Retry-After` is a second, after which clients try again by themselves.
+    fn later(code: u16, reason: &'static str, message: String) -> Self {
+        let mut error = Self::new(code, reason, message);
+        error.details = json!({"retryAfterSeconds": 1});
+        error
     }
 
     /// The `Status` object.

@@ -11,6 +11,7 @@ mod requirements;
 mod scc;
 mod selinux;
 mod serve;
+mod store;
 mod up;
 mod vnc;
 
@@ -46,6 +47,8 @@ enum Command {
     Selinux(selinux::Options),
     /// Ask which SCC admits a manifest, compare SCCs, find the least one
     Scc(scc::Options),
+    /// Make a new encryption key for the store of `ferrovirt up`, or remove damaged objects from it
+    Store(store::Options),
     /// Run a part of the system beside another Kubernetes
     Serve(serve::Options),
     /// Attach to the serial console of a machine; leave with Ctrl-]
@@ -83,6 +86,7 @@ fn perform(command: Command) -> anyhow::Result<()> {
         Command::Matrix => explain::matrix(),
         Command::Selinux(options) => selinux::run(options),
         Command::Scc(options) => scc::run(options),
+        Command::Store(options) => store::run(options),
         Command::Serve(options) => serve::serve(options),
         Command::Console(target) => client::run(console::attach(target)),
         Command::Vnc(options) => client::run(vnc::serve(options)),

@@ -1,5 +1,6 @@
 //! The server: opens everything, installs manifests, hands out kubeconfigs, serves.
 
+mod identity;
 mod install;
 mod kubeconfig;
 mod listen;
@@ -16,7 +17,7 @@ use crate::app::{App, SccAdmission};
 use crate::auth::{Auth, Pki};
 use crate::flow::Flow;
 use crate::quota::Quota;
-use crate::store::{Store, StoreError};
+use crate::store::{Keys, Store, StoreError};
 
 /// Upstream's limit of request bodies.
 pub const MAX_BODY: usize = ferrovirt_api::document::MAX_BYTES;
@@ -67,6 +68,39 @@ pub enum ServerError {
     /// The store cannot be opened.
     #[error("cannot open the store")]
     Store(#[from] StoreError),
+    /// There are keys of a cluster, and its store is missing or empty.
+    #[error(
+        "{store} is missing or empty, but {keys} belongs to a cluster: restore the store from a backup. To give that cluster \
+         up and begin another one, end its machines, then remove {keys} and the node agent's directory, too"
+    )]
+    StoreIsGone {
+        /// The database file.
+        store: PathBuf,
+        /// The directory of keys.
+        keys: PathBuf,
+    },
+    /// Store and keys are of two clusters.
+    #[error(
+        "{store} is of the cluster {found}, and {keys} is of the cluster {expected}: restore both from the same backup"
+    )]
+    OtherCluster {
+        /// The database file.
+        store: PathBuf,
+        /// Its cluster.
+        found: String,
+        /// The directory of keys.
+        keys: PathBuf,
+        /// Their cluster.
+        expected: String,
+    },
+    /// The audit log cannot be opened.
+    #[error("cannot open the audit log {path}; choose another file with --audit-log")]
+    Audit {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// Keys and certificates cannot be read or made.
     #[error("cannot prepare the server's certificates")]
     Pki(#[from] crate::auth::pki::PkiError),
@@ -111,6 +145,7 @@ pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, ServerError> {
 /// An opened server: listening, not yet answering.
 pub struct Server {
     app: Arc<App>,
+    cluster: String,
     pki: Pki,
     listener: TcpListener,
     address: SocketAddr,
@@ -139,10 +174,17 @@ impl Server {
         let address = listener.local_addr().map_err(|source| ServerError::Listen { address, source })?;
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|source| ServerError::DataDir { path: config.data_dir.clone(), source })?;
-        let pki = Pki::open(&config.data_dir.join("pki"), &[address.ip()], time::OffsetDateTime::now_utc())?;
-        let tls = listen::tls(&pki)?;
-        let store = Store::open(&config.data_dir.join("store.redb"))?;
+        // The store first: where it is damaged or of another cluster, nothing is written, and keys without a store say
+        // that there was one.
+        let (path, keys) = (config.data_dir.join("store.redb"), config.data_dir.join("pki"));
+        identity::check_file(&path, &keys)?;
+        let store = Store::open_with(&path, Keys::open(&keys.join("store.keys"))?)?;
+        identity::check(&store, &path, &keys)?;
         crate::bootstrap::install(&store).await?;
+        let cluster = identity::of(&store).unwrap_or_default();
+        let pki = Pki::open(&keys, &[address.ip()], time::OffsetDateTime::now_utc())?;
+        identity::bind(&keys, &cluster)?;
+        let tls = listen::tls(&pki)?;
         let auth = Auth::new(store.clone(), &pki.token_key)
             .map_err(|source| ServerError::Credential { who: "service accounts".to_owned(), source })?;
         let (stop, shutdown) = watch::channel(false);
@@ -160,13 +202,19 @@ impl Server {
             shutdown,
         });
         crate::builtin::spawn(&app);
-        Ok(Self { app, pki, listener, address, tls: Arc::new(tls), stop })
+        Ok(Self { app, cluster, pki, listener, address, tls: Arc::new(tls), stop })
     }
 
     /// The address that is listened on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The cluster's identity: the UID of the namespace kube-system.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
     }
 
     /// The parts of the server, for code in the same process.

@@ -16,6 +16,7 @@ use crate::rest::Call;
 use crate::rest::path::{self, ResourcePath, Route};
 use crate::rest::query::Query;
 use crate::status::ApiError;
+use crate::store::{Health, StoreError};
 use crate::{auth, discovery, openapi, quota, subresource};
 
 /// Answers one request, whatever happens.
@@ -77,15 +78,8 @@ fn other(
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(ApiError::method_not_allowed());
     }
-    if is_health(parts) {
-        if !app.store.is_open() {
-            return Ok(app::bytes(
-                500,
-                "text/plain; charset=utf-8",
-                "[-] the store is closed: start the server again",
-            ));
-        }
-        return Ok(app::bytes(200, "text/plain; charset=utf-8", "ok"));
+    if let (true, [probe, ..]) = (is_health(parts), parts) {
+        return Ok(health(probe, &app.store.health()));
     }
     if parts.is_empty() {
         let paths = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"];
@@ -94,6 +88,19 @@ fn other(
     discovery::answer(parts, request.headers())
         .or_else(|| openapi::answer(parts, request.headers()))
         .ok_or_else(ApiError::no_such_path)
+}
+
+/// What a probe is told. A server whose disk is full or failed is alive, since a restart would not help, and is not
+/// ready. Probes are for everybody: reasons that name files are in the log.
+fn health(probe: &str, store: &Health) -> Answer {
+    let text = "text/plain; charset=utf-8";
+    match store {
+        Health::Closed => app::bytes(500, text, "[-] the store is closed: start the server again"),
+        Health::Full | Health::Failed(_) if probe == "livez" => app::bytes(200, text, "ok"),
+        Health::Full => app::bytes(500, text, format!("[-] store: {}", StoreError::Full)),
+        Health::Failed(_) => app::bytes(500, text, format!("[-] store: {}", StoreError::Unavailable)),
+        Health::Good => app::bytes(200, text, "ok"),
+    }
 }
 
 async fn resource(

@@ -4,10 +4,19 @@
 //! them, get one increasing revision each, and are committed together in one transaction that is on disk before
 //! anybody sees them: readers, watchers and the caller, in this order. Reads never touch the disk.
 //!
+//! Memory holds what was answered, and the disk is brought to it: after an error the file is opened again and whatever it
+//! has more or less is put right. Every record has a check; Secrets are encrypted.
+//!
 //! Objects are plain JSON. The store itself sets `metadata.resourceVersion`, and looks at nothing else but
 //! `metadata.uid` (for delete preconditions).
 
+mod batch;
+mod disk;
+mod error;
 mod key;
+mod keys;
+mod record;
+mod reserve;
 mod watch;
 mod writer;
 
@@ -18,57 +27,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, mpsc};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-pub use key::{Key, Prefix};
-pub use watch::{Event, EventKind, Watcher};
+use disk::{Damage, Disk};
 
-/// What can go wrong with the store.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Create of something that exists.
-    #[error("the object exists already")]
-    AlreadyExists,
-    /// Update or delete of something that does not exist.
-    #[error("there is no such object")]
-    NotFound,
-    /// The object changed since the caller read it.
-    #[error("the object has been modified: its revision is {found}, expected {expected}")]
-    Conflict {
-        /// Revision that the caller read.
-        expected: u64,
-        /// Revision that is stored.
-        found: u64,
-    },
-    /// The object was deleted and made again since the caller read it.
-    #[error("the UID in the precondition: {expected}, the UID in object meta: {found}")]
-    UidMismatch {
-        /// UID that the caller asked for.
-        expected: String,
-        /// UID that is stored.
-        found: String,
-    },
-    /// The ring of recent events does not reach back to the revision that a watch asked for.
-    #[error("too old resource version: {asked} ({oldest})")]
-    Expired {
-        /// Revision that the caller asked for.
-        asked: u64,
-        /// Oldest revision that a watch can start from.
-        oldest: u64,
-    },
-    /// A watch asked for a revision that this store has not reached.
-    #[error("too large resource version: {asked}, current: {current}")]
-    FromTheFuture {
-        /// Revision that the caller asked for.
-        asked: u64,
-        /// Current revision.
-        current: u64,
-    },
-    /// The store was closed; nothing was written.
-    #[error("the store is shutting down")]
-    Closed,
-    /// The database file is in use, damaged or the disk is full; nothing was written.
-    #[error("the store on disk failed: {0}")]
-    Disk(String),
-}
+pub use error::{Health, StoreError};
+pub use key::{Key, Prefix};
+pub use keys::Keys;
+pub use watch::{Event, EventKind, Watcher};
 
 /// One stored object and the revision of its last change.
 #[derive(Clone, Debug)]
@@ -128,6 +92,7 @@ pub(crate) struct State {
 
 pub(crate) struct Shared {
     state: RwLock<State>,
+    health: RwLock<Health>,
     /// Latest revision; watchers sleep on it. The writer thread holds the sender, so that its end wakes everybody.
     tick: tokio::sync::watch::Receiver<u64>,
 }
@@ -169,25 +134,48 @@ impl Queue {
 }
 
 impl Store {
+    /// Opens or creates the database file with its keys in a file beside it, and reads all objects into memory.
+    ///
+    /// # Errors
+    /// As [`Self::open_with`].
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, Keys::open(&path.with_extension("keys"))?)
+    }
+
     /// Opens or creates the database file and reads all objects into memory.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the file cannot be opened, is in use by another process or is damaged.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let (database, objects, revision) = writer::load(path)?;
+    /// [`StoreError::Disk`] when the file cannot be opened or is in use by another process, [`StoreError::Damaged`] and
+    /// [`StoreError::NoKey`] with each object that cannot be read.
+    pub fn open_with(path: &Path, keys: Keys) -> Result<Self, StoreError> {
+        let (disk, objects, revision, _) = Disk::load(path, keys, Damage::Refuse)?;
+        Self::start(disk, objects, revision)
+    }
+
+    /// Removes from the file exactly the objects that are damaged, and with `lost_keys` also those whose key is not there;
+    /// says which ones these were.
+    ///
+    /// # Errors
+    /// As [`Self::open_with`].
+    pub fn drop_damaged(path: &Path, keys: Keys, lost_keys: bool) -> Result<Vec<String>, StoreError> {
+        let (mut disk, _, _, dropped) = Disk::load(path, keys, Damage::Drop(lost_keys))?;
+        disk.close();
+        Ok(dropped)
+    }
+
+    fn start(disk: Disk, objects: BTreeMap<Key, Entry>, revision: u64) -> Result<Self, StoreError> {
         let (sender_of_ticks, tick) = tokio::sync::watch::channel(revision);
         let shared = Arc::new(Shared {
             state: RwLock::new(State { objects, revision, history: watch::History::new(revision) }),
+            health: RwLock::new(Health::Good),
             tick,
         });
         let (sender, receiver) = mpsc::channel();
-        let thread = {
-            let shared = Arc::clone(&shared);
-            std::thread::Builder::new()
-                .name("store".to_owned())
-                .spawn(move || writer::run(&database, &shared, &receiver, &sender_of_ticks))
-                .map_err(|error| StoreError::Disk(format!("cannot start the writer thread: {error}")))?
-        };
+        let writer = writer::Writer::new(disk, Arc::clone(&shared), sender_of_ticks);
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || writer.run(&receiver))
+            .map_err(|error| StoreError::Disk(format!("cannot start the writer thread: {error}")))?;
         Ok(Self {
             shared,
             queue: Arc::new(Queue { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) }),
@@ -203,6 +191,15 @@ impl Store {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.shared.tick.has_changed().is_ok()
+    }
+
+    /// Whether writes are taken.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        if !self.is_open() {
+            return Health::Closed;
+        }
+        self.shared.health.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Revision of the latest committed write.
@@ -233,7 +230,7 @@ impl Store {
     /// Stores a new object; the answer carries its `metadata.resourceVersion`.
     ///
     /// # Errors
-    /// [`StoreError::AlreadyExists`], [`StoreError::Closed`], [`StoreError::Disk`].
+    /// [`StoreError::AlreadyExists`], [`StoreError::Closed`], [`StoreError::Full`], [`StoreError::Unavailable`].
     pub async fn create(&self, key: Key, object: Value) -> Result<Entry, StoreError> {
         self.submit(Operation::Create { key, object }).await
     }
@@ -241,7 +238,8 @@ impl Store {
     /// Replaces an object, if it is still at the expected revision.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Conflict`], [`StoreError::Closed`], [`StoreError::Disk`].
+    /// [`StoreError::NotFound`], [`StoreError::Conflict`], [`StoreError::Closed`], [`StoreError::Full`],
+    /// [`StoreError::Unavailable`].
     pub async fn update(&self, key: Key, object: Value, expected: u64) -> Result<Entry, StoreError> {
         self.submit(Operation::Update { key, object, expected }).await
     }
@@ -250,7 +248,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Conflict`], [`StoreError::UidMismatch`], [`StoreError::Closed`],
-    /// [`StoreError::Disk`].
+    /// [`StoreError::Unavailable`], [`StoreError::Full`] when not even the reserve is there any more.
     pub async fn delete(&self, key: Key, preconditions: Preconditions) -> Result<Entry, StoreError> {
         self.submit(Operation::Delete { key, preconditions }).await
     }
@@ -310,5 +308,7 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod tests;

@@ -1,264 +1,340 @@
 //! The thread that owns the database.
 
-use std::collections::{BTreeMap, HashMap};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::{Entry, Event, EventKind, Key, Operation, Preconditions, Request, Shared, StoreError};
+use super::batch;
+use super::disk::{Disk, Failure, Rows};
+use super::reserve::Reserve;
+use super::{Entry, Event, EventKind, Health, Key, Request, Shared, StoreError};
 
-/// Objects: key to serialized JSON, which carries its revision in `metadata.resourceVersion`.
-const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
-/// Counters of the store itself.
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// The latest revision; kept apart from the objects because the latest write may have been a delete.
-const REVISION: &str = "revision";
-/// The version of this layout.
-const FORMAT: &str = "format";
-const FORMAT_NOW: u64 = 1;
-/// redb's own cache. Objects are all in memory already, so it only has to hold the inner pages of the tree.
-const CACHE_BYTES: usize = 2 << 20;
 /// How many writes share one commit at most: bounds the time that the first of them waits.
 const MAX_BATCH: usize = 512;
+/// Pause between two looks at a disk that is full or failed.
+const LOOK: Duration = Duration::from_secs(1);
+/// Longest pause between two tries to open a file that failed.
+const MAX_BACK_OFF: Duration = Duration::from_secs(10);
+/// How long nothing has to be written before a file is made smaller: writes wait for its end.
+const IDLE: Duration = Duration::from_secs(5);
+/// How many bytes a change may add while the disk is full: deletions go on by changes of status and finalizers.
+const MAX_GROWTH: usize = 512;
+/// How many bytes all of them may add until there is space again: what the reserve has to bear.
+const MAX_TOTAL_GROWTH: usize = 256 << 10;
 
-type Loaded = (Database, BTreeMap<Key, Entry>, u64);
-
-fn disk(error: impl Into<redb::Error>) -> StoreError {
-    StoreError::Disk(error.into().to_string())
-}
-
-/// Opens the database and reads everything.
-pub(super) fn load(path: &Path) -> Result<Loaded, StoreError> {
-    make_private(path).map_err(|error| StoreError::Disk(format!("{}: {error}", path.display())))?;
-    let database =
-        Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Disk(format!(
-                "{} is in use by another process; stop it or choose another --data-dir",
-                path.display()
-            )),
-            error => StoreError::Disk(format!("{}: {error}", path.display())),
-        })?;
-    let transaction = database.begin_write().map_err(disk)?;
-    {
-        transaction.open_table(OBJECTS).map_err(disk)?;
-        let mut meta = transaction.open_table(META).map_err(disk)?;
-        let format = meta.get(FORMAT).map_err(disk)?.map(|value| value.value());
-        match format {
-            Some(FORMAT_NOW) => {}
-            Some(other) => {
-                return Err(StoreError::Disk(format!(
-                    "{} has format {other}, this version reads format {FORMAT_NOW}; use the version that wrote it",
-                    path.display()
-                )));
-            }
-            None => {
-                meta.insert(FORMAT, FORMAT_NOW).map_err(disk)?;
-                // Revision 0 means "any" in the API, so the first list must not be at 0.
-                meta.insert(REVISION, 1).map_err(disk)?;
-            }
-        }
-    }
-    transaction.commit().map_err(disk)?;
-
-    let transaction = database.begin_read().map_err(disk)?;
-    let meta = transaction.open_table(META).map_err(disk)?;
-    let revision = meta.get(REVISION).map_err(disk)?.map_or(1, |value| value.value());
-    let mut objects = BTreeMap::new();
-    for row in transaction.open_table(OBJECTS).map_err(disk)?.iter().map_err(disk)? {
-        let (key, bytes) = row.map_err(disk)?;
-        let object: Value = serde_json::from_slice(bytes.value())
-            .map_err(|error| StoreError::Disk(format!("object {} is damaged: {error}", key.value())))?;
-        let revision = revision_of(&object)
-            .ok_or_else(|| StoreError::Disk(format!("object {} has no revision", key.value())))?;
-        objects.insert(Key::from_stored(key.value()), Entry { revision, object: Arc::new(object) });
-    }
-    drop(meta);
-    drop(transaction);
-    Ok((database, objects, revision))
-}
-
-/// Makes the file, or takes an existing one away from everybody but its owner: all secrets are in it, and the database
-/// would leave its mode to the umask.
-fn make_private(path: &Path) -> std::io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    options.open(path)?.set_permissions(std::fs::Permissions::from_mode(0o600))
-}
-
-fn revision_of(object: &Value) -> Option<u64> {
-    object.pointer("/metadata/resourceVersion")?.as_str()?.parse().ok()
-}
+type Reply = oneshot::Sender<Result<Entry, StoreError>>;
 
 /// What a batch has decided so far: the reply to send and the event to publish once the batch is on disk.
 struct Pending {
     event: Event,
     bytes: usize,
-    reply: oneshot::Sender<Result<Entry, StoreError>>,
+    record: Option<Vec<u8>>,
+    reply: Reply,
 }
 
-/// Takes batches from the queue until all senders are gone.
-pub(super) fn run(
-    database: &Database,
-    shared: &Shared,
-    queue: &mpsc::Receiver<Request>,
-    tick: &tokio::sync::watch::Sender<u64>,
-) {
-    while let Ok(first) = queue.recv() {
-        let mut batch = vec![first];
-        while batch.len() < MAX_BATCH {
-            match queue.try_recv() {
-                Ok(request) => batch.push(request),
-                Err(_) => break,
-            }
-        }
-        commit(database, shared, tick, batch);
-    }
+/// A batch whose outcome is not known yet.
+#[derive(Default)]
+struct Batch {
+    pending: Vec<Pending>,
+    /// What is refused may be refused because of something that is not on disk yet, so this answer waits, too.
+    refused: Vec<(Reply, StoreError)>,
 }
 
-fn commit(database: &Database, shared: &Shared, tick: &tokio::sync::watch::Sender<u64>, batch: Vec<Request>) {
-    // Only this thread changes the state, so it cannot move between here and the publication below.
-    let mut revision = shared.read().revision;
-    let mut overlay: HashMap<Key, Option<Entry>> = HashMap::new();
-    let mut rows: Vec<(Key, Option<Vec<u8>>)> = Vec::new();
-    let mut pending: Vec<Pending> = Vec::new();
-    // What is refused may be refused because of something that is not on disk yet, so this answer waits, too.
-    let mut refused: Vec<(oneshot::Sender<Result<Entry, StoreError>>, StoreError)> = Vec::new();
+/// The thread's own state.
+pub(super) struct Writer {
+    disk: Disk,
+    reserve: Reserve,
+    shared: Arc<Shared>,
+    tick: tokio::sync::watch::Sender<u64>,
+    health: Health,
+    /// The last failure was that of a full disk.
+    full: bool,
+    /// Bytes that changes have added since the disk is full.
+    growth: usize,
+    back_off: Duration,
+    /// When to look at disk and file, if there is something to look for.
+    look: Option<Instant>,
+}
 
-    for Request { operation, reply } in batch {
-        let current = |key: &Key| match overlay.get(key) {
-            Some(entry) => entry.clone(),
-            None => shared.read().objects.get(key).cloned(),
+impl Writer {
+    pub(super) fn new(disk: Disk, shared: Arc<Shared>, tick: tokio::sync::watch::Sender<u64>) -> Self {
+        let reserve = Reserve::new(disk.path());
+        let mut writer = Self {
+            disk,
+            reserve,
+            shared,
+            tick,
+            health: Health::Good,
+            full: false,
+            growth: 0,
+            back_off: LOOK,
+            look: None,
         };
-        match apply(operation, revision + 1, current) {
-            Err(error) => refused.push((reply, error)),
-            Ok((event, bytes)) => {
-                revision += 1;
-                let size = bytes.len();
-                let kept = event.kind != EventKind::Deleted;
-                let entry = kept.then(|| Entry { revision, object: Arc::clone(&event.object) });
-                overlay.insert(event.key.clone(), entry);
-                rows.push((event.key.clone(), kept.then_some(bytes)));
-                pending.push(Pending { event, bytes: size, reply });
+        writer.make_reserve();
+        writer.plan();
+        writer
+    }
+
+    /// Takes batches from the queue until all senders are gone.
+    pub(super) fn run(mut self, queue: &mpsc::Receiver<Request>) {
+        loop {
+            let first = match self.look {
+                None => queue.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+                Some(look) => queue.recv_timeout(look.saturating_duration_since(Instant::now())),
+            };
+            match first {
+                Ok(first) => {
+                    let mut requests = vec![first];
+                    requests.extend(queue.try_iter().take(MAX_BATCH - 1));
+                    self.commit(requests);
+                    // Where the disk is in order, looking is for idle times.
+                    if self.health == Health::Good {
+                        self.plan();
+                    } else if self.look.is_some_and(|look| look <= Instant::now()) {
+                        self.look_after();
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => self.look_after(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.disk.close();
+    }
+
+    /// Decides when to look again.
+    fn plan(&mut self) {
+        self.look = match self.health {
+            Health::Good if self.disk.is_wasteful() => Some(Instant::now() + IDLE),
+            Health::Good | Health::Closed => None,
+            Health::Full => Some(Instant::now() + LOOK),
+            Health::Failed(_) => Some(Instant::now() + self.back_off),
+        };
+    }
+
+    fn set(&mut self, health: Health) {
+        if self.health != health {
+            match &health {
+                Health::Good => tracing::info!("the store takes all writes again"),
+                Health::Full => tracing::error!(
+                    "the disk of the store is full: only deletions and changes that need no space are stored; free \
+                     space on it"
+                ),
+                Health::Failed(why) => tracing::error!("the store cannot be written; trying again: {why}"),
+                Health::Closed => {}
+            }
+            *self.shared.health.write().unwrap_or_else(PoisonError::into_inner) = health.clone();
+            self.health = health;
+        }
+    }
+
+    /// What is done besides writing: opening again, the reserve, the size of the file.
+    fn look_after(&mut self) {
+        if matches!(self.health, Health::Failed(_)) {
+            self.reopen();
+        }
+        // On a full disk, what deletions freed inside the file helps nobody until the file is smaller.
+        if !matches!(self.health, Health::Failed(_))
+            && self.disk.is_wasteful()
+            && let Err(error) = self.disk.compact()
+        {
+            tracing::warn!("making the store's file smaller: {error}");
+            self.fail(&error);
+        }
+        if self.health == Health::Full {
+            self.make_reserve();
+        }
+        self.plan();
+    }
+
+    fn make_reserve(&mut self) {
+        match self.reserve.make() {
+            Ok(true) => {
+                self.full = false;
+                self.set(Health::Good);
+            }
+            Ok(false) => {
+                if self.health != Health::Full {
+                    self.growth = 0;
+                }
+                self.set(Health::Full);
+            }
+            Err(error) => {
+                tracing::warn!("space for deletions on a full disk cannot be kept: {error}");
+                self.set(Health::Good);
             }
         }
     }
-    let refuse = |refused: Vec<(oneshot::Sender<_>, StoreError)>| {
-        for (reply, error) in refused {
-            // The caller may have gone away; then nobody wants to know.
+
+    /// After an error the database answers nothing more: it is opened again, and what it holds is made equal to what
+    /// was answered.
+    fn fail(&mut self, error: &Failure) {
+        tracing::error!("writing the store: {error}");
+        self.full = error.is_full();
+        self.back_off = LOOK;
+        self.disk.close();
+        self.reopen();
+    }
+
+    fn reopen(&mut self) {
+        if self.full {
+            self.reserve.release();
+        }
+        let opened = {
+            let state = self.shared.read();
+            self.disk.reopen(&state.objects, state.revision)
+        };
+        match opened {
+            Ok(()) if self.full => {
+                if self.health != Health::Full {
+                    self.growth = 0;
+                }
+                self.set(Health::Full);
+            }
+            Ok(()) => self.set(Health::Good),
+            Err(error) => {
+                self.full |= error.is_full();
+                self.back_off = (self.back_off * 2).min(MAX_BACK_OFF);
+                self.set(Health::Failed(error.to_string()));
+            }
+        }
+        self.plan();
+    }
+
+    fn why_not(&self) -> StoreError {
+        if self.full || self.health == Health::Full { StoreError::Full } else { StoreError::Unavailable }
+    }
+
+    fn commit(&mut self, requests: Vec<Request>) {
+        let mut batch = self.decide(requests);
+        if let Err(error) = self.write(&batch) {
+            self.fail(&error);
+            // What needs no space is tried once more, with the reserve.
+            let again =
+                if self.health == Health::Full { self.keep_what_needs_no_space(&mut batch) } else { false };
+            if !again || self.write(&batch).inspect_err(|error| self.fail(error)).is_err() {
+                let replies = batch.pending.into_iter().map(|pending| pending.reply);
+                for reply in replies.chain(batch.refused.into_iter().map(|(reply, _)| reply)) {
+                    // The caller may have gone away; then nobody wants to know.
+                    let _ = reply.send(Err(self.why_not()));
+                }
+                return;
+            }
+        }
+        self.publish(batch);
+    }
+
+    /// Checks each request against what is there and against those before it.
+    fn decide(&mut self, requests: Vec<Request>) -> Batch {
+        // Only this thread changes the state, so it cannot move between here and the publication.
+        let mut revision = self.shared.read().revision;
+        let mut overlay: HashMap<Key, Option<Entry>> = HashMap::new();
+        let mut batch = Batch::default();
+        for Request { operation, reply } in requests {
+            let current = |key: &Key| match overlay.get(key) {
+                Some(entry) => entry.clone(),
+                None => self.shared.read().objects.get(key).cloned(),
+            };
+            let decided = batch::apply(operation, revision + 1, current).and_then(|(event, json)| {
+                let may = match self.health {
+                    Health::Good => true,
+                    Health::Full => self.needs_no_space(&event, json.len()),
+                    Health::Failed(_) | Health::Closed => false,
+                };
+                if !may {
+                    return Err(self.why_not());
+                }
+                let bytes = json.len();
+                let kept = event.kind != EventKind::Deleted;
+                let record = kept.then(|| self.disk.record(&event.key, event.revision, json)).transpose();
+                record.map(|record| (event, bytes, record)).map_err(|error| {
+                    tracing::error!("{error}");
+                    StoreError::Unavailable
+                })
+            });
+            match decided {
+                Err(error) => batch.refused.push((reply, error)),
+                Ok((event, bytes, record)) => {
+                    revision += 1;
+                    let entry =
+                        record.is_some().then(|| Entry { revision, object: Arc::clone(&event.object) });
+                    overlay.insert(event.key.clone(), entry);
+                    batch.pending.push(Pending { event, bytes, record, reply });
+                }
+            }
+        }
+        batch
+    }
+
+    /// Whether a write is one of those that go on while the disk is full; counts what it adds.
+    fn needs_no_space(&mut self, event: &Event, bytes: usize) -> bool {
+        let Some(old) = &event.old else { return false };
+        if event.kind == EventKind::Deleted {
+            return true;
+        }
+        let before = serde_json::to_vec(&**old).map_or(0, |json| json.len());
+        let added = bytes.saturating_sub(before);
+        let total = self.growth.saturating_add(added);
+        let may = added <= MAX_GROWTH && total <= MAX_TOTAL_GROWTH;
+        if may {
+            self.growth = total;
+        }
+        may
+    }
+
+    /// Refuses what needs space, and what came after that of the same object. False when nothing is left.
+    fn keep_what_needs_no_space(&mut self, batch: &mut Batch) -> bool {
+        let mut gone: HashSet<Key> = HashSet::new();
+        for pending in std::mem::take(&mut batch.pending) {
+            if !gone.contains(&pending.event.key) && self.needs_no_space(&pending.event, pending.bytes) {
+                batch.pending.push(pending);
+            } else {
+                gone.insert(pending.event.key.clone());
+                batch.refused.push((pending.reply, StoreError::Full));
+            }
+        }
+        // Some were refused because of an object that is not there now.
+        for (_, error) in &mut batch.refused {
+            *error = StoreError::Full;
+        }
+        !batch.pending.is_empty()
+    }
+
+    fn write(&mut self, batch: &Batch) -> Result<(), Failure> {
+        let Some(last) = batch.pending.last() else { return Ok(()) };
+        let row = |pending: &Pending| (pending.event.key.clone(), pending.record.clone());
+        let rows: Rows = batch.pending.iter().map(row).collect();
+        self.disk.write(last.event.revision, &rows)
+    }
+
+    /// Shows what is on disk now: to readers, watchers and callers, in this order.
+    fn publish(&self, batch: Batch) {
+        let mut replies = Vec::with_capacity(batch.pending.len());
+        if !batch.pending.is_empty() {
+            let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+            for Pending { event, bytes, reply, .. } in batch.pending {
+                let entry = Entry { revision: event.revision, object: Arc::clone(&event.object) };
+                if event.kind == EventKind::Deleted {
+                    state.objects.remove(&event.key);
+                } else {
+                    state.objects.insert(event.key.clone(), entry.clone());
+                }
+                state.revision = event.revision;
+                state.history.push(event, bytes);
+                replies.push((reply, entry));
+            }
+            let revision = state.revision;
+            drop(state);
+            self.tick.send_replace(revision);
+        }
+        for (reply, entry) in replies {
+            let _ = reply.send(Ok(entry));
+        }
+        for (reply, error) in batch.refused {
             let _ = reply.send(Err(error));
         }
-    };
-    if pending.is_empty() {
-        refuse(refused);
-        return;
     }
-    if let Err(error) = write(database, revision, &rows) {
-        let message = error.to_string();
-        tracing::error!("{message}");
-        for reply in
-            pending.into_iter().map(|one| one.reply).chain(refused.into_iter().map(|(reply, _)| reply))
-        {
-            let _ = reply.send(Err(StoreError::Disk(message.clone())));
-        }
-        return;
-    }
-
-    let mut replies = Vec::with_capacity(pending.len());
-    {
-        let mut state = shared.state.write().unwrap_or_else(PoisonError::into_inner);
-        for Pending { event, bytes, reply } in pending {
-            let entry = Entry { revision: event.revision, object: Arc::clone(&event.object) };
-            if event.kind == EventKind::Deleted {
-                state.objects.remove(&event.key);
-            } else {
-                state.objects.insert(event.key.clone(), entry.clone());
-            }
-            state.history.push(event, bytes);
-            replies.push((reply, entry));
-        }
-        state.revision = revision;
-    }
-    tick.send_replace(revision);
-    for (reply, entry) in replies {
-        let _ = reply.send(Ok(entry));
-    }
-    refuse(refused);
-}
-
-/// Checks one operation and says what it changes: the event, and its object as bytes.
-fn apply(
-    operation: Operation,
-    revision: u64,
-    current: impl Fn(&Key) -> Option<Entry>,
-) -> Result<(Event, Vec<u8>), StoreError> {
-    let (kind, key, mut object, old) = match operation {
-        Operation::Create { key, object } => {
-            if current(&key).is_some() {
-                return Err(StoreError::AlreadyExists);
-            }
-            (EventKind::Added, key, object, None)
-        }
-        Operation::Update { key, object, expected } => {
-            let old = current(&key).ok_or(StoreError::NotFound)?;
-            if old.revision != expected {
-                return Err(StoreError::Conflict { expected, found: old.revision });
-            }
-            (EventKind::Modified, key, object, Some(old.object))
-        }
-        Operation::Delete { key, preconditions } => {
-            let old = current(&key).ok_or(StoreError::NotFound)?;
-            check(&preconditions, &old)?;
-            (EventKind::Deleted, key, Value::clone(&old.object), Some(old.object))
-        }
-    };
-    set_revision(&mut object, revision);
-    let bytes = serde_json::to_vec(&object).map_err(|error| StoreError::Disk(error.to_string()))?;
-    Ok((Event { kind, revision, key, object: Arc::new(object), old }, bytes))
-}
-
-fn check(preconditions: &Preconditions, old: &Entry) -> Result<(), StoreError> {
-    if let Some(expected) = &preconditions.uid {
-        let found = old.object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
-        if found != expected {
-            return Err(StoreError::UidMismatch { expected: expected.clone(), found: found.to_owned() });
-        }
-    }
-    match preconditions.revision {
-        Some(expected) if expected != old.revision => {
-            Err(StoreError::Conflict { expected, found: old.revision })
-        }
-        _ => Ok(()),
-    }
-}
-
-fn set_revision(object: &mut Value, revision: u64) {
-    if let Value::Object(fields) = object {
-        let metadata = fields.entry("metadata").or_insert_with(|| Value::Object(serde_json::Map::new()));
-        if let Value::Object(metadata) = metadata {
-            metadata.insert("resourceVersion".to_owned(), Value::String(revision.to_string()));
-        }
-    }
-}
-
-/// One transaction for the whole batch. redb's default durability is immediate: `commit` returns after fsync.
-fn write(database: &Database, revision: u64, rows: &[(Key, Option<Vec<u8>>)]) -> Result<(), StoreError> {
-    let transaction = database.begin_write().map_err(disk)?;
-    {
-        let mut objects = transaction.open_table(OBJECTS).map_err(disk)?;
-        for (key, bytes) in rows {
-            match bytes {
-                Some(bytes) => objects.insert(key.as_str(), bytes.as_slice()).map_err(disk)?,
-                None => objects.remove(key.as_str()).map_err(disk)?,
-            };
-        }
-        let mut meta = transaction.open_table(META).map_err(disk)?;
-        meta.insert(REVISION, revision).map_err(disk)?;
-    }
-    transaction.commit().map_err(disk)
 }
 
 #[cfg(test)]
@@ -266,16 +342,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::store::disk::Damage;
     use crate::store::watch::History;
-    use crate::store::{RwLock, State};
+    use crate::store::{Keys, Operation, RwLock, State};
 
     #[test]
     fn a_refusal_comes_after_what_it_is_because_of() {
         let folder = tempfile::tempdir().unwrap();
-        let (database, objects, revision) = load(&folder.path().join("s")).unwrap();
+        let keys = Keys::open(&folder.path().join("keys")).unwrap();
+        let (disk, objects, revision, _) =
+            Disk::load(&folder.path().join("s"), keys, Damage::Refuse).unwrap();
         let (ticker, tick) = tokio::sync::watch::channel(revision);
         let state = State { objects, revision, history: History::new(revision) };
-        let shared = Arc::new(Shared { state: RwLock::new(state), tick });
+        let shared = Arc::new(Shared { state: RwLock::new(state), health: RwLock::new(Health::Good), tick });
         let key = Key::new("", "configmaps", "n", "a");
         let create = || {
             let (reply, answer) = oneshot::channel();
@@ -287,7 +366,7 @@ mod tests {
             let (shared, key) = (Arc::clone(&shared), key.clone());
             move || (refused.blocking_recv().unwrap(), shared.read().objects.contains_key(&key))
         });
-        commit(&database, &shared, &ticker, vec![first, second]);
+        Writer::new(disk, shared, ticker).commit(vec![first, second]);
         let (refused, visible) = asker.join().unwrap();
         assert!(matches!(refused, Err(StoreError::AlreadyExists)) && visible);
     }

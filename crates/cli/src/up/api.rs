@@ -79,10 +79,11 @@ async fn run(settings: Settings) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     // Ctrl-C reaches every process of the terminal; the supervisor says when it is this one's turn.
     let _interrupt = signal(SignalKind::interrupt())?;
+    let cluster = server.cluster().to_owned();
     let (stop, stopped) = watch::channel(false);
     let mut serving = tokio::spawn(server.serve(stopped));
     let mut controllers = tokio::spawn(ferrovirt_control::run(client(&controller).await?, config));
-    control::say(&supervisor, &Said::Ready)?;
+    control::say(&supervisor, &Said::Ready { cluster })?;
     let outcome = tokio::select! {
         _ = terminate.recv() => Ok(()),
         ended = &mut serving => Err(anyhow::anyhow!("the server ended: {ended:?}")),

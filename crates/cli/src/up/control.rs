@@ -38,8 +38,8 @@ pub(super) struct Kvm {
 pub(super) enum Said {
     /// Write this file.
     Credential { file: File, kubeconfig: Box<Kubeconfig> },
-    /// It answers requests.
-    Ready,
+    /// It answers requests, as this cluster: the UID of the namespace kube-system.
+    Ready { cluster: String },
 }
 
 /// The kubeconfigs that the supervisor writes.
@@ -172,6 +172,11 @@ impl Lines {
             }
         }
     }
+}
+
+/// Whether a text is the identity of a cluster: it becomes an argument and the content of a file.
+pub(super) fn is_identity(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// Sends one message.

@@ -6,7 +6,7 @@ use super::{
     control::{self, Heard, Kvm, Lines, Said, Settings},
     layout::{self, Layout},
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ferrovirt_apiserver::server::bind;
 use ferrovirt_sys::{
     kvm,
@@ -30,6 +30,8 @@ use std::{
 
 /// How long a process may take to end after SIGTERM.
 const END: Duration = Duration::from_secs(5);
+/// Exit code of an agent whose directory belongs to another cluster: starting it again does not help.
+const AGENT_REFUSES: i32 = 78;
 /// Pause before a process that ended is started again, doubled each time up to the longest one.
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -44,7 +46,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let listener = bind(options.listen)?;
     let mut api = Part::new("API server");
     let mut agent = Part::new("node agent");
-    let mut supervisor = Supervisor { options, layout, listener, kvm: None, spoken: false };
+    let mut supervisor = Supervisor { options, layout, listener, kvm: None, cluster: None, spoken: false };
     let mut lines = Some(supervisor.start_api(&mut api)?);
     // It opens its store meanwhile.
     let kvm = kvm::probe(Duration::from_millis(options.kvm_patience.into())).context("cannot probe KVM")?;
@@ -69,7 +71,11 @@ pub(super) fn run(options: &Options) -> Result<()> {
         {
             break Err(anyhow::anyhow!("the API server did not start ({status}); it says why above"));
         }
-        agent.ended()?;
+        if agent.ended()?.is_some_and(|status| status.code() == Some(AGENT_REFUSES)) {
+            break Err(anyhow::anyhow!(
+                "the node agent does not work here; it says above why and what to do"
+            ));
+        }
         if api.due() {
             lines = Some(supervisor.start_api(&mut api)?);
             if let Some(lines) = &lines {
@@ -121,6 +127,8 @@ struct Supervisor<'a> {
     layout: Layout,
     listener: TcpListener,
     kvm: Option<kvm::Kvm>,
+    /// Identity of the cluster, which the agent compares with that of its directory.
+    cluster: Option<String>,
     /// The API server was ready once, and people were told.
     spoken: bool,
 }
@@ -184,6 +192,8 @@ impl Supervisor<'_> {
             .arg(layout.kubeconfig(control::File::Node))
             .arg("--node-name")
             .arg(&layout.node_name)
+            .arg("--cluster-id")
+            .arg(self.cluster.as_deref().unwrap_or_default())
             .arg("--data-dir")
             .arg(&layout.agent)
             .arg("--socket")
@@ -217,7 +227,13 @@ impl Supervisor<'_> {
                 Heard::Message(Said::Credential { file, kubeconfig }) => {
                     layout::secret(&self.layout.kubeconfig(file), &serde_saphyr::to_string(&kubeconfig)?)?;
                 }
-                Heard::Message(Said::Ready) => {
+                Heard::Message(Said::Ready { cluster }) => {
+                    ensure!(
+                        control::is_identity(&cluster)
+                            && self.cluster.as_ref().is_none_or(|known| *known == cluster),
+                        "it says that it is of another cluster than before"
+                    );
+                    self.cluster = Some(cluster);
                     if !self.spoken {
                         self.spoken = true;
                         self.speak()?;
