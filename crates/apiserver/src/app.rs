@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
@@ -9,6 +10,7 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use serde_json::Value;
 
 use crate::admission::{HookCache, SccCache};
+use crate::audit::Log;
 use crate::auth::Auth;
 use crate::flow::Flow;
 use crate::quota::Quota;
@@ -47,6 +49,8 @@ pub struct App {
     pub flow: Flow,
     /// How much may be stored.
     pub quota: Quota,
+    /// Where audit events go, if anywhere.
+    pub audit: Option<Arc<Log>>,
     /// Unix socket of the node's agent: logs, consoles, pause.
     pub agent_socket: PathBuf,
     /// Certificate of the cluster's authority, PEM.

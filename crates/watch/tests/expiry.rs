@@ -60,6 +60,7 @@ async fn a_watch_whose_revision_the_server_forgot_lists_again_and_goes_on() {
         agent_socket: data.path().join("agent.sock"),
         scc_admission: Default::default(),
         longest_watch: None,
+        audit: None,
     })
     .await
     .unwrap();

@@ -180,6 +180,7 @@ async fn run() {
         agent_socket: folder.path().join("agent.sock"),
         scc_admission: SccAdmission::Webhook,
         longest_watch: None,
+        audit: None,
     })
     .await
     .unwrap();

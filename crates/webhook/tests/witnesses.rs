@@ -116,6 +116,7 @@ impl Cluster {
             agent_socket: data.path().join("agent.sock"),
             scc_admission: SccAdmission::Webhook,
             longest_watch: None,
+            audit: None,
         })
         .await
         .unwrap();

@@ -22,14 +22,22 @@ impl Auth {
         headers: &HeaderMap,
         certificate: Option<&[u8]>,
     ) -> Result<UserInfo, ApiError> {
-        let user = match certificate.and_then(pki::subject) {
-            Some((name, groups)) => UserInfo::authenticated(name, groups),
-            None => match bearer(headers)? {
-                Some(token) => self.user_of_token(token, &[ISSUER.to_owned()])?.0,
-                None => UserInfo::anonymous(),
-            },
-        };
+        let user = self.identify(headers, certificate)?;
         self.impersonate(user, headers)
+    }
+
+    /// Whose the credentials are.
+    ///
+    /// # Errors
+    /// 401 for a bad token.
+    pub fn identify(&self, headers: &HeaderMap, certificate: Option<&[u8]>) -> Result<UserInfo, ApiError> {
+        match certificate.and_then(pki::subject) {
+            Some((name, groups)) => Ok(UserInfo::authenticated(name, groups)),
+            None => match bearer(headers)? {
+                Some(token) => self.user_of_token(token, &[ISSUER.to_owned()]).map(|(user, _)| user),
+                None => Ok(UserInfo::anonymous()),
+            },
+        }
     }
 
     /// The user of a token and the audiences that it shares with `audiences`.
@@ -108,7 +116,11 @@ impl Auth {
         }
     }
 
-    fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, ApiError> {
+    /// As whom the user acts: somebody else if the impersonation headers are there and RBAC lets the user.
+    ///
+    /// # Errors
+    /// 403 for impersonation without the right, 400 for headers that make no sense.
+    pub fn impersonate(&self, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, ApiError> {
         // A header that cannot be read must not be skipped: the request would be made as somebody else than was meant.
         let mut asked: Vec<(&str, &str)> = Vec::new();
         for (key, value) in headers {

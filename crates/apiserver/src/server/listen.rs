@@ -48,6 +48,8 @@ const SEND_BUFFER: usize = 64 * 1024;
 pub(super) struct Visitor {
     /// The client certificate, DER.
     pub(super) certificate: Option<Arc<[u8]>>,
+    /// Its address.
+    pub(super) peer: Option<std::net::SocketAddr>,
     pub(super) connection: Arc<Connection>,
     pub(super) waiting: Arc<Waiting>,
 }
@@ -130,6 +132,7 @@ async fn serve(
 ) {
     // Small answers must not wait for more to come.
     let _ = stream.set_nodelay(true);
+    let peer = stream.peer_addr().ok();
     let stream = tokio::select! {
         accepted = tokio::time::timeout(PATIENCE, acceptor.accept(stream)) => match accepted {
             Ok(Ok(stream)) => stream,
@@ -144,6 +147,7 @@ async fn serve(
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let visitor = Arc::new(Visitor {
         certificate: certificate.map(|certificate| Arc::from(certificate.as_ref())),
+        peer,
         connection: Arc::clone(connection),
         waiting: Arc::clone(waiting),
     });

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::app::{App, SccAdmission};
+use crate::audit;
 use crate::auth::{Auth, Pki};
 use crate::flow::Flow;
 use crate::quota::Quota;
@@ -38,6 +39,8 @@ pub struct Config {
     /// No watch lasts longer than this, whatever its client asks for; as long as the client asks for, when there is
     /// nothing.
     pub longest_watch: Option<std::time::Duration>,
+    /// Where audit events go, if anywhere.
+    pub audit: Option<audit::Options>,
 }
 
 /// Why the server does not start, or an installation fails.
@@ -185,6 +188,14 @@ impl Server {
         let pki = Pki::open(&keys, &[address.ip()], time::OffsetDateTime::now_utc())?;
         identity::bind(&keys, &cluster)?;
         let tls = listen::tls(&pki)?;
+        let audit = match config.audit {
+            None => None,
+            Some(options) => {
+                let path = options.path.clone();
+                let log = audit::Log::open(options);
+                Some(Arc::new(log.map_err(|source| ServerError::Audit { path, source })?))
+            }
+        };
         let auth = Auth::new(store.clone(), &pki.token_key)
             .map_err(|source| ServerError::Credential { who: "service accounts".to_owned(), source })?;
         let (stop, shutdown) = watch::channel(false);
@@ -197,6 +208,7 @@ impl Server {
             quota: Quota::new(store.clone()),
             store,
             auth,
+            audit,
             agent_socket: config.agent_socket,
             ca_pem: pki.ca_pem.clone(),
             shutdown,
@@ -230,9 +242,15 @@ impl Server {
             let _ = stop.wait_for(|stop| *stop).await;
         };
         listen::run(&self.app, &self.listener, &self.tls, ended, &self.stop).await;
-        let store = self.app.store.clone();
-        // Waits for one commit at most.
-        if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
+        let (store, audit) = (self.app.store.clone(), self.app.audit.clone());
+        // Waits for one commit and the queued audit events at most.
+        let close = move || {
+            store.close();
+            if let Some(audit) = audit {
+                audit.close();
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(close).await {
             tracing::warn!("closing the store: {error}");
         }
     }

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use super::MAX_BODY;
 use super::listen::Visitor;
 use crate::app::{self, Answer, App};
+use crate::audit::Trail;
 use crate::flow::{self, answer::ANSWER_LIMIT, answer::STREAM_LIMIT};
 use crate::registry::SUBRESOURCES_GROUP;
 use crate::request::{Attributes, Decision, Target, UserInfo};
@@ -23,11 +24,12 @@ use crate::{auth, discovery, openapi, quota, subresource};
 pub(super) async fn answer(app: &Arc<App>, visitor: &Visitor, request: Request<Incoming>) -> Answer {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let mut answer = match respond(app, visitor, request).await {
-        Ok(answer) => answer,
+    let trail = Trail::new(app.audit.as_ref(), visitor.peer, &request);
+    let mut answer = match respond(app, visitor, &trail, request).await {
+        Ok(answer) => trail.answered(answer, None),
         Err(error) => {
             tracing::debug!(%method, %path, code = error.code, "{}", for_log(&error));
-            app::refusal(&error)
+            trail.answered(app::refusal(&error), Some(&error))
         }
     };
     // Clients identify what they cached by this; answers are for one user.
@@ -43,19 +45,29 @@ fn for_log(error: &ApiError) -> &str {
     if matches!(error.code, 400 | 422) { &error.reason } else { &error.message }
 }
 
-async fn respond(app: &Arc<App>, visitor: &Visitor, request: Request<Incoming>) -> Result<Answer, ApiError> {
-    let user = app.auth.authenticate(request.headers(), visitor.certificate.as_deref())?;
+async fn respond(
+    app: &Arc<App>,
+    visitor: &Visitor,
+    trail: &Trail,
+    request: Request<Incoming>,
+) -> Result<Answer, ApiError> {
+    let own = app.auth.identify(request.headers(), visitor.certificate.as_deref())?;
+    trail.user(&own);
+    let user = app.auth.impersonate(own.clone(), request.headers())?;
+    if user != own {
+        trail.impersonated(&user);
+    }
     if !user.in_group(auth::user::UNAUTHENTICATED) {
         visitor.connection.belongs_to(&user, &app.flow, &visitor.waiting).await?;
     }
     match path::route(request.uri().path())? {
-        Route::Other(parts) if is_health(&parts) => other(app, &user, &parts, &request),
+        Route::Other(parts) if is_health(&parts) => other(app, &user, &parts, trail, &request),
         Route::Other(parts) => {
             let place = app.flow.seats.take(&user, 1).await?;
-            let answer = other(app, &user, &parts, &request)?;
+            let answer = other(app, &user, &parts, trail, &request)?;
             Ok(visitor.connection.pending.hold(answer, place.into(), ANSWER_LIMIT))
         }
-        Route::Resource(path) => resource(app, visitor, user, path, request).await,
+        Route::Resource(path) => resource(app, visitor, trail, user, path, request).await,
     }
 }
 
@@ -69,12 +81,13 @@ fn other(
     app: &App,
     user: &UserInfo,
     parts: &[String],
+    trail: &Trail,
     request: &Request<Incoming>,
 ) -> Result<Answer, ApiError> {
     let path = request.uri().path().to_owned();
     let attributes =
         Attributes { verb: request.method().as_str().to_lowercase(), path, ..Attributes::default() };
-    authorize(app, user, &attributes)?;
+    authorize(app, user, &attributes, trail)?;
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(ApiError::method_not_allowed());
     }
@@ -106,6 +119,7 @@ fn health(probe: &str, store: &Health) -> Answer {
 async fn resource(
     app: &Arc<App>,
     visitor: &Visitor,
+    trail: &Trail,
     user: UserInfo,
     path: ResourcePath,
     request: Request<Incoming>,
@@ -116,7 +130,7 @@ async fn resource(
     if let ("list" | "watch", Some(name)) = (attributes.verb.as_str(), query.fields.name()) {
         attributes.name = name.to_owned();
     }
-    authorize(app, &user, &attributes)?;
+    authorize(app, &user, &attributes, trail)?;
     let stream = flow::is_stream(&attributes);
     let limit = if stream { STREAM_LIMIT } else { ANSWER_LIMIT };
     let hold = |answer, place| visitor.connection.pending.hold(answer, place, limit);
@@ -162,8 +176,10 @@ async fn apart(call: Call, method: Method, headers: HeaderMap, body: Bytes) -> R
     app.flow.apart(&user, work).await?
 }
 
-fn authorize(app: &App, user: &UserInfo, attributes: &Attributes) -> Result<(), ApiError> {
-    match app.auth.authorize(user, attributes) {
+fn authorize(app: &App, user: &UserInfo, attributes: &Attributes, trail: &Trail) -> Result<(), ApiError> {
+    let decision = app.auth.authorize(user, attributes);
+    trail.decided(attributes, &decision);
+    match decision {
         Decision::Allow(_) => Ok(()),
         Decision::Deny(reason) => Err(auth::denied(user, attributes, &reason)),
     }

@@ -63,6 +63,11 @@ impl Cluster {
             agent_socket: folder.path().join("agent.sock"),
             scc_admission: Default::default(),
             longest_watch: None,
+            audit: Some(ferrovirt_apiserver::audit::Options {
+                path: folder.path().join("audit.log"),
+                max_size: 1 << 20,
+                max_backups: 3,
+            }),
         }
     }
 
@@ -70,6 +75,12 @@ impl Cluster {
     #[allow(dead_code, reason = "each test file uses what it needs")]
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The server's audit log.
+    #[allow(dead_code, reason = "each test file uses what it needs")]
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.folder.path().join("audit.log")
     }
 
     /// Where the server looks for the node's agent.

@@ -61,6 +61,11 @@ async fn run(settings: Settings) -> Result<()> {
             agent_socket: PathBuf::from(format!("/proc/self/fd/{RUN}/{AGENT_SOCKET}")),
             scc_admission: settings.options.scc_admission.into(),
             longest_watch: settings.options.longest_watch.map(Duration::from_secs),
+            audit: settings.options.audit_log.map(|path| ferrovirt_apiserver::audit::Options {
+                path,
+                max_size: settings.options.audit_log_maxsize.saturating_mul(1 << 20),
+                max_backups: settings.options.audit_log_maxbackup,
+            }),
         },
         listener,
     )

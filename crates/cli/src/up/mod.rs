@@ -73,6 +73,16 @@ struct ApiOptions {
     /// Seconds after which the API server ends a watch, whatever its client asked for; clients watch again from there
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     longest_watch: Option<u64>,
+    /// File of audit events, one JSON line each; none are written when absent. Its directory has to be one in which the
+    /// API server's user may write
+    #[arg(long)]
+    audit_log: Option<PathBuf>,
+    /// MiB after which the audit log is renamed and begun again
+    #[arg(long, default_value_t = 100)]
+    audit_log_maxsize: u64,
+    /// How many renamed audit logs are kept; 0 keeps all
+    #[arg(long, default_value_t = 10)]
+    audit_log_maxbackup: usize,
 }
 
 /// A user that is nobody's: not root, not the launchers' own 107, not the kernel's number for strangers.

@@ -60,6 +60,7 @@ impl Cluster {
             agent_socket: data.path().join("agent.sock"),
             scc_admission: Default::default(),
             longest_watch: None,
+            audit: None,
         })
         .await
         .unwrap();
