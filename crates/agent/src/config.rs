@@ -48,6 +48,11 @@ impl Config {
         self.data.join("programs")
     }
 
+    /// Marks of claims that were in use.
+    pub fn claims(&self) -> PathBuf {
+        self.data.join("claims")
+    }
+
     /// Unpacked images.
     pub fn cache(&self) -> PathBuf {
         self.data.join("cache")

@@ -5,6 +5,7 @@ use clap::Parser;
 use ferrovirt_agent::{
     cluster,
     config::Config,
+    disk::{self, Threshold, Thresholds},
     events::Recorder,
     http,
     image::{Policy, Store},
@@ -35,7 +36,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -79,6 +80,17 @@ struct Options {
     kvm_patience: u32,
     #[command(flatten)]
     images: Images,
+    /// When the node is short of disk space, as a kubelet's option of this name: unused images go then, and pods after
+    /// them.
+    #[arg(long, default_value = "nodefs.available<10%,nodefs.inodesFree<5%")]
+    eviction_hard: Thresholds,
+    /// Seconds that the node goes on to say that it is short after it was.
+    #[arg(long, default_value_t = 300)]
+    eviction_pressure_transition_period: u64,
+    /// Most of the node's disk that one pod may hold in scratch space and logs without a limit of its own: an amount or
+    /// a percentage.
+    #[arg(long, default_value = "50%")]
+    scratch_limit: Threshold,
     /// End when the program that started this one ends.
     #[arg(long)]
     follow_parent: bool,
@@ -105,9 +117,11 @@ struct Images {
 }
 
 impl Images {
-    fn policy(self) -> Policy {
+    /// `reserve`: bytes that must stay free.
+    fn policy(self, reserve: u64) -> Policy {
         let mut policy = Policy::default();
         policy.limits.bytes = self.image_max_bytes;
+        policy.limits.reserve = reserve;
         policy.limits.entries = self.image_max_entries;
         policy.limits.ratio = self.image_max_ratio;
         policy.unused_bytes = self.image_cache_bytes;
@@ -189,6 +203,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         (&config.netns(), 0o700),
         (&config.crun(), 0o700),
         (&config.programs(), 0o711),
+        (&config.claims(), 0o700),
     ] {
         let made = fs::DirBuilder::new().recursive(true).mode(mode).create(folder);
         made.with_context(|| format!("making {}", folder.display()))?;
@@ -227,6 +242,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     if kvm != Kvm::Usable {
         tracing::info!("KVM is {kvm:?} here: guests are emulated in software");
     }
+    let room = disk::free(&data).context("looking at the free space")?;
+    let reserve = options.eviction_hard.reserve(room.capacity);
     let shared = Arc::new(Shared {
         crun,
         network,
@@ -235,10 +252,16 @@ async fn run(options: Options) -> anyhow::Result<()> {
             config.images.clone(),
             config.cache(),
             PathBuf::from("/proc/self/exe"),
-            options.images.policy(),
+            options.images.policy(reserve),
         )
         .context("opening the image cache")?,
         cgroups,
+        disk: disk::Policy {
+            thresholds: options.eviction_hard,
+            transition: Duration::from_secs(options.eviction_pressure_transition_period),
+            scratch: options.scratch_limit,
+        },
+        disk_pressure: AtomicBool::new(false),
         kvm: kvm == Kvm::Usable,
         policy: Watch::new(selinux.clone()),
         selinux,

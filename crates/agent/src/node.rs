@@ -1,12 +1,12 @@
 //! The node itself: its object, what it has, and that it is alive.
 
 use crate::{
-    clock,
+    clock, disk,
     oci::bundle::DEVICES,
     pods::Shared,
     policy::{Installer, Report},
 };
-use ferrovirt_api::kubevirt::KubeVirt;
+use ferrovirt_api::{kubevirt::KubeVirt, quantity::Amount};
 use ferrovirt_model::{Bytes, Profile};
 use ferrovirt_plan::{
     config::{ClusterConfig, KUBEVIRT, NAMESPACE},
@@ -28,7 +28,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 use tokio::task::JoinHandle;
@@ -93,7 +93,8 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
                 }
             }
         };
-        let now = (capacity(shared.kvm), policy);
+        let room = room(&shared);
+        let now = (capacity(shared.kvm, room), policy, shared.disk_pressure.load(Ordering::Relaxed));
         if !due && reported.as_ref() == Some(&now) {
             tokio::time::sleep(LOOK).await;
             continue;
@@ -108,7 +109,7 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
         };
         // What changes is written when it changes; that the node is alive is the lease's to say.
         if reported.as_ref() != Some(&now) {
-            let body = status(&name, &now.0, &now.1);
+            let body = status(&name, &now.0, room.1, &now.1, now.2);
             match nodes.patch_status(&name, &PatchParams::default(), &Patch::Merge(&body)).await {
                 Ok(_) => reported = Some(now),
                 Err(error) => {
@@ -174,14 +175,20 @@ fn labels(name: &str, kvm: bool, policy: NodeState) -> BTreeMap<String, String> 
     labels
 }
 
+/// Bytes of the disk in all, and what of it must stay free.
+fn room(shared: &Shared) -> (u64, u64) {
+    let capacity = disk::free(&shared.config.data).map_or(0, |free| free.capacity);
+    (capacity, shared.disk.thresholds.reserve(capacity))
+}
+
 /// What the node has.
-fn capacity(kvm: bool) -> Value {
+fn capacity(kvm: bool, room: (u64, u64)) -> Value {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let mut all = BTreeMap::from([
         ("cpu".to_owned(), processors.to_string()),
         ("memory".to_owned(), memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default())),
         ("pods".to_owned(), PODS.to_string()),
-        ("ephemeral-storage".to_owned(), "100Gi".to_owned()),
+        ("ephemeral-storage".to_owned(), Bytes(room.0).to_string()),
     ]);
     for entry in fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -205,7 +212,13 @@ fn memory(meminfo: &str) -> String {
     format!("{}Ki", kib.unwrap_or_default())
 }
 
-fn status(name: &str, capacity: &Value, policy: &Report) -> Value {
+fn status(name: &str, capacity: &Value, reserve: u64, policy: &Report, short: bool) -> Value {
+    let mut allocatable = capacity.clone();
+    if let Some(all) = allocatable.as_object_mut() {
+        let whole = all.get("ephemeral-storage").and_then(Value::as_str).unwrap_or_default();
+        let whole = Amount::parse(whole).and_then(Amount::bytes).map_or(0, |bytes| bytes.0);
+        all.insert("ephemeral-storage".to_owned(), json!(Bytes(whole.saturating_sub(reserve)).to_string()));
+    }
     let now = clock::now();
     let condition = |kind: &str, status: &str, reason: &str, message: &str| {
         json!({"type": kind, "status": status, "reason": reason, "message": message,
@@ -216,10 +229,14 @@ fn status(name: &str, capacity: &Value, policy: &Report) -> Value {
     let system = system.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
     json!({"status": {
         "capacity": capacity,
-        "allocatable": capacity,
+        "allocatable": allocatable,
         "conditions": [
             condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "memory is not short"),
-            condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "disk space is not short"),
+            if short {
+                condition("DiskPressure", "True", "KubeletHasDiskPressure", "disk space is short: free some on the node")
+            } else {
+                condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "disk space is not short")
+            },
             condition("PIDPressure", "False", "KubeletHasSufficientPID", "processes are not short"),
             condition("Ready", "True", "KubeletReady", "virt-handler is ready to run launcher pods"),
             condition(
@@ -286,6 +303,6 @@ mod tests {
 
     #[test]
     fn a_node_without_kvm_offers_none() {
-        assert_eq!(capacity(false)["devices.kubevirt.io/kvm"], "0");
+        assert_eq!(capacity(false, (1, 0))["devices.kubevirt.io/kvm"], "0");
     }
 }

@@ -44,6 +44,9 @@ use std::{
     process::{Command, Stdio},
 };
 
+#[path = "witnesses/images.rs"]
+mod images;
+
 /// The user of launchers.
 const USER: u32 = 107;
 
@@ -490,6 +493,7 @@ fn each_step_on_the_node_is_refused_without_what_it_is_granted() {
     network();
     containers();
     ownership();
+    images::unpacked();
     let mut ran = opens();
     assert!(ran.len() > 8, "{ran:?}");
     ran.extend([
@@ -501,6 +505,7 @@ fn each_step_on_the_node_is_refused_without_what_it_is_granted() {
         "node-bridge",
         "node-devices",
         "node-identity",
+        "node-images",
         "node-lifecycle",
         "node-mounts",
         "node-network",

@@ -92,6 +92,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("node-bridge", Scenario::Node),
     ("node-devices", Scenario::Node),
     ("node-identity", Scenario::Node),
+    ("node-images", Scenario::Node),
     ("node-lifecycle", Scenario::Node),
     ("node-mounts", Scenario::Node),
     ("node-network", Scenario::Node),

@@ -3,6 +3,7 @@
 //! What `rustix` already offers safely (poll, socketpair, pidfd, wait, mount) is used from there directly.
 
 pub mod confine;
+pub mod identity;
 pub mod kvm;
 pub mod link;
 pub mod memory;

@@ -129,7 +129,8 @@ pub fn step(vmi: &VirtualMachineInstance, known: &Known, now: &str) -> Step {
 }
 
 /// Reasons of the condition Synchronized that are this agent's.
-const TROUBLES: [&str; 8] = [
+const TROUBLES: [&str; 9] = [
+    "Evicted",
     "SELinuxTypeUnknown",
     "SELinuxTypeUnreachable",
     "ErrImagePull",

@@ -150,6 +150,16 @@ pub fn name(pod_uid: &str) -> String {
     format!("ferrovirt-{pod_uid}")
 }
 
+/// The processes of a pod, as far as they can be listed.
+pub fn processes(layout: &Layout, pod_uid: &str) -> Vec<u32> {
+    let v2 = layout.pure_v2.then(|| PathBuf::from("/sys/fs/cgroup"));
+    let found =
+        layout.v1.values().cloned().chain(v2).find_map(|root| {
+            fs::read_to_string(root.join(PARENT).join(name(pod_uid)).join("cgroup.procs")).ok()
+        });
+    found.unwrap_or_default().lines().filter_map(|line| line.trim().parse().ok()).collect()
+}
+
 /// Limits the huge pages of a running container on the version 2 tree and moves its first process there.
 ///
 /// # Errors

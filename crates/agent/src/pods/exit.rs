@@ -64,7 +64,7 @@ const MESSAGE: usize = 4096;
 pub(super) fn exit(code: Option<i32>, mut message: String) -> Exit {
     message.truncate(message.floor_char_boundary(MESSAGE));
     // 137 is what a kubelet says of a container whose end it did not see.
-    Exit { code: code.unwrap_or(137), message, finished: clock::now() }
+    Exit { code: code.unwrap_or(137), message, finished: clock::now(), evicted: false }
 }
 
 #[cfg(test)]

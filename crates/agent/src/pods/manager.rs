@@ -25,24 +25,21 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How long a pause may take to be answered.
 const ANSWER: Duration = Duration::from_secs(10);
-const LOOK_AT_IMAGES: Duration = Duration::from_secs(300);
-const LOOK_AT_LOGS: Duration = Duration::from_secs(30);
-/// Most bytes of one container's log.
-const MOST_LOG: u64 = 16 << 20;
 
 /// The pods of the node.
 #[derive(Debug)]
 pub struct Manager {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pods: Mutex<HashMap<String, Handle>>,
 }
 
 #[derive(Clone, Debug)]
-struct Handle {
+pub(super) struct Handle {
+    pub(super) pod: Arc<Pod>,
     namespace: String,
     name: String,
     machine: Option<(String, String)>,
-    sender: mpsc::UnboundedSender<Message>,
+    pub(super) sender: mpsc::UnboundedSender<Message>,
 }
 
 /// A pod that somebody asks for.
@@ -84,7 +81,7 @@ impl Manager {
         Arc::new(Self { shared, pods: Mutex::default() })
     }
 
-    fn pods(&self) -> MutexGuard<'_, HashMap<String, Handle>> {
+    pub(super) fn pods(&self) -> MutexGuard<'_, HashMap<String, Handle>> {
         self.pods.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -131,12 +128,7 @@ impl Manager {
 
     /// Watches pods and machines for ever.
     pub async fn run(self: Arc<Self>) {
-        tokio::join!(
-            self.clone().watch_pods(),
-            self.watch_machines(),
-            self.trim_logs(),
-            self.collect_images()
-        );
+        tokio::join!(self.clone().watch_pods(), self.watch_machines(), self.keep_disk());
     }
 
     async fn watch_pods(self: Arc<Self>) {
@@ -182,41 +174,6 @@ impl Manager {
         }
     }
 
-    /// Keeps a launcher that talks too much from filling the disk: its log starts anew. It writes in append mode.
-    async fn trim_logs(&self) {
-        loop {
-            tokio::time::sleep(LOOK_AT_LOGS).await;
-            for (uid, folder) in record::folders(&self.shared.config.pods()) {
-                let log = record::log(&folder);
-                if fs::metadata(&log).is_ok_and(|data| data.len() > MOST_LOG) {
-                    tracing::warn!(uid, "the log of the pod is over {MOST_LOG} bytes and starts anew");
-                    let trimmed =
-                        fs::OpenOptions::new().write(true).open(&log).and_then(|file| file.set_len(0));
-                    if let Err(error) = trimmed {
-                        tracing::warn!(uid, "trimming the log: {error}");
-                    }
-                }
-            }
-        }
-    }
-
-    /// Removes unpacked images that no pod uses.
-    async fn collect_images(&self) {
-        loop {
-            tokio::time::sleep(LOOK_AT_IMAGES).await;
-            let shared = self.shared.clone();
-            let collected = tokio::task::spawn_blocking(move || {
-                let marks = || {
-                    let pods = record::folders(&shared.config.pods());
-                    pods.into_iter().map(|(_, folder)| record::marks(&folder)).collect()
-                };
-                shared.images.collect(marks, false)
-            });
-            // It logs what it does.
-            let _over = collected.await;
-        }
-    }
-
     /// Tells a pod's task, or starts one.
     fn apply(self: &Arc<Self>, pod: Pod) {
         let Some(uid) = pod.metadata.uid.clone() else { return };
@@ -226,13 +183,15 @@ impl Manager {
         }
         let pod = Arc::new(pod);
         let mut pods = self.pods();
-        if let Some(handle) = pods.get(&uid)
-            && handle.sender.send(Message::Pod(pod.clone())).is_ok()
-        {
-            return;
+        if let Some(handle) = pods.get_mut(&uid) {
+            handle.pod = pod.clone();
+            if handle.sender.send(Message::Pod(pod.clone())).is_ok() {
+                return;
+            }
         }
         let (sender, receiver) = mpsc::unbounded_channel();
         let handle = Handle {
+            pod: pod.clone(),
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             name: pod.metadata.name.clone().unwrap_or_default(),
             machine: super::pipeline::owner(&pod),

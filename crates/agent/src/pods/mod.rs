@@ -1,5 +1,6 @@
 //! The pods of this node: one task for each, from binding to the last trace.
 
+mod evict;
 mod exit;
 mod manager;
 mod pipeline;
@@ -15,6 +16,7 @@ pub use worker::Refusal;
 
 use crate::{
     config::Config,
+    disk,
     events::Recorder,
     image::Store,
     network::Network,
@@ -23,7 +25,7 @@ use crate::{
     selinux::Kernel,
 };
 use kube::Client;
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::atomic::AtomicBool};
 
 /// What every pod's task shares.
 #[derive(Debug)]
@@ -38,6 +40,10 @@ pub struct Shared {
     pub cgroups: Layout,
     /// Images.
     pub images: Store,
+    /// What pods may take of the disk.
+    pub disk: disk::Policy,
+    /// The node is short of disk space, or was so a short while ago.
+    pub disk_pressure: AtomicBool,
     /// Guests run on KVM.
     pub kvm: bool,
     /// SELinux of the node.

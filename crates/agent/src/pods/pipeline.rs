@@ -167,6 +167,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         vmi_uid: fetched.vmi.metadata.uid.clone().unwrap_or_default(),
         vmi_name: fetched.vmi.metadata.name.clone().unwrap_or_default(),
         user: identity.uid,
+        group: identity.gid,
         pid,
         started: clock::now(),
         address,
@@ -255,13 +256,14 @@ async fn objects(shared: &Shared, namespace: &str, names: volumes::Names) -> Res
     for name in names.secrets {
         objects.secrets.extend(secrets.get_opt(&name).await.map_err(failed)?.map(|secret| (name, secret)));
     }
+    let marks = shared.config.claims();
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
     for name in names.claims {
         let Some(claim) = claims.get_opt(&name).await.map_err(failed)? else { continue };
         let Some(bound) = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()) else { continue };
         let Some(volume) = volumes.get_opt(&bound).await.map_err(failed)? else { continue };
-        objects.claims.extend(Claim::of(&claim, &volume).map(|claim| (name, claim)));
+        objects.claims.extend(Claim::of(&claim, &volume, &marks).map(|claim| (name, claim)));
     }
     Ok(objects)
 }

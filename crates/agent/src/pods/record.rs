@@ -28,6 +28,9 @@ pub struct Record {
     pub vmi_name: String,
     /// User of the launcher.
     pub user: u32,
+    /// Its group.
+    #[serde(default)]
+    pub group: u32,
     /// The container's first process.
     pub pid: u32,
     /// When it started, RFC 3339.
@@ -55,6 +58,9 @@ pub struct Exit {
     pub message: String,
     /// When, RFC 3339.
     pub finished: String,
+    /// It was evicted.
+    #[serde(default)]
+    pub evicted: bool,
 }
 
 impl Record {

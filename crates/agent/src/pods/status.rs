@@ -21,7 +21,7 @@ pub(super) fn patch(pod: &Pod, known: &Known, now: &str) -> Value {
     let phase = match known {
         Known::Waiting { .. } => "Pending",
         Known::Running { .. } => "Running",
-        Known::Ended { exit, .. } if exit.code == 0 => "Succeeded",
+        Known::Ended { exit, .. } if exit.code == 0 && !exit.evicted => "Succeeded",
         Known::Ended { .. } => "Failed",
     };
     let ready = matches!(known, Known::Running { .. });
@@ -34,8 +34,15 @@ pub(super) fn patch(pod: &Pod, known: &Known, now: &str) -> Value {
         Known::Running { started, .. } | Known::Ended { started, .. } => started.clone(),
         _ => now.to_owned(),
     };
+    let evicted = match known {
+        Known::Ended { exit, .. } if exit.evicted => Some(exit),
+        _ => None,
+    };
     json!({"status": {
         "phase": phase,
+        // In a kubelet's words.
+        "reason": evicted.map(|_| "Evicted"),
+        "message": evicted.map(|exit| &exit.message),
         "startTime": started,
         "podIP": ip,
         "podIPs": ip.map(|ip| json!([{"ip": ip}])),
@@ -107,6 +114,19 @@ fn conditions(pod: &Pod, known: &Known, ready: bool, now: &str) -> Value {
             }),
         }
     }
+    if let Known::Ended { exit, .. } = known
+        && exit.evicted
+        && !known_before.iter().any(|condition| condition.type_ == "DisruptionTarget")
+    {
+        known_before.push(PodCondition {
+            type_: "DisruptionTarget".to_owned(),
+            status: "True".to_owned(),
+            reason: Some("TerminationByKubelet".to_owned()),
+            message: Some(exit.message.clone()),
+            last_transition_time: serde_json::from_value(json!(now)).ok(),
+            ..Default::default()
+        });
+    }
     json!(known_before)
 }
 
@@ -136,9 +156,20 @@ mod tests {
     }
 
     #[test]
+    fn an_evicted_pod_has_failed_in_a_kubelets_words() {
+        let exit = Exit { code: 0, message: "too much".to_owned(), finished: NOW.to_owned(), evicted: true };
+        let status = &patch(&pod(), &Known::Ended { ip: None, started: NOW.to_owned(), exit }, NOW)["status"];
+        assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("Evicted")));
+        assert_eq!(status["message"], "too much");
+        let all = status["conditions"].as_array().unwrap();
+        let target = all.iter().find(|condition| condition["type"] == "DisruptionTarget").unwrap();
+        assert_eq!(target["reason"], "TerminationByKubelet");
+    }
+
+    #[test]
     fn the_exit_code_decides_the_last_phase() {
         for (code, phase, reason) in [(0, "Succeeded", "Completed"), (1, "Failed", "Error")] {
-            let exit = Exit { code, message: "m".to_owned(), finished: NOW.to_owned() };
+            let exit = Exit { code, message: "m".to_owned(), finished: NOW.to_owned(), evicted: false };
             let known = Known::Ended { ip: None, started: NOW.to_owned(), exit };
             let status = &patch(&pod(), &known, NOW)["status"];
             assert_eq!(status["phase"], phase);

@@ -10,6 +10,7 @@ use super::{
     writer::Writer,
 };
 use crate::{
+    disk::remove_tree,
     events::Kind,
     machine::{facts, link::Link, report::Reporter, status::Phase},
     selinux,
@@ -26,7 +27,12 @@ use kube::{
     Api,
     api::{DeleteParams, Preconditions},
 };
-use std::{collections::VecDeque, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     task::spawn_blocking,
@@ -52,6 +58,8 @@ pub(super) enum Message {
     Gone,
     /// The machine changed.
     Machine(Arc<VirtualMachineInstance>),
+    /// The pod has to go, for this reason.
+    Evict(String),
     /// Stop or run the vCPUs.
     Switch { pause: bool, answer: oneshot::Sender<Result<(), Refusal>> },
 }
@@ -91,6 +99,8 @@ struct Life {
     switches: VecDeque<(bool, oneshot::Sender<Result<(), Refusal>>)>,
     kill_at: Option<Instant>,
     grace: Option<i64>,
+    /// Why it is evicted.
+    evicted: Option<String>,
 }
 
 impl Worker {
@@ -140,6 +150,10 @@ impl Worker {
             if self.gone || self.deleted() {
                 return None;
             }
+            if self.shared.disk_pressure.load(Ordering::Relaxed) {
+                self.turned_away();
+                return None;
+            }
             match pipeline::start(&self.shared, &self.pod).await {
                 Ok(started) => return self.started(started).await,
                 Err(failure) => {
@@ -171,6 +185,8 @@ impl Worker {
                 // Nobody may be waiting any more.
                 let _gone = answer.send(Err(Refusal::NotRunning));
             }
+            // What has no container holds nothing.
+            Some(Message::Evict(_)) => {}
             Some(Message::Gone) | None => self.gone = true,
         }
     }
@@ -320,6 +336,7 @@ impl Worker {
             switches: VecDeque::new(),
             kill_at: None,
             grace: None,
+            evicted: None,
         })
     }
 
@@ -352,6 +369,10 @@ impl Worker {
                 },
                 message = self.messages.recv() => match message {
                     Some(Message::Switch { pause, answer }) => self.switch(&mut life, pause, answer).await,
+                    Some(Message::Evict(message)) => {
+                        life.evicted = Some(message);
+                        life.process.kill();
+                    }
                     other => self.note(other),
                 },
                 () = at(life.kill_at) => {
@@ -368,7 +389,30 @@ impl Worker {
             State::Ended { ending, message } => Some((ending, message)),
             _ => None,
         };
-        self.over(life.record, code, end).await;
+        match life.evicted.take() {
+            Some(message) => self.evicted(life.record, message).await,
+            None => self.over(life.record, code, end).await,
+        }
+    }
+
+    /// The container was killed because its pod has to go. Its volumes go at once: they are what it is about.
+    async fn evicted(&mut self, record: Record, message: String) {
+        self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, "Evicted", &message);
+        let volumes = self.shared.pod_folder(&self.uid).join("volumes");
+        let exit = Exit { evicted: true, ..exit::exit(Some(137), message) };
+        self.end(record, exit, Phase::Failed, Some("Evicted")).await;
+        if let Ok(Err(error)) = spawn_blocking(move || remove_tree(&volumes)).await {
+            tracing::warn!(pod = self.name(), "removing the volumes of an evicted pod: {error}");
+        }
+    }
+
+    /// The node has no room for a pod that it was to start: it fails as a kubelet lets it fail.
+    fn turned_away(&mut self) {
+        let message = "The node had condition: [DiskPressure]. ".to_owned();
+        self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, "Evicted", &message);
+        let exit = Exit { evicted: true, ..exit::exit(Some(137), message) };
+        self.report_end(&exit, Phase::Failed, Some("Evicted"));
+        self.writer.write(Known::Ended { ip: None, started: exit.finished.clone(), exit });
     }
 
     async fn link(&mut self, life: &mut Life) {
@@ -527,7 +571,7 @@ impl Worker {
     }
 
     /// The container has ended: reports the machine's and the pod's end and takes down what it had on the node.
-    async fn over(&mut self, mut record: Record, code: Option<i32>, end: Option<(Ending, String)>) {
+    async fn over(&mut self, record: Record, code: Option<i32>, end: Option<(Ending, String)>) {
         let end = end.or_else(|| last_state(&record));
         let exit = match &end {
             Some((ending, message)) => {
@@ -543,16 +587,28 @@ impl Worker {
             Some(Ending::Failed) => (Phase::Failed, Some("QEMUFailed")),
             None => (Phase::Failed, Some("LauncherDied")),
         };
-        let message = self.explain(&record, &exit.message);
+        let exit = Exit { message: self.explain(&record, &exit.message), ..exit };
+        self.end(record, exit, phase, reason).await;
+    }
+
+    /// Says of the machine how it ended.
+    fn report_end(&self, exit: &Exit, phase: Phase, reason: Option<&'static str>) {
         if let Some(reporter) = &self.reporter {
             reporter.update(|known| {
                 known.phase = phase;
                 known.reason = reason.map(str::to_owned);
                 known.paused = false;
+                if exit.evicted {
+                    known.trouble = Some(("Evicted", exit.message.clone()));
+                }
             });
         }
         let kind = if phase == Phase::Succeeded { Kind::Normal } else { Kind::Warning };
-        self.tell(kind, "Stopped", &format!("The VirtualMachineInstance was shut down: {message}"));
+        self.tell(kind, "Stopped", &format!("The VirtualMachineInstance was shut down: {}", exit.message));
+    }
+
+    async fn end(&mut self, mut record: Record, exit: Exit, phase: Phase, reason: Option<&'static str>) {
+        self.report_end(&exit, phase, reason);
         record.exit = Some(exit.clone());
         if let Err(error) = record.write(&self.shared.pod_folder(&self.uid)) {
             tracing::warn!(pod = self.name(), "recording the end: {error}");

@@ -1,11 +1,16 @@
 //! Claims bound to volumes of this node.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A bound claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
+    /// File of the agent that says that the claim was in use before: its directory and its disk are not made a second
+    /// time.
+    pub mark: PathBuf,
+    /// Name of the volume.
+    pub volume: String,
     /// Directory or block device on the node.
     pub path: PathBuf,
     /// Block mode.
@@ -18,14 +23,19 @@ pub struct Claim {
 
 impl Claim {
     /// `None` while the claim is not bound, or its volume is of a kind that is not on a node. The volume decides whose
-    /// it is: a claim says what its author wrote, who must not reach the volumes of others with it.
-    pub fn of(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<Self> {
+    /// it is: a claim says what its author wrote, who must not reach the volumes of others with it. `marks` is the
+    /// agent's directory of claims that were in use.
+    pub fn of(claim: &PersistentVolumeClaim, volume: &PersistentVolume, marks: &Path) -> Option<Self> {
         if claim.status.as_ref()?.phase.as_deref() != Some("Bound") {
             return None;
         }
         let spec = volume.spec.as_ref()?;
         let owner = spec.claim_ref.as_ref()?.uid.as_ref()?;
         if claim.metadata.uid.as_ref() != Some(owner) {
+            return None;
+        }
+        // It names a file.
+        if owner.is_empty() || !owner.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-') {
             return None;
         }
         let (path, create) = match (&spec.host_path, &spec.local) {
@@ -36,6 +46,8 @@ impl Claim {
         let capacity = spec.capacity.as_ref().and_then(|all| all.get("storage"));
         let capacity = capacity.and_then(|size| ferrovirt_api::quantity::bytes(size).ok());
         Some(Self {
+            mark: marks.join(owner),
+            volume: volume.metadata.name.clone().unwrap_or_default(),
             path: PathBuf::from(path),
             create,
             block: spec.volume_mode.as_deref() == Some("Block"),
@@ -55,7 +67,7 @@ mod tests {
         let claim: PersistentVolumeClaim = serde_json::from_value(claim).unwrap();
         let of = |reference: serde_json::Value| {
             let volume = json!({"spec": {"hostPath": {"path": "/data"}, "claimRef": reference}});
-            Claim::of(&claim, &serde_json::from_value(volume).unwrap())
+            Claim::of(&claim, &serde_json::from_value(volume).unwrap(), Path::new("/marks"))
         };
         assert_eq!(of(json!({"name": "c", "uid": "mine"})).unwrap().path, PathBuf::from("/data"));
         assert_eq!(of(json!({"name": "c", "uid": "theirs"})), None);

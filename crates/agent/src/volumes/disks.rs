@@ -1,6 +1,6 @@
 //! The files behind a machine's disks: found, made or filled before the launcher starts.
 
-use super::{Error, Objects, Places, io_error, iso, unsupported};
+use super::{Claim, Error, Objects, Places, io_error, iso, lost, unsupported};
 use crate::{image, oci::bundle::Identity, selinux};
 use ferrovirt_model::{
     Machine,
@@ -98,9 +98,12 @@ impl Work<'_> {
                 }
             }
             (Source::Claim { claim, read_only, .. }, Some(file)) => {
-                if !block && !*read_only {
-                    let capacity = self.objects.claims.get(claim).map_or(0, |claim| claim.capacity);
-                    self.claim_file(disk, &file, capacity)?;
+                if !block
+                    && !*read_only
+                    && let Some(claim) = self.objects.claims.get(claim)
+                {
+                    self.claim_file(disk, &file, claim)?;
+                    File::create(&claim.mark).map_err(|source| io_error(&disk.name, &claim.mark, source))?;
                 }
                 Ok(raw)
             }
@@ -108,8 +111,9 @@ impl Work<'_> {
         }
     }
 
-    /// The file of a claim belongs to the launcher; it is made as large as the volume says when it is missing.
-    fn claim_file(&self, disk: &Disk, path: &str, capacity: u64) -> Result<(), Error> {
+    /// The file of a claim belongs to the launcher; when the claim is used for the first time and has none, it is made
+    /// as large as the volume says. Later a missing file is somebody's lost data, or a file system that is not mounted.
+    fn claim_file(&self, disk: &Disk, path: &str, claim: &Claim) -> Result<(), Error> {
         let failed = |source| io_error(&disk.name, path.as_ref(), source);
         match self.places.open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
             Ok(fd) => {
@@ -127,15 +131,20 @@ impl Work<'_> {
                 }
                 Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && capacity > 0 => {
-                self.sparse(disk, path, capacity)
+            Err(error) if error.kind() == io::ErrorKind::NotFound && claim.mark.exists() => {
+                Err(lost(&disk.name, claim, "the file disk.img"))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && claim.capacity > 0 => {
+                self.sparse(disk, path, claim.capacity)
             }
             Err(error) => Err(failed(error)),
         }
     }
 
     fn sparse(&self, disk: &Disk, path: &str, size: u64) -> Result<(), Error> {
-        let made = File::from(self.make(disk, path, 0o660)?);
+        // Without a group of the pod's own, its group is every launcher's.
+        let mode = if self.identity.fs_group.is_some() { 0o660 } else { 0o600 };
+        let made = File::from(self.make(disk, path, mode)?);
         made.set_len(size).map_err(|source| io_error(&disk.name, path.as_ref(), source))
     }
 

@@ -41,6 +41,21 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// What a claim's volume should have is not on the node.
+    #[error(
+        "volume {volume}: {what} of PersistentVolume {name} is missing on this node{before}: mount or restore it there; to \
+         begin with an empty disk, delete the claim and the PersistentVolume, and create them again"
+    )]
+    Lost {
+        /// The volume.
+        volume: String,
+        /// What is missing.
+        what: &'static str,
+        /// The PersistentVolume.
+        name: String,
+        /// That it was there.
+        before: &'static str,
+    },
     /// A kind of volume, or an option, that this node does not have.
     #[error("volume {volume}: {what}")]
     Unsupported {
@@ -82,13 +97,13 @@ impl Error {
             Self::NotFound { .. } | Self::Unsupported { .. } | Self::Device(_) | Self::Quantity { .. } => {
                 "CreateContainerConfigError"
             }
-            Self::Io { .. } => "CreateContainerError",
+            Self::Io { .. } | Self::Lost { .. } => "CreateContainerError",
         }
     }
 
     /// It can get better without a change of the pod: somebody creates what is missing.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::NotFound { .. } | Self::Io { .. } | Self::Image(_))
+        matches!(self, Self::NotFound { .. } | Self::Io { .. } | Self::Lost { .. } | Self::Image(_))
     }
 }
 
@@ -223,6 +238,10 @@ pub fn prepare(context: &Context<'_>, container: &Container) -> Result<Prepared,
 impl Context<'_> {
     fn backing(&self, volume: &Volume, container: &Container) -> Result<Backing, Error> {
         let name = &volume.name;
+        // It names a directory. The API lets no other through.
+        if name.is_empty() || name.starts_with('.') || name.contains('/') {
+            return Err(unsupported(name, "its name is no label"));
+        }
         if let Some(source) = &volume.empty_dir {
             return self.empty_dir(name, source, container);
         }
@@ -249,16 +268,12 @@ impl Context<'_> {
             if claim.block {
                 return Ok(Backing::Block { path, read_only });
             }
-            if claim.create && !path.exists() {
+            if claim.create && !claim.mark.exists() && !path.exists() {
                 let made = fs::create_dir_all(&path).and_then(|()| self.label(&path));
                 made.map_err(|source| io_error(name, &path, source))?;
             }
             if !path.is_dir() {
-                return Err(io_error(
-                    name,
-                    &path,
-                    io::Error::other("the volume's directory is missing on this node"),
-                ));
+                return Err(lost(name, claim, "the directory"));
             }
             return Ok(Backing::Folder { path, read_only });
         }
@@ -282,7 +297,8 @@ impl Context<'_> {
         options.push("mode=0770".to_owned());
         match source.medium.as_deref().unwrap_or_default() {
             "" => {
-                let mode = if self.identity.fs_group.is_some() { 0o2770 } else { 0o770 };
+                // Without a group of the pod's own, its group is every launcher's.
+                let mode = if self.identity.fs_group.is_some() { 0o2770 } else { 0o700 };
                 let path = self.folder.join(name);
                 self.folder_for(name, &path, self.identity.uid, group, mode)?;
                 Ok(Backing::Folder { path, read_only: false })
@@ -389,6 +405,12 @@ fn host_path(name: &str, source: &HostPathVolumeSource) -> Result<Backing, Error
         other => return Err(unsupported(name, &format!("hostPath.type {other:?} is unknown"))),
     }
     Ok(Backing::Folder { path, read_only: false })
+}
+
+/// Something of a claim's volume is not there. It is never made in place of what may hold somebody's data.
+fn lost(volume: &str, claim: &Claim, what: &'static str) -> Error {
+    let before = if claim.mark.exists() { ", though the claim was in use before" } else { "" };
+    Error::Lost { volume: volume.to_owned(), what, name: claim.volume.clone(), before }
 }
 
 fn unsupported(volume: &str, what: &str) -> Error {

@@ -59,7 +59,7 @@ fn scratch_belongs_to_the_containers_user_and_parents_come_first() {
     assert_eq!(paths, ["/var/run/kubevirt", "/var/run/kubevirt/sockets"]);
     assert!(out.mounts[0].options.contains(&"ro".to_owned()));
     let data = fs::metadata(&out.mounts[1].source).unwrap();
-    assert_eq!((data.uid(), data.gid(), data.mode() & 0o7777), (107, 107, 0o770));
+    assert_eq!((data.uid(), data.gid(), data.mode() & 0o7777), (107, 107, 0o700));
 }
 
 #[test]
@@ -97,6 +97,31 @@ fn payloads_become_files_that_the_group_reads() {
     assert_eq!(fs::read_to_string(&key).unwrap(), "value");
     let data = fs::metadata(key).unwrap();
     assert_eq!((data.uid(), data.gid(), data.mode() & 0o777), (0, 107, 0o440));
+}
+
+#[test]
+fn a_claims_directory_is_made_once_and_its_loss_is_an_error_that_says_what_to_do() {
+    let mut setup = Setup::new();
+    let (path, mark) = (setup.folder.path().join("volume"), setup.folder.path().join("mark"));
+    let claim = |create| Claim {
+        mark: mark.clone(),
+        volume: "pv".to_owned(),
+        path: path.clone(),
+        block: false,
+        create,
+        capacity: 1,
+    };
+    let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
+    let mount = json!({"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]});
+    setup.objects.claims.insert("c".to_owned(), claim(false));
+    let said = setup.prepare(volumes.clone(), mount.clone()).unwrap_err().to_string();
+    assert!(said.contains("the directory of PersistentVolume pv is missing") && !path.exists(), "{said}");
+    setup.objects.claims.insert("c".to_owned(), claim(true));
+    setup.prepare(volumes.clone(), mount.clone()).unwrap();
+    fs::remove_dir(&path).unwrap();
+    fs::write(&mark, "").unwrap();
+    let said = setup.prepare(volumes, mount).unwrap_err().to_string();
+    assert!(said.contains("in use before: mount or restore it there") && !path.exists(), "{said}");
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! Node lifecycle: a node whose agent does not renew its lease is not ready.
+//! Node lifecycle: a node whose agent does not renew its lease is not ready; one that is short of disk space is tainted.
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::object::{list, set_condition, text};
+use super::object::{list, set, set_condition, text};
 use super::{Wake, events};
 use crate::clock;
 use crate::store::{Change, Key, Prefix, Store, StoreError};
@@ -27,6 +27,9 @@ pub async fn run(store: Store) {
         let now = clock::now();
         let mut next: Option<i64> = None;
         for (key, node) in store.list(&Prefix::resource("", "nodes")).entries {
+            if let Err(error) = taint(&store, &key, &node.object).await {
+                tracing::warn!(%error, node = key.name(), "the node's taints could not be written");
+            }
             let lease = store.get(&Key::new("coordination.k8s.io", "leases", LEASES, key.name()));
             let Some(renewed) = lease.and_then(|l| clock::parse(text(&l.object, "/spec/renewTime"))) else {
                 continue;
@@ -49,6 +52,42 @@ pub async fn run(store: Store) {
         if !open {
             return;
         }
+    }
+}
+
+/// As upstream's taints by condition: no new pods on a node that is short of disk space.
+const DISK_PRESSURE: &str = "node.kubernetes.io/disk-pressure";
+
+/// Gives the node the taint, or takes it away, as its condition says. `None` when it is as it should be.
+fn tainted(node: &Value) -> Option<Value> {
+    let is_ours = |taint: &&Value| text(taint, "/key") == DISK_PRESSURE;
+    let short = list(node, "/status/conditions")
+        .any(|condition| text(condition, "/type") == "DiskPressure" && text(condition, "/status") == "True");
+    if short == list(node, "/spec/taints").any(|taint| is_ours(&taint)) {
+        return None;
+    }
+    let mut taints: Vec<Value> =
+        list(node, "/spec/taints").filter(|taint| !is_ours(taint)).cloned().collect();
+    if short {
+        taints.push(json!({"key": DISK_PRESSURE, "effect": "NoSchedule", "timeAdded": clock::stamp()}));
+    }
+    let mut node = node.clone();
+    set(&mut node, &["spec", "taints"], json!(taints));
+    Some(node)
+}
+
+async fn taint(store: &Store, key: &Key, node: &Value) -> Result<(), StoreError> {
+    if tainted(node).is_none() {
+        return Ok(());
+    }
+    let result = store
+        .guaranteed_update(key, |object| -> Result<Change, StoreError> {
+            Ok(tainted(object).map_or(Change::Keep, Change::Write))
+        })
+        .await;
+    match result {
+        Ok(_) | Err(StoreError::NotFound) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -97,5 +136,24 @@ pub(super) async fn judge(store: &Store, key: &Key, node: &Value, silent: bool) 
         }
         Err(StoreError::NotFound) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_short_of_disk_space_is_tainted_as_long_as_it_is() {
+        let node = |status: &str, taints: Value| json!({"spec": {"taints": taints}, "status": {"conditions": [{"type": "DiskPressure", "status": status}]}});
+        let own = json!({"key": "gpu", "effect": "NoSchedule"});
+        assert_eq!(tainted(&node("False", json!([own]))), None);
+        assert_eq!(tainted(&json!({"metadata": {"name": "n"}})), None);
+        let short = tainted(&node("True", json!([own]))).unwrap();
+        let keys: Vec<&str> = list(&short, "/spec/taints").map(|taint| text(taint, "/key")).collect();
+        assert_eq!(keys, ["gpu", DISK_PRESSURE]);
+        assert_eq!(tainted(&short), None);
+        let over = tainted(&node("False", short["spec"]["taints"].clone())).unwrap();
+        assert_eq!(over["spec"]["taints"], json!([own]));
     }
 }

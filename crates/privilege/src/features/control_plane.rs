@@ -191,6 +191,23 @@ const HOST: &[Grant] = &[
     ),
     Grant::new(
         Subject::Node,
+        Phase::Start,
+        &[
+            Right::Host {
+                operation: "start the process that unpacks an image as a user of its own",
+                capability: "SETUID",
+            },
+            Right::Host { operation: "take its groups away", capability: "SETGID" },
+            Right::Host { operation: "give it the directory to unpack into", capability: "CHOWN" },
+            Right::Host { operation: "take the directory back, or remove it", capability: "DAC_OVERRIDE" },
+        ],
+        "kernel: __sys_setresuid asks CAP_SETUID, setgroups CAP_SETGID; chown_common asks \
+         capable_wrt_inode_uidgid(CAP_CHOWN); generic_permission asks CAP_DAC_OVERRIDE",
+        "bytes of strangers are read by a process that has no right on the node",
+        "node-images",
+    ),
+    Grant::new(
+        Subject::Node,
         Phase::Running,
         &[
             Right::Host { operation: "write the limits of the pod's cgroup", capability: "DAC_OVERRIDE" },
