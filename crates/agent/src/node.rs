@@ -55,6 +55,7 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
     let mut beat: Option<Instant> = None;
     let mut profile = Profile::default();
     let mut network: Option<JoinHandle<()>> = None;
+    let mut room = (0, 0);
     loop {
         let due = beat.is_none_or(|last| last.elapsed() >= BEAT);
         if due {
@@ -93,7 +94,7 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
                 }
             }
         };
-        let room = room(&shared);
+        room = self::room(&shared, room);
         let now = (capacity(shared.kvm, room), policy, shared.disk_pressure.load(Ordering::Relaxed));
         if !due && reported.as_ref() == Some(&now) {
             tokio::time::sleep(LOOK).await;
@@ -176,8 +177,12 @@ fn labels(name: &str, kvm: bool, policy: NodeState) -> BTreeMap<String, String> 
 }
 
 /// Bytes of the disk in all, and what of it must stay free.
-fn room(shared: &Shared) -> (u64, u64) {
+fn room(shared: &Shared, before: (u64, u64)) -> (u64, u64) {
     let capacity = disk::free(&shared.config.data).map_or(0, |free| free.capacity);
+    // Some file systems share their space with others and have another size at each look: what differs little is as before.
+    if before.0 > 0 && capacity.abs_diff(before.0) <= before.0 / 100 {
+        return before;
+    }
     (capacity, shared.disk.thresholds.reserve(capacity))
 }
 

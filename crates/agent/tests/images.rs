@@ -322,6 +322,7 @@ fn an_image_is_read_by_a_process_without_rights() {
         "Groups:\t \n",
         "CapPrm:\t0000000000000000",
         "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
         "CapAmb:\t0000000000000000",
         "NoNewPrivs:\t1",
         "Seccomp:\t2",

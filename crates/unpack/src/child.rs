@@ -5,8 +5,8 @@ use crate::{
     layout::{Files, Layout},
     tree::Tree,
 };
-use ferrovirt_sys::{confine, process, seqpacket::Connection};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, setrlimit};
+use ferrovirt_sys::{confine, process, rights, seqpacket::Connection};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use std::{fs::File, io, os::fd::OwnedFd, process::ExitCode};
 
 /// Address space of the child, in bytes: its program, some buffers, and the documents of an image.
@@ -70,16 +70,13 @@ fn say(connection: &Connection, said: &Said) -> io::Result<()> {
 
 /// No other user, no new privilege, no network, no program, no process; little memory and time.
 fn confine_self(start: &Start) -> io::Result<()> {
-    let held = rustix::thread::capabilities(None)?;
-    if rustix::process::getuid().is_root() || !held.permitted.is_empty() {
+    if !rights::has_none()? {
         return Err(io::Error::other("this process still has rights"));
     }
-    rustix::thread::set_no_new_privs(true)?;
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    rights::hide_memory()?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     for (resource, most) in [
         (Resource::As, MEMORY),
-        (Resource::Core, 0),
         (Resource::Cpu, PROCESSOR),
         (Resource::Fsize, start.limits.bytes),
         (Resource::Nofile, DESCRIPTORS),

@@ -13,10 +13,7 @@ use rustix::{
 use std::{
     fs::File,
     io,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::process::CommandExt,
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -54,11 +51,12 @@ impl Unpacker {
         let (ours, theirs) = Connection::pair()?;
         let mut command = Command::new(program);
         // Without a name or an environment that says anything about the node.
-        command.arg(COMMAND).env_clear().current_dir("/").uid(USER).gid(USER);
+        command.arg(COMMAND).env_clear().current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let setup = Setup {
             fds: vec![(theirs.into_fd(), SOCKET)],
             parent_death: Some(Signal::KILL),
+            user: Some(USER),
             ..Setup::default()
         };
         let process = spawn(command, setup)

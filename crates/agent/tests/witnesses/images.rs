@@ -46,7 +46,7 @@ pub(super) fn unpacked() {
             Store::open(images, cache, program, Policy::default()).map_err(|error| error.to_string())?;
         store.root("a", &marks).map(drop).map_err(|error| error.to_string())
     };
-    for capability in ["SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE"] {
+    for capability in ["SETUID", "SETGID", "SETPCAP", "CHOWN", "DAC_OVERRIDE"] {
         missed("node-images", capability, DENIED, step);
     }
 }

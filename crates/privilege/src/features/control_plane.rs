@@ -198,10 +198,11 @@ const HOST: &[Grant] = &[
                 capability: "SETUID",
             },
             Right::Host { operation: "take its groups away", capability: "SETGID" },
+            Right::Host { operation: "take every capability away from it", capability: "SETPCAP" },
             Right::Host { operation: "give it the directory to unpack into", capability: "CHOWN" },
             Right::Host { operation: "take the directory back, or remove it", capability: "DAC_OVERRIDE" },
         ],
-        "kernel: __sys_setresuid asks CAP_SETUID, setgroups CAP_SETGID; chown_common asks \
+        "kernel: __sys_setresuid asks CAP_SETUID, setgroups CAP_SETGID, cap_prctl_drop CAP_SETPCAP; chown_common asks \
          capable_wrt_inode_uidgid(CAP_CHOWN); generic_permission asks CAP_DAC_OVERRIDE",
         "bytes of strangers are read by a process that has no right on the node",
         "node-images",
