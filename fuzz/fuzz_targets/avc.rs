@@ -1,6 +1,7 @@
 //! Any text as an audit log: nothing panics, and without a policy nothing is said about one.
 #![no_main]
 
+use ferrovirt_plan::denial;
 use ferrovirt_selinux::avc;
 use libfuzzer_sys::fuzz_target;
 
@@ -10,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
     for event in &events {
         let _ = event.tun_request();
         for (_, denial) in event.denials() {
-            let explanation = avc::explain(event, denial, None, &|_, _, _, _| None);
+            let explanation = denial::explain(event, denial, None, &|_, _, _, _| None);
             assert!(explanation.details.is_empty());
         }
     }

@@ -28,7 +28,7 @@ const EDGES: [(&str, &[&str]); 19] = [
     ("launcher", &["qemu", "sys"]),
     ("witness", &["sys"]),
     ("webhook", &["plan", "scc", "watch"]),
-    ("conformance", &["model", "privilege", "scc", "selinux"]),
+    ("conformance", &["model", "plan", "privilege", "scc", "selinux"]),
     ("nested", &["qemu", "sys"]),
     ("hostile", &["e2e"]),
 ];

@@ -10,8 +10,7 @@ mod node;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use ferrovirt_model::Profile;
-use ferrovirt_plan::{base::Base, installed};
-use ferrovirt_privilege::{Right, cluster_grants};
+use ferrovirt_plan::{base::Base, denial, installed};
 use ferrovirt_selinux::{
     Database, LookupError, Policy, PolicyError, ReadError, avc,
     clone::Held,
@@ -21,7 +20,7 @@ use ferrovirt_selinux::{
 };
 use serde_json::{Value, json};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     fmt::Write as _,
     fs::File,
     io::{self, ErrorKind, Read, Write},
@@ -514,36 +513,6 @@ fn diff(options: &DiffOptions) -> Answer {
     Ok((text, i32::from(!difference.is_empty())))
 }
 
-/// For each target and class the permissions, with feature and reason.
-type Reasons = BTreeMap<(String, String), BTreeMap<String, BTreeSet<String>>>;
-
-/// What the domains of a profile may do.
-fn reasons(profile: Profile) -> Reasons {
-    let mut rules = Reasons::new();
-    for (held, origins) in cluster_grants(profile).iter() {
-        let Right::Selinux { source, target, class, permission } = &held.right else { continue };
-        if avc::is_minimal(source) != (profile == Profile::Minimal) {
-            continue;
-        }
-        let origins = origins.iter().map(|origin| {
-            format!("{}: {}. Checked by {}.", origin.feature, origin.grant.reason, origin.grant.hook)
-        });
-        let permissions = rules.entry((target.clone(), class.clone())).or_default();
-        permissions.entry(permission.clone()).or_default().extend(origins);
-    }
-    rules
-}
-
-/// How the minimal profile's rules call the domain of the node agent or of a known base's container runtime.
-fn placeholder(target: &str) -> &str {
-    let bases = [Base::refpolicy(), Base::container_selinux()];
-    match target {
-        _ if bases.iter().any(|base| base.agent == target) => "{agent}",
-        _ if bases.iter().any(|base| base.runtime == target) => "{runtime}",
-        other => other,
-    }
-}
-
 /// What was told, each text once: a program that is refused again and again is one entry.
 #[derive(Default)]
 struct Told {
@@ -602,14 +571,9 @@ fn explain(options: &ExplainOptions) -> Answer {
     }
     let database = options.policy.as_ref().map(|path| load(path)).transpose()?;
     let machines = machines::read(&options.machines)?;
-    let (documented, minimal) = (reasons(Profile::Documented), reasons(Profile::Minimal));
+    let table = denial::Table::default();
     let allowed = |source: &str, target: &str, class: &str, permission: &str| {
-        let (rules, target) = match avc::is_minimal(source) {
-            true => (&minimal, placeholder(target)),
-            false => (&documented, target),
-        };
-        let origins = rules.get(&(target.to_owned(), class.to_owned()))?.get(permission)?;
-        Some(origins.iter().map(String::as_str).collect::<Vec<_>>().join(" "))
+        table.reason(source, target, class, permission)
     };
     let log = String::from_utf8_lossy(&bytes);
     let (events, damaged) = avc::events(log.lines());
@@ -620,7 +584,7 @@ fn explain(options: &ExplainOptions) -> Answer {
     let mut all = Vec::new();
     for event in &events {
         for (record, denial) in event.denials().filter(|(_, denial)| !denial.granted) {
-            let explanation = avc::explain(event, denial, database, &allowed);
+            let explanation = denial::explain(event, denial, database, &allowed);
             let comm = record.field("comm").or_else(|| record.field("exe")).unwrap_or("?");
             let path = record.field("path").or_else(|| record.field("name"));
             let serial =
@@ -644,7 +608,7 @@ fn explain(options: &ExplainOptions) -> Answer {
                 text.push_str("  the access went on all the same: the domain or the system is permissive\n");
             }
             let topic = match explanation.topic {
-                avc::Topic::None => String::new(),
+                denial::Topic::None => String::new(),
                 topic => format!(" ({})", topic.name()),
             };
             let _ = writeln!(text, "  {}{topic}: {}", explanation.kind.name(), explanation.kind.advice());

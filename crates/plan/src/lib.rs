@@ -4,6 +4,7 @@ pub mod admission;
 pub mod base;
 pub mod config;
 pub mod decide;
+pub mod denial;
 pub mod explain;
 pub mod generate;
 pub mod installed;

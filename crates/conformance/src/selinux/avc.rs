@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ferrovirt_model::Profile;
+use ferrovirt_plan::denial;
 use ferrovirt_privilege::{Right, cluster_grants};
 use ferrovirt_selinux::avc::{self, RecordKind};
 use serde_json::Value;
@@ -46,7 +47,7 @@ pub(super) fn samples(lines: &str, report: &mut Report) {
     }
 }
 
-fn sample_differs(sample: &Value, allowed: avc::Allowed<'_>, untold: &mut usize) -> Result<(), String> {
+fn sample_differs(sample: &Value, allowed: denial::Allowed<'_>, untold: &mut usize) -> Result<(), String> {
     let expect = sample.get("expect").ok_or("a sample needs expect")?;
     let record = avc::parse(text(sample, "avc")).map_err(|error| error.to_string())?;
     let denial = record.and_then(|record| record.denial).ok_or("avc holds no denial")?;
@@ -77,7 +78,7 @@ fn sample_differs(sample: &Value, allowed: avc::Allowed<'_>, untold: &mut usize)
     field("class", denial.class.as_str().into());
     field("permissions", denial.permissions.clone().into());
     field("ioctl", event.tun_request().into());
-    let explanation = avc::explain(event, &denial, None, allowed);
+    let explanation = denial::explain(event, &denial, None, allowed);
     let cause = if explanation.constraint { "constraint" } else { "missing-allow" };
     let kind = text(expect, "kind");
     if explanation.kind.name() != kind && explanation.unless_known.iter().any(|other| other.name() == kind) {
@@ -87,7 +88,7 @@ fn sample_differs(sample: &Value, allowed: avc::Allowed<'_>, untold: &mut usize)
         field("kind", explanation.kind.name().into());
     }
     field("feature", explanation.topic.name().into());
-    let documented = explanation.granted.is_some() && explanation.kind == avc::Kind::FeatureRule;
+    let documented = explanation.granted.is_some() && explanation.kind == denial::Kind::FeatureRule;
     field("in_the_four_rules", documented.into());
     if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
 }
@@ -104,7 +105,7 @@ pub(super) fn log(lines: &str, report: &mut Report) {
     for event in &events {
         for (_, denial) in event.denials() {
             let syscall = event.records.iter().any(|record| record.kind == RecordKind::Syscall);
-            let explained = avc::explain(event, denial, None, &|_, _, _, _| None);
+            let explained = denial::explain(event, denial, None, &|_, _, _, _| None);
             let understood = explained.details.is_empty() && !explained.kind.advice().is_empty();
             let found = !syscall || event.field(&RecordKind::Syscall, "exe").is_some();
             report.compare(
