@@ -45,6 +45,7 @@ pub(crate) fn check() -> Result<()> {
     edges(&packages, &mut wrong);
     lints(&packages, &mut wrong)?;
     unsafe_code(&mut wrong)?;
+    machine_words(&mut wrong)?;
     duplicates(&mut wrong)?;
     if let Err(error) = generate::check() {
         wrong.push(format!("{error:#}"));
@@ -138,6 +139,19 @@ fn lints(packages: &[Package], wrong: &mut Vec<String>) -> Result<()> {
             wrong.push(format!("{} does not inherit the workspace's lints", package.manifest));
         }
     }
+    Ok(())
+}
+
+/// The reader of policies is of use for any policy: names of machines' types belong into plan.
+fn machine_words(wrong: &mut Vec<String>) -> Result<()> {
+    let output = Command::new("git")
+        .current_dir(root())
+        .args(["grep", "-lE", "virt[_-]", "--", "crates/selinux/src"])
+        .output()?;
+    let files = String::from_utf8_lossy(&output.stdout);
+    wrong.extend(
+        files.lines().map(|file| format!("{file} knows of machines; what concerns them is in crates/plan")),
+    );
     Ok(())
 }
 

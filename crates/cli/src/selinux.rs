@@ -611,7 +611,8 @@ fn explain(options: &ExplainOptions) -> Answer {
                 denial::Topic::None => String::new(),
                 topic => format!(" ({})", topic.name()),
             };
-            let _ = writeln!(text, "  {}{topic}: {}", explanation.kind.name(), explanation.kind.advice());
+            let _ = writeln!(text, "  {}{topic}: {}", explanation.kind.name(), explanation.advice);
+            let _ = writeln!(text, "  because {}", explanation.because);
             if !explanation.unless_known.is_empty() {
                 let others: Vec<&str> = explanation.unless_known.iter().map(|kind| kind.name()).collect();
                 let _ =
@@ -640,7 +641,7 @@ fn explain(options: &ExplainOptions) -> Answer {
                 "feature": explanation.topic.name(),
                 "cause": if explanation.constraint { "constraint" } else { "missing-allow" },
                 "missingRule": explanation.rule, "granted": explanation.granted,
-                "advice": explanation.kind.advice(), "policy": explanation.details,
+                "because": explanation.because, "advice": explanation.advice, "policy": explanation.details,
             }));
         }
     }

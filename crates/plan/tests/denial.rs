@@ -253,3 +253,74 @@ fn a_constraint_without_levels_is_no_isolation() {
         assert!(explanation.details.iter().any(|one| one.contains(detail)), "{:?}", explanation.details);
     }
 }
+
+/// Sources that are no containers are never called escapes, and each verdict names what it rests on.
+#[test]
+fn a_runtime_without_its_label_a_query_and_a_foreign_domain_are_no_attacks() {
+    let line = |permissions: &str, source: &str, target: &str, class: &str| {
+        format!(
+            "type=AVC msg=audit(1.000:2): avc:  denied  {{ {permissions} }} for  pid=1 scontext=system_u:system_r:{source} \
+             tcontext=system_u:object_r:{target} tclass={class} permissive=0"
+        )
+    };
+    let proxy = "socket-proxy.process:s0:c341,c675";
+    for (line, kind, unless) in [
+        // An unlabelled runtime stays in its caller's domain.
+        (
+            line("transition", "unconfined_service_t:s0", "container_t:s0:c12,c116", "process"),
+            Kind::MislabelledRuntime,
+            None,
+        ),
+        (
+            line("transition", "container_runtime_t:s0", "container_t:s0:c750,c863", "process"),
+            Kind::MislabelledRuntime,
+            None,
+        ),
+        (
+            line("nnp_transition", "init_t:s0", "container_init_t:s0:c1,c2", "process2"),
+            Kind::MislabelledRuntime,
+            None,
+        ),
+        // A program of the node changes its domain under no_new_privs.
+        (
+            line(
+                "nnp_transition nosuid_transition",
+                "install_t:s0:c68,c235",
+                "container_runtime_t:s0:c68,c235",
+                "process2",
+            ),
+            Kind::Other,
+            None,
+        ),
+        (line("setexec", "sshd_t:s0", "sshd_t:s0", "process"), Kind::Other, None),
+        // A question to the kernel.
+        (
+            line("compute_create", "container_user_t:s0-s0:c0.c1023", "security_t:s0", "security"),
+            Kind::Query,
+            None,
+        ),
+        (line("compute_av", "container_t:s0:c1,c2", "security_t:s0", "security"), Kind::Query, None),
+        (
+            line("compute_av setenforce", "container_t:s0:c1,c2", "security_t:s0", "security"),
+            Kind::EscapeAttempt,
+            None,
+        ),
+        // A domain of udica, and a service of the node with all categories.
+        (
+            line("write", proxy, "unconfined_t:s0-s0:c0.c1023", "fifo_file"),
+            Kind::Other,
+            Some(Kind::Isolation),
+        ),
+        (line("open", proxy, "proc_t:s0", "file"), Kind::Other, None),
+        (line("write", proxy, "container_file_t:s0:c1,c2", "file"), Kind::Isolation, Some(Kind::Other)),
+    ] {
+        let (events, _) = events([line.as_str()]);
+        let (_, denial) = events[0].denials().next().unwrap();
+        let explanation = explain(&events[0], denial, None, &allowed);
+        assert_eq!(explanation.kind, kind, "{line}");
+        assert_eq!(explanation.unless_known.first().copied(), unless, "{line}");
+        assert!(explanation.rule.is_none() && !explanation.because.is_empty(), "{line}");
+        let foreign = line.contains("socket-proxy") && kind == Kind::Other;
+        assert_eq!(explanation.advice.contains("udica"), foreign, "{line}");
+    }
+}

@@ -106,7 +106,7 @@ pub(super) fn log(lines: &str, report: &mut Report) {
         for (_, denial) in event.denials() {
             let syscall = event.records.iter().any(|record| record.kind == RecordKind::Syscall);
             let explained = denial::explain(event, denial, None, &|_, _, _, _| None);
-            let understood = explained.details.is_empty() && !explained.kind.advice().is_empty();
+            let understood = explained.details.is_empty() && !explained.advice.is_empty();
             let found = !syscall || event.field(&RecordKind::Syscall, "exe").is_some();
             report.compare(
                 "lines of logs",

@@ -3,7 +3,9 @@
 use super::{
     Allowed,
     kind::{Kind, Topic},
-    types::{apart, categories, is_container, is_copy, is_everywhere, is_minimal, parts},
+    types::{
+        apart, categories, is_container, is_copy, is_everywhere, is_minimal, is_named_container, low, parts,
+    },
 };
 use ferrovirt_selinux::{
     Database, LookupError,
@@ -30,10 +32,16 @@ pub(super) struct Facts<'a> {
     pub(super) granted: Option<String>,
     /// Whether a constraint denied it; without a policy, whether the levels are apart.
     pub(super) constraint: bool,
+    /// Whether a container's target has categories that the source lacks, though not in its low level.
+    pub(super) above: bool,
     /// Whether source or target are copies of container_t.
     pub(super) copy: bool,
-    /// Whether the domain tries to leave its confinement.
+    /// Whether a container's domain tries to leave its confinement.
     escape: bool,
+    /// Whether the source is to change its domain.
+    enters: bool,
+    /// Whether a domain that is no container's starts a container that is no machine of ours.
+    starts: bool,
     /// Whether the source is a container's.
     container: bool,
     /// Whether container_t may do it in the place of its copy, and the copy may not.
@@ -44,25 +52,102 @@ pub(super) struct Facts<'a> {
     needless: bool,
 }
 
+/// When a denial is of a kind.
+pub(super) struct Rule {
+    pub(super) kind: Kind,
+    holds: fn(&Facts<'_>) -> bool,
+    /// The facts that the kind rests on, as the report gives them.
+    pub(super) because: &'static str,
+}
+
 /// The kinds in order of precedence: the first whose condition holds is the denial's.
-pub(super) const RULES: [(Kind, fn(&Facts<'_>) -> bool); 11] = [
-    (Kind::UnknownContext, |facts| facts.judged.as_ref().is_some_and(|judged| !judged.known)),
-    (Kind::AllowedNow, |facts| facts.judged.as_ref().is_some_and(|judged| judged.allowed)),
-    (Kind::EscapeAttempt, |facts| facts.escape),
-    // Users, roles or bounds refuse it: neither a missing rule nor two machines.
-    (Kind::Other, |facts| facts.judged.as_ref().is_some_and(|judged| judged.elsewhere)),
-    (Kind::Isolation, |facts| facts.constraint),
-    (Kind::ForeignTap, |facts| {
-        facts.denial.class == "tun_socket" && facts.target != "self" && facts.granted.is_none()
-    }),
-    (Kind::Boolean, |facts| facts.judged.as_ref().is_some_and(|judged| judged.boolean)),
-    (Kind::FeatureRule, |facts| facts.granted.is_some()),
-    (Kind::LostFromBase, |facts| facts.lost),
-    (Kind::NotGranted, |facts| facts.target == "sysfs_t" && facts.container && !facts.everywhere),
-    (Kind::BaseGap, |facts| {
-        let memory = matches!(facts.topic, Topic::HugePages | Topic::MemoryBacking);
-        memory && facts.container && !facts.needless && !is_minimal(facts.source)
-    }),
+const RULES: [Rule; 13] = [
+    Rule {
+        kind: Kind::UnknownContext,
+        holds: |facts| facts.judged.as_ref().is_some_and(|judged| !judged.known),
+        because: "the policy does not know a context or the class",
+    },
+    Rule {
+        kind: Kind::AllowedNow,
+        holds: |facts| facts.judged.as_ref().is_some_and(|judged| judged.allowed),
+        because: "the policy that was given allows all of it",
+    },
+    Rule {
+        kind: Kind::Query,
+        holds: |facts| {
+            facts.denial.class == "security"
+                && facts.denial.permissions.iter().all(|name| QUERIES.contains(&name.as_str()))
+        },
+        because: "the class is security, and the permission is one of asking",
+    },
+    Rule {
+        kind: Kind::MislabelledRuntime,
+        holds: |facts| facts.enters && facts.starts,
+        because: "a domain that is no container's is to become a container's",
+    },
+    Rule {
+        kind: Kind::EscapeAttempt,
+        holds: |facts| facts.escape,
+        because: "the source is a container's domain, and it is to change its own domain or the policy",
+    },
+    Rule {
+        // Neither a missing rule nor two machines.
+        kind: Kind::Other,
+        holds: |facts| facts.judged.as_ref().is_some_and(|judged| judged.elsewhere),
+        because: "users, roles or bounds of the policy refuse it",
+    },
+    Rule {
+        kind: Kind::Isolation,
+        holds: |facts| facts.constraint,
+        because: "the target has categories that the source lacks",
+    },
+    Rule {
+        kind: Kind::ForeignTap,
+        holds: |facts| {
+            facts.denial.class == "tun_socket" && facts.target != "self" && facts.granted.is_none()
+        },
+        because: "the class is tun_socket, and source and target are two domains",
+    },
+    Rule {
+        kind: Kind::Boolean,
+        holds: |facts| facts.judged.as_ref().is_some_and(|judged| judged.boolean),
+        because: "the policy has the rule under a condition that is off",
+    },
+    Rule {
+        kind: Kind::FeatureRule,
+        holds: |facts| facts.granted.is_some(),
+        because: "the privilege table has a row for it",
+    },
+    Rule {
+        kind: Kind::LostFromBase,
+        holds: |facts| facts.lost,
+        because: "container_t may do it, and the type is a copy of container_t",
+    },
+    Rule {
+        kind: Kind::NotGranted,
+        holds: |facts| facts.target == "sysfs_t" && facts.container && !facts.everywhere,
+        because: "the target is sysfs_t, of which the privilege table grants less",
+    },
+    Rule {
+        kind: Kind::BaseGap,
+        holds: |facts| {
+            let memory = matches!(facts.topic, Topic::HugePages | Topic::MemoryBacking);
+            memory && facts.container && !facts.needless && !is_minimal(facts.source)
+        },
+        because: "the target is guest memory, and no row of the privilege table grants it",
+    },
+];
+
+/// Permissions of the class `security` with which a program asks what the policy says. They change nothing
+/// (`sel_write_access` and its siblings in the kernel's security/selinux/selinuxfs.c).
+const QUERIES: [&str; 7] = [
+    "check_context",
+    "compute_av",
+    "compute_create",
+    "compute_member",
+    "compute_relabel",
+    "compute_user",
+    "validate_trans",
 ];
 
 impl<'a> Facts<'a> {
@@ -86,15 +171,23 @@ impl<'a> Facts<'a> {
         let judged = database.map(|database| Judged::new(database, denial));
         let constraint = match judged.as_ref().filter(|judged| judged.known) {
             Some(judged) => judged.constraint,
-            None => container && class != "tun_socket" && apart(source_level, target_level),
+            // Categories in the low level are those of one container; a node's service has all of them above its low one.
+            None => {
+                let of_one = !categories(low(target_level)).is_empty();
+                container && class != "tun_socket" && of_one && apart(source_level, target_level)
+            }
         };
+        let above = container && class != "tun_socket" && !constraint && apart(source_level, target_level);
+        let named = is_named_container(source);
+        let enters = class == "process" && has(&["dyntransition", "transition"])
+            || class == "process2" && has(&["nnp_transition", "nosuid_transition"]);
         // Into a machine's type it is the runtime or the node's agent that starts the machine.
-        let starts = kind.contains('.') && !container;
-        let escape = class == "security"
-            || kind == "security_t"
-            || class == "process" && has(&["setcurrent", "setexec"])
-            || class == "process" && has(&["dyntransition", "transition"]) && !starts
-            || class == "process2" && has(&["nnp_transition", "nosuid_transition"]) && !starts;
+        let starts = !named && is_named_container(kind) && !is_minimal(kind) && !is_copy(kind);
+        let escape = named
+            && (class == "security"
+                || kind == "security_t"
+                || enters
+                || class == "process" && has(&["setcurrent", "setexec"]));
         let everywhere = denial.permissions.iter().all(|name| is_everywhere(target, class, name));
         let copy = is_copy(source) || is_copy(kind);
         let lost = match database {
@@ -119,8 +212,11 @@ impl<'a> Facts<'a> {
             topic,
             granted,
             constraint,
+            above,
             copy,
             escape,
+            enters,
+            starts,
             container,
             lost,
             everywhere,
@@ -128,9 +224,9 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The first kind whose condition holds.
-    pub(super) fn kind(&self) -> Kind {
-        RULES.iter().find(|(_, holds)| holds(self)).map_or(Kind::Other, |(kind, _)| *kind)
+    /// The first rule whose condition holds.
+    pub(super) fn rule(&self) -> Option<&'static Rule> {
+        const { &RULES }.iter().find(|rule| (rule.holds)(self))
     }
 }
 

@@ -38,9 +38,13 @@ pub enum Kind {
     UnknownContext,
     /// The policy allows it.
     AllowedNow,
-    /// The domain tries to leave its confinement.
+    /// A program asks the kernel what the policy says.
+    Query,
+    /// A program that starts containers does not run in the runtime's domain.
+    MislabelledRuntime,
+    /// A container's domain tries to leave its confinement.
     EscapeAttempt,
-    /// A rule allows it, a constraint keeps machines apart.
+    /// A rule allows it, a constraint keeps containers apart.
     Isolation,
     /// The TAP device was made by another domain.
     ForeignTap,
@@ -67,6 +71,8 @@ impl Kind {
             Self::LostFromBase => "lost-from-container_t",
             Self::BaseGap => "base-gap",
             Self::Isolation => "isolation",
+            Self::Query => "query",
+            Self::MislabelledRuntime => "mislabelled-runtime",
             Self::EscapeAttempt => "escape-attempt",
             Self::NotGranted => "not-granted",
             Self::Boolean => "boolean",
@@ -92,7 +98,17 @@ impl Kind {
                 "this base policy lacks what the feature needs; the documented rules do not add it: use a base that has \
                  it, or the minimal profile, which needs no such access"
             }
-            Self::Isolation => "two machines are kept apart, as they should be; never add a rule for this",
+            Self::Isolation => {
+                "two machines or containers are kept apart, as they should be; never add a rule for this"
+            }
+            Self::Query => {
+                "nothing is left or changed by a question; the program does without the answer, or its own policy module \
+                 lets it ask"
+            }
+            Self::MislabelledRuntime => {
+                "the container runtime runs in its caller's domain, since its file has not the label of a runtime: see it \
+                 with `ls -Z` of runc or crun, mend it with `restorecon -v`, and add no rule"
+            }
             Self::EscapeAttempt => {
                 "treat it as an attack or a misconfigured program; never add a rule for this"
             }

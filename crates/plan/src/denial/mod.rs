@@ -17,6 +17,7 @@ use ferrovirt_selinux::{
     Database,
     avc::{Denial, Event},
 };
+use types::is_foreign;
 
 /// What is granted: source type, target type (`self` for the domain itself), class and permission in, the feature and its
 /// reason out.
@@ -27,6 +28,10 @@ pub type Allowed<'a> = &'a dyn Fn(&str, &str, &str, &str) -> Option<String>;
 pub struct Explanation {
     /// What it means.
     pub kind: Kind,
+    /// The facts that this rests on.
+    pub because: &'static str,
+    /// What to do.
+    pub advice: &'static str,
     /// What it may mean as well, as long as the policy that was loaded is not known.
     pub unless_known: Vec<Kind>,
     /// What it is about.
@@ -49,11 +54,21 @@ pub fn explain(
     allowed: Allowed<'_>,
 ) -> Explanation {
     let facts = Facts::new(event, denial, database, allowed);
-    let kind = facts.kind();
+    let (kind, because) = facts
+        .rule()
+        .map_or((Kind::Other, "nothing of it is known of machines"), |rule| (rule.kind, rule.because));
+    let advice = match kind {
+        Kind::Other if is_foreign(facts.source) => {
+            "this domain is no machine's: its own policy decides (of udica: add the rule to its profile)"
+        }
+        kind => kind.advice(),
+    };
     let unless_known = match kind {
         _ if facts.judged.is_some() => Vec::new(),
         // A constraint takes away what a rule allows; whether there is such a rule, only the policy tells.
         Kind::Isolation => vec![Kind::Other],
+        // The whole range of the target may be more than the source's; whether that refuses it, only the policy tells.
+        Kind::Other if facts.above => vec![Kind::Isolation],
         Kind::BaseGap | Kind::Other if facts.copy => vec![Kind::LostFromBase],
         _ => Vec::new(),
     };
@@ -68,6 +83,8 @@ pub fn explain(
         (!missing.is_empty()).then(|| format!("(allow {source} {target} ({class} ({})))", missing.join(" ")));
     Explanation {
         kind,
+        because,
+        advice,
         unless_known,
         topic: facts.topic,
         constraint: facts.constraint,

@@ -1,6 +1,6 @@
 //! What the names and levels of a denial's contexts tell without a policy.
 
-use crate::installed::object_name;
+use crate::installed::{DOCUMENTED, object_name};
 use ferrovirt_privilege::DOMAIN_BLOCK;
 
 /// Type and level of a context.
@@ -16,17 +16,35 @@ pub fn is_minimal(name: &str) -> bool {
     block.is_some_and(|block| block == DOMAIN_BLOCK || block == object_name(DOMAIN_BLOCK))
 }
 
-/// Whether a type is a copy of container_t: only types of blocks are, as modules for pods make them.
+/// Whether a type is the documented profile's, a copy of container_t, as the module or the operator names it.
 pub(super) fn is_copy(name: &str) -> bool {
-    name.contains('.') && !is_minimal(name)
+    let (block, process) = DOCUMENTED;
+    name.split_once('.')
+        .is_some_and(|(own, rest)| rest == process && (own == block || own == object_name(block)))
+}
+
+/// Whether a type of a block is none of ours, such as those that udica makes.
+pub(super) fn is_foreign(name: &str) -> bool {
+    name.contains('.') && !is_minimal(name) && !is_copy(name)
+}
+
+/// Names that begin like a container's type and are none.
+const NO_CONTAINERS: [&str; 3] = ["container_runtime", "container_engine", "container_user"];
+
+/// Whether a domain is a container's by its name.
+pub(super) fn is_named_container(name: &str) -> bool {
+    let named = name.contains('.') || name.starts_with("container_") || name.starts_with("svirt");
+    named && !NO_CONTAINERS.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Whether the source is a container's, by its name or because containers have categories, and the node's own services none.
 pub(super) fn is_container(source: &str, level: &str) -> bool {
-    let low = level.split('-').next().unwrap_or(level);
-    let runtime = ["container_runtime", "container_engine"].iter().any(|prefix| source.starts_with(prefix));
-    let named = source.contains('.') || source.starts_with("container_") || source.starts_with("svirt");
-    named && !runtime || !categories(low).is_empty()
+    is_named_container(source) || !categories(low(level)).is_empty()
+}
+
+/// The low level of a range.
+pub(super) fn low(level: &str) -> &str {
+    level.split('-').next().unwrap_or(level)
 }
 
 /// The categories of the high level as text; without a policy only the usual `c1,c2` and `c1.c3` are understood.
