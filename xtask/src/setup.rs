@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use std::process::Command;
 
 /// What each package is for.
-const PACKAGES: [(&str, &str); 31] = [
+const PACKAGES: [(&str, &str); 32] = [
     ("qemu-system-x86", "runs the guests"),
     ("qemu-utils", "qemu-img makes the guest's disk"),
     ("seabios", "firmware of guests that boot a disk"),
@@ -35,6 +35,7 @@ const PACKAGES: [(&str, &str); 31] = [
     ("python3-setools", "the same, asked by a script"),
     ("time", "memory of programs in benchmarks"),
     ("procps", "looked at by tests"),
+    ("libfaketime", "tests in which the clock jumps"),
     ("strace", "tells which system calls launcher and QEMU make"),
     ("ca-certificates", "apt over TLS, where it is used"),
 ];

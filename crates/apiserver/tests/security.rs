@@ -301,3 +301,27 @@ fn logs_come_from_the_nodes_agent_for_those_who_may_read_them() {
     world.made("rolebinding pods --role=pods --serviceaccount=default:nosy");
     assert!(world.refused(&sa, "logs p").contains("cannot get resource \"pods/log\""));
 }
+
+#[test]
+fn a_put_that_makes_something_asks_for_the_right_to_create() {
+    let world = World::new();
+    let sa = world.account("updater");
+    world.made("role leases --verb=update --resource=leases.coordination.k8s.io");
+    world.made("rolebinding leases --role=leases --serviceaccount=default:updater");
+    let path = "/apis/coordination.k8s.io/v1/namespaces/default/leases/one";
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "one", "namespace": "default"}, "spec": {"holderIdentity": "me"}});
+    let put = |who: &[String]| {
+        let who: Vec<&str> =
+            who.iter().map(String::as_str).chain(["replace", "--raw", path, "-f", "-"]).collect();
+        world.cluster.run_with_input(&who, &lease.to_string())
+    };
+    let refused = put(&sa);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("cannot create resource \"leases\""), "{refused:?}");
+    world.cluster.fails(&["get", "lease", "one"]);
+    let made = put(&[]);
+    assert!(made.status.success(), "{made:?}");
+    let updated = put(&sa);
+    assert!(updated.status.success(), "what is there may be updated: {updated:?}");
+}

@@ -33,6 +33,9 @@ const LOOK: Duration = Duration::from_secs(10);
 const LIFE: time::Duration = time::Duration::days(365);
 /// It is replaced this long before its end: two clocks and a long holiday apart.
 const AHEAD: time::Duration = time::Duration::days(120);
+/// It is good from so long before it was made: clocks differ by hours, and are set back. A certificate that the API
+/// server refuses keeps every pod from being made.
+const BACKDATE: time::Duration = time::Duration::days(366);
 
 const BUNDLE: &str = "ca.crt";
 const CERTIFICATE: &str = "tls.crt";
@@ -109,8 +112,7 @@ impl Keeper {
             .push(DnType::CommonName, format!("scc-webhook {}", now.unix_timestamp_nanos()));
         authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        // Clocks differ.
-        authority.not_before = now - time::Duration::hours(1);
+        authority.not_before = now - BACKDATE;
         authority.not_after = now + LIFE;
         let mut leaf = CertificateParams::new(self.names.clone())?;
         leaf.not_before = authority.not_before;
@@ -180,7 +182,11 @@ fn is_current(secret: &Secret, now: OffsetDateTime) -> bool {
     let data = secret.data.as_ref().unwrap_or(&empty);
     let renew = data.get(RENEW).and_then(|bytes| std::str::from_utf8(&bytes.0).ok()?.parse::<i64>().ok());
     [BUNDLE, CERTIFICATE, KEY].iter().all(|key| data.contains_key(*key))
-        && renew.is_some_and(|renew| now.unix_timestamp() < renew)
+        && renew.is_some_and(|renew| {
+            // One of a clock that was far ahead is not good yet.
+            let start = renew.saturating_sub((LIFE - AHEAD + BACKDATE).whole_seconds());
+            (start..renew).contains(&now.unix_timestamp())
+        })
 }
 
 /// The first certificate of a bundle.
@@ -211,6 +217,9 @@ mod tests {
         let first = keeper.renewed(Secret::default(), now).unwrap();
         assert!(is_current(&first, now));
         assert!(!is_current(&first, now + LIFE - AHEAD));
+        assert!(is_current(&first, now - time::Duration::hours(12)), "the clock was set back");
+        let ahead = keeper.renewed(Secret::default(), now + time::Duration::days(500)).unwrap();
+        assert!(!is_current(&ahead, now), "it is not good yet");
         let identity = Identity::default();
         identity.set(text(&first, CERTIFICATE).as_bytes(), text(&first, KEY).as_bytes()).unwrap();
         assert!(identity.is_there());

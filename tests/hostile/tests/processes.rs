@@ -113,7 +113,14 @@ fn the_api_server_has_no_right_of_root_and_the_agent_has_those_of_the_table() ->
         as_api_server(&format!("test -w {data}/api/store.redb"))?.status.success(),
         "the store is not its own"
     );
-    for file in ["admin.kubeconfig", "agent/handler.kubeconfig", "agent/node.kubeconfig"] {
+    let files = [
+        "admin.kubeconfig",
+        "agent/handler.kubeconfig",
+        "agent/node.kubeconfig",
+        "agent/handler.token",
+        "agent/node.token",
+    ];
+    for file in files {
         let file = fs::metadata(cluster.data().join(file))?;
         ensure!((file.uid(), file.mode() & 0o777) == (0, 0o600), "{file:?}");
     }

@@ -2,7 +2,7 @@
 //!
 //! Files in the directory (0700, keys 0600, each written to a temporary name and renamed): `ca.crt`, `ca.key`,
 //! `server.crt`, `server.key`, `admin.crt`, `admin.key`, `sa.key` (signs service-account tokens). What exists is
-//! reused; leaf certificates are issued again when they are near their end or no longer cover the names.
+//! reused; certificates are issued again when they are near their end, not good yet, or no longer cover the names.
 
 use std::fs;
 use std::io::Write;
@@ -16,11 +16,17 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-/// How long the authority lives. There is no rotation of it yet, so it must outlive the installation.
-const CA_DAYS: i64 = 3650;
+/// How long the authority's certificate lives.
+const CA_DAYS: i64 = 30 * 365;
+/// With less time left than this it gets a new certificate, for the same key: what it signed before stays good, and who
+/// holds the old one has years to take the new one.
+const CA_RENEW_DAYS: i64 = 5 * 365;
+/// Every certificate is good from so long before it was made. Clocks are wrong by hours where a machine starts for the
+/// first time, and are set back later; nobody gains anything from a certificate that was good before it was there.
+const BACKDATE_DAYS: i64 = 366;
 /// How long a leaf certificate lives; one year as kubeadm has it.
 const LEAF_DAYS: i64 = 365;
-/// A leaf with less time left than this is issued again at start.
+/// A leaf with less time left than this is issued again.
 const RENEW_DAYS: i64 = 60;
 
 /// Why the keys and certificates could not be prepared.
@@ -110,9 +116,18 @@ impl Pki {
         }
         let ca_key = key(&key_path)?;
         let params = ca_params(now);
+        if let Some(pem) = &stored {
+            der(&ca_path, pem)?;
+        }
         let ca_pem = match stored {
-            Some(pem) => pem,
-            None => {
+            Some(pem) if !is_due(&pem, Duration::days(CA_RENEW_DAYS), now) => pem,
+            stored => {
+                if stored.is_some() {
+                    tracing::warn!(
+                        "the authority's certificate is made again, for the same key: it was near its end, or made \
+                         while the clock was ahead. Copies of kubeconfigs that clients refuse must be copied again"
+                    );
+                }
                 let cert = params.self_signed(&ca_key).map_err(|source| issue("ferrovirt-ca", source))?;
                 write(&ca_path, cert.pem().as_bytes())?;
                 cert.pem()
@@ -131,6 +146,15 @@ impl Pki {
         let token_key = key(&dir.join("sa.key"))?.serialize_der();
         Ok(Self { ca_pem, ca_der, server, admin, token_key })
     }
+
+    /// True when a certificate is near its end or not good yet, so that the directory is to be opened again.
+    #[must_use]
+    pub fn is_due(&self, now: OffsetDateTime) -> bool {
+        is_due(&self.ca_pem, Duration::days(CA_RENEW_DAYS), now)
+            || [&self.server, &self.admin]
+                .iter()
+                .any(|leaf| is_due(&leaf.cert_pem, Duration::days(RENEW_DAYS), now))
+    }
 }
 
 fn issue(subject: &str, source: rcgen::Error) -> PkiError {
@@ -144,7 +168,9 @@ fn ca_params(now: OffsetDateTime) -> CertificateParams {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages =
         vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-    params.not_before = now - Duration::hours(1);
+    // Another number than that of an earlier certificate of the same name and key.
+    params.serial_number = Some(now.unix_timestamp_nanos().unsigned_abs().to_be_bytes().to_vec().into());
+    params.not_before = now - Duration::days(BACKDATE_DAYS);
     params.not_after = now + Duration::days(CA_DAYS);
     params
 }
@@ -165,8 +191,7 @@ fn leaf_params(
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![usage];
     params.use_authority_key_identifier_extension = true;
-    // An hour back, so that a client whose clock is a little behind still accepts it.
-    params.not_before = now - Duration::hours(1);
+    params.not_before = now - Duration::days(BACKDATE_DAYS);
     params.not_after = now + Duration::days(LEAF_DAYS);
     params
 }
@@ -221,10 +246,7 @@ fn still_good(
     let Ok(cert) = pem.parse_x509() else { return false };
     let Ok((_, ca)) = x509_parser::parse_x509_certificate(ca_der) else { return false };
     let Ok(key) = KeyPair::from_pem(key_pem) else { return false };
-    let left = cert.validity().not_after.timestamp() - now.unix_timestamp();
-    if left < Duration::days(RENEW_DAYS).whole_seconds()
-        || cert.validity().not_before.timestamp() > now.unix_timestamp()
-    {
+    if is_due(cert_pem, Duration::days(RENEW_DAYS), now) {
         return false;
     }
     if cert.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
@@ -238,6 +260,15 @@ fn still_good(
     wanted.subject_alt_names.iter().all(|san| {
         have.as_ref().is_some_and(|have| have.value.general_names.iter().any(|name| same_name(san, name)))
     })
+}
+
+/// True for a certificate that has less than `ahead` left, is not good yet, or cannot be read.
+fn is_due(pem: &str, ahead: Duration, now: OffsetDateTime) -> bool {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(pem.as_bytes()) else { return true };
+    let Ok(cert) = pem.parse_x509() else { return true };
+    let (now, validity) = (now.unix_timestamp(), cert.validity());
+    validity.not_before.timestamp() > now
+        || validity.not_after.timestamp() < now.saturating_add(ahead.whole_seconds())
 }
 
 fn signed_by(
@@ -358,6 +389,61 @@ mod tests {
         assert_eq!(first.ca_pem, later.ca_pem);
         let moved = Pki::open(tmp.path(), &[IpAddr::from([10, 1, 2, 3])], now).unwrap();
         assert_ne!(first.server.cert_pem, moved.server.cert_pem);
+    }
+
+    /// Whether TLS clients accept a leaf for localhost at a time, when they trust the authority `ca_pem`.
+    fn accepted(ca_pem: &str, leaf: &Leaf, at: OffsetDateTime) -> bool {
+        use rustls::client::danger::ServerCertVerifier as _;
+        use rustls::pki_types::{CertificateDer, UnixTime, pem::PemObject as _};
+        let read = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let (_, authority) = x509_parser::pem::parse_x509_pem(ca_pem.as_bytes()).unwrap();
+        let validity = authority.parse_x509().unwrap().validity().clone();
+        let (start, end) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(read(ca_pem)).unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(roots.into(), provider);
+        let time = std::time::Duration::from_secs(u64::try_from(at.unix_timestamp()).unwrap());
+        let verified = verifier.build().unwrap().verify_server_cert(
+            &read(&leaf.cert_pem),
+            &[],
+            &"localhost".try_into().unwrap(),
+            &[],
+            UnixTime::since_unix_epoch(time),
+        );
+        // Go looks at the authority's own time, too.
+        verified.is_ok() && (start..=end).contains(&at.unix_timestamp())
+    }
+
+    #[test]
+    fn certificates_made_by_a_clock_that_was_hours_ahead_are_good_after_it_was_corrected() {
+        let tmp = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let pki = Pki::open(tmp.path(), &[], now + Duration::hours(3)).unwrap();
+        for at in [now, now - Duration::hours(12), now + Duration::hours(30)] {
+            assert!(accepted(&pki.ca_pem, &pki.server, at), "{at}");
+            assert!(!pki.is_due(at), "{at}");
+        }
+    }
+
+    #[test]
+    fn an_authority_that_is_near_its_end_or_not_good_yet_is_renewed_and_the_old_one_still_vouches() {
+        let tmp = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let first = Pki::open(tmp.path(), &[], now).unwrap();
+        let later = now + Duration::days(CA_DAYS - CA_RENEW_DAYS + 1);
+        assert!(first.is_due(later));
+        let renewed = Pki::open(tmp.path(), &[], later).unwrap();
+        assert_ne!(first.ca_pem, renewed.ca_pem);
+        assert!(!renewed.is_due(later));
+        for authority in [&first, &renewed] {
+            assert!(accepted(&authority.ca_pem, &renewed.server, later));
+        }
+        // Made in a year that has not come: for somebody who starts with such a clock and corrects it.
+        let early = now - Duration::days(2 * BACKDATE_DAYS);
+        assert!(renewed.is_due(early));
+        let corrected = Pki::open(tmp.path(), &[], early).unwrap();
+        assert!(accepted(&corrected.ca_pem, &corrected.server, early));
     }
 
     #[test]

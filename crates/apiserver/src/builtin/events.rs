@@ -87,8 +87,9 @@ pub async fn run(store: Store) {
         match oldest {
             // Nothing stored can expire before the oldest one does; what comes later expires later.
             Some(last) => {
-                let left =
-                    u64::try_from(last.saturating_add(LIFETIME).saturating_sub(now)).unwrap_or(1).max(1);
+                // Of an event that is ahead of the clock nothing is known.
+                let left = last.saturating_add(LIFETIME).saturating_sub(now).clamp(1, LIFETIME);
+                let left = u64::try_from(left).unwrap_or(1);
                 tokio::time::sleep(Duration::from_secs(left)).await;
             }
             None => {

@@ -1,8 +1,13 @@
 //! Node lifecycle: a node whose agent does not renew its lease is not ready; one that is short of disk space is tainted.
+//!
+//! As upstream, what counts is when the renewal was seen here, by a clock that nobody sets. The time in the lease is the
+//! agent's own: after a jump of the clock it lies hours back, or hours ahead.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::object::{list, set, set_condition, text};
 use super::{Wake, events};
@@ -12,9 +17,26 @@ use crate::store::{Change, Key, Prefix, Store, StoreError};
 /// Namespace of the agents' leases.
 pub const LEASES: &str = "kube-node-lease";
 /// A lease older than this means that the agent is gone: Kubernetes' grace period.
-const GRACE: i64 = 50;
+const GRACE: Duration = Duration::from_secs(50);
 /// Our reason in the Ready condition: only what we set, we take back.
 const SILENT: &str = "NodeStatusUnknown";
+
+/// What each lease said last, and since when.
+#[derive(Default)]
+struct Leases(HashMap<String, (String, Instant)>);
+
+impl Leases {
+    /// Until when the node counts as alive whose lease says this. What is new was renewed now.
+    fn alive_until(&mut self, node: &str, renewed: &str, now: Instant) -> Instant {
+        match self.0.get(node) {
+            Some((known, since)) if known == renewed => *since + GRACE,
+            _ => {
+                self.0.insert(node.to_owned(), (renewed.to_owned(), now));
+                now + GRACE
+            }
+        }
+    }
+}
 
 /// Watches leases until the store closes.
 pub async fn run(store: Store) {
@@ -22,19 +44,19 @@ pub async fn run(store: Store) {
         vec![Prefix::resource("", "nodes"), Prefix::namespace("coordination.k8s.io", "leases", LEASES)];
     let mut wake = Wake::new(&store, prefixes);
     // After a restart of the server itself nobody could renew anything: everybody gets a full period.
-    let start = clock::now();
+    let mut leases = Leases::default();
     loop {
-        let now = clock::now();
-        let mut next: Option<i64> = None;
-        for (key, node) in store.list(&Prefix::resource("", "nodes")).entries {
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        let nodes = store.list(&Prefix::resource("", "nodes")).entries;
+        leases.0.retain(|name, _| nodes.iter().any(|(key, _)| key.name() == name));
+        for (key, node) in nodes {
             if let Err(error) = taint(&store, &key, &node.object).await {
                 tracing::warn!(%error, node = key.name(), "the node's taints could not be written");
             }
             let lease = store.get(&Key::new("coordination.k8s.io", "leases", LEASES, key.name()));
-            let Some(renewed) = lease.and_then(|l| clock::parse(text(&l.object, "/spec/renewTime"))) else {
-                continue;
-            };
-            let end = renewed.max(start).saturating_add(GRACE);
+            let Some(lease) = lease else { continue };
+            let end = leases.alive_until(key.name(), text(&lease.object, "/spec/renewTime"), now);
             if end > now {
                 next = Some(next.map_or(end, |n| n.min(end)));
             }
@@ -43,10 +65,7 @@ pub async fn run(store: Store) {
             }
         }
         let open = match next {
-            Some(end) => {
-                let left = Duration::from_secs(u64::try_from(end.saturating_sub(now)).unwrap_or(1).max(1));
-                tokio::time::timeout(left, wake.next()).await.unwrap_or(true)
-            }
+            Some(end) => tokio::time::timeout_at(end, wake.next()).await.unwrap_or(true),
             None => wake.next().await,
         };
         if !open {
@@ -155,5 +174,18 @@ mod tests {
         assert_eq!(tainted(&short), None);
         let over = tainted(&node("False", short["spec"]["taints"].clone())).unwrap();
         assert_eq!(over["spec"]["taints"], json!([own]));
+    }
+
+    #[test]
+    fn a_node_is_judged_by_when_its_lease_was_seen_whatever_time_the_lease_says() {
+        let (mut leases, start) = (Leases::default(), Instant::now());
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        assert_eq!(leases.alive_until("n", "12:00", at(0)), at(0) + GRACE);
+        assert_eq!(leases.alive_until("n", "12:00", at(49)), at(0) + GRACE, "nothing came");
+        // The clock is set back by hours, then far forwards; the agent goes on.
+        assert_eq!(leases.alive_until("n", "09:00", at(50)), at(50) + GRACE);
+        assert_eq!(leases.alive_until("n", "23:00", at(60)), at(60) + GRACE);
+        // It is silent, and its last word is ahead of the clock.
+        assert_eq!(leases.alive_until("n", "23:00", at(500)), at(60) + GRACE);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{Call, Warnings, body, meta};
 use crate::app::{self, Answer};
 use crate::registry::{self, Class};
-use crate::request::{AdmissionRequest, Operation};
+use crate::request::{AdmissionRequest, Attributes, Operation};
 use crate::status::{ApiError, Cause};
 use crate::store::{Entry, Preconditions, StoreError};
 
@@ -150,6 +150,17 @@ impl Call {
         let object = self.decode(body::read(headers, bytes)?, None, warnings)?;
         self.check_place(&object)?;
         if self.kind.create_on_update && self.subresource.is_empty() && self.stored(&self.name).is_err() {
+            // The right to update was asked for; making something is another one.
+            let create = Attributes {
+                verb: "create".to_owned(),
+                group: self.kind.group.to_owned(),
+                version: self.version.clone(),
+                resource: self.kind.plural.to_owned(),
+                namespace: self.namespace.clone(),
+                name: self.name.clone(),
+                ..Attributes::default()
+            };
+            self.app.auth.authorizer.check(&self.user, &create)?;
             let entry = self.create_object(object, warnings).await?;
             return Ok(app::bytes(201, self.output.form.content_type(), self.output.object(&entry.object)));
         }

@@ -4,17 +4,39 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{Server, ServerError};
+use super::{Credentials, Server, ServerError};
 use crate::auth::Tie;
 
-/// Life of the tokens that the server hands to its own parts. They are made again at every start.
-const TOKEN_SECONDS: i64 = 365 * 24 * 3600;
+/// Life of the tokens that the server hands to its own parts. They are handed out again every hour
+/// ([`Credentials::keep`]); what is left of an earlier start is good for a day.
+const TOKEN_SECONDS: i64 = 24 * 3600;
 
+/// The same as of [`Credentials`].
+#[allow(missing_docs, clippy::missing_errors_doc, reason = "said there")]
 impl Server {
+    #[must_use]
+    pub fn admin_kubeconfig(&self) -> String {
+        self.credentials.admin_kubeconfig()
+    }
+
+    pub async fn kubeconfig_for_service_account(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<String, ServerError> {
+        self.credentials.kubeconfig_for_service_account(namespace, name)
+    }
+
+    pub fn kubeconfig_for_node(&self, node: &str) -> Result<String, ServerError> {
+        self.credentials.kubeconfig_for_node(node)
+    }
+}
+
+impl Credentials {
     /// The administrator's kubeconfig: a client certificate. Everybody who can read it may do everything.
     #[must_use]
     pub fn admin_kubeconfig(&self) -> String {
-        let admin = &self.pki.admin;
+        let admin = self.pki().admin;
         let user = json!({
             "client-certificate-data": STANDARD.encode(&admin.cert_pem),
             "client-key-data": STANDARD.encode(&admin.key_pem),
@@ -26,16 +48,20 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError::Credential`] when there is no such account.
-    pub async fn kubeconfig_for_service_account(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<String, ServerError> {
+    pub fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> Result<String, ServerError> {
+        let token = self.service_account_token(namespace, name)?;
+        Ok(self.kubeconfig(&crate::auth::service_account_name(namespace, name), &json!({"token": token})))
+    }
+
+    /// A token of a service account that exists.
+    ///
+    /// # Errors
+    /// [`ServerError::Credential`] when there is no such account.
+    pub fn service_account_token(&self, namespace: &str, name: &str) -> Result<String, ServerError> {
         let token =
             self.app.auth.service_account_token(namespace, name, TOKEN_SECONDS, Vec::new(), Tie::default());
         let who = crate::auth::service_account_name(namespace, name);
-        let token = token.map_err(|source| ServerError::Credential { who: who.clone(), source })?;
-        Ok(self.kubeconfig(&who, &json!({"token": token})))
+        token.map_err(|source| ServerError::Credential { who, source })
     }
 
     /// The kubeconfig of a node's agent: user `system:node:NAME`.
@@ -61,7 +87,7 @@ impl Server {
         }
         let cluster = json!({
             "server": format!("https://{address}"),
-            "certificate-authority-data": STANDARD.encode(&self.pki.ca_pem),
+            "certificate-authority-data": STANDARD.encode(self.pki().ca_pem),
         });
         let config = json!({
             "apiVersion": "v1",

@@ -12,11 +12,13 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use super::credentials::Shown;
 use super::{ServerError, pipeline};
 use crate::app::App;
 use crate::auth::Pki;
@@ -54,8 +56,19 @@ pub(super) struct Visitor {
     pub(super) waiting: Arc<Waiting>,
 }
 
-/// TLS: our certificate, client certificates of our authority if the client has one.
-pub(super) fn tls(pki: &Pki) -> Result<rustls::ServerConfig, ServerError> {
+/// The server's certificate with its key.
+pub(super) fn certified(pki: &Pki) -> Result<Arc<CertifiedKey>, ServerError> {
+    let wrong = |error: &dyn std::fmt::Display| ServerError::Tls(error.to_string());
+    let chain = CertificateDer::pem_slice_iter(pki.server.cert_pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| wrong(&error))?;
+    let key = PrivateKeyDer::from_pem_slice(pki.server.key_pem.as_bytes()).map_err(|error| wrong(&error))?;
+    let certified = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider());
+    certified.map(Arc::new).map_err(|error| wrong(&error))
+}
+
+/// TLS: the certificate that is shown, client certificates of our authority if the client has one.
+pub(super) fn tls(pki: &Pki, shown: Arc<Shown>) -> Result<rustls::ServerConfig, ServerError> {
     let wrong = |error: &dyn std::fmt::Display| ServerError::Tls(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
@@ -64,16 +77,11 @@ pub(super) fn tls(pki: &Pki) -> Result<rustls::ServerConfig, ServerError> {
         .allow_unauthenticated()
         .build()
         .map_err(|error| wrong(&error))?;
-    let chain = CertificateDer::pem_slice_iter(pki.server.cert_pem.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| wrong(&error))?;
-    let key = PrivateKeyDer::from_pem_slice(pki.server.key_pem.as_bytes()).map_err(|error| wrong(&error))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| wrong(&error))?
         .with_client_cert_verifier(clients)
-        .with_single_cert(chain, key)
-        .map_err(|error| wrong(&error))?;
+        .with_cert_resolver(shown);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -1,5 +1,6 @@
 //! The server: opens everything, installs manifests, hands out kubeconfigs, serves.
 
+mod credentials;
 mod identity;
 mod install;
 mod kubeconfig;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+pub use credentials::Credentials;
 
 use crate::app::{App, SccAdmission};
 use crate::audit;
@@ -149,7 +152,7 @@ pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, ServerError> {
 pub struct Server {
     app: Arc<App>,
     cluster: String,
-    pki: Pki,
+    credentials: Credentials,
     listener: TcpListener,
     address: SocketAddr,
     tls: Arc<rustls::ServerConfig>,
@@ -185,9 +188,10 @@ impl Server {
         identity::check(&store, &path, &keys)?;
         crate::bootstrap::install(&store).await?;
         let cluster = identity::of(&store).unwrap_or_default();
-        let pki = Pki::open(&keys, &[address.ip()], time::OffsetDateTime::now_utc())?;
+        let pki = Pki::open(&keys, &credentials::addresses(address), time::OffsetDateTime::now_utc())?;
         identity::bind(&keys, &cluster)?;
-        let tls = listen::tls(&pki)?;
+        let shown = Arc::new(credentials::Shown::new(&pki)?);
+        let tls = listen::tls(&pki, Arc::clone(&shown))?;
         let audit = match config.audit {
             None => None,
             Some(options) => {
@@ -214,13 +218,20 @@ impl Server {
             shutdown,
         });
         crate::builtin::spawn(&app);
-        Ok(Self { app, cluster, pki, listener, address, tls: Arc::new(tls), stop })
+        let credentials = Credentials::new(Arc::clone(&app), address, keys, pki, shown);
+        Ok(Self { app, cluster, credentials, listener, address, tls: Arc::new(tls), stop })
     }
 
     /// The address that is listened on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Kubeconfigs, and the renewal of what they hold: [`Credentials::keep`] is to run beside [`Server::serve`].
+    #[must_use]
+    pub fn credentials(&self) -> Credentials {
+        self.credentials.clone()
     }
 
     /// The cluster's identity: the UID of the namespace kube-system.

@@ -4,13 +4,13 @@
 use super::control::{self, File, Heard, Kvm, Lines, Said, Settings};
 use crate::{log, memory};
 use anyhow::{Context, Result, ensure};
-use ferrovirt_apiserver::server::{Config, Server};
+use ferrovirt_apiserver::server::{Config, Credentials, Server};
 use ferrovirt_plan::{config::ClusterConfig, render};
 use ferrovirt_sys::{process::inherited, rights};
 use std::{
     net::TcpListener,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 use tokio::{
@@ -24,6 +24,9 @@ pub(super) const LISTENER: i32 = 3;
 pub(super) const CONTROL: i32 = 4;
 pub(super) const RUN: i32 = 5;
 pub(super) const LOCK: i32 = 6;
+/// The account of the controllers, and the file of its token in this process's directory.
+const CONTROLLER: &str = "kubevirt-controller";
+const CONTROLLER_TOKEN: &str = "controller.token";
 /// The agent's socket in that directory.
 pub(super) const AGENT_SOCKET: &str = "agent.sock";
 /// How long answers may take to end once the server stops.
@@ -75,11 +78,10 @@ async fn run(settings: Settings) -> Result<()> {
     let manifests = [render::install(&config), render::install::embedded(&config)].concat();
     server.ensure(&manifests).await?;
     server.set_emulation(emulate).await?;
-    let handler = server.kubeconfig_for_service_account("kubevirt", "kubevirt-handler").await?;
-    hand_over(&supervisor, File::Admin, &server.admin_kubeconfig())?;
-    hand_over(&supervisor, File::Handler, &handler)?;
-    hand_over(&supervisor, File::Node, &server.kubeconfig_for_node(&settings.node_name)?)?;
-    let controller = server.kubeconfig_for_service_account("kubevirt", "kubevirt-controller").await?;
+    let credentials = server.credentials();
+    let hand_out = |credentials: &Credentials| hand_out(&supervisor, credentials, &settings.node_name);
+    hand_out(&credentials)?;
+    let controller = controller(&credentials).await?;
 
     let mut terminate = signal(SignalKind::terminate())?;
     // Ctrl-C reaches every process of the terminal; the supervisor says when it is this one's turn.
@@ -87,11 +89,12 @@ async fn run(settings: Settings) -> Result<()> {
     let cluster = server.cluster().to_owned();
     let (stop, stopped) = watch::channel(false);
     let mut serving = tokio::spawn(server.serve(stopped));
-    let mut controllers = tokio::spawn(ferrovirt_control::run(client(&controller).await?, config));
+    let mut controllers = tokio::spawn(ferrovirt_control::run(controller, config));
     control::say(&supervisor, &Said::Ready { cluster })?;
     let outcome = tokio::select! {
         _ = terminate.recv() => Ok(()),
         ended = &mut serving => Err(anyhow::anyhow!("the server ended: {ended:?}")),
+        () = credentials.keep(hand_out) => Ok(()),
         ended = &mut controllers => Err(anyhow::anyhow!("the controllers ended: {ended:?}")),
     };
     controllers.abort();
@@ -102,15 +105,30 @@ async fn run(settings: Settings) -> Result<()> {
     outcome
 }
 
+/// Has every kubeconfig written again, and the controllers' token.
+fn hand_out(supervisor: &UnixStream, credentials: &Credentials, node: &str) -> Result<()> {
+    let account = |name: &str| credentials.kubeconfig_for_service_account("kubevirt", name);
+    hand_over(supervisor, File::Admin, &credentials.admin_kubeconfig())?;
+    hand_over(supervisor, File::Handler, &account("kubevirt-handler")?)?;
+    hand_over(supervisor, File::Node, &credentials.kubeconfig_for_node(node)?)?;
+    let token = credentials.service_account_token("kubevirt", CONTROLLER)?;
+    super::layout::secret(Path::new(CONTROLLER_TOKEN), &token)
+}
+
+/// A client of the controllers, which reads its token again while it runs.
+async fn controller(credentials: &Credentials) -> Result<kube::Client> {
+    let kubeconfig = credentials.kubeconfig_for_service_account("kubevirt", CONTROLLER)?;
+    let mut kubeconfig = kube::config::Kubeconfig::from_yaml(&kubeconfig)?;
+    for user in kubeconfig.auth_infos.iter_mut().filter_map(|user| user.auth_info.as_mut()) {
+        (user.token, user.token_file) = (None, Some(CONTROLLER_TOKEN.to_owned()));
+    }
+    let options = kube::config::KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+    Ok(kube::Client::try_from(config)?)
+}
+
 /// Has a kubeconfig written to its file, which is root's. May be called again with a newer one.
 fn hand_over(supervisor: &UnixStream, file: File, kubeconfig: &str) -> Result<()> {
     let kubeconfig = Box::new(serde_saphyr::from_str(kubeconfig)?);
     control::say(supervisor, &Said::Credential { file, kubeconfig })
-}
-
-async fn client(kubeconfig: &str) -> Result<kube::Client> {
-    let config = kube::config::Kubeconfig::from_yaml(kubeconfig)?;
-    let config =
-        kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await?;
-    Ok(kube::Client::try_from(config)?)
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     io::{ErrorKind, Read, Write},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// Longest message in bytes; a kubeconfig with certificates has some 4 KiB.
@@ -106,6 +106,9 @@ struct NamedUser {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct User {
+    /// Where the token is, in what this process writes; what it hears may name no file.
+    #[serde(rename = "tokenFile", skip_deserializing, skip_serializing_if = "Option::is_none")]
+    token_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,6 +120,16 @@ struct User {
 impl std::fmt::Debug for User {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("User")
+    }
+}
+
+impl Kubeconfig {
+    /// Takes the token out and names a file in its place, which clients read again while they run.
+    pub(super) fn move_token(&mut self, path: &Path) -> Option<String> {
+        let user = &mut self.users.first_mut()?.user;
+        let token = user.token.take()?;
+        user.token_file = Some(path.to_owned());
+        Some(token)
     }
 }
 
@@ -221,6 +234,21 @@ mod tests {
         ] {
             assert!(heard(&credential(user)).is_err(), "{user}");
         }
+    }
+
+    #[test]
+    fn a_token_goes_to_a_file_of_its_own_that_clients_read_again() {
+        let Heard::Message(Said::Credential { mut kubeconfig, .. }) =
+            heard(&credential(r#"{"token":"secret"}"#)).unwrap()
+        else {
+            panic!("no credential");
+        };
+        assert_eq!(kubeconfig.move_token(Path::new("/run/token")).as_deref(), Some("secret"));
+        let text = serde_saphyr::to_string(&kubeconfig).unwrap();
+        assert!(!text.contains("secret"), "{text}");
+        let read = kube::config::Kubeconfig::from_yaml(&text).unwrap();
+        let user = read.auth_infos[0].auth_info.as_ref().unwrap();
+        assert_eq!((user.token_file.as_deref(), user.token.is_none()), (Some("/run/token"), true));
     }
 
     #[test]

@@ -224,8 +224,14 @@ impl Supervisor<'_> {
             match lines.next()? {
                 Heard::Closed => return Ok(false),
                 Heard::Nothing => return Ok(true),
-                Heard::Message(Said::Credential { file, kubeconfig }) => {
-                    layout::secret(&self.layout.kubeconfig(file), &serde_saphyr::to_string(&kubeconfig)?)?;
+                Heard::Message(Said::Credential { file, mut kubeconfig }) => {
+                    let path = self.layout.kubeconfig(file);
+                    // Whoever runs meanwhile finds the newest token, and never a file that names none.
+                    let beside = path.with_extension("token");
+                    if let Some(token) = kubeconfig.move_token(&beside) {
+                        layout::secret(&beside, &token)?;
+                    }
+                    layout::secret(&path, &serde_saphyr::to_string(&kubeconfig)?)?;
                 }
                 Heard::Message(Said::Ready { cluster }) => {
                     ensure!(

@@ -155,6 +155,14 @@ pub(super) fn start_failure(
     })
 }
 
+/// When the next start may be tried; nothing when it may be now. A time that is further away than any delay was written
+/// before the clock was set back, and says nothing.
+pub(super) fn retry_at(failure: Option<&VirtualMachineStartFailure>, now: Timestamp) -> Option<Timestamp> {
+    let retry = failure?.retry_after_timestamp.as_ref()?.0;
+    let left = retry.duration_since(now).as_secs_f64();
+    (left > 0.0 && left <= BACK_OFF_CAP).then_some(retry)
+}
+
 /// Seconds to wait after the `failures`-th failed start in a row: 10 n², plus up to half of it (`jitter` is from 0
 /// to 1), at most 300 in all.
 pub fn back_off_seconds(failures: u32, jitter: f64) -> u32 {

@@ -72,32 +72,29 @@ pub fn vm(snapshot: &VmSnapshot<'_>, now: Timestamp, jitter: f64) -> Decision {
             set_running(&mut new, true);
             decision.actions.push(Action::PatchVm(patch::between(&machine.metadata, machine, &new)));
         }
-        Want::Start => {
-            let retry = failure.as_ref().and_then(|f| f.retry_after_timestamp.as_ref()).map(|t| t.0);
-            match retry.filter(|retry| *retry > now) {
-                Some(retry) => {
-                    decision.requeue_after = Duration::try_from(retry.duration_since(now)).ok();
-                    decision.explanation = format!("waiting until {retry} before the next start");
-                }
-                None if snapshot.vmi.is_some() => {
-                    decision.explanation =
-                        "an instance of this name exists that this machine does not own".to_owned();
-                }
-                None => {
-                    decision.explanation = "starting".to_owned();
-                    starting = true;
-                    let vmi = start::instance(machine, start::starts_paused(&requests));
-                    decision.actions.push(Action::CreateVmi(Box::new(vmi)));
-                    decision.actions.push(Event::normal(
-                        "SuccessfulCreate",
-                        format!(
-                            "Started the virtual machine by creating the new virtual machine instance {}",
-                            name(machine)
-                        ),
-                    ));
-                }
+        Want::Start => match start::retry_at(failure.as_ref(), now) {
+            Some(retry) => {
+                decision.requeue_after = Duration::try_from(retry.duration_since(now)).ok();
+                decision.explanation = format!("waiting until {retry} before the next start");
             }
-        }
+            None if snapshot.vmi.is_some() => {
+                decision.explanation =
+                    "an instance of this name exists that this machine does not own".to_owned();
+            }
+            None => {
+                decision.explanation = "starting".to_owned();
+                starting = true;
+                let vmi = start::instance(machine, start::starts_paused(&requests));
+                decision.actions.push(Action::CreateVmi(Box::new(vmi)));
+                decision.actions.push(Event::normal(
+                    "SuccessfulCreate",
+                    format!(
+                        "Started the virtual machine by creating the new virtual machine instance {}",
+                        name(machine)
+                    ),
+                ));
+            }
+        },
     }
 
     if let Some(vmi) = mine

@@ -358,10 +358,16 @@ fn confirm(snapshot: &VmiSnapshot<'_>) -> Vec<Action> {
         .collect()
 }
 
-/// What is left of a period that began at `start`.
+/// What is left of a period that began at `start`. Clocks of two nodes may differ by as much as the period; a start that
+/// is further ahead was written before the clock was set back, and nobody waits until it comes again.
 fn remaining(start: Timestamp, period: Duration, now: Timestamp) -> Option<Duration> {
-    let passed = Duration::try_from(now.duration_since(start)).unwrap_or_default();
-    period.checked_sub(passed).filter(|rest| !rest.is_zero())
+    match Duration::try_from(now.duration_since(start)) {
+        Ok(passed) => period.checked_sub(passed).filter(|rest| !rest.is_zero()),
+        Err(_) => {
+            let ahead = Duration::try_from(start.duration_since(now)).unwrap_or(Duration::MAX);
+            (ahead <= period).then_some(period)
+        }
+    }
 }
 
 /// What to write on the instance when the API server refused to create its pod.

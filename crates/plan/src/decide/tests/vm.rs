@@ -102,6 +102,29 @@ fn a_machine_that_never_runs_backs_off_by_the_square() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_keeps_no_machine_from_starting() {
+    let mut world = World::new(machine("Always"));
+    world.settle();
+    world.end_pod(0, 1);
+    world.settle();
+    assert_eq!(world.printable(), "CrashLoopBackOff");
+    world.pass(-3 * 3600);
+    let seen = world.stored.clone();
+    let decision = world.reconcile_vm(&seen);
+    assert_eq!(decision.requeue_after, None, "{}", decision.explanation);
+    world.boot();
+    assert_eq!(world.printable(), "Running");
+    // The end of its pod lies ahead of the clock, and nobody reports it.
+    let index = world.stored.pods.len() - 1;
+    world.end_pod(index, 1);
+    world.pass(-3 * 3600);
+    let seen = world.stored.clone();
+    let decision = world.reconcile_vmi(&seen);
+    assert_eq!(decision.requeue_after, None, "{}", decision.explanation);
+    assert_eq!(world.phase(), "Failed");
+}
+
+#[test]
 fn back_off_is_capped_and_jitter_is_at_most_half() {
     let rows = [
         (1, 0.0, 10),
