@@ -3,6 +3,7 @@
 mod bench;
 mod bench_selinux;
 mod build;
+mod chaos;
 mod demo;
 mod generate;
 mod guest;
@@ -56,6 +57,8 @@ enum Task {
         #[arg(long, default_value_t = 15)]
         rounds: usize,
     },
+    /// Kill and stop processes and fill the disk at random under load, and look for what is lost, twice or left behind
+    Chaos(chaos::Arguments),
     /// Install the Debian packages that the project needs, by name
     Setup,
     /// Make the test guest in target/guest
@@ -109,6 +112,10 @@ fn perform(task: Task) -> Result<()> {
             bench::bench(&guest, rounds, crowd)
         }
         Task::BenchSelinux { rounds } => bench_selinux::bench(rounds),
+        Task::Chaos(arguments) => {
+            everything()?;
+            chaos::chaos(&arguments)
+        }
         Task::Setup => setup::install(),
         Task::Guest => {
             setup::install()?;
