@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(look(25, 20), None, "slewed");
         assert_eq!(look(3 * 3600 + 35, 30).as_deref(), Some("+3h 0m"));
         assert_eq!(look(3 * 3600 + 45, 40), None);
-        assert_eq!(look(-600, 50).as_deref(), Some("-3h 10m"));
+        assert_eq!(look(-600, 50).as_deref(), Some("-3h 11m"));
         assert_eq!(look(-590, 60), None);
     }
 
