@@ -89,6 +89,11 @@ fn validate(spec: &Value, causes: &mut Vec<Cause>) {
         let message = "Forbidden: user namespaces are not supported yet: leave this field out";
         push(causes, "spec.hostUsers", "FieldValueForbidden", message);
     }
+    // Constraints do not look at pods of another system, since there its own rules hold; nodes here are linux alone.
+    if let Some(name) = spec.pointer("/os/name").filter(|name| !name.is_null() && *name != "linux") {
+        let message = format!("Unsupported value: {name}: supported values: \"linux\"");
+        push(causes, "spec.os.name", "FieldValueNotSupported", message);
+    }
     if let Some(grace) = spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64)
         && grace < 0
     {
@@ -252,6 +257,11 @@ mod tests {
             &json!({"hostUsers": false, "containers": [{"name": "c", "image": "i"}]}),
             &[("spec.hostUsers", "FieldValueForbidden")],
         );
+        check(
+            &json!({"os": {"name": "windows"}, "containers": [{"name": "c", "image": "i"}]}),
+            &[("spec.os.name", "FieldValueNotSupported")],
+        );
+        check(&json!({"os": {"name": "linux"}, "containers": [{"name": "c", "image": "i"}]}), &[]);
         check(
             &json!({"restartPolicy": "Sometimes", "volumes": [{"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}],
                 "containers": [{"name": "c", "image": "i", "resources":
