@@ -38,9 +38,9 @@ impl Config {
         self.data.join("crun")
     }
 
-    /// The skeleton of every container's root.
-    pub fn rootfs(&self) -> PathBuf {
-        self.data.join("rootfs")
+    /// Read-only copies of the directories that all pods share.
+    pub fn sources(&self) -> PathBuf {
+        self.data.join("sources")
     }
 
     /// Copies of QEMU.

@@ -14,12 +14,13 @@ use ferrovirt_agent::{
     oci::{
         cgroup::{self, Layout},
         crun::Crun,
-        programs, rootfs,
+        programs,
+        sources::Sources,
     },
-    pods::{Api, DebugClient, Manager, Shared},
+    pods::{Api, DebugClient, Manager, Room, Shared},
     policy::{Installer, Watch},
     preflight,
-    selinux::{Kernel, SHARED_FILES, label_path, label_tree},
+    selinux::{Kernel, SHARED_FILES, label_path},
 };
 use ferrovirt_sys::{
     kvm::{self, Kvm},
@@ -209,7 +210,6 @@ async fn run(options: Options) -> anyhow::Result<()> {
         made.with_context(|| format!("making {}", folder.display()))?;
     }
     let _alone = alone(&data).await?;
-    rootfs::prepare(&config.rootfs()).context("making the containers' root")?;
     let selinux = Kernel::default();
     if selinux.is_enabled() {
         // Programs of the node have types that a launcher may not be entered through.
@@ -218,8 +218,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         fs::copy(&config.launcher, &part)
             .and_then(|_| fs::rename(&part, &copy))
             .and_then(|()| label_path(&copy, SHARED_FILES))
-            .and_then(|()| label_tree(&config.rootfs(), SHARED_FILES))
-            .context("labelling the launcher's program and the containers' root")?;
+            .context("labelling the launcher's program")?;
         config.launcher = copy;
     }
     let cgroups = Layout::detect().context("reading the cgroup layout")?;
@@ -255,6 +254,16 @@ async fn run(options: Options) -> anyhow::Result<()> {
             options.images.policy(reserve),
         )
         .context("opening the image cache")?,
+        sources: Sources::prepare(
+            &config.sources(),
+            &[
+                ("usr", &config.usr),
+                ("images", &config.cache()),
+                ("alternatives", Path::new("/etc/alternatives")),
+            ],
+        )
+        .context("mounting what containers share read-only")?,
+        room: Room::default(),
         cgroups,
         disk: disk::Policy {
             thresholds: options.eviction_hard,
@@ -286,6 +295,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     if manager.idle() {
         shared.network.tear_down().context("taking down the pod network")?;
         cgroup::remove_parent(&shared.cgroups);
+        shared.sources.remove().context("unmounting what containers shared")?;
     }
     Ok(())
 }

@@ -108,11 +108,15 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
                 continue;
             }
         };
+        shared.room.see(&node);
         // What changes is written when it changes; that the node is alive is the lease's to say.
         if reported.as_ref() != Some(&now) {
             let body = status(&name, &now.0, room.1, &now.1, now.2);
             match nodes.patch_status(&name, &PatchParams::default(), &Patch::Merge(&body)).await {
-                Ok(_) => reported = Some(now),
+                Ok(node) => {
+                    shared.room.see(&node);
+                    reported = Some(now);
+                }
                 Err(error) => {
                     tracing::warn!("writing the status of node {name}: {error}");
                     tokio::time::sleep(AGAIN).await;

@@ -6,6 +6,7 @@ use ferrovirt_agent::oci::{
     cgroup::{self, HugeLimit, Layout},
     crun::Crun,
     rootfs,
+    sources::Sources,
 };
 use ferrovirt_sys::{netns, seqpacket::Listener};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -47,6 +48,7 @@ impl Running {
         let identity = Identity::of(&pod, &container).unwrap();
         let node = Node {
             rootfs: &root,
+            sources: &Sources::default(),
             launcher: Path::new("/bin/true"),
             usr: Path::new("/usr"),
             netns: &netns,

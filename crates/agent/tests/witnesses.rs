@@ -13,6 +13,7 @@ use ferrovirt_agent::{
         cgroup::{self, Layout},
         crun::Crun,
         rootfs,
+        sources::Sources,
     },
 };
 use ferrovirt_model::machine::{Binding, Interface, NicModel};
@@ -271,6 +272,7 @@ impl Once {
         let identity = Identity::of(&pod, &container).unwrap();
         let node = Node {
             rootfs: &root,
+            sources: &Sources::default(),
             launcher: Path::new("/bin/true"),
             usr: Path::new("/usr"),
             netns: &netns,

@@ -22,6 +22,51 @@ pub fn kernel_directory() -> String {
     format!("{IMAGES}/{KERNEL_VOLUME}")
 }
 
+/// Nodes in a container's `/dev` that are its runtime's or a plug-in's, which no claim takes the place of.
+const SYSTEM_DEVICES: [&str; 20] = [
+    "console",
+    "core",
+    "fd",
+    "full",
+    "hugepages",
+    "kvm",
+    "mqueue",
+    "net",
+    "null",
+    "ptmx",
+    "pts",
+    "random",
+    "shm",
+    "stderr",
+    "stdin",
+    "stdout",
+    "tty",
+    "urandom",
+    "vhost-net",
+    "zero",
+];
+
+/// Whether a launcher pod may have something mounted here: the directories above, and in them one for each volume. All of
+/// them lie in file systems of the container's own, in which its runtime makes what is missing.
+pub fn is_mount_point(path: &str) -> bool {
+    let volumes = [IMAGES, &format!("{PRIVATE}/vmi-disks")];
+    let of_a_volume = |root: &&str| path.strip_prefix(*root).and_then(|rest| rest.strip_prefix('/'));
+    [PUBLIC, SOCKETS, PRIVATE, EPHEMERAL, HUGE_PAGES].contains(&path)
+        || volumes.iter().find_map(of_a_volume).is_some_and(is_volume)
+}
+
+/// Whether a claim in block mode may be a device node of this path.
+pub fn is_claim_device(path: &str) -> bool {
+    let name = path.strip_prefix("/dev/").filter(|name| is_volume(name));
+    name.is_some_and(|name| !SYSTEM_DEVICES.contains(&name))
+}
+
+/// Names of volumes are DNS labels.
+fn is_volume(name: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(plain)
+}
+
 /// The directory, or the block device, that holds the bytes of a disk. `block` says that its claim is in block mode.
 pub fn disk_root(disk: &Disk, block: bool) -> String {
     let name = &disk.name;
@@ -52,4 +97,69 @@ pub fn disk_file(disk: &Disk, block: bool) -> Option<String> {
 /// `path`, absolute or not, below `root`.
 pub fn join(root: &str, path: &str) -> String {
     format!("{root}/{}", path.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::ClusterConfig, render, samples};
+    use ferrovirt_api::kubevirt::VirtualMachineInstance;
+    use ferrovirt_model::Profile;
+
+    #[test]
+    fn whatever_is_rendered_is_mounted_in_one_of_the_fixed_places() {
+        for profile in [Profile::Minimal, Profile::Documented] {
+            let config = ClusterConfig { profile, ..ClusterConfig::default() };
+            let owner = VirtualMachineInstance::default();
+            let pod =
+                render::pod::pod_with_claims(&samples::full(), &owner, &config, &["block".to_owned()].into());
+            let container = pod.spec.unwrap().containers.remove(0);
+            let mounts = container.volume_mounts.unwrap();
+            assert!(mounts.len() > 5);
+            for mount in mounts {
+                assert!(is_mount_point(&mount.mount_path), "{}", mount.mount_path);
+            }
+            for device in container.volume_devices.unwrap() {
+                assert!(is_claim_device(&device.device_path), "{}", device.device_path);
+            }
+        }
+    }
+
+    #[test]
+    fn other_places_are_nobodys() {
+        for path in [
+            "",
+            "/",
+            "/usr/local/share/x",
+            "/attack",
+            "/etc",
+            "/proc",
+            "/dev",
+            "/dev/hugepages/x",
+            "/var/run/kubevirt/",
+            "/var/run/kubevirt/x",
+            "/var/run/kubevirt-image-volume",
+            "/var/run/kubevirt-image-volume/a/b",
+            "/var/run/kubevirt-image-volume/..",
+            "/var/run/kubevirt-image-volume/",
+            "/var/run/kubevirt-private/x",
+            "/var/run/../usr",
+            "var/run/kubevirt",
+            "/var/run/kubevirt-image-volume/kernel-boot-volume/z",
+        ] {
+            assert!(!is_mount_point(path), "{path}");
+        }
+        for path in [
+            "/dev/",
+            "/dev/kvm",
+            "/dev/zero",
+            "/dev/net/tun",
+            "/dev/a/b",
+            "/dev/..",
+            "/usr/local/zero",
+            "/dev/A",
+        ] {
+            assert!(!is_claim_device(path), "{path}");
+        }
+    }
 }

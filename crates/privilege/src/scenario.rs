@@ -74,6 +74,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("node-lease", Scenario::Whole),
     ("node-nodes", Scenario::Whole),
     ("node-pods", Scenario::Whole),
+    ("node-namespaces", Scenario::Whole),
     ("node-volumes", Scenario::Whole),
     ("webhook-certificate", Scenario::Webhook),
     ("webhook-constraints", Scenario::Webhook),

@@ -57,7 +57,11 @@ impl<'a> NamespaceValues<'a> {
         }
     }
 
-    pub(crate) fn uids(&self) -> Result<Block, String> {
+    /// The block of user ids.
+    ///
+    /// # Errors
+    /// No annotation, or one that cannot be read.
+    pub fn uids(&self) -> Result<Block, String> {
         match self.uid_range {
             None => Err(format!("unable to find annotation {UID_RANGE}")),
             Some("") => Err(format!("found annotation {UID_RANGE} but it was empty")),
@@ -84,7 +88,10 @@ impl<'a> NamespaceValues<'a> {
     }
 
     /// Every block of the groups; all must parse.
-    pub(crate) fn groups(&self) -> Result<Vec<Block>, String> {
+    ///
+    /// # Errors
+    /// No annotation, or one that cannot be read.
+    pub fn groups(&self) -> Result<Vec<Block>, String> {
         self.groups_text()?.split(',').map(|b| Block::parse(b).map_err(|e| e.to_string())).collect()
     }
 }

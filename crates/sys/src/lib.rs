@@ -7,6 +7,7 @@ pub mod identity;
 pub mod kvm;
 pub mod link;
 pub mod memory;
+pub mod mount;
 pub mod netns;
 pub mod process;
 pub mod rights;

@@ -50,7 +50,8 @@ impl Kind {
 
 /// Upgrades the connection and copies in both directions until one side is done.
 pub(super) fn answer(target: Target, kind: Kind, mut request: Request<Incoming>) -> Response<Body> {
-    let Some(record) = target.record().filter(|record| record.exit.is_none()) else {
+    let running = target.record().filter(|record| record.exit.is_none() && target.is_served());
+    let Some(record) = running else {
         return refuse(StatusCode::CONFLICT, "VMI is not running");
     };
     let there = match kind {

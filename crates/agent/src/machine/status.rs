@@ -129,7 +129,10 @@ pub fn step(vmi: &VirtualMachineInstance, known: &Known, now: &str) -> Step {
 }
 
 /// Reasons of the condition Synchronized that are this agent's.
-const TROUBLES: [&str; 9] = [
+const TROUBLES: [&str; 12] = [
+    "NotAsRendered",
+    "PodRejected",
+    "MachineEnded",
     "Evicted",
     "SELinuxTypeUnknown",
     "SELinuxTypeUnreachable",

@@ -1,8 +1,12 @@
 //! The bundle: one pod's compute container as an OCI runtime configuration, exactly its security context.
 
-use super::cgroup::{self, HugeLimit};
+use super::{
+    cgroup::{self, HugeLimit},
+    sources::Sources,
+};
 use crate::selinux::Label;
 use ferrovirt_api::quantity::Amount;
+use ferrovirt_plan::paths;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
 use std::{
@@ -43,6 +47,9 @@ pub enum Error {
         /// Path in the pod.
         field: &'static str,
     },
+    /// A mount or device where a launcher pod has none.
+    #[error("{0} is no place where a launcher pod has a volume: leave its pod to the controller")]
+    Place(String),
     /// `runAsNonRoot` and user 0.
     #[error("runAsNonRoot is true and the user is 0: set runAsUser to another number")]
     Root,
@@ -282,8 +289,10 @@ fn amount(container: &Container, name: &str) -> Result<Option<Amount>, Error> {
 /// What the node adds to the pod.
 #[derive(Debug)]
 pub struct Node<'a> {
-    /// The skeleton of [`super::rootfs`].
+    /// The pod's own copy of the skeleton of [`super::rootfs`].
     pub rootfs: &'a Path,
+    /// Read-only copies of what all pods share.
+    pub sources: &'a Sources,
     /// The launcher's program.
     pub launcher: &'a Path,
     /// What is `/usr` in the container.
@@ -299,7 +308,7 @@ pub struct Node<'a> {
 /// The runtime's configuration.
 ///
 /// # Errors
-/// For unreadable amounts.
+/// For unreadable amounts, and for mounts and devices in other places than launcher pods have them.
 pub fn config(
     pod: &Pod,
     container: &Container,
@@ -308,6 +317,13 @@ pub fn config(
     devices: &[Device],
     node: &Node<'_>,
 ) -> Result<Value, Error> {
+    // The runtime makes what is missing on the way to a mount point, as root.
+    let elsewhere = volumes.iter().map(|mount| &mount.destination).find(|path| !paths::is_mount_point(path));
+    let known = |path: &str| paths::is_claim_device(path) || DEVICES.iter().any(|(_, node)| *node == path);
+    let elsewhere = elsewhere.or_else(|| devices.iter().map(|device| &device.path).find(|path| !known(path)));
+    if let Some(path) = elsewhere {
+        return Err(Error::Place(path.clone()));
+    }
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let mut args: Vec<String> =
         container.command.iter().flatten().chain(container.args.iter().flatten()).cloned().collect();
@@ -371,11 +387,11 @@ pub fn config(
     Ok(json!({
         "ociVersion": "1.0.2",
         "process": process,
-        // Whatever the pod says: the skeleton is every pod's.
+        // Whatever the pod says.
         "root": {"path": node.rootfs, "readonly": true},
         "hostname": hostname(pod),
         "mounts": mounts.iter().map(|m| json!({
-            "destination": m.destination, "type": m.kind, "source": m.source, "options": m.options,
+            "destination": m.destination, "type": m.kind, "source": node.sources.of(&m.source), "options": m.options,
         })).collect::<Vec<_>>(),
         "linux": linux,
     }))

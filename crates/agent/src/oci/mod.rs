@@ -5,3 +5,4 @@ pub mod cgroup;
 pub mod crun;
 pub mod programs;
 pub mod rootfs;
+pub mod sources;

@@ -1,6 +1,6 @@
-//! The root file system of every launcher: the node's own `/usr` read-only, and an otherwise empty tree.
+//! The root file system of a launcher: the node's own `/usr` read-only, and an otherwise empty tree.
 //!
-//! One skeleton serves all pods: each container mounts it read-only and puts its own mounts on it.
+//! Each pod has a skeleton of its own: what a runtime might make in it is no other pod's and goes with the pod.
 
 use std::{fs, io, os::unix::fs::symlink, path::Path};
 

@@ -18,7 +18,10 @@ use std::{
     collections::{BTreeSet, HashMap},
     fs,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -39,6 +42,7 @@ pub(super) struct Handle {
     namespace: String,
     name: String,
     machine: Option<(String, String)>,
+    served: Arc<AtomicBool>,
     pub(super) sender: mpsc::UnboundedSender<Message>,
 }
 
@@ -46,6 +50,7 @@ pub(super) struct Handle {
 #[derive(Clone, Debug)]
 pub struct Target {
     folder: PathBuf,
+    served: Arc<AtomicBool>,
     sender: mpsc::UnboundedSender<Message>,
 }
 
@@ -53,6 +58,11 @@ impl Target {
     /// The pod's record, once it was started.
     pub fn record(&self) -> Option<Record> {
         Record::read(&self.folder)
+    }
+
+    /// False when the pod is not what was started any more: its guest is left alone then.
+    pub fn is_served(&self) -> bool {
+        self.served.load(Ordering::Relaxed)
     }
 
     /// The log of its container.
@@ -103,6 +113,7 @@ impl Manager {
             .filter(|(_, handle)| wanted(handle))
             .map(|(uid, handle)| Target {
                 folder: self.shared.pod_folder(uid),
+                served: handle.served.clone(),
                 sender: handle.sender.clone(),
             })
             .collect();
@@ -128,6 +139,13 @@ impl Manager {
 
     /// Watches pods and machines for ever.
     pub async fn run(self: Arc<Self>) {
+        // What runs has its resources before anything new gets any.
+        for (uid, folder) in record::folders(&self.shared.config.pods()) {
+            let running = Record::read(&folder).filter(|record| record.exit.is_none());
+            if let Some(pod) = running.and_then(|record| record.accepted) {
+                self.shared.room.hold(&uid, &pod);
+            }
+        }
         tokio::join!(self.clone().watch_pods(), self.watch_machines(), self.keep_disk());
     }
 
@@ -190,15 +208,17 @@ impl Manager {
             }
         }
         let (sender, receiver) = mpsc::unbounded_channel();
+        let served = Arc::new(AtomicBool::new(true));
         let handle = Handle {
             pod: pod.clone(),
+            served: served.clone(),
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             name: pod.metadata.name.clone().unwrap_or_default(),
             machine: super::pipeline::owner(&pod),
             sender,
         };
         pods.insert(uid.clone(), handle);
-        let worker = Worker::new(self.shared.clone(), pod, receiver);
+        let worker = Worker::new(self.shared.clone(), pod, receiver, served);
         let manager = self.clone();
         tokio::spawn(async move {
             worker.run().await;

@@ -1,10 +1,12 @@
 //! The pods of this node: one task for each, from binding to the last trace.
 
+mod accept;
 mod evict;
 mod exit;
 mod manager;
 mod pipeline;
 mod record;
+mod room;
 mod status;
 mod teardown;
 mod worker;
@@ -12,6 +14,7 @@ mod writer;
 
 pub use manager::{Manager, Target};
 pub use record::Record;
+pub use room::Room;
 pub use worker::Refusal;
 
 use crate::{
@@ -20,7 +23,7 @@ use crate::{
     events::Recorder,
     image::Store,
     network::Network,
-    oci::{cgroup::Layout, crun::Crun},
+    oci::{cgroup::Layout, crun::Crun, sources::Sources},
     policy::Watch,
     selinux::Kernel,
 };
@@ -44,6 +47,10 @@ pub struct Shared {
     pub disk: disk::Policy,
     /// The node is short of disk space, or was so a short while ago.
     pub disk_pressure: AtomicBool,
+    /// Read-only copies of what all pods share.
+    pub sources: Sources,
+    /// What the node has and which pods have it.
+    pub room: Room,
     /// Guests run on KVM.
     pub kvm: bool,
     /// SELinux of the node.

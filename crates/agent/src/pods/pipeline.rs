@@ -1,7 +1,13 @@
 //! From a bound pod to a running container with everything that its guest needs. What does not depend on each other
 //! runs side by side; latency is the point.
 
-use super::{Shared, record, record::Record, teardown};
+use super::{
+    Shared,
+    accept::{self, Accepted},
+    record,
+    record::Record,
+    teardown,
+};
 use crate::{
     clock, image,
     machine::{facts, link},
@@ -9,24 +15,20 @@ use crate::{
     oci::{
         bundle::{self, Identity},
         cgroup::{self, HugeLimit},
+        rootfs,
     },
     selinux::{self, Label},
-    volumes::{self, Claim, Objects, Prepared, disks},
-};
-use ferrovirt_api::{
-    kubevirt::{KubeVirt, VirtualMachineInstance},
-    rejection,
+    volumes::{self, Prepared, disks},
 };
 use ferrovirt_model::{Machine, Profile, machine::Binding};
 use ferrovirt_plan::{
-    config::{ClusterConfig, KUBEVIRT, NAMESPACE},
+    launcher_pod::Step,
     order::{DiskFacts, order},
     render::pod::pod_name,
 };
 use ferrovirt_qemu::protocol::Purpose;
 use ferrovirt_sys::netns;
-use k8s_openapi::api::core::v1::{Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
-use kube::Api;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
@@ -47,15 +49,22 @@ pub(super) struct Failure {
     pub(super) message: String,
     /// Another try can succeed without a new pod.
     pub(super) may_pass: bool,
+    /// The pod has ended with this, as one that a kubelet does not admit.
+    pub(super) rejected: bool,
 }
 
 impl Failure {
-    fn new(reason: &'static str, message: impl ToString, may_pass: bool) -> Self {
-        Self { reason, message: message.to_string(), may_pass }
+    pub(super) fn new(reason: &'static str, message: impl ToString, may_pass: bool) -> Self {
+        Self { reason, message: message.to_string(), may_pass, rejected: false }
+    }
+
+    /// No pod for this node, now or later.
+    pub(super) fn rejected(reason: &'static str, message: impl ToString) -> Self {
+        Self { rejected: true, ..Self::new(reason, message, false) }
     }
 
     /// The node could not do what was asked.
-    fn node(message: impl ToString) -> Self {
+    pub(super) fn node(message: impl ToString) -> Self {
         Self::new("FailedStart", message, true)
     }
 }
@@ -65,14 +74,6 @@ pub(super) struct Started {
     pub(super) record: Record,
     /// What goes with the order.
     pub(super) descriptors: Vec<(Purpose, OwnedFd)>,
-}
-
-/// The machine of a pod and what it names.
-struct Fetched {
-    vmi: VirtualMachineInstance,
-    machine: Machine,
-    config: ClusterConfig,
-    objects: Objects,
 }
 
 /// Starts a pod that has nothing on this node. On failure it has nothing there afterwards either.
@@ -91,6 +92,11 @@ pub(super) async fn start(shared: &Arc<Shared>, pod: &Arc<Pod>) -> Result<Starte
 
 async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Started, Failure> {
     let begin = Instant::now();
+    // For what is no launcher pod at all there are plainer words.
+    compute(pod)?;
+    let mut fetched = accept::accept(shared, pod, Step::Start).await?;
+    let pod = &fetched.pod.clone();
+    debug!(elapsed = ?begin.elapsed(), "accepted");
     let container = compute(pod)?;
     let mut identity = Identity::of(pod, &container)
         .map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
@@ -119,7 +125,8 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
     };
     let (address_tx, address_rx) = oneshot::channel();
     let rest = async {
-        let fetched = Arc::new(fetch(shared, pod).await?);
+        accept::secrets(shared, &mut fetched).await?;
+        let fetched = Arc::new(fetched);
         debug!(elapsed = ?begin.elapsed(), "objects");
         let memory = &fetched.machine.memory;
         if let Some(message) =
@@ -168,6 +175,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         vmi_name: fetched.vmi.metadata.name.clone().unwrap_or_default(),
         user: identity.uid,
         group: identity.gid,
+        accepted: Some(fetched.essence.clone()),
         pid,
         started: clock::now(),
         address,
@@ -213,61 +221,6 @@ pub(super) fn owner(pod: &Pod) -> Option<(String, String)> {
     (pod.metadata.name.as_ref() == Some(&name)).then(|| (owner.name.clone(), owner.uid.clone()))
 }
 
-async fn fetch(shared: &Shared, pod: &Pod) -> Result<Fetched, Failure> {
-    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    let (name, uid) = owner(pod).ok_or_else(|| {
-        let message = "the pod is not the launcher pod of a VirtualMachineInstance: create a VirtualMachineInstance, \
-                       and leave its pod to the controller";
-        Failure::new("CreateContainerConfigError", message, false)
-    })?;
-    let machines: Api<VirtualMachineInstance> = Api::namespaced(shared.handler.client.0.clone(), &namespace);
-    let kubevirts: Api<KubeVirt> = Api::namespaced(shared.handler.client.0.clone(), NAMESPACE);
-    let objects = objects(shared, &namespace, volumes::names(pod));
-    let (vmi, kubevirt, objects) = tokio::join!(machines.get(&name), kubevirts.get_opt(KUBEVIRT), objects);
-    let vmi =
-        vmi.map_err(|error| Failure::node(format!("reading the machine {namespace}/{name}: {error}")))?;
-    if vmi.metadata.uid.as_deref() != Some(&uid) {
-        return Err(Failure::new("FailedStart", "the pod belongs to an earlier machine of this name", false));
-    }
-    let kubevirt =
-        kubevirt.map_err(|error| Failure::node(format!("reading the KubeVirt object: {error}")))?;
-    let config = match &kubevirt {
-        Some(object) => ClusterConfig::from_kubevirt(object).map_err(Failure::node)?,
-        None => ClusterConfig::default(),
-    };
-    let machine = ferrovirt_api::machine(&vmi)
-        .map_err(|causes| Failure::new("CreateContainerConfigError", rejection(&causes), false))?;
-    let mut objects = objects?;
-    let missing =
-        disks::secrets(&machine).into_iter().filter(|name| !objects.secrets.contains_key(name)).collect();
-    let names = volumes::Names { secrets: missing, ..Default::default() };
-    if !names.secrets.is_empty() {
-        objects.secrets.extend(self::objects(shared, &namespace, names).await?.secrets);
-    }
-    Ok(Fetched { vmi, machine, config, objects })
-}
-
-/// Reads what exists of the named objects.
-async fn objects(shared: &Shared, namespace: &str, names: volumes::Names) -> Result<Objects, Failure> {
-    let client = &shared.node.client.0;
-    let failed = |error: kube::Error| Failure::node(format!("reading what the pod's volumes name: {error}"));
-    let mut objects = Objects::default();
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    for name in names.secrets {
-        objects.secrets.extend(secrets.get_opt(&name).await.map_err(failed)?.map(|secret| (name, secret)));
-    }
-    let marks = shared.config.claims();
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    let volumes: Api<PersistentVolume> = Api::all(client.clone());
-    for name in names.claims {
-        let Some(claim) = claims.get_opt(&name).await.map_err(failed)? else { continue };
-        let Some(bound) = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()) else { continue };
-        let Some(volume) = volumes.get_opt(&bound).await.map_err(failed)? else { continue };
-        objects.claims.extend(Claim::of(&claim, &volume, &marks).map(|claim| (name, claim)));
-    }
-    Ok(objects)
-}
-
 type Contained = (u32, Prepared, BTreeMap<String, DiskFacts>);
 
 /// Volumes, disks and the container itself.
@@ -277,7 +230,7 @@ fn contain(
     container: &Container,
     uid: &str,
     identity: &Identity,
-    fetched: &Fetched,
+    fetched: &Accepted,
 ) -> Result<Contained, Failure> {
     let begin = Instant::now();
     let folder = shared.pod_folder(uid);
@@ -299,8 +252,15 @@ fn contain(
     let mut devices = bundle::devices(container).map_err(wrong)?;
     devices.append(&mut prepared.devices);
     let huge = shared.cgroups.huge_limit();
+    let root = folder.join("rootfs");
+    let made = rootfs::prepare(&root).and_then(|()| match identity.label {
+        Some(_) => selinux::label_tree(&root, selinux::SHARED_FILES),
+        None => Ok(()),
+    });
+    made.map_err(|error| Failure::node(format!("the container's root: {error}")))?;
     let node = bundle::Node {
-        rootfs: &shared.config.rootfs(),
+        rootfs: &root,
+        sources: &shared.sources,
         launcher: &shared.config.launcher,
         usr: &shared.config.usr,
         netns: &shared.netns(uid),
@@ -362,7 +322,7 @@ type Connected = (Vec<Wired>, Vec<(Purpose, OwnedFd)>);
 fn connect(
     shared: &Shared,
     pod: &Pod,
-    fetched: &Fetched,
+    fetched: &Accepted,
     attachment: oneshot::Receiver<Option<Attachment>>,
     user: u32,
 ) -> Result<Connected, Failure> {

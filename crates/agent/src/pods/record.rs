@@ -31,6 +31,9 @@ pub struct Record {
     /// Its group.
     #[serde(default)]
     pub group: u32,
+    /// The pod as it was accepted, to compare it with later; absent in records of agents that did not compare.
+    #[serde(default)]
+    pub accepted: Option<serde_json::Value>,
     /// The container's first process.
     pub pid: u32,
     /// When it started, RFC 3339.

@@ -10,6 +10,8 @@ use std::net::Ipv4Addr;
 pub(super) enum Known {
     /// Not started: reason and message for the waiting container.
     Waiting { reason: &'static str, message: String },
+    /// The node does not take it, as a kubelet says it.
+    Rejected { reason: String, message: String },
     /// Its container runs.
     Running { ip: Ipv4Addr, started: String },
     /// Its container ended.
@@ -18,11 +20,15 @@ pub(super) enum Known {
 
 /// The patch of the status subresource. `now` is an RFC 3339 time stamp.
 pub(super) fn patch(pod: &Pod, known: &Known, now: &str) -> Value {
+    if let Known::Rejected { reason, message } = known {
+        let message = format!("Pod was rejected: {message}");
+        return json!({"status": {"phase": "Failed", "reason": reason, "message": message, "startTime": now}});
+    }
     let phase = match known {
         Known::Waiting { .. } => "Pending",
         Known::Running { .. } => "Running",
         Known::Ended { exit, .. } if exit.code == 0 && !exit.evicted => "Succeeded",
-        Known::Ended { .. } => "Failed",
+        Known::Ended { .. } | Known::Rejected { .. } => "Failed",
     };
     let ready = matches!(known, Known::Running { .. });
     let ip = match known {
@@ -66,6 +72,7 @@ fn containers(pod: &Pod, known: &Known, ready: bool) -> Value {
             "finishedAt": exit.finished,
             "containerID": format!("crun://{uid}"),
         }}),
+        Known::Rejected { .. } => Value::Null,
     };
     let there = !matches!(known, Known::Waiting { .. });
     all.map(|container| {
@@ -164,6 +171,15 @@ mod tests {
         let all = status["conditions"].as_array().unwrap();
         let target = all.iter().find(|condition| condition["type"] == "DisruptionTarget").unwrap();
         assert_eq!(target["reason"], "TerminationByKubelet");
+    }
+
+    #[test]
+    fn a_pod_that_the_node_does_not_take_has_failed_as_on_a_kubelet() {
+        let known = Known::Rejected { reason: "OutOfcpu".to_owned(), message: "too large".to_owned() };
+        let status = &patch(&pod(), &known, NOW)["status"];
+        assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("OutOfcpu")));
+        assert_eq!(status["message"], "Pod was rejected: too large");
+        assert_eq!(status.get("containerStatuses"), None, "there is no container");
     }
 
     #[test]

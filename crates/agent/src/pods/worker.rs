@@ -2,6 +2,7 @@
 
 use super::{
     Shared,
+    accept::{self, Look, NOT_AS_RENDERED},
     exit::{self, Process},
     pipeline::{self, Failure, Started},
     record::{self, Exit, Record},
@@ -17,6 +18,7 @@ use crate::{
 };
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_model::{Bytes, PageSize};
+use ferrovirt_plan::launcher_pod::untyped;
 use ferrovirt_qemu::{
     order::{Backing, Tap},
     protocol::{Ending, Event, Purpose, Request, State},
@@ -30,7 +32,10 @@ use kube::{
 use std::{
     collections::VecDeque,
     os::fd::OwnedFd,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -42,6 +47,9 @@ use tokio::{
 /// Pauses between tries to start a pod: doubled from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LAST_PAUSE: Duration = Duration::from_secs(120);
+/// Pauses between tries to connect to a launcher, each of which asks the API server.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+const LAST_RETRY: Duration = Duration::from_secs(5);
 /// How long the end of a machine may take to be written before its pod's end is.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Most requests to pause or run that wait for the launcher's answer.
@@ -83,6 +91,8 @@ pub(super) struct Worker {
     writer: Writer,
     reporter: Option<Reporter>,
     gone: bool,
+    /// False while the pod is not what was started.
+    served: Arc<AtomicBool>,
     /// The last event text, so that retries do not repeat it.
     told: String,
 }
@@ -101,6 +111,8 @@ struct Life {
     grace: Option<i64>,
     /// Why it is evicted.
     evicted: Option<String>,
+    /// When to connect again, and the pause after it.
+    retry: (Instant, Duration),
 }
 
 impl Worker {
@@ -108,6 +120,7 @@ impl Worker {
         shared: Arc<Shared>,
         pod: Arc<Pod>,
         messages: mpsc::UnboundedReceiver<Message>,
+        served: Arc<AtomicBool>,
     ) -> Self {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let writer = Writer::start(&shared, pod.clone());
@@ -115,7 +128,7 @@ impl Worker {
         let reporter = pipeline::owner(&pod).map(|(name, uid)| {
             Reporter::start(Api::namespaced(shared.handler.client.0.clone(), &namespace), name, uid)
         });
-        Self { shared, pod, uid, messages, writer, reporter, gone: false, told: String::new() }
+        Self { shared, pod, uid, messages, writer, reporter, gone: false, served, told: String::new() }
     }
 
     /// Runs until the pod has left no trace on the node and in the API.
@@ -145,6 +158,10 @@ impl Worker {
             self.lost();
             return None;
         }
+        if let Some(rejection) = self.shared.room.admit(&self.uid, &untyped(&self.pod)).await {
+            self.reject("PodRejected", rejection.reason, rejection.message);
+            return None;
+        }
         let mut pause = FIRST_PAUSE;
         loop {
             if self.gone || self.deleted() {
@@ -156,6 +173,11 @@ impl Worker {
             }
             match pipeline::start(&self.shared, &self.pod).await {
                 Ok(started) => return self.started(started).await,
+                Err(Failure { reason, message, rejected: true, .. }) => {
+                    self.shared.room.release(&self.uid);
+                    self.reject(reason, reason.to_owned(), message);
+                    return None;
+                }
                 Err(failure) => {
                     self.complain(&failure);
                     let until = failure.may_pass.then(|| Instant::now() + pause);
@@ -204,11 +226,22 @@ impl Worker {
     fn complain(&mut self, failure: &Failure) {
         let Failure { reason, message, .. } = failure;
         self.writer.write(Known::Waiting { reason, message: message.clone() });
+        self.report(reason, reason, message);
+    }
+
+    /// The pod ends without having run. `condition`: reason of the machine's condition.
+    fn reject(&mut self, condition: &'static str, reason: String, message: String) {
+        self.report(condition, &reason, &message);
+        self.writer.write(Known::Rejected { reason, message });
+    }
+
+    /// Says on pod and machine what is wrong.
+    fn report(&mut self, condition: &'static str, reason: &str, message: &str) {
         if let Some(reporter) = &self.reporter {
-            reporter.update(|known| known.trouble = Some((reason, message.clone())));
+            reporter.update(|known| known.trouble = Some((condition, message.to_owned())));
         }
-        if self.told != *message {
-            self.told.clone_from(message);
+        if self.told != message {
+            message.clone_into(&mut self.told);
             tracing::warn!(pod = self.name(), reason, "{message}");
             self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, reason, message);
             if let Some(machine) = self.machine_reference() {
@@ -283,6 +316,7 @@ impl Worker {
             self.writer.write(ended(&record, exit));
             return None;
         }
+        self.shared.room.hold(&self.uid, &untyped(&self.pod));
         let state = loop {
             let (shared, uid) = (self.shared.clone(), self.uid.clone());
             match spawn_blocking(move || shared.crun.state(&uid)).await {
@@ -337,6 +371,7 @@ impl Worker {
             kill_at: None,
             grace: None,
             evicted: None,
+            retry: (Instant::now(), FIRST_RETRY),
         })
     }
 
@@ -373,7 +408,10 @@ impl Worker {
                         life.evicted = Some(message);
                         life.process.kill();
                     }
-                    other => self.note(other),
+                    other => {
+                        self.note(other);
+                        self.compare(&mut life);
+                    }
                 },
                 () = at(life.kill_at) => {
                     life.kill_at = None;
@@ -415,12 +453,65 @@ impl Worker {
         self.writer.write(Known::Ended { ip: None, started: exit.finished.clone(), exit });
     }
 
+    /// Connects to the launcher of a pod that is still what was started.
     async fn link(&mut self, life: &mut Life) {
+        let now = Instant::now();
+        let (due, pause) = life.retry;
+        if now < due {
+            return;
+        }
+        life.retry = (now + pause, (pause * 2).min(LAST_RETRY));
+        if !self.is_as_accepted(life).await {
+            return;
+        }
         let folder = self.shared.pod_folder(&self.uid).join("sockets");
         match Link::connect(&folder) {
             Ok(link) => life.link = Some(link),
             // Its end is about to be seen, or it is too busy: try again a little later.
             Err(_) => sleep(Duration::from_millis(20)).await,
+        }
+    }
+
+    /// Asks the API server. Otherwise the service to this pod ends. A pod that is deleted before it has its order gets none.
+    async fn is_as_accepted(&mut self, life: &mut Life) -> bool {
+        match accept::look(&self.shared, &self.pod, &life.record).await {
+            Look::Same { deleting: true } if !life.descriptors.is_empty() => {
+                life.process.kill();
+                false
+            }
+            Look::Same { .. } => {
+                if !self.served.swap(true, Ordering::Relaxed)
+                    && let Some(reporter) = &self.reporter
+                {
+                    reporter.update(|known| known.trouble = None);
+                }
+                true
+            }
+            Look::Differs(message) => {
+                self.part(life, &message);
+                false
+            }
+            Look::Unknown(why) => {
+                tracing::warn!(pod = self.name(), "the launcher waits: {why}");
+                false
+            }
+        }
+    }
+
+    /// Ends the service to a pod that is another one than was started.
+    fn part(&mut self, life: &mut Life, message: &str) {
+        life.link = None;
+        self.served.store(false, Ordering::Relaxed);
+        self.report(NOT_AS_RENDERED, NOT_AS_RENDERED, message);
+    }
+
+    /// Looks at what the watch brought, which may know less than the API server, but comes by itself.
+    fn compare(&mut self, life: &mut Life) {
+        let Some(accepted) = &life.record.accepted else { return };
+        match accept::compare(&self.shared, &untyped(&self.pod), accepted) {
+            Some(message) => self.part(life, &message),
+            None if !self.served.load(Ordering::Relaxed) => life.retry = (Instant::now(), FIRST_RETRY),
+            None => {}
         }
     }
 
@@ -442,6 +533,14 @@ impl Worker {
 
     /// A launcher that waits although there is an order: an agent ended between container and order.
     async fn order_again(&mut self, life: &mut Life) {
+        if !self.is_as_accepted(life).await || self.deleted() {
+            // It says again that it waits when it is connected to again.
+            life.link = None;
+            return;
+        }
+        if !life.descriptors.is_empty() {
+            return self.order(life).await;
+        }
         let path = self.shared.netns(&self.uid);
         let record = life.record.clone();
         let nics: Vec<_> = record
@@ -467,6 +566,7 @@ impl Worker {
     }
 
     async fn event(&mut self, life: &mut Life, event: Event) {
+        life.retry.1 = FIRST_RETRY;
         let state = match event {
             Event::Refused { message } => {
                 match life.switches.pop_front() {
@@ -628,6 +728,7 @@ impl Worker {
         if let Ok(Err(error)) = down {
             tracing::warn!(pod = self.name(), "taking down: {error}");
         }
+        self.shared.room.release(&self.uid);
         self.writer.write(ended(&record, exit));
     }
 
@@ -664,6 +765,7 @@ impl Worker {
         self.wait(None).await;
         self.writer.settle(SETTLE).await;
         self.forget().await;
+        self.shared.room.release(&self.uid);
         if self.gone {
             return;
         }

@@ -16,7 +16,6 @@
 
 pub mod delete;
 pub mod events;
-mod fit;
 pub mod gc;
 pub mod namespaces;
 pub mod nodes;

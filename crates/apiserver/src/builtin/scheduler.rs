@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use ferrovirt_plan::fit;
 use serde_json::{Value, json};
 
 use super::object::{deleting, list, set, set_condition, text};
-use super::{Wake, events, fit};
+use super::{Wake, events};
 use crate::store::{Change, Entry, Key, Prefix, Store, StoreError};
 
 /// The scheduler that pods ask for by name.
@@ -80,12 +81,12 @@ fn place<'a>(
     let nothing = fit::Amounts::new();
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     for (key, node) in nodes {
-        let refusals = fit::refusals(pod, &node.object, used.get(key.name()).unwrap_or(&nothing));
+        let refusals = fit::misfits(pod, &node.object, used.get(key.name()).unwrap_or(&nothing));
         if refusals.is_empty() {
             return Ok(key.name());
         }
         for reason in refusals {
-            *reasons.entry(reason).or_default() += 1;
+            *reasons.entry(reason.to_string()).or_default() += 1;
         }
     }
     let list: Vec<String> = reasons.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();

@@ -36,8 +36,8 @@ use serde_json::Value;
 
 pub use conditions::cluster_status;
 pub use launcher::launcher_pod;
-pub use start::back_off_seconds;
-pub(crate) use start::{is_final, phase, strategy};
+pub use start::{back_off_seconds, is_final};
+pub(crate) use start::{phase, strategy};
 pub use vm::{VmSnapshot, vm, vm_gone, vm_refused};
 pub use vmi::{VmiSnapshot, claim_names, held_pair, pod_pair, vmi, vmi_refused};
 

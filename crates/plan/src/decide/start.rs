@@ -34,7 +34,7 @@ pub(crate) fn phase(vmi: &VirtualMachineInstance) -> &str {
 }
 
 /// The instance has ended and will not come back.
-pub(crate) fn is_final(vmi: &VirtualMachineInstance) -> bool {
+pub fn is_final(vmi: &VirtualMachineInstance) -> bool {
     matches!(phase(vmi), "Succeeded" | "Failed")
 }
 

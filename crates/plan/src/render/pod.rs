@@ -14,7 +14,8 @@ use k8s_openapi::api::core::v1::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use super::pod_meta::pod_name;
+pub(crate) use super::pod_meta::KEPT_BACK;
+pub use super::pod_meta::{LABELS, pod_name};
 
 /// Name of the container.
 pub const CONTAINER: &str = "compute";

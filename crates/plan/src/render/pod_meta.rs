@@ -18,7 +18,7 @@ const NAME: usize = 253;
 
 /// Annotations that ask a node or an admission plug-in for privileges. They are not passed on from a machine: what
 /// its pod may do is decided by the table alone.
-const KEPT_BACK: [&str; 9] = [
+pub(crate) const KEPT_BACK: [&str; 9] = [
     "kubectl.kubernetes.io/",
     "ferrovirt.io/",
     "openshift.io/",
@@ -26,9 +26,12 @@ const KEPT_BACK: [&str; 9] = [
     "container.apparmor.security.beta.kubernetes.io/",
     "seccomp.security.alpha.kubernetes.io/",
     "container.seccomp.security.alpha.kubernetes.io/",
-    "io.kubernetes.cri-o.",
+    "io.kubernetes.cri",
     "run.oci.",
 ];
+/// Labels that launcher pods are found by, whatever else their machines are labelled with.
+pub const LABELS: [&str; 4] =
+    ["kubevirt.io", "kubevirt.io/created-by", "vm.kubevirt.io/name", "vmi.kubevirt.io/id"];
 /// Marks of the API's own versions, which say nothing about a pod.
 const VERSION_MARKS: [&str; 2] =
     ["kubevirt.io/storage-observed-api-version", "kubevirt.io/latest-observed-api-version"];
@@ -58,15 +61,8 @@ pub(super) fn metadata(
 ) -> ObjectMeta {
     let uid = owner.metadata.uid.clone().unwrap_or_default();
     let mut labels = owner.metadata.labels.clone().unwrap_or_default();
-    labels.extend(
-        [
-            ("kubevirt.io", "virt-launcher".to_owned()),
-            ("kubevirt.io/created-by", uid.clone()),
-            ("vm.kubevirt.io/name", hostname(machine)),
-            ("vmi.kubevirt.io/id", label_value(&machine.name)),
-        ]
-        .map(|(key, value)| (key.to_owned(), value)),
-    );
+    let own = ["virt-launcher".to_owned(), uid.clone(), hostname(machine), label_value(&machine.name)];
+    labels.extend(LABELS.map(str::to_owned).into_iter().zip(own));
     let mut annotations: BTreeMap<_, _> = owner
         .metadata
         .annotations

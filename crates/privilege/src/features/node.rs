@@ -23,12 +23,20 @@ pub(super) const GRANTS: &[Grant] = &[
         Subject::Node,
         Phase::Running,
         verbs![
-            "" "pods": "list" "watch" "delete",
+            "" "pods": "get" "list" "watch" "delete",
             "" "pods/status": "patch",
         ],
         RBAC,
-        "runs the pods of its node, reports their state and confirms their end",
+        "runs the pods of its node, after another look at each of them, reports their state and confirms their end",
         "node-pods",
+    ),
+    Grant::new(
+        Subject::Node,
+        Phase::Start,
+        verbs!["" "namespaces": "get"],
+        RBAC,
+        "which user, groups and level an SCC may have given to a pod is on its namespace; others are refused",
+        "node-namespaces",
     ),
     Grant::new(
         Subject::Node,

@@ -1,14 +1,22 @@
-//! Whether a pod fits a node: pure, and in the words of the scheduler's messages.
+//! Whether a pod fits a node, as the scheduler asks before it binds the pod, and as the node asks again: whoever makes a
+//! pod can name its node and pass the scheduler by.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use ferrovirt_api::quantity::Amount;
 use serde_json::Value;
 
-use super::object::{list, text};
-
 /// Amounts by resource name, in thousandths of the resource's unit (bytes, CPUs, pieces).
-pub(super) type Amounts = BTreeMap<String, i128>;
+pub type Amounts = BTreeMap<String, i128>;
+
+fn text<'a>(object: &'a Value, path: &str) -> &'a str {
+    object.pointer(path).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn list<'a>(object: &'a Value, path: &str) -> impl Iterator<Item = &'a Value> {
+    object.pointer(path).and_then(Value::as_array).into_iter().flatten()
+}
 
 fn amounts(map: Option<&Value>) -> Amounts {
     let fields = map.and_then(Value::as_object).into_iter().flatten();
@@ -20,7 +28,8 @@ fn amounts(map: Option<&Value>) -> Amounts {
         .collect()
 }
 
-fn add(to: &mut Amounts, more: &Amounts) {
+/// Adds amounts to others.
+pub fn add(to: &mut Amounts, more: &Amounts) {
     for (name, amount) in more {
         let sum = to.entry(name.clone()).or_default();
         *sum = sum.saturating_add(*amount);
@@ -28,7 +37,7 @@ fn add(to: &mut Amounts, more: &Amounts) {
 }
 
 /// What a pod asks for: the sum of its containers, at least its largest init container, its overhead, and one place.
-pub(super) fn requests(pod: &Value) -> Amounts {
+pub fn requests(pod: &Value) -> Amounts {
     let mut sum = Amounts::new();
     for container in list(pod, "/spec/containers") {
         add(&mut sum, &amounts(container.pointer("/resources/requests")));
@@ -50,42 +59,136 @@ pub(super) fn requests(pod: &Value) -> Amounts {
 }
 
 /// Whether a pod on a node still takes from it.
-pub(super) fn takes(pod: &Value) -> bool {
+pub fn takes(pod: &Value) -> bool {
     !["Succeeded", "Failed"].contains(&text(pod, "/status/phase"))
 }
 
-/// Why the pod cannot go to the node, each as it stands in the message after the number of nodes; empty when it can.
-pub(super) fn refusals(pod: &Value, node: &Value, used: &Amounts) -> Vec<String> {
+/// Why a pod does not fit a node. Displays as the scheduler words it, after the number of nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// The node takes no new pods.
+    Unschedulable,
+    /// The node is not ready.
+    NotReady,
+    /// A taint that the pod does not tolerate.
+    Taint {
+        /// The taint's key.
+        key: String,
+        /// The taint's value.
+        value: String,
+    },
+    /// Node selector or required node affinity.
+    Selector,
+    /// Too little is left of a resource. Amounts in thousandths.
+    Resource {
+        /// Name of the resource.
+        name: String,
+        /// What the pod asks for.
+        needed: i128,
+        /// What other pods have.
+        used: i128,
+        /// What there is.
+        total: i128,
+    },
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unschedulable => f.write_str("node(s) were unschedulable"),
+            Self::NotReady => {
+                f.write_str("node(s) had untolerated taint(s) {node.kubernetes.io/not-ready: }")
+            }
+            Self::Taint { key, value } => write!(f, "node(s) had untolerated taint(s) {{{key}: {value}}}"),
+            Self::Selector => f.write_str("node(s) didn't match Pod's node affinity/selector"),
+            Self::Resource { name, needed, used, total } => {
+                f.write_str(&insufficient(name, *needed, total.saturating_sub(*used).max(0), *total))
+            }
+        }
+    }
+}
+
+/// Why the scheduler cannot send the pod to the node; empty when it can.
+pub fn misfits(pod: &Value, node: &Value, used: &Amounts) -> Vec<Misfit> {
     let mut out = Vec::new();
     if node.pointer("/spec/unschedulable") == Some(&Value::Bool(true))
         && !tolerates(pod, "node.kubernetes.io/unschedulable", "", "NoSchedule")
     {
-        out.push("node(s) were unschedulable".to_owned());
+        out.push(Misfit::Unschedulable);
     }
     let ready = list(node, "/status/conditions").find(|c| text(c, "/type") == "Ready");
     if ready.is_none_or(|ready| text(ready, "/status") != "True") {
-        out.push("node(s) had untolerated taint(s) {node.kubernetes.io/not-ready: }".to_owned());
+        out.push(Misfit::NotReady);
     }
-    for taint in list(node, "/spec/taints") {
-        let (key, value, effect) = (text(taint, "/key"), text(taint, "/value"), text(taint, "/effect"));
+    out.extend(taints(pod, node, |key, effect| {
         // The two above are about the same facts.
         let own = key == "node.kubernetes.io/unschedulable" || key == "node.kubernetes.io/not-ready";
-        if effect != "PreferNoSchedule" && !own && !tolerates(pod, key, value, effect) {
-            out.push(format!("node(s) had untolerated taint(s) {{{key}: {value}}}"));
-        }
-    }
+        effect != "PreferNoSchedule" && !own
+    }));
     if !selected(pod, node) {
-        out.push("node(s) didn't match Pod's node affinity/selector".to_owned());
+        out.push(Misfit::Selector);
     }
-    let allocatable = amounts(node.pointer("/status/allocatable"));
-    for (name, needed) in requests(pod).iter().filter(|(_, needed)| **needed > 0) {
-        let total = allocatable.get(name).copied().unwrap_or(0);
-        let free = total.saturating_sub(used.get(name).copied().unwrap_or(0));
-        if *needed > free {
-            out.push(insufficient(name, *needed, free.max(0), total));
+    out.extend(lacks(pod, node, used));
+    out
+}
+
+/// The taints, of those that `count` by key and effect, that the pod does not tolerate.
+fn taints(pod: &Value, node: &Value, count: impl Fn(&str, &str) -> bool) -> Vec<Misfit> {
+    let mut out = Vec::new();
+    for taint in list(node, "/spec/taints") {
+        let (key, value, effect) = (text(taint, "/key"), text(taint, "/value"), text(taint, "/effect"));
+        if count(key, effect) && !tolerates(pod, key, value, effect) {
+            out.push(Misfit::Taint { key: key.to_owned(), value: value.to_owned() });
         }
     }
     out
+}
+
+fn lacks(pod: &Value, node: &Value, used: &Amounts) -> Vec<Misfit> {
+    let allocatable = amounts(node.pointer("/status/allocatable"));
+    let mut out = Vec::new();
+    for (name, needed) in requests(pod).into_iter().filter(|(_, needed)| *needed > 0) {
+        let total = allocatable.get(&name).copied().unwrap_or(0);
+        let used = used.get(&name).copied().unwrap_or(0);
+        if needed > total.saturating_sub(used) {
+            out.push(Misfit::Resource { name, needed, used, total });
+        }
+    }
+    out
+}
+
+/// A pod that its node does not take: reason and message of its status, in the words of a kubelet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// A word in CamelCase, such as `OutOfcpu`.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+/// Why the node itself does not take a pod that was bound to it, as a kubelet decides: resources, then selector and
+/// affinity, then taints with the effect NoExecute. That it is cordoned or not ready is no reason there.
+pub fn rejection(pod: &Value, node: &Value, used: &Amounts) -> Option<Rejection> {
+    if let Some(Misfit::Resource { name, needed, used, total }) = lacks(pod, node, used).into_iter().next() {
+        // A kubelet counts processors in thousandths, everything else in whole units.
+        let unit = if name == "cpu" { 1 } else { 1000 };
+        let (needed, used, total) = (needed / unit, used / unit, total / unit);
+        return Some(Rejection {
+            reason: format!("OutOf{name}"),
+            message: format!(
+                "Node didn't have enough resource: {name}, requested: {needed}, used: {used}, capacity: {total}"
+            ),
+        });
+    }
+    let predicate = |name: &str, misfit: &Misfit| Rejection {
+        reason: name.to_owned(),
+        message: format!("Predicate {name} failed: {misfit}"),
+    };
+    if !selected(pod, node) {
+        return Some(predicate("NodeAffinity", &Misfit::Selector));
+    }
+    let taint = taints(pod, node, |_, effect| effect == "NoExecute").into_iter().next();
+    taint.map(|taint| predicate("TaintToleration", &taint))
 }
 
 fn insufficient(name: &str, needed: i128, free: i128, total: i128) -> String {
@@ -153,7 +256,7 @@ fn holds(expression: &Value, have: Option<&str>) -> bool {
 }
 
 /// Sums the requests of pods.
-pub(super) fn sum<'a>(pods: impl Iterator<Item = &'a Value>) -> Amounts {
+pub fn sum<'a>(pods: impl Iterator<Item = &'a Value>) -> Amounts {
     let mut total = Amounts::new();
     for pod in pods {
         add(&mut total, &requests(pod));
@@ -162,7 +265,7 @@ pub(super) fn sum<'a>(pods: impl Iterator<Item = &'a Value>) -> Amounts {
 }
 
 /// What is taken when this pod comes in addition.
-pub(super) fn sum_of(taken: &Amounts, pod: &Value) -> Amounts {
+pub fn sum_of(taken: &Amounts, pod: &Value) -> Amounts {
     let mut total = taken.clone();
     add(&mut total, &requests(pod));
     total
@@ -185,8 +288,12 @@ mod tests {
         json!({"spec": {"containers": [{"name": "c", "resources": {"requests": requests}}]}})
     }
 
+    fn words(pod: &Value, node: &Value, used: &Amounts) -> Vec<String> {
+        misfits(pod, node, used).iter().map(Misfit::to_string).collect()
+    }
+
     fn check(pod: &Value, used: &Amounts, expected: &[&str]) {
-        assert_eq!(refusals(pod, &node(), used), expected);
+        assert_eq!(words(pod, &node(), used), expected);
     }
 
     #[test]
@@ -241,11 +348,68 @@ mod tests {
             {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"},
             {"key": "gpu", "value": "x", "effect": "NoSchedule"}]});
         assert_eq!(
-            refusals(&pod(json!({})), &tainted, &none),
+            words(&pod(json!({})), &tainted, &none),
             ["node(s) were unschedulable", "node(s) had untolerated taint(s) {gpu: x}"]
         );
         let mut tolerant = pod(json!({}));
         tolerant["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
-        assert_eq!(refusals(&tolerant, &tainted, &none), [""; 0]);
+        assert_eq!(words(&tolerant, &tainted, &none), [""; 0]);
+    }
+
+    #[test]
+    fn a_node_takes_what_a_kubelet_takes_and_says_no_in_its_words() {
+        let none = Amounts::new();
+        let reject = |pod: &Value, node: &Value, used: &Amounts| {
+            rejection(pod, node, used).map(|Rejection { reason, message }| (reason, message))
+        };
+        let said = |reason: &str, message: &str| Some((reason.to_owned(), message.to_owned()));
+        assert_eq!(reject(&pod(json!({"cpu": "1"})), &node(), &none), None);
+        assert_eq!(
+            reject(
+                &pod(json!({"cpu": "500"})),
+                &node(),
+                &sum(std::iter::once(&pod(json!({"cpu": "1500m"}))))
+            ),
+            said(
+                "OutOfcpu",
+                "Node didn't have enough resource: cpu, requested: 500000, used: 1500, capacity: 2000"
+            )
+        );
+        for (resource, amount, reason) in [
+            ("memory", "900Gi", "OutOfmemory"),
+            ("hugepages-2Mi", "64Gi", "OutOfhugepages-2Mi"),
+            ("devices.kubevirt.io/tun", "1", "OutOfdevices.kubevirt.io/tun"),
+        ] {
+            let found = reject(&pod(json!({resource: amount})), &node(), &none);
+            assert_eq!(found.map(|(reason, _)| reason).as_deref(), Some(reason));
+        }
+        // Two pods are there already, which is all.
+        let full = sum([pod(json!({})), pod(json!({}))].iter());
+        assert_eq!(
+            reject(&pod(json!({})), &node(), &full).map(|(reason, _)| reason).as_deref(),
+            Some("OutOfpods")
+        );
+        let mut wrong = pod(json!({}));
+        wrong["spec"]["nodeSelector"] = json!({"zone": "b"});
+        assert_eq!(
+            reject(&wrong, &node(), &none),
+            said(
+                "NodeAffinity",
+                "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
+            )
+        );
+        // Cordoned, not ready and NoSchedule: the scheduler's business. NoExecute: the node's.
+        let mut tainted = node();
+        tainted["status"]["conditions"] = json!([]);
+        tainted["spec"] = json!({"unschedulable": true, "taints": [{"key": "gpu", "effect": "NoSchedule"}]});
+        assert_eq!(reject(&pod(json!({})), &tainted, &none), None);
+        tainted["spec"]["taints"][0]["effect"] = json!("NoExecute");
+        assert_eq!(
+            reject(&pod(json!({})), &tainted, &none),
+            said(
+                "TaintToleration",
+                "Predicate TaintToleration failed: node(s) had untolerated taint(s) {gpu: }"
+            )
+        );
     }
 }
