@@ -23,6 +23,11 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 /// Where the DHCP server is when the guest has the pod's own address.
 const LINK_LOCAL: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
 
+/// The bridge of a pod: two ends, so that it need not learn who is where, and a guest cannot fill its table.
+const HUB: &str = "type bridge forward_delay 0 ageing_time 0 mcast_snooping 0";
+/// Connections of one address that the pod keeps track of: the memory for it is the node's.
+const MOST_CONNECTIONS: u32 = 4096;
+
 /// What the guest of one interface needs to know, and the launcher to create its TAP.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Wired {
@@ -83,7 +88,7 @@ pub fn wire(
     };
     resolver(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), &mut wired.lease);
     if interface.binding == Binding::Bridge {
-        bridge(namespace, mtu, attachment.mac)?;
+        bridge(namespace, mtu, attachment)?;
         wired.mac = Some(attachment.mac);
         wired.lease.address = address.ip;
         wired.lease.prefix = address.prefix;
@@ -133,23 +138,33 @@ fn ip_batch(namespace: &OwnedFd, lines: &str) -> Result<(), Error> {
     run_inside(namespace, "ip", "iproute2", &["-batch", "-"], lines).map(|_| ())
 }
 
-fn masquerade(namespace: &OwnedFd, mtu: u32, ports: &[Port]) -> Result<(), Error> {
-    // Two programs that do not depend on each other, side by side.
-    let rules = translation(ports);
+/// Two programs that do not depend on each other.
+fn side_by_side(namespace: &OwnedFd, links: &str, rules: &str) -> Result<(), Error> {
     let (links, rules) = std::thread::scope(|scope| {
-        let rules = scope.spawn(|| run_inside(namespace, "nft", "nftables", &["-f", "-"], &rules));
-        let links = ip_batch(
-            namespace,
-            &format!(
-                "link add {BRIDGE} mtu {mtu} address 02:00:00:00:00:00 type bridge forward_delay 0\n\
-                 addr add {GATEWAY}/24 dev {BRIDGE}\n\
-                 link set {BRIDGE} up\n"
-            ),
-        );
+        let rules = scope.spawn(|| run_inside(namespace, "nft", "nftables", &["-f", "-"], rules));
+        let links = ip_batch(namespace, links);
         (links, rules.join().unwrap_or(Err(Error::Unsupported("nft could not be waited for"))))
     });
     links?;
-    rules?;
+    rules.map(|_| ())
+}
+
+/// The kernel's table of neighbours is one for all namespaces: a guest is one of them.
+fn neighbours(guest: Ipv4Addr) -> String {
+    format!(
+        "table arp kubevirt {{\n\
+         chain input {{\ntype filter hook input priority filter; policy accept;\n\
+         iifname \"{BRIDGE}\" arp saddr ip != {{ {guest}, 0.0.0.0 }} drop\n}}\n}}\n"
+    )
+}
+
+fn masquerade(namespace: &OwnedFd, mtu: u32, ports: &[Port]) -> Result<(), Error> {
+    let links = format!(
+        "link add {BRIDGE} mtu {mtu} address 02:00:00:00:00:00 {HUB}\n\
+         addr add {GATEWAY}/24 dev {BRIDGE}\n\
+         link set {BRIDGE} up\n"
+    );
+    side_by_side(namespace, &links, &[translation(ports), neighbours(GUEST)].concat())?;
     netns::run_in(namespace, || {
         // Both belong to the calling thread's namespace.
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
@@ -178,13 +193,20 @@ fn translation(ports: &[Port]) -> String {
     }
     format!(
         "table ip kubevirt {{\n\
+         set connections {{ type ipv4_addr; size 512; flags dynamic; }}\n\
+         chain input {{\ntype filter hook input priority filter; policy accept;\n\
+         iifname \"{BRIDGE}\" ct state established,related accept\n\
+         iifname \"{BRIDGE}\" udp dport != 67 drop\n\
+         iifname \"{BRIDGE}\" meta l4proto != {{ udp, icmp }} drop\n\
+         iifname \"{BRIDGE}\" ct state new add @connections {{ ip saddr ct count over {MOST_CONNECTIONS} }} drop\n}}\n\
          chain prerouting {{\ntype nat hook prerouting priority dstnat; policy accept;\n{inbound}}}\n\
          chain output {{\ntype nat hook output priority -100; policy accept;\n{local}}}\n\
          chain postrouting {{\ntype nat hook postrouting priority srcnat; policy accept;\n\
          ip saddr {GUEST} masquerade\n\
          oifname \"{BRIDGE}\" ip saddr 127.0.0.1 snat to {GATEWAY}\n}}\n\
          chain forward {{\ntype filter hook forward priority filter; policy accept;\n\
-         iifname \"{BRIDGE}\" ip saddr != {GUEST} drop\n}}\n}}\n"
+         iifname \"{BRIDGE}\" ip saddr != {GUEST} drop\n\
+         ct state new add @connections {{ ip saddr ct count over {MOST_CONNECTIONS} }} drop\n}}\n}}\n"
     )
 }
 
@@ -195,23 +217,21 @@ pub fn hardware(interfaces: &[Interface], attachment: &Attachment) -> MacAddress
 }
 
 /// Puts the pod's interface on a bridge with the guest, which takes over its hardware address.
-fn bridge(namespace: &OwnedFd, mtu: u32, mac: MacAddress) -> Result<(), Error> {
+fn bridge(namespace: &OwnedFd, mtu: u32, attachment: &Attachment) -> Result<(), Error> {
     // The pod's end keeps working with an address of its own: the guest's, with the last byte changed.
-    let MacAddress([a, b, c, d, e, f]) = mac;
+    let MacAddress([a, b, c, d, e, f]) = attachment.mac;
     let own = MacAddress([a, b, c, d, e, f ^ 0xff]);
-    ip_batch(
-        namespace,
-        &format!(
-            "link set eth0 down\n\
-             addr flush dev eth0\n\
-             link set eth0 name eth0-nic\n\
-             link set eth0-nic address {own}\n\
-             link add {BRIDGE} mtu {mtu} type bridge forward_delay 0\n\
-             link set eth0-nic master {BRIDGE} up\n\
-             addr add {LINK_LOCAL}/32 dev {BRIDGE}\n\
-             link set {BRIDGE} up\n"
-        ),
-    )
+    let links = format!(
+        "link set eth0 down\n\
+         addr flush dev eth0\n\
+         link set eth0 name eth0-nic\n\
+         link set eth0-nic address {own}\n\
+         link add {BRIDGE} mtu {mtu} {HUB}\n\
+         link set eth0-nic master {BRIDGE} up\n\
+         addr add {LINK_LOCAL}/32 dev {BRIDGE}\n\
+         link set {BRIDGE} up\n"
+    );
+    side_by_side(namespace, &links, &neighbours(attachment.address.ip))
 }
 
 /// Name servers and search domains of the node. A server on the node's loopback is out of the guest's reach.
@@ -237,7 +257,7 @@ mod tests {
     fn without_ports_everything_goes_to_the_guest() {
         let rules = translation(&[]);
         assert!(rules.contains("iifname \"eth0\" dnat to 10.0.2.2\n"), "{rules}");
-        assert!(!rules.contains("dport"));
+        assert!(!rules.contains("dport 80") && rules.matches("dnat to").count() == 1, "{rules}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::support::{Namespace, Node};
 use ferrovirt_plan::pod_network::{Isolation, PodNetwork};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 #[test]
 fn machines_reach_those_of_their_namespace_and_no_others() {
@@ -128,4 +128,26 @@ fn the_node_answers_pods_as_listed_and_nothing_else() {
     assert!(!pod.ns.connects(outside.node, port), "and only at the gateway's address");
     node.assert(Some(&PodNetwork::default()));
     assert!(!pod.ns.connects(pod.gateway(), port));
+}
+
+#[test]
+fn one_machine_cannot_use_up_the_nodes_connections() {
+    let node = Node::new();
+    let (greedy, other) = (node.pod("a1", "alpha"), node.pod("a2", "alpha"));
+    let outside = Outside::new(&node, "near", 100);
+    let (_there, port) = outside.ns.listen();
+    assert!(greedy.ns.connects(outside.ip, port));
+    // Each is a connection of its own to the node.
+    greedy.ns.inside(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for port in 1..=10_000 {
+            // Refusals of the other side come back as errors.
+            let _refused = socket.send_to(b"x", (outside.ip, port));
+        }
+    });
+    let count =
+        || -> u32 { node.ns.sh("cat /proc/sys/net/netfilter/nf_conntrack_count").trim().parse().unwrap() };
+    assert!(count() <= 4096 + 16, "{}", count());
+    assert!(!greedy.ns.connects(outside.ip, port), "there is no limit");
+    assert!(other.ns.connects(outside.ip, port), "the limit is everybody's");
 }

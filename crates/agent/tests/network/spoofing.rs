@@ -45,10 +45,27 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
 
 /// The guest's side of a pod with bridge binding.
 fn guest(pod: &Pod) -> OwnedFd {
-    let interfaces = [interface(Binding::Bridge, vec![], 1)];
+    bound(pod, Binding::Bridge)
+}
+
+fn bound(pod: &Pod, binding: Binding) -> OwnedFd {
+    let interfaces = [interface(binding, vec![], 1)];
     pod::prepare(&pod.ns.open, &interfaces).unwrap();
     pod::wire(&pod.ns.open, &interfaces, &pod.attachment, "host").unwrap();
     pod::queues(&pod.ns.open, 1, 107).unwrap().remove(0)
+}
+
+/// Asks until there is an answer: a link needs a moment to come up.
+fn asks(queue: &OwnedFd, question: &[u8], answered: impl Fn(&[u8]) -> bool) {
+    soon("an answer", || {
+        send(queue, question);
+        let mut buffer = [0; 2048];
+        let mut frames = std::iter::from_fn(|| {
+            let count = rustix::io::read(queue, &mut buffer).ok()?;
+            Some(answered(&buffer[10.min(count)..count]))
+        });
+        frames.any(|is| is)
+    });
 }
 
 #[test]
@@ -66,14 +83,7 @@ fn a_guest_that_lies_about_its_addresses_changes_nothing_and_is_counted() {
     // The truth is heard: once the link is up, the gateway answers.
     let truth = arp(BROADCAST, own, 1, (own, attacker.ip()), gateway);
     let answered = |frame: &[u8]| frame.starts_with(&own.0) && frame.get(12..14) == Some(&[8, 6]);
-    soon("the guest's link", || {
-        send(&queue, &truth);
-        let mut buffer = [0; 2048];
-        std::iter::from_fn(|| {
-            rustix::io::read(&queue, &mut buffer).ok().map(|n| answered(&buffer[10.min(n)..n]))
-        })
-        .any(|is| is)
-    });
+    asks(&queue, &truth, answered);
     assert!(node.ns.pings(ip));
     let before = (node.learned(), node.neighbour(ip));
     assert_eq!(before.1, Some(mac));
@@ -159,4 +169,36 @@ fn frames_for_one_machine_are_not_seen_by_others() {
         frame.starts_with(&BROADCAST.0) && frame.get(12..14) == Some(&[8, 6])
     });
     assert!(heard && !leaked);
+}
+
+/// The node has one table of neighbours for all namespaces, and the memory of bridges is its own.
+#[test]
+fn a_guest_fills_no_table_in_its_pod() {
+    let node = Node::new();
+    for (id, binding, server) in [
+        ("a1", Binding::Masquerade, Ipv4Addr::new(10, 0, 2, 1)),
+        ("a2", Binding::Bridge, Ipv4Addr::new(169, 254, 75, 10)),
+    ] {
+        let pod = node.pod(id, "alpha");
+        let queue = bound(&pod, binding);
+        let guest = if binding == Binding::Masquerade { Ipv4Addr::new(10, 0, 2, 2) } else { pod.ip() };
+        // Asks for the server, and hears from it.
+        let own = MacAddress([2, 0, 0, 0, 0, 1]);
+        let asked = arp(BROADCAST, own, 1, (own, guest), server);
+        let answered = |frame: &[u8]| frame.starts_with(&own.0) && frame.get(12..14) == Some(&[8, 6]);
+        asks(&queue, &asked, answered);
+        let reserved = MacAddress([1, 0x80, 0xc2, 0, 0, 0x0e]);
+        for number in 0..50 {
+            let mac = MacAddress([2, 0, 0, 0, 0xfe, number]);
+            send(&queue, &arp(BROADCAST, mac, 1, (mac, Ipv4Addr::new(10, 0, 2, 100 + number)), server));
+            send(&queue, &arp(BROADCAST, mac, 1, (mac, Ipv4Addr::new(192, 0, 2, number)), server));
+            send(&queue, &frame(reserved, mac, &[&[0x88, 0xcc, 0, 0]]));
+        }
+        // What follows is heard: it came after.
+        send(&queue, &asked);
+        assert!(receive(&queue, answered), "{binding:?}");
+        let entries = pod.ns.sh("ip neigh; bridge fdb");
+        assert!(!entries.contains("02:00:00:00:fe:"), "{binding:?}: {entries}");
+        assert!(pod.ns.sh("ip neigh").contains(&own.to_string()), "{binding:?}: the guest itself is known");
+    }
 }
