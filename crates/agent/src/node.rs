@@ -215,7 +215,8 @@ fn capacity(kvm: bool, room: (u64, u64)) -> Value {
     json!(all)
 }
 
-fn memory(meminfo: &str) -> String {
+/// Memory of the node as a quantity, by /proc/meminfo.
+pub(crate) fn memory(meminfo: &str) -> String {
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = total.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     format!("{}Ki", kib.unwrap_or_default())

@@ -45,7 +45,9 @@ pub fn check(launcher: &Path) -> Result<(), Error> {
     }
     if let Ok(held) = rustix::thread::capabilities(None) {
         let held = |name: &str| rights::set([name]).is_some_and(|set| held.effective.contains(set));
-        let missing: Vec<String> = node::capabilities().into_iter().filter(|name| !held(name)).collect();
+        // A nested root may lack SYS_RESOURCE; then no score of the OOM killer goes under this process's own.
+        let needed = node::capabilities().into_iter().filter(|name| name != "SYS_RESOURCE");
+        let missing: Vec<String> = needed.filter(|name| !held(name)).collect();
         if !missing.is_empty() {
             return Err(Error::Capabilities(missing.join(", ")));
         }

@@ -26,7 +26,7 @@ use ferrovirt_qemu::{
     Descriptors, command_line,
     order::{Accelerator, Backing, Bus, Cache, Disk, Format, Kernel, Memory, Order, VERSION},
 };
-use ferrovirt_sys::{netns, seqpacket::Listener, tap, udp};
+use ferrovirt_sys::{netns, process::Setup, seqpacket::Listener, tap, udp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use rustix::thread::{CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities};
 use serde_json::json;
@@ -63,6 +63,7 @@ fn set(capability: &str) -> CapabilitySet {
         "SETPCAP" => CapabilitySet::SETPCAP,
         "SETUID" => CapabilitySet::SETUID,
         "SYS_ADMIN" => CapabilitySet::SYS_ADMIN,
+        "SYS_RESOURCE" => CapabilitySet::SYS_RESOURCE,
         other => panic!("{other}"),
     }
 }
@@ -371,6 +372,75 @@ fn ownership() {
     missed("node-lifecycle", "DAC_OVERRIDE", DENIED, || text(fs::write(&limits, "1")));
 }
 
+/// The user of the API server.
+const API: u32 = 76_443;
+
+/// What `ferrovirt up` does as the supervisor of its other processes.
+fn supervisor() {
+    let closed = tempfile::tempdir().unwrap();
+    let own = closed.path().join("api");
+    fs::create_dir(&own).unwrap();
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).unwrap();
+    missed("supervisor-ownership", "CHOWN", DENIED, || {
+        text(chown(&own, Some(0), Some(0))).and(text(chown(&own, Some(API), Some(API))))
+    });
+    chown(&own, Some(API), Some(API)).unwrap();
+    missed("supervisor-ownership", "DAC_OVERRIDE", DENIED, || text(File::open(&own)));
+
+    let start = |line: &'static str, directory: Option<&Path>| {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", line]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let directory = directory.map(|path| File::open(path).unwrap().into());
+        ferrovirt_sys::process::spawn(command, Setup { directory, user: Some(API), ..Setup::default() })
+    };
+    let starts = || match start("exit 0", None) {
+        Ok(mut child) => text(child.wait()),
+        Err(error) => Err(error.to_string()),
+    };
+    for capability in ["SETUID", "SETGID", "SETPCAP"] {
+        missed("supervisor-identity", capability, DENIED, starts);
+    }
+    let mut other = start("exec sleep 1000", None).unwrap();
+    let pid = rustix::process::Pid::from_child(&other);
+    missed("supervisor-ends", "KILL", DENIED, || text(rustix::process::test_kill_process(pid)));
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let network = Namespace::new();
+    // Inside already: entering takes another capability.
+    netns::run_in(&network.open, || {
+        missed("supervisor-port", "NET_BIND_SERVICE", DENIED, || {
+            text(std::net::TcpListener::bind("127.0.0.1:443"))
+        });
+        Ok(())
+    })
+    .unwrap();
+
+    // `api-descriptors`: the same directory by its name and as the working directory that it was started in.
+    fs::write(own.join("store"), "").unwrap();
+    chown(own.join("store"), Some(API), Some(API)).unwrap();
+    let line = format!("cat {}/store 2>&1; cat store && echo by descriptor", own.display());
+    let line: &'static str = Box::leak(line.into_boxed_str());
+    let said = start(line, Some(&own)).unwrap().wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("Permission denied") && said.ends_with("by descriptor\n"), "{said}");
+}
+
+/// Scores of the OOM killer. A nested root may lack the capability: then the kernel refuses with it as without.
+fn scores() {
+    let lower = || {
+        text(fs::write("/proc/thread-self/oom_score_adj", "-999"))
+            .and_then(|()| text(fs::write("/proc/thread-self/oom_score_adj", "0")))
+    };
+    if !capabilities(None).unwrap().effective.contains(CapabilitySet::SYS_RESOURCE) {
+        eprintln!("supervisor-oom, node-oom: this root lacks CAP_SYS_RESOURCE");
+        lower().unwrap_err();
+        return;
+    }
+    for witness in ["supervisor-oom", "node-oom"] {
+        missed(witness, "SYS_RESOURCE", DENIED, lower);
+    }
+}
+
 fn order() -> Order {
     Order {
         version: VERSION,
@@ -404,10 +474,7 @@ fn greets(order: &Order) -> Result<(), String> {
     let mut command = Command::new("qemu-system-x86_64");
     command.args(command_line(order, &descriptors).unwrap()).uid(USER).gid(USER).env("TMPDIR", "/tmp");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let setup = ferrovirt_sys::process::Setup {
-        fds: vec![(theirs.into(), 3)],
-        ..ferrovirt_sys::process::Setup::default()
-    };
+    let setup = Setup { fds: vec![(theirs.into(), 3)], ..Setup::default() };
     let mut child = ferrovirt_sys::process::spawn(command, setup).unwrap();
     // The greeting comes before the machine is made, the answer after.
     io::Write::write_all(&mut &ours, b"{\"execute\": \"qmp_capabilities\"}\n").unwrap();
@@ -496,6 +563,8 @@ fn each_step_on_the_node_is_refused_without_what_it_is_granted() {
     containers();
     ownership();
     images::unpacked();
+    supervisor();
+    scores();
     let mut ran = opens();
     assert!(ran.len() > 8, "{ran:?}");
     ran.extend([
@@ -513,6 +582,13 @@ fn each_step_on_the_node_is_refused_without_what_it_is_granted() {
         "node-network",
         "node-ownership",
         "node-rules",
+        "node-oom",
+        "api-descriptors",
+        "supervisor-ends",
+        "supervisor-identity",
+        "supervisor-oom",
+        "supervisor-ownership",
+        "supervisor-port",
         "tap-agent-creates",
         "tap-bridge",
     ]);

@@ -14,7 +14,13 @@ use ferrovirt_qemu::{
     order::Order,
     protocol::{Ending, Event, LISTEN_FD, Request, State},
 };
-use ferrovirt_sys::{process::inherited, seqpacket::Listener, signal::SignalFd};
+use ferrovirt_sys::{
+    calls,
+    confine::{self, Filter},
+    process::inherited,
+    seqpacket::Listener,
+    signal::SignalFd,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -76,6 +82,11 @@ pub(crate) fn run(options: Options) -> Result<bool, Fatal> {
     // through /proc, which it could where Yama does not hold it back.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|error| Fatal { what: "prctl(PR_SET_DUMPABLE)", error: error.into() })?;
+    // The node's profile may be missing or wider; this filter comes with the program.
+    rustix::thread::set_no_new_privs(true)
+        .map_err(io::Error::from)
+        .and_then(|()| Filter::new(calls::LAUNCHER, Some(confine::LOCAL_OR_INTERNET))?.apply())
+        .map_err(fatal("the filter of system calls"))?;
     let signals = SignalFd::new(&[Signal::TERM, Signal::INT, Signal::CHILD]).map_err(fatal("signals"))?;
     let listener = inherited(LISTEN_FD)
         .and_then(Listener::from_fd)

@@ -5,7 +5,11 @@ use ferrovirt_qemu::{
     guest::Exit,
     qmp::{self, Lines, Message},
 };
-use ferrovirt_sys::process::{Setup, spawn};
+use ferrovirt_sys::{
+    calls,
+    confine::{self, Filter},
+    process::{Setup, spawn},
+};
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
@@ -81,7 +85,10 @@ impl Qemu {
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
             .stderr(writer);
-        let child = spawn(command, Setup { fds, parent_death: Some(Signal::KILL), ..Setup::default() })?;
+        // Less than the launcher may: no child, no signal to another process, no socket of a network.
+        let filter = Some(Filter::new(calls::QEMU, Some(confine::LOCAL))?);
+        let setup = Setup { fds, parent_death: Some(Signal::KILL), filter, ..Setup::default() };
+        let child = spawn(command, setup)?;
         let qmp = UnixStream::from(qmp);
         qmp.set_nonblocking(true)?;
         Ok(Self {

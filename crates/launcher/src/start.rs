@@ -85,11 +85,6 @@ pub(crate) fn start(order: &Order, passed: Vec<Passed>, options: &Options) -> Re
     }
     let arguments = command_line(order, &descriptors)?;
 
-    let sockets = options.run.join("sockets");
-    // In a pod it is a mount of its own, and the seccomp profile does not let this process make directories.
-    if !sockets.is_dir() {
-        std::fs::create_dir_all(sockets).map_err(system("the folder of the sockets"))?;
-    }
     let serial = match console {
         Some(ours) => {
             Some(Serial::new(ours, &options.run).map_err(system("the serial port's socket and log"))?)

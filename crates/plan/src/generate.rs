@@ -23,6 +23,7 @@ pub fn generate() -> Vec<(&'static str, Contents)> {
         ("deploy/kubevirt.yaml", Contents::Manifests(render::install(&config))),
         ("deploy/scc-definition.yaml", Contents::Manifests(vec![render::scc_crd::crd()])),
         ("deploy/scc-webhook.yaml", Contents::Manifests(render::scc_webhook::manifests())),
+        ("crates/sys/src/calls.rs", Contents::Text(render::calls::file())),
         ("tests/golden/matrix/features.txt", Contents::Text(matrix::features())),
         ("tests/golden/matrix/subjects.txt", Contents::Text(matrix::subjects())),
     ]
@@ -59,7 +60,11 @@ fn privileges() -> String {
                 (true, false) => "minimal",
                 _ => "documented",
             };
-            let calls = grant.rights.iter().filter(|right| matches!(right, Right::Syscall(_))).count();
+            let calls = grant
+                .rights
+                .iter()
+                .filter(|right| matches!(right, Right::Syscall(_) | Right::OwnSyscall(_)))
+                .count();
             let what = match calls {
                 0 => grant.rights.iter().map(|right| format!("`{right}`")).collect::<Vec<_>>().join("<br>"),
                 calls => format!("{calls} system calls"),

@@ -1,7 +1,7 @@
 //! The privilege table as text under review: features by grants, and subjects by grants.
 
 use ferrovirt_model::Profile;
-use ferrovirt_privilege::{Feature, Right, Subject, feature_grants};
+use ferrovirt_privilege::{Feature, Right, Subject, Task, feature_grants, grants, task};
 use std::collections::{BTreeMap, BTreeSet};
 
 const PROFILES: [Profile; 2] = [Profile::Minimal, Profile::Documented];
@@ -10,6 +10,7 @@ const PROFILES: [Profile; 2] = [Profile::Minimal, Profile::Documented];
 fn line(right: &Right<String>) -> String {
     match right {
         Right::Syscall(_) => "system calls of the seccomp profile".to_owned(),
+        Right::OwnSyscall(_) => "system calls of its own filter".to_owned(),
         other => other.to_string(),
     }
 }
@@ -77,6 +78,20 @@ pub fn subjects() -> String {
         for (right, (profiles, features)) in rights {
             out.push_str(&format!("  {}  {right}  <- {}\n", mark(&profiles), features.join(", ")));
         }
+    }
+    out.push_str(&tasks());
+    out
+}
+
+/// What the node agent does on its node, by task: one process for all of them today.
+fn tasks() -> String {
+    let mut out = String::from("\nThe node agent's process, by task\n");
+    let all = || Feature::ALL.into_iter().flat_map(|feature| grants(feature, Profile::Minimal));
+    for one in Task::ALL {
+        let rights = all().filter(|grant| task(grant) == Some(one)).flat_map(|grant| grant.rights);
+        let lines: BTreeSet<String> = rights.map(|right| format!("      {right}\n")).collect();
+        out.push_str(&format!("\n{one}\n"));
+        out.extend(lines);
     }
     out
 }

@@ -1,4 +1,4 @@
-//! The capabilities of the node agent's process, out of the privilege table.
+//! The capabilities of the processes on a node that are root's, out of the privilege table.
 
 use ferrovirt_model::Profile;
 use ferrovirt_privilege::{Feature, Right, Subject, grants};
@@ -13,6 +13,11 @@ pub fn capabilities() -> Vec<String> {
 /// agent's bounding set holds.
 pub fn capabilities_of_containers() -> Vec<String> {
     named(&[Subject::Launcher, Subject::Qemu])
+}
+
+/// What the supervisor of `ferrovirt up` keeps for itself.
+pub fn capabilities_of_supervisor() -> Vec<String> {
+    named(&[Subject::Supervisor])
 }
 
 fn named(subjects: &[Subject]) -> Vec<String> {
@@ -48,8 +53,20 @@ mod tests {
             "SETPCAP",
             "SETUID",
             "SYS_ADMIN",
+            "SYS_RESOURCE",
         ];
         assert_eq!(capabilities(), own);
         assert_eq!(capabilities_of_containers(), ["NET_ADMIN", "NET_RAW", "SYS_NICE"]);
+        let supervisor = [
+            "CHOWN",
+            "DAC_OVERRIDE",
+            "KILL",
+            "NET_BIND_SERVICE",
+            "SETGID",
+            "SETPCAP",
+            "SETUID",
+            "SYS_RESOURCE",
+        ];
+        assert_eq!(capabilities_of_supervisor(), supervisor);
     }
 }

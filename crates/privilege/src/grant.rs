@@ -17,6 +17,10 @@ pub enum Subject {
     NodeAgent,
     /// The same process in its second role, the pods of its node, as a kubelet; embedded default only.
     Node,
+    /// `ferrovirt up` itself, which starts API server and node agent; embedded default only.
+    Supervisor,
+    /// The process of the API server and the controllers; embedded default only.
+    ApiServer,
     /// `kubevirt-controller`.
     Controller,
     /// The SCC webhook; on clusters without SCCs of their own.
@@ -33,11 +37,13 @@ pub enum Subject {
 
 impl Subject {
     /// Every subject, in the order of the documents.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Qemu,
         Self::Launcher,
         Self::NodeAgent,
         Self::Node,
+        Self::Supervisor,
+        Self::ApiServer,
         Self::Controller,
         Self::SccWebhook,
         Self::Anybody,
@@ -53,6 +59,8 @@ impl Subject {
             Self::Launcher => "virt-launcher",
             Self::NodeAgent => "virt-handler",
             Self::Node => "node",
+            Self::Supervisor => "supervisor",
+            Self::ApiServer => "api-server",
             Self::Controller => "kubevirt-controller",
             Self::SccWebhook => "scc-webhook",
             Self::Anybody => "anybody",

@@ -19,6 +19,7 @@ mod grant;
 mod right;
 pub mod scenario;
 mod set;
+mod task;
 mod text;
 
 pub use domain::{BLOCK as DOMAIN_BLOCK, Domain};
@@ -30,4 +31,5 @@ pub use scenario::Scenario;
 pub use set::{
     GrantSet, Held, Origin, cluster_grants, domain, domain_grants, feature_grants, machine_grants,
 };
+pub use task::{Task, task};
 pub use text::{Hook, Reason, Witness};

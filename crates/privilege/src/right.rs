@@ -95,6 +95,10 @@ pub enum Right<T> {
     },
     /// A system call that the pod's filter lets through.
     Syscall(T),
+    /// A system call that a process of ours lets itself make, outside of any pod.
+    OwnSyscall(T),
+    /// A descriptor that a process of ours is started with, for what it could not open itself.
+    Descriptor(T),
     /// One permission of the SELinux policy.
     Selinux {
         /// Domain.
@@ -214,6 +218,8 @@ pub enum Surface {
     Order,
     /// The seccomp profile.
     Seccomp,
+    /// The filters that our own processes outside of pods put on themselves.
+    Filter,
     /// The SELinux module.
     Selinux,
     /// The SCC `kubevirt-controller`.
@@ -243,7 +249,8 @@ impl<T> Right<T> {
             Self::Scc { .. } => Surface::Scc,
             Self::MachineScc { .. } => Surface::MachineScc,
             Self::Verb { .. } => Surface::Rbac,
-            Self::Host { .. } | Self::Sysctl { .. } => Surface::Node,
+            Self::OwnSyscall(_) => Surface::Filter,
+            Self::Host { .. } | Self::Sysctl { .. } | Self::Descriptor(_) => Surface::Node,
         }
     }
 
@@ -265,6 +272,8 @@ impl<T> Right<T> {
                 Right::Mount { volume: f(volume), path: f(path), source: source.map(f), access: *access }
             }
             Self::Syscall(name) => Right::Syscall(f(name)),
+            Self::OwnSyscall(name) => Right::OwnSyscall(f(name)),
+            Self::Descriptor(what) => Right::Descriptor(f(what)),
             Self::Selinux { source, target, class, permission } => Right::Selinux {
                 source: f(source),
                 target: f(target),
@@ -332,7 +341,8 @@ impl<T: fmt::Display> fmt::Display for Right<T> {
             },
             Self::Resource { name, quantity } => write!(f, "resource {name}={quantity}"),
             Self::Mount { path, source, access, .. } => write!(f, "mount {path} ({access}) of {source}"),
-            Self::Syscall(name) => write!(f, "system call {name}"),
+            Self::Syscall(name) | Self::OwnSyscall(name) => write!(f, "system call {name}"),
+            Self::Descriptor(what) => write!(f, "descriptor: {what}"),
             Self::Selinux { source, target, class, permission } => {
                 write!(f, "selinux {source} {target} {class} {permission}")
             }

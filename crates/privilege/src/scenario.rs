@@ -24,6 +24,8 @@ pub enum Scenario {
     Launcher,
     /// `crates/webhook/tests/witnesses.rs`: the SCC webhook beside the embedded API server. Any machine.
     Webhook,
+    /// `tests/hostile/tests/processes.rs`: a whole Ferrovirt, whose own processes are looked at and traced.
+    Processes,
     /// `tests/e2e/tests/witnesses.rs`: a whole Ferrovirt, in which the node agent lacks a verb.
     Whole,
     /// `ferrovirt selinux prove`: a kernel that enforces the policy, in a virtual machine.
@@ -43,6 +45,7 @@ impl Scenario {
             Self::Node => "node",
             Self::Launcher => "launcher",
             Self::Webhook => "webhook",
+            Self::Processes => "processes",
             Self::Whole => "whole",
             Self::Selinux => "selinux",
             Self::DocumentedOnly(_) => "none: documented only",
@@ -85,6 +88,8 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("webhook-rights", Scenario::Webhook),
     ("webhook-trust", Scenario::Webhook),
     ("base-syscalls", Scenario::Launcher),
+    ("launcher-syscalls", Scenario::Launcher),
+    ("api-calls", Scenario::Processes),
     ("base-sockets", Scenario::Node),
     ("bridge-enslave", Scenario::Node),
     ("dhcp-agent-binds", Scenario::Node),
@@ -99,6 +104,13 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("node-network", Scenario::Node),
     ("node-ownership", Scenario::Node),
     ("node-rules", Scenario::Node),
+    ("node-oom", Scenario::Node),
+    ("api-descriptors", Scenario::Node),
+    ("supervisor-ends", Scenario::Node),
+    ("supervisor-identity", Scenario::Node),
+    ("supervisor-oom", Scenario::Node),
+    ("supervisor-ownership", Scenario::Node),
+    ("supervisor-port", Scenario::Node),
     ("tap-agent-creates", Scenario::Node),
     ("tap-bridge", Scenario::Node),
     ("claim-block-open", Scenario::Node),

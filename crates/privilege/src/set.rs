@@ -171,7 +171,7 @@ pub fn cluster_grants(profile: Profile) -> GrantSet {
         granted.0.retain(|held, _| match held.right.surface() {
             // In the minimal profile the module holds the types of all machines.
             Surface::Selinux => profile == Profile::Documented,
-            Surface::Scc | Surface::MachineScc | Surface::Rbac | Surface::Seccomp => true,
+            Surface::Scc | Surface::MachineScc | Surface::Rbac | Surface::Seccomp | Surface::Filter => true,
             _ => matches!(feature, Feature::ControlPlane | Feature::UserRoles),
         });
         set = set.plus(granted);

@@ -6,7 +6,7 @@ use ferrovirt_model::{
 };
 use ferrovirt_privilege::{
     Domain, Feature, Grant, GrantSet, Label, Right, Scenario, Subject, Surface, Surroundings, cluster_grants,
-    domain, domain_grants, feature_grants, features, grants, machine_grants, scenario,
+    domain, domain_grants, feature_grants, features, grants, machine_grants, scenario, task,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,6 +60,16 @@ fn a_witness_belongs_to_one_grant() {
         assert!(plain, "{feature}: `{witness}` is no identifier");
         let first = seen.entry(witness).or_insert(grant);
         assert_eq!(*first, grant, "{feature}: witness `{witness}` is used twice");
+    }
+}
+
+/// A later split of the node agent moves borders of processes only: each of its rights on the node is for one task.
+#[test]
+fn every_right_of_the_agent_on_its_node_is_for_a_task() {
+    for (feature, grant) in table() {
+        let agent = matches!(grant.subject, Subject::Node | Subject::NodeAgent);
+        let node = grant.rights.iter().any(|right| right.surface() == Surface::Node);
+        assert_eq!(task(grant).is_some(), agent && node, "{feature}: {}", grant.witness.as_str());
     }
 }
 

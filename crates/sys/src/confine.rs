@@ -46,49 +46,114 @@ pub const FILES: &[libc::c_long] = &[
     libc::SYS_writev,
 ];
 
-/// Offsets in `struct seccomp_data`.
+/// Families of sockets for [`Filter::new`]: within the node.
+pub const LOCAL: &[i32] = &[libc::AF_UNIX];
+/// And of the internet.
+pub const LOCAL_OR_INTERNET: &[i32] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
+/// And the kernel's own lists of addresses and routes, which C libraries look into when they resolve a name.
+pub const NETWORK: &[i32] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
+/// Offsets in `struct seccomp_data`; of the first argument the lower half, which comes first on our machines.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
+const FIRST: u32 = 16;
 #[cfg(target_arch = "x86_64")]
 const OWN: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const OWN: u32 = 0xc000_00b7;
+/// Flags of clone that make namespaces: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
+const NEW_NAMESPACES: u32 = 0x7E02_0000;
 
-/// From now on and for good, this thread and what it starts may make these system calls only; others fail with
-/// `EPERM`, and calls of another architecture end the process. `no_new_privs` must be set.
+/// A filter that lets some system calls through; others fail with `EPERM`, and calls of another architecture end the
+/// process.
+///
+/// `clone` makes no namespaces. `clone3` answers `ENOSYS`, since a filter cannot read its flags: C libraries then use
+/// `clone`.
+#[derive(Debug)]
+pub struct Filter(Vec<libc::sock_filter>);
+
+impl Filter {
+    /// A filter for these calls. With `families`, `socket` makes sockets of these alone.
+    ///
+    /// # Errors
+    /// `InvalidInput` for more calls than one filter of this form can name.
+    pub fn new(calls: &[libc::c_long], families: Option<&[i32]>) -> io::Result<Self> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let code = |parts: u32| u16::try_from(parts).unwrap_or_default();
+        let step =
+            |parts: u32, yes: u8, no: u8, k: u32| libc::sock_filter { code: code(parts), jt: yes, jf: no, k };
+        let (load, equal, any, end) = (
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K,
+            libc::BPF_RET | libc::BPF_K,
+        );
+        let refuse = |error: i32| step(end, 0, 0, libc::SECCOMP_RET_ERRNO | error.unsigned_abs());
+        let allow = || step(end, 0, 0, libc::SECCOMP_RET_ALLOW);
+        let number = |call: libc::c_long| u32::try_from(call).map_err(|_| invalid());
+        let mut filter = vec![
+            step(load, 0, 0, ARCHITECTURE),
+            step(equal, 1, 0, OWN),
+            step(end, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
+            step(load, 0, 0, NUMBER),
+        ];
+        // Calls with conditions have an end of their own each; other calls jump over it.
+        if calls.contains(&libc::SYS_clone) {
+            filter.push(step(equal, 0, 4, number(libc::SYS_clone)?));
+            filter.push(step(load, 0, 0, FIRST));
+            filter.extend([step(any, 0, 1, NEW_NAMESPACES), refuse(libc::EPERM), allow()]);
+        }
+        if calls.contains(&libc::SYS_clone3) {
+            filter.extend([step(equal, 0, 1, number(libc::SYS_clone3)?), refuse(libc::ENOSYS)]);
+        }
+        if let Some(families) = families
+            && calls.contains(&libc::SYS_socket)
+        {
+            let count = u8::try_from(families.len()).ok().filter(|count| *count < 250).ok_or_else(invalid)?;
+            filter.push(step(equal, 0, count + 3, number(libc::SYS_socket)?));
+            filter.push(step(load, 0, 0, FIRST));
+            for (family, left) in families.iter().zip((1..=count).rev()) {
+                filter.push(step(equal, left, 0, family.unsigned_abs()));
+            }
+            filter.extend([refuse(libc::EPERM), allow()]);
+        }
+        let conditional = |call: libc::c_long| {
+            [libc::SYS_clone, libc::SYS_clone3].contains(&call)
+                || (call == libc::SYS_socket && families.is_some())
+        };
+        let plain: Vec<_> = calls.iter().filter(|call| !conditional(**call)).collect();
+        for (index, call) in plain.iter().enumerate() {
+            // To the last step, which allows; past the rest of the calls and the refusal.
+            let last = u8::try_from(plain.len() - index).map_err(|_| invalid())?;
+            filter.push(step(equal, last, 0, number(**call)?));
+        }
+        filter.extend([refuse(libc::EPERM), allow()]);
+        Ok(Self(filter))
+    }
+
+    /// Puts it on this thread and what it starts, for good. `no_new_privs` must be set. Makes one system call: fit for
+    /// the time between fork and exec.
+    ///
+    /// # Errors
+    /// What seccomp(2) says.
+    #[allow(unsafe_code)]
+    pub fn apply(&self) -> io::Result<()> {
+        let Ok(len) = u16::try_from(self.0.len()) else { return Err(rustix::io::Errno::INVAL.into()) };
+        let program = libc::sock_fprog { len, filter: self.0.as_ptr().cast_mut() };
+        let mode = libc::SECCOMP_MODE_FILTER;
+        // SAFETY: `program` and the filter that it points to live until the call is over; the kernel only copies them.
+        let failed = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) };
+        if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+/// From now on and for good, this thread and what it starts may make these system calls only. `no_new_privs` must be
+/// set.
 ///
 /// # Errors
-/// `InvalidInput` for more calls than one filter of this form can name; what seccomp(2) says.
-#[allow(unsafe_code)]
+/// Those of [`Filter::new`] and [`Filter::apply`].
 pub fn allow_only(calls: &[libc::c_long]) -> io::Result<()> {
-    let code = |parts: u32| u16::try_from(parts).unwrap_or_default();
-    let step =
-        |parts: u32, yes: u8, no: u8, k: u32| libc::sock_filter { code: code(parts), jt: yes, jf: no, k };
-    let (load, equal, end) = (
-        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
-        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-        libc::BPF_RET | libc::BPF_K,
-    );
-    let mut filter = vec![
-        step(load, 0, 0, ARCHITECTURE),
-        step(equal, 1, 0, OWN),
-        step(end, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
-        step(load, 0, 0, NUMBER),
-    ];
-    for (index, call) in calls.iter().enumerate() {
-        let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
-        // To the last step, which allows; past the rest of the calls and the refusal.
-        let allow = u8::try_from(calls.len() - index).map_err(invalid)?;
-        let call = u32::try_from(*call).map_err(invalid)?;
-        filter.push(step(equal, allow, 0, call));
-    }
-    filter.push(step(end, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()));
-    filter.push(step(end, 0, 0, libc::SECCOMP_RET_ALLOW));
-    let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let program = libc::sock_fprog { len: length, filter: filter.as_mut_ptr() };
-    // SAFETY: `program` and the filter that it points to live until the call is over; the kernel copies them.
-    let failed = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
-    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Filter::new(calls, None)?.apply()
 }
 
 #[cfg(test)]
@@ -110,5 +175,61 @@ mod tests {
             (file.is_ok(), socket.map(drop), other)
         });
         assert_eq!(thread.join().unwrap(), (true, Err(Errno::PERM), Err(Errno::PERM)));
+    }
+
+    /// What a thread of its own needs to end.
+    const USUAL: [libc::c_long; 10] = [
+        libc::SYS_exit,
+        libc::SYS_futex,
+        libc::SYS_munmap,
+        libc::SYS_mmap,
+        libc::SYS_mprotect,
+        libc::SYS_madvise,
+        libc::SYS_close,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_sigaltstack,
+        libc::SYS_rseq,
+    ];
+
+    fn filtered<T: Send + 'static>(calls: &[libc::c_long], work: impl FnOnce() -> T + Send + 'static) -> T {
+        let filter = Filter::new(&[calls, &USUAL].concat(), Some(&[libc::AF_UNIX, libc::AF_INET])).unwrap();
+        let thread = std::thread::spawn(move || {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            filter.apply().unwrap();
+            work()
+        });
+        thread.join().unwrap()
+    }
+
+    #[test]
+    fn sockets_are_of_the_named_families() {
+        use rustix::net::{AddressFamily, SocketType, socket};
+        let of =
+            |family| filtered(&[libc::SYS_socket], move || socket(family, SocketType::DGRAM, None).map(drop));
+        assert_eq!([of(AddressFamily::UNIX), of(AddressFamily::INET)], [Ok(()), Ok(())]);
+        assert_eq!([of(AddressFamily::NETLINK), of(AddressFamily::PACKET)], [Err(Errno::PERM); 2]);
+    }
+
+    #[test]
+    fn nobody_makes_a_namespace() {
+        // Refused by the filter, not for want of a capability: everybody may make a user namespace.
+        let refused = filtered(&[libc::SYS_clone, libc::SYS_clone3, libc::SYS_exit_group], || {
+            [libc::SYS_clone, libc::SYS_clone3, libc::SYS_unshare].map(|call| raw(call, libc::CLONE_NEWUSER))
+        });
+        assert_eq!(refused, [libc::EPERM, libc::ENOSYS, libc::EPERM]);
+        let thread = filtered(&[libc::SYS_clone, libc::SYS_exit_group], || raw(libc::SYS_clone, 0));
+        assert_eq!(thread, 0);
+    }
+
+    #[allow(unsafe_code)]
+    fn raw(call: libc::c_long, flags: i32) -> i32 {
+        // SAFETY: without CLONE_VM the child is a copy, as of fork(2), and ends at once; clone3 is refused before it
+        // reads anything, and unshare takes flags alone.
+        let made = unsafe { libc::syscall(call, libc::c_long::from(flags), 0, 0, 0, 0) };
+        if made == 0 && call == libc::SYS_clone {
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(0) }
+        }
+        if made < 0 { io::Error::last_os_error().raw_os_error().unwrap_or_default() } else { 0 }
     }
 }

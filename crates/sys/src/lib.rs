@@ -2,6 +2,7 @@
 //!
 //! What `rustix` already offers safely (poll, socketpair, pidfd, wait, mount) is used from there directly.
 
+pub mod calls;
 pub mod confine;
 pub mod identity;
 pub mod kvm;

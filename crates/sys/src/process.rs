@@ -28,6 +28,8 @@ pub struct Setup {
     /// Run as this user and the group of the same number, without other groups, without a capability in any set, and
     /// without a way to gain one (`no_new_privs`).
     pub user: Option<u32>,
+    /// The system calls that the program may make; it gains no privileges (`no_new_privs`). `execve` must be one.
+    pub filter: Option<crate::confine::Filter>,
 }
 
 /// Starts a program with an empty signal mask and what `setup` says. The parent's copies of the descriptors are
@@ -86,6 +88,7 @@ struct InChild {
     network_namespace: Option<OwnedFd>,
     directory: Option<OwnedFd>,
     user: Option<u32>,
+    filter: Option<crate::confine::Filter>,
 }
 
 fn prepare(setup: Setup) -> io::Result<Plan> {
@@ -131,6 +134,7 @@ fn prepare(setup: Setup) -> io::Result<Plan> {
         network_namespace,
         directory,
         user: setup.user,
+        filter: setup.filter,
     };
     Ok(Plan { child, reserved })
 }
@@ -164,6 +168,11 @@ impl InChild {
                 // A number: an error with a text would allocate, which must not be done here.
                 return Err(rustix::io::Errno::SRCH.into());
             }
+        }
+        // The last step: the others need calls that the program does not.
+        if let Some(filter) = &self.filter {
+            rustix::thread::set_no_new_privs(true)?;
+            filter.apply()?;
         }
         Ok(())
     }

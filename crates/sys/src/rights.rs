@@ -34,6 +34,19 @@ pub fn keep(own: CapabilitySet, programs: CapabilitySet) -> io::Result<()> {
     Ok(set_capabilities(None, sets)?)
 }
 
+/// Ends after other processes when memory runs out, as do programs that are started later: `oom_score_adj` of this
+/// process. False where that takes a capability that this process lacks.
+///
+/// # Errors
+/// What the kernel says beside that.
+pub fn end_late() -> io::Result<bool> {
+    match std::fs::write("/proc/self/oom_score_adj", "-999") {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Takes everything but `kept` out of the bounding set, and the ambient set with it. No allocation.
 fn limit(kept: CapabilitySet) -> io::Result<()> {
     for number in 0..u64::BITS {

@@ -3,8 +3,13 @@
 
 use anyhow::{Context, Result, ensure};
 use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, machine, process::Process, wait_for};
+use ferrovirt_privilege::{
+    Right, Scenario,
+    scenario::{registered, witnessed},
+};
 use rustix::process::Signal;
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
@@ -23,8 +28,11 @@ fn bits(numbers: &[u32]) -> u64 {
     numbers.iter().map(|number| 1 << number).sum()
 }
 
-/// CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_ADMIN, SYS_ADMIN, MKNOD.
-const AGENT: [u32; 11] = [0, 1, 3, 5, 6, 7, 8, 10, 12, 21, 27];
+/// CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_ADMIN, SYS_ADMIN, SYS_RESOURCE, MKNOD.
+const AGENT: [u32; 12] = [0, 1, 3, 5, 6, 7, 8, 10, 12, 21, SYS_RESOURCE, 27];
+const SYS_RESOURCE: u32 = 24;
+/// CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_RESOURCE.
+const SUPERVISOR: [u32; 8] = [0, 1, 5, 6, 7, 8, 10, SYS_RESOURCE];
 /// NET_RAW and SYS_NICE: for containers of the documented profile.
 const CONTAINERS: [u32; 2] = [13, 23];
 
@@ -82,18 +90,20 @@ fn the_api_server_has_no_right_of_root_and_the_agent_has_those_of_the_table() ->
         ensure!(set(&api, name)? == 0, "{name}: {}", api.status(name)?);
     }
     ensure!(api.status("NoNewPrivs")? == "1", "it can gain privileges");
+    ensure!(api.status("Seccomp")? == "2", "it has no filter of system calls");
     hidden(&api)?;
 
-    for name in ["CapPrm", "CapEff"] {
-        ensure!(set(&agent, name)? & !bits(&AGENT) == 0, "{name}: {}", agent.status(name)?);
+    for (process, own) in [(&agent, &AGENT[..]), (&cluster.up()?, &SUPERVISOR[..])] {
+        for name in ["CapPrm", "CapEff"] {
+            ensure!(set(process, name)? & !bits(own) == 0, "{name}: {}", process.status(name)?);
+        }
+        let bounding = set(process, "CapBnd")?;
+        ensure!(bounding & !(bits(&AGENT) | bits(&CONTAINERS)) == 0, "CapBnd: {bounding:x}");
+        for name in ["CapInh", "CapAmb"] {
+            ensure!(set(process, name)? == 0, "{name}: {}", process.status(name)?);
+        }
+        hidden(process)?;
     }
-    let bounding = set(&agent, "CapBnd")?;
-    ensure!(bounding & !(bits(&AGENT) | bits(&CONTAINERS)) == 0, "CapBnd: {bounding:x}");
-    for name in ["CapInh", "CapAmb"] {
-        ensure!(set(&agent, name)? == 0, "{name}: {}", agent.status(name)?);
-    }
-    hidden(&agent)?;
-    hidden(&cluster.up()?)?;
 
     // A taken-over API server.
     let data = cluster.data().display();
@@ -135,6 +145,202 @@ fn agent_socket(cluster: &Cluster) -> Result<()> {
     let (directory, socket) = (fs::metadata(&run)?, fs::metadata(run.join("agent.sock"))?);
     ensure!((directory.uid(), directory.mode() & 0o777) == (0, 0o710), "{directory:?}");
     ensure!((socket.uid(), socket.mode() & 0o177) == (Cluster::API_USER, 0), "{socket:?}");
+    Ok(())
+}
+
+fn score(process: &Process) -> Result<i64> {
+    Ok(fs::read_to_string(format!("/proc/{}/oom_score_adj", process.pid))?.trim().parse()?)
+}
+
+#[test]
+fn guests_end_before_the_system_when_memory_runs_out() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    let own = [cluster.up()?, cluster.api().context("no API server")?, cluster.agent().context("no agent")?];
+    let here: i64 = fs::read_to_string("/proc/self/oom_score_adj")?.trim().parse()?;
+    // A nested root may lack the capability to go lower than it was started.
+    let lacks = fs::read_to_string("/proc/self/status")?
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:")?.trim().to_owned().into())
+        .is_some_and(|set| u64::from_str_radix(&set, 16).is_ok_and(|set| set & bits(&[SYS_RESOURCE]) == 0));
+    for process in &own {
+        let score = score(process)?;
+        ensure!(score == if lacks { here } else { -999 }, "{:?}: {score}", process.arguments);
+    }
+    cluster.apply(&machine("plain", "Always", 0))?;
+    cluster.wait_phase("default", "plain", "Running")?;
+    let qemu = Process::qemu("default", "plain").pop().context("no QEMU")?;
+    for process in [qemu.parent()?, qemu] {
+        // Burstable: it asks for a small part of the node's memory.
+        ensure!((500..=999).contains(&score(&process)?), "{:?}: {}", process.arguments, score(&process)?);
+        for field in ["Seccomp", "NoNewPrivs"] {
+            ensure!(process.status(field)? != "0", "{field} of {:?}", process.arguments);
+        }
+        let ids: Vec<String> = process.status("Gid")?.split_whitespace().map(str::to_owned).collect();
+        ensure!(ids.iter().all(|id| id != "107" && id != "0"), "groups {ids:?} are not its own");
+        // The node's own command line is not the machine's to read.
+        let hidden = fs::read(format!("/proc/{}/root/proc/cmdline", process.pid))?;
+        ensure!(hidden.is_empty(), "it sees the node's command line");
+    }
+    cluster.stop()
+}
+
+/// Calls that are granted and not made in the test, and when they are.
+const ELSEWHERE: &[(&str, &[&str])] = &[
+    (
+        "a C library or kernel without the faster way: no vDSO, older or newer calls for the same function",
+        &[
+            "access",
+            "arch_prctl",
+            "bind",
+            "clock_getres",
+            "clock_gettime",
+            "clone",
+            "dup",
+            "epoll_pwait",
+            "fstat",
+            "getcwd",
+            "getegid",
+            "getgid",
+            "getpid",
+            "getppid",
+            "getrlimit",
+            "gettimeofday",
+            "lstat",
+            "nanosleep",
+            "open",
+            "pipe2",
+            "ppoll",
+            "readlink",
+            "readv",
+            "sched_getaffinity",
+            "sendmsg",
+            "recvmsg",
+            "stat",
+            "set_tid_address",
+            "sysinfo",
+            "umask",
+            "uname",
+            "brk",
+            "clock_nanosleep",
+            "getuid",
+            "prlimit64",
+            "statfs",
+            "fstatfs",
+            "accept4",
+            "geteuid",
+            "rt_sigaction",
+            "getdents64",
+            "newfstatat",
+        ],
+    ),
+    ("names of webhooks that are resolved", &["recvmmsg", "sendmmsg", "poll", "getpeername", "ioctl"]),
+    (
+        "files of the store and of keys that are made, replaced, removed or grow",
+        &[
+            "chmod",
+            "fallocate",
+            "fchmod",
+            "flock",
+            "ftruncate",
+            "mkdir",
+            "rename",
+            "unlink",
+            "unlinkat",
+            "lseek",
+            "fsync",
+            "statx",
+        ],
+    ),
+    (
+        "threads and memory that come and go, signals, an abort",
+        &[
+            "exit",
+            "exit_group",
+            "madvise",
+            "mremap",
+            "munmap",
+            "restart_syscall",
+            "rt_sigreturn",
+            "sched_yield",
+            "tgkill",
+            "gettid",
+            "sigaltstack",
+            "socketpair",
+            "shutdown",
+            "eventfd2",
+            "epoll_create1",
+            "connect",
+        ],
+    ),
+];
+
+fn granted() -> BTreeSet<String> {
+    let rights = witnessed("api-calls").map(|grant| grant.rights).unwrap_or_default().iter();
+    let names = rights.filter_map(|right| match right {
+        Right::OwnSyscall(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// The witness `api-calls`: a start and requests under strace.
+#[test]
+fn every_call_of_the_api_server_is_granted_and_every_granted_one_has_its_use() -> Result<()> {
+    ensure!(
+        registered(Scenario::Processes).collect::<Vec<_>>() == ["api-calls"],
+        "other witnesses are registered"
+    );
+    let mut cluster = Cluster::start(Options::default())?;
+    let trace = cluster.data().join("trace");
+    let up = cluster.up()?.pid.to_string();
+    let mut strace = Command::new("strace").args(["-f", "-qq", "-p", &up, "-o"]).arg(&trace).spawn()?;
+    wait_for("strace", Duration::from_secs(30), || {
+        Ok((cluster.up()?.status("TracerPid")? != "0").then_some(()))
+    })?;
+    let before = cluster.api().context("no API server")?;
+    before.signal(Signal::KILL)?;
+    let api = wait_for("another API server", Duration::from_secs(60), || {
+        Ok(cluster.api().filter(|other| other.pid != before.pid))
+    })?;
+    cluster.wait_ready()?;
+    cluster.kubectl(&["create", "configmap", "one", "--from-literal=a=b"])?;
+    cluster.kubectl(&["delete", "configmap", "one"])?;
+    cluster.apply(&machine("traced", "Always", 0))?;
+    cluster.wait_phase("default", "traced", "Running")?;
+    ensure!(api.alive(), "it ended");
+    cluster.stop()?;
+    strace.wait()?;
+
+    let text = fs::read_to_string(&trace)?;
+    let mut threads = BTreeSet::from([api.pid.to_string()]);
+    let (mut made, mut filtered) = (BTreeSet::new(), false);
+    // Threads are made after the filter; the answer of a clone may stand behind the first calls of the new one.
+    let lines: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(' ')).collect();
+    for (pid, call) in &lines {
+        if threads.contains(*pid) && call.trim_start().trim_start_matches("<... ").starts_with("clone") {
+            threads.extend(call.rsplit_once("= ").map(|(_, made)| made.trim().to_owned()));
+        }
+    }
+    for (_, call) in lines.iter().filter(|(pid, _)| threads.contains(*pid)) {
+        let Some((name, _)) = call.trim_start().split_once('(') else { continue };
+        let plain = !name.is_empty()
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        if plain && filtered {
+            made.insert(name.to_owned());
+        }
+        filtered |= call.contains("PR_SET_SECCOMP");
+    }
+    let granted = granted();
+    ensure!(made.contains("fdatasync") && made.contains("accept4"), "{made:?}");
+    let outside: Vec<_> = made.difference(&granted).collect();
+    ensure!(outside.is_empty(), "made and not granted: {outside:?}");
+    let elsewhere: BTreeSet<String> =
+        ELSEWHERE.iter().flat_map(|(_, names)| *names).map(|name| (*name).to_owned()).collect();
+    let unknown: Vec<_> =
+        granted.iter().filter(|call| !made.contains(*call) && !elsewhere.contains(*call)).collect();
+    ensure!(unknown.is_empty(), "granted, not made here and without a reason: {unknown:?}");
+    let strangers: Vec<_> = elsewhere.difference(&granted).collect();
+    ensure!(strangers.is_empty(), "a reason for what is not granted: {strangers:?}");
     Ok(())
 }
 

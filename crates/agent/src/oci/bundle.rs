@@ -36,6 +36,32 @@ const USUAL: [&str; 14] = [
     "AUDIT_WRITE",
 ];
 
+/// What container engines hide, and more of what is the node's own: its command line, modules, addresses, disks.
+const MASKED: [&str; 22] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/cmdline",
+    "/proc/config.gz",
+    "/proc/diskstats",
+    "/proc/interrupts",
+    "/proc/iomem",
+    "/proc/ioports",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/modules",
+    "/proc/partitions",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/softirqs",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/kernel/debug",
+];
+
 /// Why a container cannot be configured; the reason is Kubernetes' `CreateContainerConfigError`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -127,7 +153,8 @@ impl Identity {
         }
         let image = super::rootfs::IMAGE_ID;
         let uid = id("runAsUser", own.run_as_user.or(pod.run_as_user))?.unwrap_or(image);
-        let gid = id("runAsGroup", own.run_as_group.or(pod.run_as_group))?.unwrap_or(image);
+        // Of the user's own number: machines of different users share no group.
+        let gid = id("runAsGroup", own.run_as_group.or(pod.run_as_group))?.unwrap_or(uid);
         if uid == 0 && own.run_as_non_root.or(pod.run_as_non_root) == Some(true) {
             return Err(Error::Root);
         }
@@ -355,9 +382,7 @@ pub fn config(
             "path": d.path, "type": d.kind, "major": d.major, "minor": d.minor,
             "fileMode": if d.writable { 0o660 } else { 0o440 }, "uid": identity.uid, "gid": identity.gid,
         })).collect::<Vec<_>>(),
-        "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-            "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware",
-            "/sys/devices/virtual/powercap"],
+        "maskedPaths": MASKED,
         "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
     });
     if identity.runtime_default_seccomp
@@ -375,6 +400,7 @@ pub fn config(
             "bounding": bounding, "effective": caps, "permitted": caps, "inheritable": caps, "ambient": caps,
         },
         "rlimits": rlimits(),
+        "oomScoreAdj": super::oom::score(pod),
         "noNewPrivileges": identity.no_new_privileges,
     });
     // On a node without SELinux the runtime refuses to start a process with a label.

@@ -3,6 +3,7 @@
 pub mod bundle;
 pub mod cgroup;
 pub mod crun;
+pub mod oom;
 pub mod programs;
 pub mod rootfs;
 pub mod sources;

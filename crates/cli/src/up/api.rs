@@ -6,7 +6,12 @@ use crate::{log, memory};
 use anyhow::{Context, Result, ensure};
 use ferrovirt_apiserver::server::{Config, Credentials, Server};
 use ferrovirt_plan::{config::ClusterConfig, render};
-use ferrovirt_sys::{process::inherited, rights};
+use ferrovirt_sys::{
+    calls,
+    confine::{self, Filter},
+    process::inherited,
+    rights,
+};
 use std::{
     net::TcpListener,
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -41,6 +46,8 @@ pub(crate) fn api_server(settings: &str) -> Result<()> {
     if let Err(error) = ferrovirt_sys::process::raise_open_files() {
         tracing::warn!("cannot raise the limit of open files: {error}");
     }
+    // Before there are other threads, which inherit it.
+    Filter::new(calls::API_SERVER, Some(confine::NETWORK))?.apply()?;
     memory::watch();
     let place = settings.directory.display().to_string();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -8,6 +8,7 @@ use super::{
 };
 use anyhow::{Context, Result, bail, ensure};
 use ferrovirt_apiserver::server::bind;
+use ferrovirt_plan::node;
 use ferrovirt_sys::{
     kvm,
     process::{Setup, spawn},
@@ -35,6 +36,8 @@ const AGENT_REFUSES: i32 = 78;
 /// Pause before a process that ended is started again, doubled each time up to the longest one.
 const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Messages of the API server that are heard before signals are looked at again.
+const AT_ONCE: usize = 16;
 /// A process that ran as long as this was well: its next pause is the shortest one.
 const WELL: Duration = Duration::from_secs(10);
 
@@ -42,6 +45,12 @@ const WELL: Duration = Duration::from_secs(10);
 pub(super) fn run(options: &Options) -> Result<()> {
     rights::hide_memory()?;
     let signals = SignalFd::new(&[Signal::INT, Signal::TERM, Signal::CHILD])?;
+    if !rights::end_late()? {
+        tracing::info!(
+            "root lacks CAP_SYS_RESOURCE here: when memory runs out this may end before guests do"
+        );
+    }
+    drop_rights()?;
     let layout = Layout::make(options)?;
     let listener = bind(options.listen)?;
     let mut api = Part::new("API server");
@@ -66,15 +75,21 @@ pub(super) fn run(options: &Options) -> Result<()> {
                 }
             }
         }
-        if let Some(status) = api.ended()?
-            && !supervisor.spoken
-        {
-            break Err(anyhow::anyhow!("the API server did not start ({status}); it says why above"));
+        match api.ended()? {
+            Some(status) if !supervisor.spoken => {
+                break Err(anyhow::anyhow!("the API server did not start ({status}); it says why above"));
+            }
+            Some(status) => api.tell(status),
+            None => {}
         }
-        if agent.ended()?.is_some_and(|status| status.code() == Some(AGENT_REFUSES)) {
-            break Err(anyhow::anyhow!(
-                "the node agent does not work here; it says above why and what to do"
-            ));
+        match agent.ended()? {
+            Some(status) if status.code() == Some(AGENT_REFUSES) => {
+                break Err(anyhow::anyhow!(
+                    "the node agent does not work here; it says above why and what to do"
+                ));
+            }
+            Some(status) => agent.tell(status),
+            None => {}
         }
         if api.due() {
             lines = Some(supervisor.start_api(&mut api)?);
@@ -89,13 +104,25 @@ pub(super) fn run(options: &Options) -> Result<()> {
             break Ok(());
         }
     };
-    println!(
-        "stopping; machines keep running and are adopted by the next `ferrovirt up` on {}",
-        options.data_dir.display()
-    );
+    if supervisor.spoken {
+        println!(
+            "stopping; machines keep running and are adopted by the next `ferrovirt up` on {}",
+            options.data_dir.display()
+        );
+    }
     agent.end(&signals)?;
     api.end(&signals)?;
     outcome
+}
+
+/// Keeps the capabilities that the privilege table lists for this process; the node agent may have its own.
+fn drop_rights() -> Result<()> {
+    let set = |names: Vec<String>| {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        rights::set(names).context("the privilege table names an unknown capability")
+    };
+    let agent = set(node::capabilities())? | set(node::capabilities_of_containers())?;
+    rights::keep(set(node::capabilities_of_supervisor())?, agent).context("giving up capabilities")
 }
 
 /// Waits for anything to do; true when this process is to end.
@@ -218,9 +245,9 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Does what the API server asks for; false when it is gone.
+    /// Does what the API server asks for, a few things at once; false when it is gone.
     fn listen(&mut self, lines: &mut Lines, agent: &mut Part) -> Result<bool> {
-        loop {
+        for _ in 0..AT_ONCE {
             match lines.next()? {
                 Heard::Closed => return Ok(false),
                 Heard::Nothing => return Ok(true),
@@ -248,6 +275,7 @@ impl Supervisor<'_> {
                 }
             }
         }
+        Ok(true)
     }
 
     /// Says where everything is.
@@ -300,10 +328,16 @@ impl Part {
         if self.since.elapsed() >= WELL {
             self.pause = PAUSE;
         }
-        tracing::warn!("the {} ended ({status}); starting it again in {:?}", self.name, self.pause);
         self.again = Some(Instant::now() + self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         Ok(Some(status))
+    }
+
+    /// Tells people about an end after which it is started again.
+    fn tell(&self, status: ExitStatus) {
+        let pause = self.again.map(|again| again.saturating_duration_since(Instant::now()));
+        let pause = pause.unwrap_or_default().as_millis();
+        tracing::warn!("the {} ended ({status}); starting it again in {pause} ms", self.name);
     }
 
     fn due(&self) -> bool {

@@ -49,6 +49,8 @@ impl Launcher {
     /// `command` starts the launcher with the arguments and descriptors that it is given.
     pub fn behind(mut command: Command, network_namespace: Option<OwnedFd>) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        // In a pod it is a mount.
+        fs::create_dir(folder.path().join("sockets")).unwrap();
         let listener = Listener::bind(&folder.path().join("launcher-sock")).unwrap();
         command.arg("--run-dir").arg(folder.path()).arg("--overlay-dir").arg(folder.path());
         let fds = vec![(listener.as_fd().try_clone_to_owned().unwrap(), LISTEN_FD)];

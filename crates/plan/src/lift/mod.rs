@@ -3,6 +3,7 @@
 //! Each function reads one kind of document and returns every right in it, also those that no feature asks for; the
 //! proof is that the result equals the grants that the document was rendered from.
 
+pub mod calls;
 pub mod cil;
 pub mod order;
 pub mod pod;

@@ -202,6 +202,53 @@ fn the_selinux_modules_are_their_grants() {
     }
 }
 
+/// The filters that are compiled into our programs are those of the table, and the launcher's is no wider than the pod's.
+#[test]
+fn the_compiled_filters_are_what_the_table_says() {
+    let compiled = include_str!("../../../sys/src/calls.rs");
+    let lists = calls::lift(compiled);
+    let grants = cluster_grants(Profile::Minimal);
+    let of = |subject| -> BTreeSet<String> {
+        let rights = grants.of(subject).into_iter();
+        rights
+            .filter_map(|right| match right {
+                Right::Syscall(name) | Right::OwnSyscall(name) => Some(name),
+                _ => None,
+            })
+            .collect()
+    };
+    let names: Vec<&str> = lists.keys().map(String::as_str).collect();
+    assert_eq!(names, ["API_SERVER", "LAUNCHER", "QEMU"]);
+    assert_eq!(lists["API_SERVER"], of(Subject::ApiServer));
+    assert_eq!(lists["QEMU"], of(Subject::Qemu));
+    assert_eq!(lists["LAUNCHER"], &of(Subject::Launcher) | &of(Subject::Qemu));
+    let pod: BTreeSet<_> = lists["LAUNCHER"].iter().cloned().map(Right::Syscall).collect();
+    assert_eq!(pod, seccomp::lift(&render::seccomp::profile()));
+    for call in [
+        "io_uring_setup",
+        "userfaultfd",
+        "ptrace",
+        "bpf",
+        "perf_event_open",
+        "keyctl",
+        "mount",
+        "kexec_load",
+        "unshare",
+        "setns",
+        "init_module",
+        "add_key",
+        "pivot_root",
+        "process_vm_writev",
+        "open_by_handle_at",
+    ] {
+        assert!(lists.values().all(|calls| !calls.contains(call)), "{call}");
+    }
+    assert!(!lists["API_SERVER"].contains("execve"));
+    // A line that is no call is seen.
+    let more = compiled.replacen("libc::SYS_accept4,", "libc::SYS_accept4, 321,", 1);
+    assert_ne!(calls::lift(&more), lists);
+}
+
 /// Proof 6: nothing in the manifests gives a right that no feature asked for.
 #[test]
 fn the_installation_grants_what_the_table_says_and_nothing_else() {

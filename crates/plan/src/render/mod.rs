@@ -1,5 +1,6 @@
 //! From grants to what is applied: pods, SCCs, roles, SELinux modules, seccomp profiles, manifests.
 
+pub mod calls;
 pub mod cil;
 pub mod install;
 mod overhead;

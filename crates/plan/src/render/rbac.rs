@@ -18,7 +18,7 @@ enum Identity {
 
 fn identity(subject: Subject) -> Option<Identity> {
     match subject {
-        Subject::Qemu | Subject::Launcher => None,
+        Subject::Qemu | Subject::Launcher | Subject::Supervisor | Subject::ApiServer => None,
         Subject::NodeAgent => Some(Identity::Account { namespace: NAMESPACE, name: "kubevirt-handler" }),
         Subject::Node => Some(Identity::Group { role: "system:node", group: "system:nodes" }),
         Subject::Controller => Some(Identity::Account { namespace: NAMESPACE, name: "kubevirt-controller" }),

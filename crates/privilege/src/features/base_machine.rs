@@ -3,7 +3,7 @@
 //! Without these the kernel refuses what any QEMU does (the container's empty root has no writable directory, the
 //! seccomp filter no system call). Subjects: the launcher, and QEMU as its child.
 
-use super::{Table, confined, syscalls::PROFILE};
+use super::{Table, confined, syscalls};
 use crate::{
     grant::{Grant, Phase, Subject},
     right::{Access, Right, VolumeSource},
@@ -75,10 +75,20 @@ const BOTH: &[Grant] = &[
     Grant::new(
         Subject::Qemu,
         Phase::Running,
-        PROFILE,
-        "kernel: __seccomp_filter returns EPERM for every call that the profile does not name",
-        "QEMU's block, network, memory and event code and the launcher's own loop make these calls",
+        syscalls::QEMU,
+        "kernel: __seccomp_filter returns EPERM for every call that neither the runtime's profile nor the filter names \
+         that the launcher puts on QEMU",
+        "QEMU's block, network, memory and event code makes these calls",
         "base-syscalls",
+    ),
+    Grant::new(
+        Subject::Launcher,
+        Phase::Running,
+        syscalls::LAUNCHER,
+        "kernel: __seccomp_filter returns EPERM for every call that neither the runtime's profile nor the launcher's own \
+         filter names",
+        "the launcher's loop makes these calls, and starts QEMU",
+        "launcher-syscalls",
     ),
     Grant::new(
         Subject::Controller,

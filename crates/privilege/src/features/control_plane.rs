@@ -1,12 +1,13 @@
 //! The controllers and the node agent: rights do not vanish when launchers lose them, they move here.
 
-use super::{Table, node};
+use super::{Table, node, processes};
 use crate::{
     grant::{Grant, Phase, Subject, verbs},
     right::Right,
 };
 
-pub(super) const TABLE: Table = Table { both: &[CONTROLLER, AGENT, HOST, node::GRANTS], ..Table::NONE };
+pub(super) const TABLE: Table =
+    Table { both: &[CONTROLLER, AGENT, HOST, node::GRANTS, processes::GRANTS], ..Table::NONE };
 
 const RBAC: &str = "authorizer: RBAC refuses a verb that no role of the account has";
 
@@ -217,6 +218,17 @@ const HOST: &[Grant] = &[
         "kernel: cgroup_file_open and kernfs permissions; check_kill_permission asks CAP_KILL",
         "limits hold for the whole pod, and a deleted pod ends",
         "node-lifecycle",
+    ),
+    Grant::new(
+        Subject::Node,
+        Phase::Start,
+        &[Right::Host {
+            operation: "give the pod an OOM score that its guest cannot lower, where the node's root has the capability",
+            capability: "SYS_RESOURCE",
+        }],
+        "kernel: __set_oom_adj asks capable(CAP_SYS_RESOURCE) to go under, and to set, the process's lowest score",
+        "when memory runs out guests end before the system does, by their quality of service",
+        "node-oom",
     ),
     Grant::new(
         Subject::Node,

@@ -17,6 +17,7 @@ mod kvm;
 mod multi_queue;
 mod network;
 mod node;
+mod processes;
 mod scc_webhook;
 mod selinux_label;
 mod serial_console;
@@ -26,6 +27,12 @@ mod user_roles;
 
 use crate::{feature::Feature, grant::Grant};
 use ferrovirt_model::Profile;
+
+/// Rights on system calls: `calls![Syscall: "read" "write"]`.
+macro_rules! calls {
+    ($kind:ident : $($name:literal)+) => { &[$($crate::right::Right::$kind($name)),+] };
+}
+use calls;
 
 /// The entries of one feature.
 struct Table {
