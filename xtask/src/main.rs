@@ -50,6 +50,9 @@ enum Task {
         /// Machines started at once
         #[arg(long, default_value_t = 20)]
         crowd: usize,
+        /// Measure what two hostile users cost the others instead, and fail when it is too much
+        #[arg(long)]
+        hostile: bool,
     },
     /// Measure questions about SELinux policies beside setools
     BenchSelinux {
@@ -107,9 +110,9 @@ fn perform(task: Task) -> Result<()> {
             selinux::build(&target())?;
             test::test(e2e.as_deref())
         }
-        Task::Bench { rounds, crowd } => {
+        Task::Bench { rounds, crowd, hostile } => {
             let guest = everything()?;
-            bench::bench(&guest, rounds, crowd)
+            bench::bench(&guest, rounds, crowd, hostile)
         }
         Task::BenchSelinux { rounds } => bench_selinux::bench(rounds),
         Task::Chaos(arguments) => {

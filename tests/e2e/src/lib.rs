@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod host;
 pub mod person;
 pub mod process;
+pub mod raw;
 
 pub use cluster::{Cluster, Options};
 pub use person::Person;

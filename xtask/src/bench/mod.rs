@@ -4,6 +4,7 @@
 //! are looked at in the same way, and with as little work as possible: one open watch, and the file of the serial port.
 
 mod bare;
+mod hostile;
 
 use crate::guest::Guest;
 use anyhow::{Context, Result, bail, ensure};
@@ -57,7 +58,10 @@ fn row(what: &str, mut all: Vec<Duration>) -> f64 {
 }
 
 /// Runs everything and prints Markdown tables.
-pub(crate) fn bench(guest: &Guest, rounds: usize, crowd: usize) -> Result<()> {
+pub(crate) fn bench(guest: &Guest, rounds: usize, crowd: usize, hostile: bool) -> Result<()> {
+    if hostile {
+        return hostile::bench(rounds);
+    }
     println!("| what | median | range | n |\n|---|---|---|---|");
     start_up(rounds)?;
     let mut cluster = Cluster::start(Options::default())?;

@@ -23,14 +23,20 @@ pub(crate) mod connections;
 mod share;
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
 
 pub use share::{Place, Share};
 
+use crate::quota;
 use crate::request::{Attributes, UserInfo};
 use crate::status::ApiError;
 
 /// How many objects in a list make it take one seat more.
 const OBJECTS_PER_SEAT: usize = 500;
+/// Pause before something that has to be done is tried again.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Most seats of one request.
 const MAX_SEATS: usize = 4;
 /// What is larger than this many bytes is worked on apart.
@@ -105,6 +111,28 @@ impl Flow {
             work()
         });
         work.await.map_err(|_| ApiError::internal("the request could not be worked on"))
+    }
+}
+
+impl Flow {
+    /// An object as a client sees it. A large one is written where that holds up nobody else: the answer that it is a part of
+    /// has begun and is not refused any more, so it waits.
+    pub(crate) async fn written(
+        &self,
+        user: &UserInfo,
+        object: Arc<Value>,
+        write: impl Fn(&Value) -> Vec<u8> + Clone + Send + 'static,
+    ) -> Vec<u8> {
+        while quota::exceeds(&object, LARGE) {
+            let (write, shared) = (write.clone(), Arc::clone(&object));
+            match self.apart(user, move || write(&shared)).await {
+                Ok(bytes) => return bytes,
+                // The user's queue is full.
+                Err(error) if error.code == 429 => tokio::time::sleep(AGAIN).await,
+                Err(_) => break,
+            }
+        }
+        write(&object)
     }
 }
 

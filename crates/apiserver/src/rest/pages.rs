@@ -14,7 +14,6 @@ use super::output::{ListMeta, Output};
 use crate::app::{self, Answer, App};
 use crate::request::UserInfo;
 use crate::status::ApiError;
-use crate::{flow, quota};
 
 /// A piece is sent when it has this many bytes; it is larger only by its last object.
 const PIECE: usize = 64 << 10;
@@ -66,24 +65,10 @@ impl Pages {
             if !std::mem::take(&mut self.first) {
                 piece.push(b',');
             }
-            if quota::exceeds(&object, flow::LARGE) {
-                piece.extend(self.apart(object).await);
-            } else {
-                piece.extend(self.output.item(&object));
-            }
+            let output = self.output.clone();
+            let write = move |object: &Value| output.item(object);
+            piece.extend(self.app.flow.written(&self.user, object, write).await);
         }
         Some(piece)
-    }
-
-    /// A large object is written where it holds up nobody else. A list that has begun is not refused any more: it waits.
-    async fn apart(&self, object: Arc<Value>) -> Vec<u8> {
-        loop {
-            let (output, shared) = (self.output.clone(), Arc::clone(&object));
-            match self.app.flow.apart(&self.user, move || output.item(&shared)).await {
-                Ok(bytes) => return bytes,
-                Err(error) if error.code == 429 => {}
-                Err(_) => return self.output.item(&object),
-            }
-        }
     }
 }

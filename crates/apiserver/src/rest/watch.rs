@@ -122,7 +122,7 @@ impl Stream {
         let mut out = Vec::new();
         while let Some(entry) = self.initial.next() {
             if self.call.selects(&entry.object) {
-                self.line(&mut out, "ADDED", &entry.object);
+                self.line(&mut out, "ADDED", entry.object).await;
             }
             if out.len() > FRAME {
                 return Some(out.into());
@@ -145,14 +145,14 @@ impl Stream {
                 _ = self.shutdown.wait_for(|stop| *stop) => Woken::End,
             };
             match woken {
-                Woken::Events(Ok(events)) => self.lines(&mut out, &events),
+                Woken::Events(Ok(events)) => self.lines(&mut out, &events).await,
                 Woken::Events(Err(StoreError::Closed)) => return None,
                 Woken::End => {
                     // The last word says from where to go on: of a quiet kind the client's own revision is old by now,
                     // and the history may not reach back to it. What happened until now comes first.
                     if self.call.query.bookmarks {
                         if let Some(Ok(events)) = self.watcher.next().now_or_never() {
-                            self.lines(&mut out, &events);
+                            self.lines(&mut out, &events).await;
                         }
                         put(&mut out, "BOOKMARK", &self.call.output.bookmark(self.watcher.revision(), false));
                     }
@@ -197,17 +197,18 @@ impl Stream {
         }
     }
 
-    fn lines(&mut self, out: &mut Vec<u8>, events: &[Arc<Event>]) {
+    async fn lines(&mut self, out: &mut Vec<u8>, events: &[Arc<Event>]) {
         for event in events {
             if let Some((kind, object)) = self.seen(event) {
-                self.line(out, kind, &object);
+                self.line(out, kind, object).await;
             }
         }
     }
 
-    fn line(&mut self, out: &mut Vec<u8>, kind: &str, object: &Value) {
-        put(out, kind, &self.call.output.event_object(object, self.first));
-        self.first = false;
+    async fn line(&mut self, out: &mut Vec<u8>, kind: &str, object: Arc<Value>) {
+        let (output, first) = (self.call.output.clone(), std::mem::take(&mut self.first));
+        let write = move |object: &Value| output.event_object(object, first);
+        put(out, kind, &self.call.app.flow.written(&self.call.user, object, write).await);
     }
 }
 

@@ -98,6 +98,7 @@ impl Credentials {
             "users": [{"name": user, "user": credential}],
         });
         // YAML that people can read; JSON, which is YAML too, if that ever fails.
-        serde_saphyr::to_string(&config).unwrap_or_else(|_| config.to_string())
+        let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+        serde_saphyr::to_string_with_options(&config, options).unwrap_or_else(|_| config.to_string())
     }
 }

@@ -9,8 +9,12 @@ use super::{Key, Prefix, Shared, StoreError};
 
 /// How many events the history keeps. A client that is slower than this lists again.
 const MAX_EVENTS: usize = 4096;
-/// How many bytes of JSON the history keeps alive, at most (counted as serialized; twice that in memory).
+/// How many bytes of JSON the history keeps alive, at most (counted as serialized).
 const MAX_BYTES: usize = 4 << 20;
+/// How many bytes its objects may take in memory; with the objects before the changes it is up to twice that.
+const MAX_WEIGHT: usize = 16 << 20;
+/// How many bytes of events a watcher is given at once, and one event more: whoever is slow holds no more than that.
+const AT_ONCE: usize = 256 << 10;
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,36 +44,51 @@ pub struct Event {
 
 /// Ring of recent events, in order of revision.
 pub(crate) struct History {
-    events: VecDeque<(Arc<Event>, usize)>,
+    /// Events with their bytes as JSON and in memory.
+    events: VecDeque<(Arc<Event>, usize, usize)>,
     bytes: usize,
+    weight: usize,
     /// A watch can start from this revision or a later one.
     oldest: u64,
 }
 
 impl History {
     pub(crate) fn new(revision: u64) -> Self {
-        Self { events: VecDeque::new(), bytes: 0, oldest: revision }
+        Self { events: VecDeque::new(), bytes: 0, weight: 0, oldest: revision }
     }
 
     pub(crate) fn push(&mut self, event: Event, bytes: usize) {
+        let weight = crate::quota::weight(&event.object);
         self.bytes = self.bytes.saturating_add(bytes);
-        self.events.push_back((Arc::new(event), bytes));
-        while self.events.len() > MAX_EVENTS || (self.bytes > MAX_BYTES && self.events.len() > 1) {
-            if let Some((event, bytes)) = self.events.pop_front() {
+        self.weight = self.weight.saturating_add(weight);
+        self.events.push_back((Arc::new(event), bytes, weight));
+        let full = |history: &Self| history.bytes > MAX_BYTES || history.weight > MAX_WEIGHT;
+        while self.events.len() > MAX_EVENTS || (full(self) && self.events.len() > 1) {
+            if let Some((event, bytes, weight)) = self.events.pop_front() {
                 self.bytes = self.bytes.saturating_sub(bytes);
+                self.weight = self.weight.saturating_sub(weight);
                 self.oldest = event.revision;
             }
         }
     }
 
-    /// Events after `revision` that lie below `prefix`.
-    fn since(&self, revision: u64, prefix: &Prefix) -> Result<Vec<Arc<Event>>, StoreError> {
+    /// Events after `revision` that lie below `prefix`, until there are [`AT_ONCE`] bytes of them; and the revision up to
+    /// which these are all.
+    fn since(&self, revision: u64, now: u64, prefix: &Prefix) -> Result<(Vec<Arc<Event>>, u64), StoreError> {
         if revision < self.oldest {
             return Err(StoreError::Expired { asked: revision, oldest: self.oldest });
         }
-        let start = self.events.partition_point(|(event, _)| event.revision <= revision);
-        let new = self.events.range(start..);
-        Ok(new.filter(|(event, _)| prefix.contains(&event.key)).map(|(event, _)| Arc::clone(event)).collect())
+        let start = self.events.partition_point(|(event, ..)| event.revision <= revision);
+        let (mut found, mut size) = (Vec::new(), 0usize);
+        for (event, _, weight) in self.events.range(start..).filter(|(event, ..)| prefix.contains(&event.key))
+        {
+            found.push(Arc::clone(event));
+            size = size.saturating_add(*weight);
+            if size >= AT_ONCE {
+                return Ok((found, event.revision));
+            }
+        }
+        Ok((found, now))
     }
 }
 
@@ -110,9 +129,9 @@ impl Watcher {
     pub async fn next(&mut self) -> Result<Vec<Arc<Event>>, StoreError> {
         loop {
             self.tick.borrow_and_update();
-            let (revision, events) = {
+            let (events, revision) = {
                 let state = self.shared.read();
-                (state.revision, state.history.since(self.seen, &self.prefix)?)
+                state.history.since(self.seen, state.revision, &self.prefix)?
             };
             self.seen = revision;
             if !events.is_empty() {
