@@ -1,0 +1,222 @@
+//! Requests that are deep, large, many or never taken: the others are answered, and memory stays bounded.
+#![allow(clippy::indexing_slicing)]
+
+use anyhow::{Context, Result, ensure};
+use ferrovirt_e2e::{
+    Cluster, Options, Person,
+    raw::{Connection, Server},
+    wait_for,
+};
+use ferrovirt_hostile::Users;
+use serde_json::{Value, json};
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
+
+const MAPS: &str = "/api/v1/namespaces/alpha/configmaps";
+/// Most resident memory of the API server, KiB.
+const MEMORY: u64 = 256 << 10;
+
+fn map(name: &str, data: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
+}
+
+/// Resident memory of the API server, KiB.
+fn memory(cluster: &Cluster) -> Result<u64> {
+    cluster.api().context("no API server")?.resident_kib()
+}
+
+/// Bob, who has nothing to do with it, is served: he reads and writes in his own namespace.
+fn bob_is_served(server: &Server, bob: &Person<'_>, turn: usize) -> Result<()> {
+    let path = "/api/v1/namespaces/beta/configmaps";
+    let made = server.post(&bob.token, path, &map(&format!("bob-{turn}"), &json!({"a": "b"})))?;
+    ensure!(made.code == 201, "bob: {} {}", made.code, made.status("message"));
+    let read = server.get(&bob.token, &format!("{path}/bob-{turn}"))?;
+    ensure!(read.code == 200 && read.json()?["data"]["a"] == "b", "bob: {read:?}");
+    Ok(())
+}
+
+/// Attackers do `attack` until bob was served ten times meanwhile; each is told its number and that it is to go on.
+fn while_bob_works(
+    server: &Server,
+    bob: &Person<'_>,
+    attackers: usize,
+    attack: impl Fn(usize) -> Result<()> + Sync,
+) -> Result<()> {
+    let (done, attacks) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..attackers)
+            .map(|number| {
+                let (attack, done, attacks) = (&attack, &done, &attacks);
+                scope.spawn(move || -> Result<()> {
+                    while !done.load(Ordering::Relaxed) {
+                        attack(number)?;
+                        attacks.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let served = (0..10).try_for_each(|turn| bob_is_served(server, bob, turn));
+        done.store(true, Ordering::Relaxed);
+        for thread in threads {
+            thread.join().map_err(|_| anyhow::anyhow!("an attacker panicked"))??;
+        }
+        ensure!(attacks.load(Ordering::Relaxed) >= attackers, "nobody attacked");
+        served
+    })
+}
+
+#[test]
+fn bodies_that_are_hard_to_read_hold_up_nobody() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    let users = Users::new(&cluster)?;
+    let server = Server::of(&cluster.kubeconfig())?;
+    let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let yaml =
+        |text: &str| server.ask(&users.carol.token, "POST", reviews, "application/yaml", text.as_bytes());
+    let flow = |depth: usize| ["{a: ".repeat(depth), "}".repeat(depth)].concat();
+    ensure!(yaml(&flow(60_000))?.code == 413, "YAML of 300 kB");
+    for deep in [flow(50_000), "a: ".to_owned() + &"[".repeat(200_000), "- ".repeat(100_000)] {
+        let refused = yaml(&deep)?;
+        ensure!(refused.code == 400 && refused.status("reason") == "BadRequest", "{refused:?}");
+    }
+    let bomb: String = (1..12).fold("a0: &a0 [x]\n".to_owned(), |text, level| {
+        let aliases = format!("*a{},", level - 1).repeat(9);
+        format!("{text}a{level}: &a{level} [{aliases}]\n")
+    });
+    ensure!(matches!(yaml(&bomb)?.code, 400 | 413), "a bomb of aliases");
+    let deep =
+        server.ask(&users.carol.token, "POST", reviews, "application/json", &b"[".repeat(3_000_000))?;
+    ensure!(deep.code == 400, "{deep:?}");
+    let many = ["[".to_owned(), "{},".repeat(900_000), "{}]".to_owned()].concat();
+    let many = server.ask(&users.carol.token, "POST", reviews, "application/json", many.as_bytes())?;
+    ensure!(many.code == 413 && many.status("reason") == "RequestEntityTooLarge", "{many:?}");
+    let wide = json!({"kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": {"name": "x".repeat(2 << 20)}}});
+    let tokens = [&users.carol.token, &users.alice.token];
+    while_bob_works(&server, &users.bob, 16, |number| {
+        let token = tokens[number % 2];
+        if number < 8 {
+            server.ask(token, "POST", reviews, "application/yaml", flow(40_000).as_bytes())?;
+        } else {
+            server.post(token, reviews, &wide)?;
+        }
+        Ok(())
+    })?;
+    let used = memory(&cluster)?;
+    ensure!(used < MEMORY, "{used} KiB");
+    drop(users);
+    cluster.stop()
+}
+
+#[test]
+fn what_a_namespace_stores_is_bounded_and_goes_back() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    let users = Users::new(&cluster)?;
+    let server = Server::of(&cluster.kubeconfig())?;
+    let alice = &users.alice.token;
+    let before = memory(&cluster)?;
+    let small = |count: usize| -> Value {
+        (0..count).map(|key| (format!("k{key}"), json!("v"))).collect::<serde_json::Map<_, _>>().into()
+    };
+    let refused = server.post(alice, MAPS, &map("large", &json!({"a": "x".repeat((1 << 20) + 1)})))?;
+    ensure!(refused.code == 422, "{refused:?}");
+    let said = "ConfigMap \"large\" is invalid: []: Too long: may not be more than 1048576 bytes";
+    ensure!(refused.status("message") == said, "{refused:?}");
+    let mut noted = map("noted", &json!({}));
+    noted["metadata"]["annotations"] = json!({"a": "x".repeat(300_000)});
+    let refused = server.post(alice, MAPS, &noted)?;
+    ensure!(refused.code == 422 && refused.status("message").contains("262144 bytes"), "{refused:?}");
+
+    let mut made = 0;
+    let full = loop {
+        let answer = server.post(alice, MAPS, &map(&format!("m{made}"), &small(50_000)))?;
+        if answer.code != 201 {
+            break answer;
+        }
+        made += 1;
+        ensure!(made < 50, "there is no limit");
+    };
+    ensure!(full.code == 403 && full.status("message").contains("exceeded quota: stored-bytes"), "{full:?}");
+    ensure!(made > 2, "{made}");
+    bob_is_served(&server, &users.bob, 100)?;
+    let used = memory(&cluster)?;
+    ensure!(used < MEMORY, "{used} KiB with {made} maps");
+
+    // Lists that nobody takes.
+    let mut held: Vec<Connection> = Vec::new();
+    for _ in 0..40 {
+        let mut connection = server.connect()?;
+        connection.send(alice, "GET", MAPS, "application/json", b"")?;
+        held.push(connection);
+    }
+    for turn in 200..210 {
+        bob_is_served(&server, &users.bob, turn)?;
+    }
+    let used = memory(&cluster)?;
+    ensure!(used < MEMORY, "{used} KiB with lists that nobody takes");
+    drop(held);
+    wait_for("a list to be whole again", Duration::from_secs(60), || {
+        let list = server.get(alice, MAPS)?;
+        if list.code == 429 {
+            ensure!(list.head.contains("retry-after: 1"), "{}", list.head);
+            ensure!(list.status("reason") == "TooManyRequests", "{list:?}");
+            return Ok(None);
+        }
+        ensure!(list.code == 200, "{}", list.code);
+        let items = list.json()?["items"].as_array().map_or(0, Vec::len);
+        ensure!(items >= made, "{items} of {made}");
+        Ok(Some(()))
+    })?;
+    let gone = server.ask(alice, "DELETE", MAPS, "application/json", b"")?;
+    ensure!(gone.code == 200, "a full namespace is emptied: {}", gone.status("message"));
+    ensure!(server.post(alice, MAPS, &map("again", &json!({"a": "b"})))?.code == 201, "there is room again");
+    wait_for("memory to go back", Duration::from_secs(60), || {
+        let now = memory(&cluster)?;
+        // The history of recent changes holds some of what was deleted.
+        Ok((now < before + (64 << 10)).then_some(()))
+    })?;
+    drop(users);
+    cluster.stop()
+}
+
+#[test]
+fn bindings_of_many_subjects_cost_their_author_alone() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    let users = Users::new(&cluster)?;
+    let server = Server::of(&cluster.kubeconfig())?;
+    let adam = &users.adam.token;
+    let path = "/apis/rbac.authorization.k8s.io/v1/namespaces/alpha/rolebindings";
+    let binding = |name: &str, first: usize, count: usize| {
+        let subjects: Vec<Value> = (first..first + count)
+            .map(|user| json!({"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": format!("u{user}")}))
+            .collect();
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}, "subjects": subjects})
+    };
+    let refused = server.post(adam, path, &binding("many", 0, 10_000))?;
+    ensure!(refused.code == 422, "{refused:?}");
+    ensure!(
+        refused.status("message").contains("subjects: Too many: 10000: must have at most 1000 items"),
+        "{refused:?}"
+    );
+    let next = AtomicUsize::new(0);
+    while_bob_works(&server, &users.bob, 4, |_| {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let made = server.post(adam, path, &binding(&format!("b{number}"), number * 1000, 1000))?;
+        ensure!(matches!(made.code, 201 | 403 | 429), "{made:?}");
+        Ok(())
+    })?;
+    let used = memory(&cluster)?;
+    ensure!(used < MEMORY, "{used} KiB");
+
+    // A right that is taken away does not count any more.
+    let may = || -> Result<bool> { Ok(server.get(&users.carol.token, MAPS)?.code == 200) };
+    ensure!(may()?, "carol may list");
+    cluster.kubectl(&["delete", "rolebindings", "--all", "-n", "alpha"])?;
+    ensure!(!may()?, "carol may list without a binding");
+    drop(users);
+    cluster.stop()
+}
