@@ -33,7 +33,6 @@ use kube::{
 use rustix::fs::FlockOperation;
 use std::{
     fs,
-    io::IsTerminal,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -136,14 +135,7 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ferrovirt_unpack::child::run());
     }
     let options = Options::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .with_writer(std::io::stderr)
-        .init();
+    ferrovirt_log::start("info");
     if options.follow_parent {
         // Who starts this program may be killed at any moment; the next one brings an agent of its own.
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;

@@ -3,7 +3,6 @@
 mod client;
 mod console;
 mod explain;
-mod log;
 mod machine;
 mod memory;
 mod prove;

@@ -1,6 +1,5 @@
 //! `ferrovirt serve`: parts of the system that run beside another Kubernetes.
 
-use crate::log;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use ferrovirt_plan::render::scc_webhook::NAME;
@@ -50,7 +49,7 @@ struct WebhookOptions {
 }
 
 pub(crate) fn serve(options: Options) -> Result<()> {
-    log::start();
+    ferrovirt_log::start("info,kube=warn");
     let Part::Webhook(options) = options.part;
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(run(options))
 }

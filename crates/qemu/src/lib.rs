@@ -8,5 +8,7 @@ pub mod image;
 pub mod order;
 pub mod protocol;
 pub mod qmp;
+pub mod rules;
+pub mod text;
 
 pub use command::{Descriptors, OrderError, command_line};

@@ -2,7 +2,7 @@
 //! has beside that are the descriptors that it was started with.
 
 use super::control::{self, File, Heard, Kvm, Lines, Said, Settings};
-use crate::{log, memory};
+use crate::memory;
 use anyhow::{Context, Result, ensure};
 use ferrovirt_apiserver::server::{Config, Credentials, Server};
 use ferrovirt_plan::{config::ClusterConfig, render};
@@ -40,7 +40,7 @@ const LAST: Duration = Duration::from_secs(4);
 /// Runs until SIGTERM. `settings` is what [`super::supervisor`] wrote.
 pub(crate) fn api_server(settings: &str) -> Result<()> {
     rights::hide_memory()?;
-    log::start();
+    ferrovirt_log::start("info,kube=warn");
     ensure!(rights::has_none()?, "`ferrovirt up` starts this; it does not run with rights of its own");
     let settings: Settings = serde_json::from_str(settings)?;
     if let Err(error) = ferrovirt_sys::process::raise_open_files() {

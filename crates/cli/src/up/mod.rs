@@ -17,7 +17,7 @@ mod supervisor;
 
 pub(crate) use api::api_server;
 
-use crate::{log, requirements};
+use crate::requirements;
 use anyhow::Result;
 use clap::Args;
 use ferrovirt_sys::kvm;
@@ -109,7 +109,7 @@ impl From<SccAdmission> for ferrovirt_apiserver::app::SccAdmission {
 }
 
 pub(crate) fn up(options: Options) -> Result<()> {
-    log::start();
+    ferrovirt_log::start("info,kube=warn");
     requirements::check()?;
     supervisor::run(&options)
 }
