@@ -8,6 +8,7 @@ pub mod defaults;
 pub mod document;
 pub mod kubevirt;
 pub mod quantity;
+mod segment;
 pub mod support;
 pub mod validate;
 mod wire;
@@ -20,5 +21,7 @@ pub use defaults::{
     GRACE_SECONDS, Identity, RUNTIME_USER, VM_FINALIZER, VMI_FINALIZER, default_vm, default_vmi,
     default_vmi_spec,
 };
+pub use ferrovirt_qemu::text;
+pub use segment::segment;
 pub use validate::{validate_vm, validate_vmi, validate_vmi_spec, validate_vmi_update};
 pub use wire::Opaque;

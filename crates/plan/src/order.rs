@@ -113,8 +113,8 @@ pub fn order(machine: &Machine, config: &ClusterConfig, facts: &NodeFacts) -> Re
 /// emulated where they do not.
 fn cpu_model(model: &str, accelerator: Accelerator) -> String {
     match (model, accelerator) {
-        ("host-model" | "host-passthrough", Accelerator::Kvm) => "host",
-        ("host-model" | "host-passthrough", Accelerator::Tcg) => "max",
+        ("host-model" | "host-passthrough" | "host", Accelerator::Kvm) => "host",
+        ("host-model" | "host-passthrough" | "host", Accelerator::Tcg) => "max",
         (named, _) => named,
     }
     .to_owned()

@@ -5,7 +5,7 @@
 //! file descriptor 3, so that an agent that starts anew finds it by path. Descriptors travel as SCM_RIGHTS with
 //! the message that names them. Every connection gets an [`Event::State`] at once and another at each change.
 
-use crate::order::Order;
+use crate::{order::Order, text};
 use serde::{Deserialize, Serialize};
 
 /// Largest message in bytes; a longer one ends the connection.
@@ -75,6 +75,21 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The event with its text as data: cut, and without characters that act on whatever shows it. The agent takes no
+    /// other text of a launcher.
+    pub fn plain(self) -> Self {
+        match self {
+            Self::Refused { message } => Self::Refused { message: text::plain(&message, text::REFUSAL) },
+            Self::State { state: State::Ended { ending, message }, qemu_pid } => {
+                let message = text::plain(&message, text::LAST_WORDS);
+                Self::State { state: State::Ended { ending, message }, qemu_pid }
+            }
+            Self::State { state, qemu_pid } => Self::State { state, qemu_pid },
+        }
+    }
+}
+
 /// Where a guest is in its life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -110,4 +125,25 @@ pub enum Ending {
     Panicked,
     /// QEMU could not be started or died.
     Failed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_a_launcher_are_cut_and_escaped() {
+        let message = format!("a\nforged line\u{1b}[2J{}", "x".repeat(100_000));
+        let Event::Refused { message: shown } = (Event::Refused { message: message.clone() }).plain() else {
+            panic!("another event")
+        };
+        assert!(shown.starts_with("a\\nforged line\\u{1b}[2Jxxx") && shown.chars().count() < 250, "{shown}");
+        let state = State::Ended { ending: Ending::Failed, message };
+        let Event::State { state: State::Ended { message: shown, .. }, qemu_pid: Some(7) } =
+            (Event::State { state, qemu_pid: Some(7) }).plain()
+        else {
+            panic!("another event")
+        };
+        assert!(!shown.contains('\n') && shown.chars().count() < 600, "{shown}");
+    }
 }

@@ -30,6 +30,11 @@ fn each_bad_field_is_named() {
         ("order version 2", |o| o.version = 2),
         ("name", |o| o.name = "a,process=b".into()),
         ("name", |o| o.name.clear()),
+        ("name", |o| o.name = "n".repeat(318)),
+        ("kernel.args", |o| {
+            o.kernel = Some(Kernel { kernel: Some("/k".into()), initrd: None, args: "a\nb".into() });
+        }),
+        ("memory", |o| o.memory.bytes = 1),
         ("uuid", |o| o.uuid = "5d307ca9-b3ef-428c-8861-06e72d69f22,".into()),
         ("serialNumber", |o| o.serial_number = Some("a\nb".into())),
         ("machine", |o| o.machine = "q35,accel=kvm".into()),
@@ -53,6 +58,7 @@ fn each_bad_field_is_named() {
         ("disks.path", |o| o.disks[0].path = "json:{}".into()),
         ("disks.path", |o| o.disks[0].path = "/a\0b".into()),
         ("disks.serial", |o| o.disks[0].serial = Some("a,b".into())),
+        ("nics.name", |o| o.nics[0].name = "a,b".into()),
         ("two devices", |o| o.disks = vec![o.disks[0].clone(), o.disks[0].clone()]),
         ("virtio bus", |o| o.disks[0].cdrom = true),
         ("SATA disk cannot be read-only", |o| {

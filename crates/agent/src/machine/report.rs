@@ -2,7 +2,7 @@
 
 use super::status::{Known, Step, step};
 use crate::clock;
-use ferrovirt_api::kubevirt::VirtualMachineInstance;
+use ferrovirt_api::{kubevirt::VirtualMachineInstance, segment};
 use kube::{
     Api,
     api::{Patch, PatchParams},
@@ -92,7 +92,7 @@ impl Task {
             }
             let vmi = match &latest {
                 Some(vmi) => vmi.clone(),
-                None => match self.api.get(&self.name).await {
+                None => match self.api.get(&segment(&self.name)).await {
                     Ok(vmi) => Arc::new(vmi),
                     Err(kube::Error::Api(status)) if status.code == 404 => return,
                     Err(error) => {
@@ -123,8 +123,10 @@ impl Task {
                 Step::Patch(_) if next > tokio::time::Instant::now() => tokio::time::sleep_until(next).await,
                 Step::Patch(patch) => {
                     next = tokio::time::Instant::now() + GAP;
-                    let sent =
-                        self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+                    let sent = self
+                        .api
+                        .patch(&segment(&self.name), &PatchParams::default(), &Patch::Merge(&patch))
+                        .await;
                     match sent {
                         Ok(vmi) => latest = Some(Arc::new(vmi)),
                         Err(kube::Error::Api(status)) if status.code == 404 => return,

@@ -146,13 +146,6 @@ impl Rules<'_> {
                 "Number of sockets in CPU topology is greater than the maximum sockets allowed",
             );
         }
-        // Not an upstream rule: the product travels as a 32-bit number.
-        if u32::try_from(vcpus(cpu)).is_err() {
-            let path = self.domain("cpu");
-            let message =
-                format!("{path}: sockets, cores and threads multiply to more than 4294967295 vCPUs");
-            self.report.invalid(path, message);
-        }
     }
 
     pub(super) fn realtime(&mut self) {

@@ -7,6 +7,7 @@ mod cpu;
 mod devices;
 mod disks;
 mod firmware;
+mod launcher;
 mod metadata;
 mod network;
 mod pod;
@@ -92,6 +93,11 @@ impl Rules<'_> {
         self.eviction_strategy();
         self.gated_devices();
         self.service_account();
+        // What upstream refuses is refused in its words alone.
+        if self.report.causes.is_empty() {
+            self.references();
+            self.command_line();
+        }
     }
 
     /// A valid specification may still ask for what is not built yet.

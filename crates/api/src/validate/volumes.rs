@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use ferrovirt_qemu::rules;
 use k8s_openapi::api::core::v1::LocalObjectReference;
 
 use super::{Rules, text};
@@ -269,6 +270,8 @@ impl Rules<'_> {
         } else if !text::is_clean_path(path) {
             let message = format!("{field} must be an absolute path to a file without relative components");
             self.report.invalid(field, message);
+        } else if let Err(rule) = rules::file(path) {
+            self.report.invalid(field, format!("{field} {rule}"));
         }
     }
 }

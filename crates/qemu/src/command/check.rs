@@ -1,28 +1,26 @@
 //! What an order must be before any of it reaches a command line.
 
 use super::OrderError;
-use crate::order::{Accelerator, Backing, Bus, Disk, Kernel, Memory, Nic, Order, Tap, VERSION};
+use crate::{
+    order::{Accelerator, Backing, Bus, Disk, Kernel, Memory, Nic, Order, Tap, VERSION},
+    rules::{self, Broken},
+};
 use std::collections::BTreeSet;
 
 /// Largest number of queues of one device (the highest that a virtio-net device of QEMU takes).
 const MAX_QUEUES: u32 = 256;
-/// Largest number of vCPUs without an interrupt-remapping IOMMU.
-const MAX_VCPUS: u64 = 255;
 
 pub(super) fn order(order: &Order) -> Result<(), OrderError> {
     if order.version != VERSION {
         return Err(OrderError::Version(order.version));
     }
-    word("name", &order.name, 253)?;
+    ask("name", &order.name, rules::name)?;
     uuid(&order.uuid)?;
     if let Some(serial) = &order.serial_number {
-        printable("serialNumber", serial, 256)?;
+        ask("serialNumber", serial, rules::serial)?;
     }
-    let q35 = order.machine == "q35" || order.machine.starts_with("pc-q35-");
-    if !q35 || !order.machine.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b)) {
-        return Err(field("machine", &order.machine, "must be q35 or a pc-q35 version"));
-    }
-    word("cpuModel", &order.cpu_model, 64)?;
+    ask("machine", &order.machine, rules::machine_type)?;
+    ask("cpuModel", &order.cpu_model, rules::cpu_model)?;
     if order.cpu_model == "host" && order.accelerator == Accelerator::Tcg {
         return Err(OrderError::HostCpu);
     }
@@ -50,63 +48,59 @@ fn unique<'a>(names: &mut BTreeSet<&'a str>, name: &'a str) -> Result<(), OrderE
 
 /// vCPUs of an order, within what this crate takes.
 pub(super) fn vcpus(order: &Order) -> Result<u64, OrderError> {
-    let count = u64::from(order.sockets)
-        .saturating_mul(u64::from(order.cores))
-        .saturating_mul(u64::from(order.threads));
-    if (1..=MAX_VCPUS).contains(&count) { Ok(count) } else { Err(OrderError::Vcpus(count)) }
+    let Order { sockets, cores, threads, .. } = *order;
+    rules::vcpus(sockets, cores, threads).map_err(|rule| OrderError::Vcpus { sockets, cores, threads, rule })
 }
 
 fn memory(memory: &Memory) -> Result<(), OrderError> {
-    let refuse = |rule: String| Err(OrderError::Memory { bytes: memory.bytes, rule });
-    // i64 is what QEMU parses sizes into.
-    if memory.bytes == 0 || i64::try_from(memory.bytes).is_err() {
-        return refuse("must be more than nothing and less than 8 EiB".into());
-    }
+    let bytes = memory.bytes;
+    let refuse = |rule: String| OrderError::Memory { bytes, rule };
+    rules::memory(bytes).map_err(|rule| refuse(rule.into()))?;
     match &memory.backing {
         Backing::Anonymous => Ok(()),
         Backing::HugeMemfd { page_bytes } => {
-            if !page_bytes.is_power_of_two() || *page_bytes < 4096 {
-                return refuse(format!("huge pages of {page_bytes} bytes do not exist"));
-            }
-            if !memory.bytes.is_multiple_of(*page_bytes) {
-                return refuse(format!("must be a multiple of the huge page size, {page_bytes} bytes"));
+            rules::huge_page(*page_bytes).map_err(|rule| {
+                refuse(format!("huge pages of {page_bytes} bytes do not exist: the size {rule}"))
+            })?;
+            if !bytes.is_multiple_of(*page_bytes) {
+                return Err(refuse(format!("must be a multiple of the huge page size, {page_bytes} bytes")));
             }
             Ok(())
         }
-        Backing::HugeDirectory { path } => self::path("memory.backing.path", path),
+        Backing::HugeDirectory { path } => ask("memory.backing.path", path, rules::path),
     }
 }
 
 fn kernel(kernel: &Kernel) -> Result<(), OrderError> {
     match &kernel.kernel {
-        Some(file) => path("kernel.kernel", file)?,
+        Some(file) => ask("kernel.kernel", file, rules::path)?,
         None => return Err(OrderError::NoKernel),
     }
     if let Some(file) = &kernel.initrd {
-        path("kernel.initrd", file)?;
+        ask("kernel.initrd", file, rules::path)?;
     }
-    printable("kernel.args", &kernel.args, 4096)
+    ask("kernel.args", &kernel.args, rules::kernel_args)
 }
 
 fn disk(disk: &Disk) -> Result<(), OrderError> {
-    label("disks.name", &disk.name)?;
-    path("disks.path", &disk.path)?;
+    ask("disks.name", &disk.name, rules::disk_name)?;
+    ask("disks.path", &disk.path, rules::path)?;
     if let Some(serial) = &disk.serial {
-        word("disks.serial", serial, 256)?;
+        ask("disks.serial", serial, rules::disk_serial)?;
     }
     let refuse = |rule| Err(OrderError::Disk { disk: disk.name.clone(), rule });
     if disk.cdrom && disk.bus == Bus::Virtio {
         return refuse("a CD-ROM drive cannot be on the virtio bus: use sata, scsi or usb");
     }
     if disk.bus == Bus::Sata && disk.read_only && !disk.cdrom {
-        return refuse("a SATA disk cannot be read-only: use virtio, scsi or usb, or a CD-ROM drive");
+        return refuse(rules::READ_ONLY_SATA);
     }
     boot_order(&disk.name, disk.boot_order)?;
     queues(&disk.name, disk.queues, disk.bus == Bus::Virtio)
 }
 
 fn nic(nic: &Nic) -> Result<(), OrderError> {
-    label("nics.name", &nic.name)?;
+    ask("nics.name", &nic.name, rules::interface_name)?;
     let pairs: Vec<&str> = nic.mac.split(':').collect();
     let hex = |pair: &&str| pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
     if pairs.len() != 6 || !pairs.iter().all(hex) {
@@ -124,11 +118,8 @@ fn nic(nic: &Nic) -> Result<(), OrderError> {
 }
 
 fn boot_order(device: &str, order: Option<u32>) -> Result<(), OrderError> {
-    match order {
-        Some(0) => Err(field("bootOrder", device, "boot positions start at 1")),
-        Some(n) if i32::try_from(n).is_err() => Err(field("bootOrder", device, "too large")),
-        _ => Ok(()),
-    }
+    let Some(position) = order else { return Ok(()) };
+    rules::boot_order(position).map_err(|rule| field("bootOrder", device, rule))
 }
 
 fn queues(device: &str, queues: u32, multi: bool) -> Result<(), OrderError> {
@@ -139,6 +130,10 @@ fn queues(device: &str, queues: u32, multi: bool) -> Result<(), OrderError> {
         _ => "must be 1 to 256",
     };
     Err(OrderError::Queues { device: device.into(), queues, rule })
+}
+
+fn ask(name: &str, value: &str, rule: fn(&str) -> Result<(), Broken>) -> Result<(), OrderError> {
+    rule(value).map_err(|rule| field(name, value, rule))
 }
 
 fn field(field: &str, value: &str, rule: &'static str) -> OrderError {
@@ -153,22 +148,6 @@ fn uuid(value: &str) -> Result<(), OrderError> {
     if hex && lengths == [8, 4, 4, 4, 12] { Ok(()) } else { Err(field("uuid", value, "must be a UUID")) }
 }
 
-/// Letters, digits and `-_.+`, starting with a letter or digit.
-fn word(name: &str, value: &str, most: usize) -> Result<(), OrderError> {
-    let good = value.len() <= most
-        && value.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b));
-    if good { Ok(()) } else { Err(field(name, value, "must be letters, digits and -_.+ only, not too long")) }
-}
-
-/// An RFC 1123 label; a little longer and dots are allowed, as in names of Kubernetes objects.
-fn label(name: &str, value: &str) -> Result<(), OrderError> {
-    let good = (1..=253).contains(&value.len())
-        && value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
-        && !value.starts_with(['-', '.']);
-    if good { Ok(()) } else { Err(field(name, value, "must be lower-case letters, digits, dashes and dots")) }
-}
-
 /// A network interface's name.
 fn link(name: &str, value: &str) -> Result<(), OrderError> {
     let good = (1..=15).contains(&value.len())
@@ -180,17 +159,4 @@ fn link(name: &str, value: &str) -> Result<(), OrderError> {
     } else {
         Err(field(name, value, "must be 1 to 15 letters, digits, dashes, dots and underscores"))
     }
-}
-
-fn printable(name: &str, value: &str, most: usize) -> Result<(), OrderError> {
-    if value.len() <= most && !value.chars().any(char::is_control) {
-        Ok(())
-    } else {
-        Err(field(name, value, "must be text without control characters, not too long"))
-    }
-}
-
-fn path(name: &str, value: &str) -> Result<(), OrderError> {
-    let good = value.starts_with('/') && value.len() < 4096 && !value.chars().any(char::is_control);
-    if good { Ok(()) } else { Err(field(name, value, "must be an absolute path without control characters")) }
 }

@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 
 /// Ports of the q35 board's own SATA controller, and of each further one.
 pub(super) const SATA_PORTS: usize = 6;
+/// Disks of the one SCSI controller.
+pub(super) const SCSI_IDS: usize = 256;
 
 impl Devices {
     pub(super) fn disks(&mut self, order: &Order, descriptors: &Descriptors) -> Result<(), OrderError> {
@@ -104,8 +106,8 @@ impl Devices {
     }
 
     fn scsi(&mut self, index: usize, disk: &Disk, cache: Caching, id: u32) -> Result<(), OrderError> {
-        if id > 255 {
-            return Err(OrderError::TooManyDevices(256));
+        if usize::try_from(id).is_ok_and(|id| id >= SCSI_IDS) {
+            return Err(OrderError::TooManyDevices(SCSI_IDS));
         }
         let mut device = device(if disk.cdrom { "scsi-cd" } else { "scsi-hd" }, index, disk, cache);
         device.extend([

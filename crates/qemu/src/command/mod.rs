@@ -9,7 +9,7 @@ mod machine;
 mod nic;
 mod slots;
 
-use crate::order::{Order, Tap};
+use crate::order::{Bus, Order, Tap};
 use serde_json::Value;
 use slots::Slots;
 use std::{
@@ -54,8 +54,17 @@ pub enum OrderError {
     #[error("two devices are named {0:?}: names must differ")]
     Twice(String),
     /// CPU topology out of range.
-    #[error("{0} vCPUs: must be 1 to 255")]
-    Vcpus(u64),
+    #[error("{sockets} sockets, {cores} cores, {threads} threads: {rule}")]
+    Vcpus {
+        /// Sockets.
+        sockets: u32,
+        /// Cores of a socket.
+        cores: u32,
+        /// Threads of a core.
+        threads: u32,
+        /// What they must be.
+        rule: &'static str,
+    },
     /// Memory that QEMU or the pages cannot give.
     #[error("{bytes} bytes of memory: {rule}")]
     Memory {
@@ -111,7 +120,9 @@ pub enum OrderError {
 /// [`OrderError`] when the order is of another version, is not possible, or names something that is not there.
 pub fn command_line(order: &Order, descriptors: &Descriptors) -> Result<Vec<OsString>, OrderError> {
     check::order(order)?;
-    let mut devices = Devices { args: Args::default(), slots: Slots::new(device_count(order)) };
+    let buses = order.disks.iter().map(|disk| disk.bus);
+    let count = device_count(buses, order.nics.len(), order.balloon, order.rng);
+    let mut devices = Devices { args: Args::default(), slots: Slots::new(count) };
     if order.graphics {
         devices.graphics(descriptors)?;
     }
@@ -151,16 +162,34 @@ pub fn created_taps(order: &Order) -> impl Iterator<Item = &crate::order::Nic> {
 }
 
 /// Devices that need a PCI function of their own.
-fn device_count(order: &Order) -> usize {
-    use crate::order::Bus;
-    let on = |bus| order.disks.iter().filter(move |disk| disk.bus == bus).count();
-    order.nics.len()
-        + on(Bus::Virtio)
+fn device_count(disks: impl Iterator<Item = Bus> + Clone, nics: usize, balloon: bool, rng: bool) -> usize {
+    let on = |bus| disks.clone().filter(move |other| *other == bus).count();
+    nics + on(Bus::Virtio)
         + usize::from(on(Bus::Scsi) > 0)
         + usize::from(on(Bus::Usb) > 0)
         + on(Bus::Sata).saturating_sub(1) / disk::SATA_PORTS
-        + usize::from(order.balloon)
-        + usize::from(order.rng)
+        + usize::from(balloon)
+        + usize::from(rng)
+}
+
+/// Whether a machine has places for all its devices.
+///
+/// # Errors
+/// What must be fewer.
+pub fn has_places(
+    disks: impl Iterator<Item = Bus> + Clone,
+    nics: usize,
+    balloon: bool,
+    rng: bool,
+) -> Result<(), &'static str> {
+    if disks.clone().filter(|bus| *bus == Bus::Scsi).count() > disk::SCSI_IDS {
+        Err("has more than 256 disks on the bus scsi")
+    } else if device_count(disks, nics, balloon, rng) <= slots::MOST {
+        Ok(())
+    } else {
+        Err("has more devices than the 141 PCI functions that this machine type has for them: \
+             disks on the bus scsi share one")
+    }
 }
 
 /// Arguments while they are gathered.

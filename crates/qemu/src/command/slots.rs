@@ -12,6 +12,8 @@ const LAST: usize = 30;
 /// Slots that keep carrying devices when root ports are needed; the others carry eight ports each.
 const DIRECT_WITH_PORTS: usize = 13;
 const PORTS_PER_SLOT: usize = 8;
+/// Most devices of one machine.
+pub(super) const MOST: usize = DIRECT_WITH_PORTS + (LAST - FIRST + 1 - DIRECT_WITH_PORTS) * PORTS_PER_SLOT;
 
 pub(super) struct Slots {
     direct: usize,
