@@ -14,8 +14,10 @@ use crate::rights;
 
 use super::{FOREGROUND_FINALIZER, GENERATION_ANNOTATION, TEMPLATE_ANNOTATION, VM_FINALIZER};
 
-/// First delay after a machine that never ran, in seconds; the n-th is n squared times this.
+/// First delay after a machine that did not stay up, in seconds; the n-th is n squared times this.
 const BACK_OFF_BASE: f64 = 10.0;
+/// A guest that has run for this many seconds is up: what comes afterwards is no failed start.
+const STEADY: i64 = 60;
 /// No delay is longer, in seconds.
 const BACK_OFF_CAP: f64 = 300.0;
 
@@ -122,8 +124,32 @@ pub(super) fn open_requests(
     requests.iter().skip_while(|request| done(request)).cloned().collect()
 }
 
-/// The record of failed starts after looking at the instance. An instance that became final without ever running
-/// counts once; one that runs, or a halted machine, clears the record.
+/// For how many seconds the instance has run, or had run when it ended; `None` when it never did.
+fn ran(vmi: &VirtualMachineInstance, now: Timestamp) -> Option<i64> {
+    let entered = |phase: &str| {
+        let transitions = vmi.status.iter().flat_map(|status| &status.phase_transition_timestamps);
+        let mut found = transitions.filter(|entry| entry.phase.as_deref() == Some(phase));
+        found.next().and_then(|entry| entry.phase_transition_timestamp.as_ref()).map(|time| time.0)
+    };
+    if !has_run(vmi) {
+        return None;
+    }
+    let end = if is_final(vmi) { entered(phase(vmi)).unwrap_or(now) } else { now };
+    Some(entered("Running").map_or(0, |start| end.duration_since(start).as_secs().max(0)))
+}
+
+/// Seconds until a machine with failed starts has run for long enough to be forgiven.
+pub(super) fn forgiven_in(vmi: &VirtualMachineInstance, now: Timestamp) -> Option<u64> {
+    let left = STEADY.saturating_sub(ran(vmi, now)?);
+    u64::try_from(left).ok().filter(|left| *left > 0 && !is_final(vmi))
+}
+
+/// The record of failed starts after looking at the instance. An instance that ended without running, or soon after,
+/// counts once where the strategy starts it again; one that has run for [`STEADY`] seconds, an end that is nobody's
+/// failure, or a halted machine, clears the record.
+///
+/// Upstream counts instances that never ran alone. A guest that powers itself off at once would be started again
+/// without a pause for ever, at the cost of everybody on the node.
 pub(super) fn start_failure(
     old: Option<&VirtualMachineStartFailure>,
     strategy: &str,
@@ -135,14 +161,23 @@ pub(super) fn start_failure(
         return None;
     }
     let Some(vmi) = vmi else { return old.cloned() };
-    if has_run(vmi) {
+    let ran = ran(vmi, now);
+    if ran.is_some_and(|seconds| seconds >= STEADY) {
         return None;
     }
     let vmi_uid = uid(&vmi.metadata);
-    // A stopped or deleted instance that never ran is no failure of the guest.
+    // A stopped or deleted instance is no failure of the guest.
     let counted = old.is_some_and(|old| old.last_failed_vmi_uid.as_deref() == Some(vmi_uid));
     if !is_final(vmi) || vmi.metadata.deletion_timestamp.is_some() || counted {
         return old.cloned();
+    }
+    let again = match strategy {
+        "Always" => true,
+        "RerunOnFailure" => phase(vmi) == "Failed",
+        _ => false,
+    };
+    if ran.is_some() && !again {
+        return None;
     }
     let count = old.and_then(|old| old.consecutive_fail_count).unwrap_or(0).max(0).saturating_add(1);
     let retry = now

@@ -48,6 +48,10 @@ pub fn vm(snapshot: &VmSnapshot<'_>, now: Timestamp, jitter: f64) -> Decision {
     let must_store = failure != old.start_failure || want == Want::StopThenStart;
 
     let mut decision = Decision::default();
+    if failure.is_some() {
+        // Nothing else may happen until the record is to be cleared.
+        decision.requeue_after = mine.and_then(|vmi| start::forgiven_in(vmi, now)).map(Duration::from_secs);
+    }
     let mut starting = false;
     match want {
         Want::Nothing(why) => decision.explanation = why.to_owned(),

@@ -46,6 +46,8 @@ fn strategies() {
         world.boot();
         assert_eq!(world.printable(), "Running", "{row}");
         let before = world.vmi().metadata.uid.clone();
+        // Long enough that its end is no failed start.
+        world.pass(60);
         if phase != "Running" {
             world.report(phase);
             world.end_pod(0, 0);
@@ -98,7 +100,79 @@ fn a_machine_that_never_runs_backs_off_by_the_square() {
     }
     assert_eq!(waits, [10, 40, 90, 160]);
     world.boot();
+    assert_eq!(world.printable(), "Running");
+    let seen = world.stored.clone();
+    let wait = world.reconcile_vm(&seen).requeue_after.expect("a time to look again").as_secs();
+    world.pass(wait.try_into().unwrap());
+    world.settle();
     assert_eq!(world.vm().status.as_ref().unwrap().start_failure, None, "cleared by a run");
+}
+
+/// How a guest ends right after its start, under each strategy that could start it again.
+#[test]
+fn a_guest_that_does_not_stay_up_backs_off_by_the_square() {
+    for (strategy, phase) in [("Always", "Succeeded"), ("Always", "Failed"), ("RerunOnFailure", "Failed")] {
+        let mut world = World::new(machine(strategy));
+        let mut waits = Vec::new();
+        for failures in 1..=7 {
+            world.boot();
+            assert_eq!(world.printable(), "Running", "{strategy} {phase}");
+            world.pass(2);
+            world.report(phase);
+            let index = world.stored.pods.len() - 1;
+            world.end_pod(index, i32::from(phase == "Failed"));
+            world.settle();
+            world.reap_pods();
+            world.settle();
+            let failure = world.vm().status.as_ref().unwrap().start_failure.clone().unwrap();
+            assert_eq!(failure.consecutive_fail_count, Some(failures));
+            assert!(failure.last_failed_vmi_uid.is_some());
+            assert_eq!(world.printable(), "CrashLoopBackOff", "{strategy} {phase}");
+            assert!(world.stored.vmi.is_none());
+            let seen = world.stored.clone();
+            let decision = world.reconcile_vm(&seen);
+            let wait = decision.requeue_after.expect("a time to look again").as_secs();
+            waits.push(wait);
+            world.pass(wait.try_into().unwrap());
+        }
+        assert_eq!(waits, [10, 40, 90, 160, 250, 300, 300], "{strategy} {phase}");
+        // One that stays up is forgiven, and its end is no failure.
+        world.boot();
+        world.pass(60);
+        world.settle();
+        assert_eq!(world.vm().status.as_ref().unwrap().start_failure, None);
+        world.report(phase);
+        world.settle();
+        assert_eq!(world.vm().status.as_ref().unwrap().start_failure, None);
+    }
+}
+
+/// Ends that nobody starts a machine again for, and those that somebody asked for.
+#[test]
+fn a_wanted_end_is_no_failed_start() {
+    for (strategy, phase) in
+        [("RerunOnFailure", "Succeeded"), ("Once", "Succeeded"), ("Once", "Failed"), ("Manual", "Failed")]
+    {
+        let mut world = World::new(machine(strategy));
+        if strategy == "Manual" {
+            world.settle();
+            world.edit_vm(|vm| {
+                vm.status.get_or_insert_default().state_change_requests = vec![request("Start", None)];
+            });
+        }
+        world.boot();
+        world.report(phase);
+        world.end_pod(0, 0);
+        world.settle();
+        assert_eq!(world.vm().status.as_ref().unwrap().start_failure, None, "{strategy} {phase}");
+        assert_eq!(world.printable(), "Stopped", "{strategy} {phase}");
+    }
+    let mut world = World::new(machine("Always"));
+    world.boot();
+    world.delete_vmi();
+    world.report("Succeeded");
+    world.settle();
+    assert_eq!(world.vm().status.as_ref().unwrap().start_failure, None, "a restart that was asked for");
 }
 
 #[test]
