@@ -2,6 +2,10 @@
 //!
 //! It follows all changes and keeps two maps: which UIDs exist, and who depends on which. The store holds everything,
 //! so an owner that is not in the first map does not exist.
+//!
+//! A UID alone is no owner: anybody may write any UID into an object. As upstream, an owner is what the reference names
+//! (group, kind, name) in the dependent's own namespace or without one, with that UID; an object of another namespace
+//! counts as absent and is told of (`OwnerRefInvalidNamespace`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,7 +13,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::delete;
+use super::events;
 use super::object::{deleting, drop_finalizer, has_finalizer, list, text, uid};
+use crate::registry;
 use crate::store::{Change, Event, EventKind, Key, Prefix, Store, StoreError};
 
 const FOREGROUND: &str = "foregroundDeletion";
@@ -50,8 +56,23 @@ struct Graph {
     dependents: HashMap<String, BTreeSet<Key>>,
 }
 
+/// UIDs that an object names as its owners, whether or not they are.
 fn owners(object: &Value) -> impl Iterator<Item = &str> {
     list(object, "/metadata/ownerReferences").map(|owner| text(owner, "/uid"))
+}
+
+/// What an owner reference comes to.
+#[derive(Debug, PartialEq, Eq)]
+enum Owner {
+    /// The object is there.
+    Present,
+    /// There is no such object that the dependent could have as its owner.
+    Absent,
+    /// The UID is an object's in this other namespace.
+    Elsewhere,
+    /// Nobody can say: the kind is unknown here, or it lives in namespaces and the dependent in none. As upstream,
+    /// nothing is done.
+    Unknown,
 }
 
 impl Graph {
@@ -71,6 +92,34 @@ impl Graph {
                 }
             }
         }
+    }
+
+    /// Who stands behind a reference of the object at `dependent`.
+    fn owner(&self, dependent: &Key, reference: &Value) -> Owner {
+        let version = text(reference, "/apiVersion");
+        let group = version.rsplit_once('/').map_or("", |(group, _)| group);
+        let Some(kind) = registry::find_kind(group, text(reference, "/kind")) else { return Owner::Unknown };
+        if kind.namespaced && dependent.namespace().is_empty() {
+            return Owner::Unknown;
+        }
+        match self.alive.get(text(reference, "/uid")) {
+            Some(key) if *key == kind.key(dependent.namespace(), text(reference, "/name")) => Owner::Present,
+            Some(key) if kind.namespaced && key.namespace() != dependent.namespace() => Owner::Elsewhere,
+            _ => Owner::Absent,
+        }
+    }
+
+    /// Whether nothing keeps the object: it names owners, and all of them are known to be absent.
+    fn ownerless(&self, key: &Key, object: &Value) -> bool {
+        let mut references = list(object, "/metadata/ownerReferences").peekable();
+        references.peek().is_some()
+            && references.all(|owner| matches!(self.owner(key, owner), Owner::Absent | Owner::Elsewhere))
+    }
+
+    /// The objects that really depend on the one at `owner`: others may have written its UID.
+    fn dependents_of<'a>(&'a self, owner: &'a Key, uid: &str) -> impl Iterator<Item = &'a Key> {
+        let all = self.dependents.get(uid).into_iter().flatten();
+        all.filter(|key| owner.namespace().is_empty() || key.namespace() == owner.namespace())
     }
 
     /// Applies changes; the answer is what must be looked at because of them.
@@ -114,22 +163,28 @@ async fn look(store: &Store, graph: &Graph, key: &Key) -> Result<(), StoreError>
         return Ok(());
     }
     let object = &entry.object;
-    let mut references = owners(object).peekable();
-    if references.peek().is_some() && !deleting(object) {
-        let (present, absent): (Vec<&str>, Vec<&str>) =
-            references.partition(|owner| graph.alive.contains_key(*owner));
-        if present.is_empty() {
-            let ownerless = |now: &Value| owners(now).all(|owner| !graph.alive.contains_key(owner));
-            return delete::request_if(store, key, |now| uid(now) == uid(object) && ownerless(now)).await;
+    if !deleting(object) {
+        let mut absent = Vec::new();
+        for reference in list(object, "/metadata/ownerReferences") {
+            match graph.owner(key, reference) {
+                Owner::Present | Owner::Unknown => {}
+                Owner::Absent => absent.push(text(reference, "/uid")),
+                Owner::Elsewhere => {
+                    absent.push(text(reference, "/uid"));
+                    tell_elsewhere(store, key, object, reference).await;
+                }
+            }
+        }
+        if graph.ownerless(key, object) {
+            let still = |now: &Value| uid(now) == uid(object) && graph.ownerless(key, now);
+            return delete::request_if(store, key, still).await;
         }
         if !absent.is_empty() {
-            forget_owners(store, key, &absent).await?;
+            return forget_owners(store, key, &absent).await;
         }
-    }
-    if !deleting(object) {
         return Ok(());
     }
-    let dependents = graph.dependents.get(uid(object)).into_iter().flatten();
+    let dependents = graph.dependents_of(key, uid(object));
     if has_finalizer(object, ORPHAN) {
         for dependent in dependents {
             forget_owners(store, dependent, &[uid(object)]).await?;
@@ -143,9 +198,15 @@ async fn look(store: &Store, graph: &Graph, key: &Key) -> Result<(), StoreError>
             let reference =
                 list(&entry.object, "/metadata/ownerReferences").find(|r| text(r, "/uid") == uid(object));
             let Some(reference) = reference else { continue };
+            if graph.owner(dependent, reference) != Owner::Present {
+                // It names another object by this one's UID, and goes or stays by itself.
+                continue;
+            }
             blocked |= reference.get("blockOwnerDeletion") == Some(&Value::Bool(true));
             // Something else that owns it, too, keeps it.
-            let others = owners(&entry.object).any(|o| o != uid(object) && graph.alive.contains_key(o));
+            let others = list(&entry.object, "/metadata/ownerReferences").any(|other| {
+                text(other, "/uid") != uid(object) && graph.owner(dependent, other) == Owner::Present
+            });
             if others {
                 forget_owners(store, dependent, &[uid(object)]).await?;
             } else if !deleting(&entry.object) {
@@ -158,6 +219,23 @@ async fn look(store: &Store, graph: &Graph, key: &Key) -> Result<(), StoreError>
         }
     }
     Ok(())
+}
+
+/// Tells the people who look at an object that its owner is in another namespace, in upstream's words.
+async fn tell_elsewhere(store: &Store, key: &Key, object: &Value, reference: &Value) {
+    let part = |field: &str| text(reference, field);
+    let message = format!(
+        "ownerRef [{}/{}, namespace: {}, name: {}, uid: {}] does not exist in namespace {:?}",
+        part("/apiVersion"),
+        part("/kind"),
+        key.namespace(),
+        part("/name"),
+        part("/uid"),
+        key.namespace()
+    );
+    let kind = text(object, "/kind").to_owned();
+    let source = "garbage-collector-controller";
+    events::record(store, object, &kind, "Warning", "OwnerRefInvalidNamespace", &message, source).await;
 }
 
 /// Removes owner references.
@@ -202,7 +280,8 @@ mod tests {
         let mut graph = Graph { seen: store.revision(), ..Graph::default() };
         let (owner, child) = (Key::new("", "configmaps", "n", "o"), Key::new("", "configmaps", "n", "c"));
         store.create(owner.clone(), json!({"metadata": {"uid": "1"}})).await.unwrap();
-        let object = json!({"metadata": {"uid": "2", "ownerReferences": [{"uid": "1"}]}});
+        let object = json!({"metadata": {"uid": "2", "ownerReferences": [
+            {"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "1"}]}});
         store.create(child.clone(), object).await.unwrap();
         look(&store, &graph, &child).await.unwrap();
         assert!(store.get(&child).is_some());
@@ -213,5 +292,23 @@ mod tests {
         graph.alive.clear();
         look(&store, &graph, &child).await.unwrap();
         assert!(store.get(&child).is_none());
+    }
+
+    #[test]
+    fn an_owner_is_what_the_reference_names_and_not_a_uid() {
+        let mut graph = Graph::default();
+        graph.add(&Key::new("", "configmaps", "n", "o"), &json!({"metadata": {"uid": "1"}}));
+        graph.add(&Key::new("", "nodes", "", "node"), &json!({"metadata": {"uid": "2"}}));
+        let owner = |namespace: &str, kind: &str, name: &str, uid: &str| {
+            let dependent = Key::new("", "secrets", namespace, "d");
+            graph.owner(&dependent, &json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": uid}))
+        };
+        assert_eq!(owner("n", "ConfigMap", "o", "1"), Owner::Present);
+        assert_eq!(owner("other", "ConfigMap", "o", "1"), Owner::Elsewhere);
+        assert_eq!(owner("n", "Secret", "o", "1"), Owner::Absent);
+        assert_eq!(owner("n", "ConfigMap", "p", "1"), Owner::Absent);
+        assert_eq!(owner("n", "Node", "node", "2"), Owner::Present);
+        assert_eq!(owner("", "ConfigMap", "o", "1"), Owner::Unknown);
+        assert_eq!(owner("n", "Wizard", "o", "1"), Owner::Unknown);
     }
 }

@@ -1,4 +1,6 @@
-//! Node lifecycle: a node whose agent does not renew its lease is not ready; one that is short of disk space is tainted.
+//! Node lifecycle: a node whose agent does not renew its lease is not ready, and neither are its pods: nobody knows
+//! whether they still run. Their machines say the same, because their controller takes Ready from the pod.
+//! One that is short of disk space is tainted.
 //!
 //! As upstream, what counts is when the renewal was seen here, by a clock that nobody sets. The time in the lease is the
 //! agent's own: after a jump of the clock it lies hours back, or hours ahead.
@@ -60,8 +62,12 @@ pub async fn run(store: Store) {
             if end > now {
                 next = Some(next.map_or(end, |n| n.min(end)));
             }
-            if let Err(error) = judge(&store, &key, &node.object, end <= now).await {
+            let silent = end <= now;
+            if let Err(error) = judge(&store, &key, &node.object, silent).await {
                 tracing::warn!(%error, node = key.name(), "the node's condition could not be written");
+            }
+            if let Err(error) = pods(&store, key.name(), silent).await {
+                tracing::warn!(%error, node = key.name(), "the conditions of its pods could not be written");
             }
         }
         let open = match next {
@@ -108,6 +114,58 @@ async fn taint(store: &Store, key: &Key, node: &Value) -> Result<(), StoreError>
         Ok(_) | Err(StoreError::NotFound) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Our reason in the Ready condition of pods.
+const NOT_READY: &str = "NodeNotReady";
+
+/// Makes the pods of a silent node not ready, and those that were made so ready again once it is not silent any more.
+pub(super) async fn pods(store: &Store, node: &str, silent: bool) -> Result<(), StoreError> {
+    let condition = |pod: &Value, kind: &str| {
+        let found = list(pod, "/status/conditions").find(|c| text(c, "/type") == kind);
+        found.map(|c| (text(c, "/status").to_owned(), text(c, "/reason").to_owned())).unwrap_or_default()
+    };
+    let wrong = |pod: &Value| {
+        let (status, reason) = condition(pod, "Ready");
+        if silent {
+            status == "True"
+        } else {
+            // Containers that ended meanwhile are not ready, whatever their node is.
+            status == "False" && reason == NOT_READY && condition(pod, "ContainersReady").0 == "True"
+        }
+    };
+    for (key, pod) in store.list(&Prefix::resource("", "pods")).entries {
+        if text(&pod.object, "/spec/nodeName") != node || !wrong(&pod.object) {
+            continue;
+        }
+        let change = |object: &Value| -> Result<Change, StoreError> {
+            if !wrong(object) {
+                return Ok(Change::Keep);
+            }
+            let mut object = object.clone();
+            let (status, reason) = if silent { ("False", NOT_READY) } else { ("True", "") };
+            set_condition(&mut object, "Ready", status, reason, "");
+            Ok(Change::Write(object))
+        };
+        match store.guaranteed_update(&key, change).await {
+            Ok(entry) if silent => {
+                let source = "node-controller";
+                events::record(
+                    store,
+                    &entry.object,
+                    "Pod",
+                    "Warning",
+                    NOT_READY,
+                    "Node is not ready",
+                    source,
+                )
+                .await;
+            }
+            Ok(_) | Err(StoreError::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn judge(store: &Store, key: &Key, node: &Value, silent: bool) -> Result<(), StoreError> {

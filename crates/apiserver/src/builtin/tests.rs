@@ -185,7 +185,7 @@ async fn foreground_waits_and_orphan_cuts_loose() {
     for (finalizer, survives) in [("foregroundDeletion", false), ("orphan", true)] {
         let parent = json!({"metadata": {"finalizers": [finalizer]}});
         let parent = world.add("configmaps", "default", finalizer.to_lowercase().as_str(), parent).await;
-        let refs = owner("ConfigMap", "p", &world.uid(&parent));
+        let refs = owner("ConfigMap", parent.name(), &world.uid(&parent));
         let child = json!({"metadata": {"ownerReferences": refs, "finalizers": ["example.com/hold"]}});
         let child = world.add("secrets", "default", &format!("c-{survives}"), child).await;
         world
@@ -307,4 +307,79 @@ async fn a_silent_node_is_not_ready_until_its_agent_is_back() {
     assert_eq!(condition(&world.store), "Unknown");
     nodes::judge(&world.store, &node, &world.store.get(&node).unwrap().object, false).await.unwrap();
     assert_eq!(condition(&world.store), "True");
+}
+
+#[tokio::test]
+async fn owners_of_other_namespaces_keep_nothing_and_are_kept_by_nothing() {
+    let world = World::new().await;
+    for namespace in ["alpha", "beta"] {
+        namespaces::ensure(&world.store, namespace).await.unwrap();
+    }
+    let theirs = json!({"kind": "ConfigMap", "metadata": {"finalizers": ["foregroundDeletion"]}});
+    let theirs = world.add("configmaps", "beta", "theirs", theirs).await;
+    let foreign = owner("ConfigMap", "theirs", &world.uid(&theirs));
+    // It would never go, and hold up its owner's end.
+    let mine = json!({"kind": "ConfigMap", "metadata": {"ownerReferences": foreign, "finalizers": ["example.com/hold"]}});
+    let mine = world.add("configmaps", "alpha", "mine", mine).await;
+    world.until("it goes", |store| store.get(&mine).is_some_and(|entry| deleting(&entry.object))).await;
+    world
+        .until("it is told", |store| {
+            let events = store.list(&Prefix::namespace("", "events", "alpha")).entries;
+            events.iter().any(|(_, e)| {
+                text(&e.object, "/reason") == "OwnerRefInvalidNamespace"
+                    && text(&e.object, "/involvedObject/name") == "mine"
+            })
+        })
+        .await;
+    assert!(!deleting(&world.store.get(&theirs).unwrap().object));
+    world
+        .edit(&theirs, |object| {
+            object::set(object, &["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z".into());
+        })
+        .await;
+    world.gone(&theirs).await;
+    assert!(world.store.get(&mine).is_some(), "nobody waited for it");
+    // A second owner that is really there keeps the object, and the wrong reference goes.
+    let (own, other) = (
+        world.add("configmaps", "alpha", "own", json!({"kind": "ConfigMap"})).await,
+        world.add("configmaps", "beta", "other", json!({"kind": "ConfigMap"})).await,
+    );
+    let mut both = owner("ConfigMap", "own", &world.uid(&own));
+    both.as_array_mut()
+        .unwrap()
+        .extend(owner("ConfigMap", "other", &world.uid(&other)).as_array().unwrap().clone());
+    let kept = json!({"kind": "Secret", "metadata": {"ownerReferences": both}});
+    let kept = world.add("secrets", "alpha", "kept", kept).await;
+    world
+        .until("one owner is left", |store| {
+            store.get(&kept).is_some_and(|e| list(&e.object, "/metadata/ownerReferences").count() == 1)
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn pods_of_a_silent_node_are_not_ready_until_its_agent_is_back() {
+    let world = World::new().await;
+    world.add("nodes", "", "n1", ready_node()).await;
+    let running = |node: &str, phase: &str| {
+        json!({"kind": "Pod", "spec": {"nodeName": node, "containers": [{"name": "c"}]}, "status": {"phase": phase,
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]}})
+    };
+    let here = world.add("pods", "default", "here", running("n1", "Running")).await;
+    let elsewhere = world.add("pods", "default", "elsewhere", running("n2", "Running")).await;
+    let ready = |key: &Key| {
+        let pod = world.store.get(key).unwrap();
+        let ready = list(&pod.object, "/status/conditions").find(|c| text(c, "/type") == "Ready").cloned();
+        let ready = ready.unwrap();
+        (text(&ready, "/status").to_owned(), text(&ready, "/reason").to_owned())
+    };
+    nodes::pods(&world.store, "n1", true).await.unwrap();
+    assert_eq!(ready(&here), ("False".into(), "NodeNotReady".into()));
+    assert_eq!(ready(&elsewhere).0, "True");
+    nodes::pods(&world.store, "n1", false).await.unwrap();
+    assert_eq!(ready(&here), ("True".into(), String::new()));
+    // What the agent itself says of a pod is not taken back.
+    world.edit(&here, |pod| object::set_condition(pod, "Ready", "False", "ContainersNotReady", "")).await;
+    nodes::pods(&world.store, "n1", false).await.unwrap();
+    assert_eq!(ready(&here).1, "ContainersNotReady");
 }
