@@ -154,7 +154,7 @@ pub(super) async fn pause(app: &App, target: &Target, body: Value) -> Result<Ans
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let answer = agent::send(&app.agent_socket, Method::PUT, &path(target), headers, "{}".into()).await?;
-    Ok(agent::relay(answer))
+    Ok(agent::relay(answer, false))
 }
 
 fn path(target: &Target) -> String {

@@ -72,7 +72,8 @@ pub(super) async fn log(app: &App, target: &Target, request: &Request<Incoming>)
         path.push_str(&rest.join("&"));
     }
     let answer = agent::send(&app.agent_socket, Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
-    Ok(agent::relay(answer))
+    let follow = rest.iter().any(|part| matches!(part.split_once('='), Some(("follow", "true" | "1"))));
+    Ok(agent::relay(answer, follow))
 }
 
 /// Gives a pod to a node, as a scheduler does.
