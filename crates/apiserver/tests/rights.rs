@@ -251,3 +251,23 @@ fn a_configuration_that_nothing_could_act_on_is_refused_where_it_is_written() {
     let open = json!({"podNetwork": {"isolation": "None", "nodeServices": [service]}});
     world.cluster.ok(&patch(open).each_ref().map(String::as_str));
 }
+
+#[test]
+fn a_machine_that_goes_keeps_its_decision_and_gains_nothing() {
+    let shop = Shop::new();
+    let mut held = machine("held", None);
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    shop.made(&shop.alice, &held);
+    let decided = shop.recorded("vm/held");
+    shop.world.run(&shop.alice, "delete vm held -n shop --wait=false");
+    let forged = json!({"metadata": {"annotations": {
+        "ferrovirt.io/scc": "kubevirt-controller", "ferrovirt.io/pod-scc": "privileged"}}});
+    let (ok, said) = shop.patch(&shop.alice, "held", &forged);
+    assert!(ok, "{said}");
+    assert_eq!(shop.recorded("vm/held"), decided);
+    let disk = json!({"spec": {"template": {"spec": machine("held", Some("/etc/shadow"))["spec"]["template"]["spec"]}}});
+    let (ok, said) = shop.patch(&shop.alice, "held", &disk);
+    assert!(!ok && said.contains("hostPath"), "{said}");
+    let (ok, said) = shop.patch(&shop.alice, "held", &json!({"metadata": {"finalizers": null}}));
+    assert!(ok, "whoever goes is let go: {said}");
+}

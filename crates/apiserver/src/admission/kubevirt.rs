@@ -57,10 +57,14 @@ fn configuration(store: &Store) -> ClusterDefaults {
 
 async fn machine(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
     const MUTATOR: &str = "virtualmachines-mutator.kubevirt.io";
-    // Whoever is being deleted is always let go.
-    if request.operation == Operation::Update
+    // Whoever is being deleted is always let go: nothing is asked about what is there already. What was decided about
+    // the machine stays, whatever the request says of that; and a change of its spec is one like any other.
+    if let Some(old) = request.old
+        && request.operation == Operation::Update
         && request.object.pointer("/metadata/deletionTimestamp").is_some()
+        && old.get("spec") == request.object.get("spec")
     {
+        machine_rights::keep(request);
         return Ok(());
     }
     let defaults = configuration(&app.store);

@@ -66,7 +66,8 @@ pub(super) async fn instance(
     Ok(())
 }
 
-/// An instance that is changed: its spec is not what users change, so the decision stays.
+/// A change that nothing is decided about (of an instance, whose spec users do not change, or of a machine that goes):
+/// the decision stays.
 pub(super) fn keep(request: &mut AdmissionRequest<'_>) {
     if let Some(old) = request.old {
         record(request.object, recorded(old).as_ref());
