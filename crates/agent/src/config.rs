@@ -1,5 +1,6 @@
 //! What the agent is told on its command line, and where it keeps things.
 
+use crate::told::Told;
 use std::path::PathBuf;
 
 /// Paths and names.
@@ -23,6 +24,11 @@ pub struct Config {
 pub const LAUNCHER_IMAGE: &str = concat!("ferrovirt/virt-launcher:", env!("CARGO_PKG_VERSION"));
 
 impl Config {
+    /// A text as users may see it.
+    pub fn told(&self, text: &str) -> Told {
+        Told::new(text, self)
+    }
+
     /// Directories of pods.
     pub fn pods(&self) -> PathBuf {
         self.data.join("pods")

@@ -1,6 +1,6 @@
 //! Events: what users learn from `kubectl describe`.
 
-use crate::clock;
+use crate::{clock, told::Told};
 use k8s_openapi::{
     api::core::v1::{Event, EventSource, ObjectReference},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -35,14 +35,14 @@ pub struct Recorder {
     client: Client,
     component: &'static str,
     node: String,
-    told: Arc<Mutex<Told>>,
+    counted: Arc<Mutex<Counted>>,
 }
 
 /// Events of each object, and when the first of them was told.
 #[derive(Default)]
-struct Told(HashMap<String, (u32, Instant)>);
+struct Counted(HashMap<String, (u32, Instant)>);
 
-impl Told {
+impl Counted {
     fn may(&mut self, object: &str, now: Instant) -> bool {
         self.0.retain(|_, (_, first)| now.duration_since(*first) < WINDOW);
         let (count, _) = self.0.entry(object.to_owned()).or_insert((0, now));
@@ -60,14 +60,14 @@ impl std::fmt::Debug for Recorder {
 impl Recorder {
     /// `component` is the event's source.
     pub fn new(client: Client, component: &'static str, node: String) -> Self {
-        Self { client, component, node, told: Arc::default() }
+        Self { client, component, node, counted: Arc::default() }
     }
 
     /// Sends an event without waiting for it. One that cannot be sent is only logged: nothing depends on it. Of an
     /// object that has too many the rest is not told.
-    pub fn tell(&self, about: &ObjectReference, kind: Kind, reason: &str, message: &str) {
+    pub fn tell(&self, about: &ObjectReference, kind: Kind, reason: &str, message: &Told) {
         let object = about.uid.as_deref().unwrap_or_default();
-        if !self.told.lock().unwrap_or_else(PoisonError::into_inner).may(object, Instant::now()) {
+        if !self.counted.lock().unwrap_or_else(PoisonError::into_inner).may(object, Instant::now()) {
             return tracing::debug!(object, reason, "too many events of one object");
         }
         static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -85,7 +85,7 @@ impl Recorder {
             involved_object: about.clone(),
             type_: Some(format!("{kind:?}")),
             reason: Some(reason.to_owned()),
-            message: Some(message.chars().take(1024).collect()),
+            message: Some(message.to_string()),
             source: Some(EventSource {
                 component: Some(self.component.to_owned()),
                 host: Some(self.node.clone()),
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn one_object_does_not_flood_the_store_or_silence_others() {
-        let mut told = Told::default();
+        let mut told = Counted::default();
         let now = Instant::now();
         assert_eq!((0..1000).filter(|_| told.may("a", now)).count(), 25);
         assert!(told.may("b", now));

@@ -17,4 +17,5 @@ mod poll;
 pub mod preflight;
 pub mod selinux;
 mod stamp;
+pub mod told;
 pub mod volumes;

@@ -155,10 +155,11 @@ pub(super) async fn answer(target: &Target, query: Option<&str>) -> Response<Bod
         loop {
             // Looked at before the read: what came before the end is read after it.
             let over = !options.follow || target.record().is_none_or(|record| record.exit.is_some());
-            let mut bytes = vec![0; PIECE];
-            let length = if shown.left == 0 { 0 } else { file.read(&mut bytes)? };
-            if length > 0 {
-                bytes.truncate(length);
+            let mut bytes = Vec::new();
+            if shown.left > 0 {
+                (file, bytes) = piece(file).await?;
+            }
+            if !bytes.is_empty() {
                 let out = shown.push(&bytes);
                 if out.is_empty() {
                     continue;
@@ -182,14 +183,28 @@ pub(super) async fn answer(target: &Target, query: Option<&str>) -> Response<Bod
     response
 }
 
-/// Where the last `lines` lines begin. Reads backwards and no more than it must: the launcher may have written any
+/// Reads on, away from the workers.
+async fn piece(mut file: File) -> io::Result<(File, Vec<u8>)> {
+    let read = move || {
+        let mut bytes = vec![0; PIECE];
+        let length = file.read(&mut bytes)?;
+        bytes.truncate(length);
+        Ok((file, bytes))
+    };
+    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+}
+
+/// Most bytes at the end of a log that are searched for the beginning of its last lines: as many as a log has.
+const MOST_TAIL: u64 = 16 << 20;
+
+/// Where the last `lines` lines begin, or what is searched of them. Reads backwards and no more than it must: the launcher may have written any
 /// amount of anything.
 fn tail(file: &mut File, lines: usize) -> io::Result<u64> {
     let end = file.seek(SeekFrom::End(0))?;
     let mut found = 0;
     let mut position = end;
     let mut bytes = vec![0; PIECE];
-    while lines > 0 && position > 0 {
+    while lines > 0 && position > 0 && end - position < MOST_TAIL {
         let start = position.saturating_sub(PIECE as u64);
         let piece = usize::try_from(position - start).unwrap_or(PIECE);
         let Some(piece) = bytes.get_mut(..piece) else { break };
@@ -225,6 +240,9 @@ mod tests {
         file.seek(SeekFrom::End(0)).unwrap();
         file.write_all(b"open").unwrap();
         assert_eq!(tail(&mut file, 1).unwrap(), 9);
+        // A log that has outgrown its limit is searched from its end, and no further.
+        file.set_len(3 * MOST_TAIL).unwrap();
+        assert_eq!(tail(&mut file, 5).unwrap(), 2 * MOST_TAIL);
         file.set_len(0).unwrap();
         file.seek(SeekFrom::Start(0)).unwrap();
         let long = "x".repeat(PIECE);

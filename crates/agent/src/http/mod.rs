@@ -134,7 +134,7 @@ async fn answer(manager: &Manager, request: Request<Incoming>) -> Response<Body>
                 "vnc" if get => console::answer(target, console::Kind::Vnc, request),
                 "pause" | "unpause" if put => match target.switch(*verb == "pause").await {
                     Ok(()) => text(StatusCode::OK, ""),
-                    Err(error @ Refusal::NotRunning) => refuse(StatusCode::CONFLICT, &error.to_string()),
+                    Err(error @ Refusal::Busy) => refuse(StatusCode::TOO_MANY_REQUESTS, &error.to_string()),
                     Err(error) => refuse(StatusCode::CONFLICT, &error.to_string()),
                 },
                 _ => refuse(StatusCode::NOT_FOUND, "there is no such subresource"),
@@ -160,6 +160,7 @@ fn refuse(code: StatusCode, message: &str) -> Response<Body> {
         StatusCode::NOT_FOUND => "NotFound",
         StatusCode::CONFLICT => "Conflict",
         StatusCode::BAD_REQUEST => "BadRequest",
+        StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
         _ => "InternalError",
     };
     let status = serde_json::json!({

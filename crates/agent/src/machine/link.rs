@@ -1,5 +1,6 @@
 //! The conversation with a launcher.
 
+use super::conduct::Meter;
 use crate::selinux;
 use ferrovirt_qemu::protocol::{Event, MAX_DESCRIPTORS, MAX_MESSAGE, Purpose, Request};
 use ferrovirt_sys::seqpacket::{Connection, Listener};
@@ -10,9 +11,13 @@ use std::{
         unix::fs::{PermissionsExt, chown},
     },
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
-use tokio::io::unix::AsyncFd;
+use tokio::{
+    io::unix::AsyncFd,
+    time::{Instant, sleep_until},
+};
 
 /// Name of the socket in its directory.
 const NAME: &str = "launcher-sock";
@@ -50,7 +55,11 @@ const ROOM: Duration = Duration::from_secs(2);
 
 /// A connection to a launcher.
 #[derive(Debug)]
-pub struct Link(AsyncFd<Connection>);
+pub struct Link {
+    connection: AsyncFd<Connection>,
+    /// What came, and when the next message may be read.
+    pace: Mutex<(Meter, Instant)>,
+}
 
 impl Link {
     /// Connects to the socket that [`listen`] made in `folder`. Inside a runtime.
@@ -61,7 +70,9 @@ impl Link {
         let (_open, short) = short(folder)?;
         let connection = Connection::connect(&short.join(NAME))?;
         connection.set_nonblocking(true)?;
-        Ok(Self(crate::poll::watch(connection)?))
+        let now = Instant::now();
+        let pace = Mutex::new((Meter::new(now), now));
+        Ok(Self { connection: crate::poll::watch(connection)?, pace })
     }
 
     /// Sends one request.
@@ -89,7 +100,7 @@ impl Link {
         let bytes = serde_json::to_vec(request)?;
         let send = async {
             loop {
-                let mut ready = self.0.writable().await?;
+                let mut ready = self.connection.writable().await?;
                 if let Ok(result) = ready.try_io(|connection| connection.get_ref().send(&bytes, fds)) {
                     return result;
                 }
@@ -98,19 +109,28 @@ impl Link {
         tokio::time::timeout(ROOM, send).await.map_err(io::Error::from)?
     }
 
-    /// The next event; `None` when the launcher closed the connection. Safe to cancel.
+    /// The next event, its text cut and escaped; `None` when the launcher closed the connection. One that sends more
+    /// than its share is read more slowly. Safe to cancel.
     ///
     /// # Errors
     /// `InvalidData` for what is not an event of the protocol.
     pub async fn receive(&self) -> io::Result<Option<Event>> {
+        let from = self.pace.lock().unwrap_or_else(PoisonError::into_inner).1;
+        sleep_until(from).await;
         loop {
-            let mut ready = self.0.readable().await?;
+            let mut ready = self.connection.readable().await?;
             let Ok(result) = ready.try_io(|connection| connection.get_ref().recv(MAX_MESSAGE)) else {
                 continue;
             };
-            let Some(message) = result? else { return Ok(None) };
-            let event = serde_json::from_slice(&message.bytes)?;
-            return Ok(Some(event));
+            let message = result?;
+            let length = message.as_ref().map_or(0, |message| message.bytes.len());
+            {
+                let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+                pace.1 = pace.0.took(length, Instant::now());
+            }
+            let Some(message) = message else { return Ok(None) };
+            let event: Event = serde_json::from_slice(&message.bytes)?;
+            return Ok(Some(event.plain()));
         }
     }
 }
@@ -132,5 +152,45 @@ mod tests {
             }
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// Has another end to write to, in a task of its own.
+    fn flood(listener: Listener, message: Vec<u8>) -> std::thread::JoinHandle<()> {
+        std::thread::spawn(move || {
+            let connection = listener.accept().unwrap();
+            while connection.send(&message, &[]).is_ok() {}
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_launcher_that_floods_is_read_slowly_and_its_text_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = listen(folder.path(), 107, None).unwrap();
+        let message = format!("forged\n{}", "x".repeat(120 << 10));
+        let bytes = serde_json::to_vec(&Event::Refused { message }).unwrap();
+        let sender = flood(listener, bytes);
+        let link = Link::connect(folder.path()).unwrap();
+        let start = Instant::now();
+        let mut read = 0_u32;
+        while start.elapsed() < Duration::from_secs(10) {
+            let event = link.receive().await.unwrap().unwrap();
+            let Event::Refused { message } = event else { panic!("{event:?}") };
+            assert!(message.starts_with("forged\\nxxx") && message.len() < 300, "{message}");
+            read += 1;
+        }
+        assert!(read <= 25, "{read} messages of 120 KiB in 10 seconds");
+        drop(link);
+        sender.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_no_event_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = listen(folder.path(), 107, None).unwrap();
+        let sender = flood(listener, b"nonsense".to_vec());
+        let link = Link::connect(folder.path()).unwrap();
+        assert_eq!(link.receive().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        drop(link);
+        sender.join().unwrap();
     }
 }

@@ -1,5 +1,6 @@
 //! The part of a VirtualMachineInstance's status that the agent owns, as a patch: pure.
 
+use crate::told::Told;
 use ferrovirt_api::kubevirt::{
     VirtualMachineInstance, VirtualMachineInstanceCondition, VirtualMachineInstanceNetworkInterface,
 };
@@ -23,7 +24,7 @@ pub struct Known {
     /// QEMU machine type.
     pub machine_type: String,
     /// Where the machine cannot be started now: reason and message of the condition Synchronized.
-    pub trouble: Option<(&'static str, String)>,
+    pub trouble: Option<(&'static str, Told)>,
     /// SELinux context of the launcher's process, or `none`.
     pub selinux: String,
     /// Whether it is enforced: status, reason and message of the condition SELinuxEnforced.
@@ -77,7 +78,9 @@ pub fn step(vmi: &VirtualMachineInstance, known: &Known, now: &str) -> Step {
     let owned = matches!(current, "Scheduled" | "Running");
     let mut conditions = status.conditions.clone();
     match &known.trouble {
-        Some((reason, message)) => set(&mut conditions, "Synchronized", "False", reason, message, now),
+        Some((reason, message)) => {
+            set(&mut conditions, "Synchronized", "False", reason, message.as_str(), now)
+        }
         None => remove(&mut conditions, "Synchronized", |c| {
             c.status == "False" && TROUBLES.contains(&c.reason.as_deref().unwrap_or_default())
         }),
@@ -283,7 +286,7 @@ mod tests {
     #[test]
     fn trouble_is_a_condition_whoever_owns_the_phase() {
         let trouble =
-            Known { trouble: Some(("ErrImagePull", "put it there".to_owned())), ..Known::default() };
+            Known { trouble: Some(("ErrImagePull", Told::ours("put it there"))), ..Known::default() };
         let Step::Patch(patch) = step(&vmi(json!({"phase": "Scheduling"})), &trouble, NOW) else { panic!() };
         assert_eq!(patch["status"]["conditions"][0]["reason"], "ErrImagePull");
         let with = vmi(patch["status"].clone());

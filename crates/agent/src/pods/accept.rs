@@ -13,7 +13,7 @@ use super::{
 use crate::volumes::{self, Claim, Objects, disks};
 use ferrovirt_api::{
     kubevirt::{KubeVirt, VirtualMachineInstance},
-    rejection,
+    rejection, segment,
 };
 use ferrovirt_model::Machine;
 use ferrovirt_plan::{
@@ -59,7 +59,7 @@ async fn read<K>(shared: &Shared, namespace: Option<&str>, name: &str) -> kube::
 where
     K: Resource<DynamicType = ()>,
 {
-    let request = Request::new(K::url_path(&(), namespace)).get(name, &GetParams::default());
+    let request = Request::new(K::url_path(&(), namespace)).get(&segment(name), &GetParams::default());
     shared.node.client.0.request(request.map_err(kube::Error::BuildRequest)?).await
 }
 
@@ -89,10 +89,11 @@ pub(super) async fn accept(shared: &Arc<Shared>, pod: &Pod, step: Step) -> Resul
     })?;
     let machines: Api<VirtualMachineInstance> = Api::namespaced(shared.handler.client.0.clone(), &namespace);
     let kubevirts: Api<KubeVirt> = Api::namespaced(shared.handler.client.0.clone(), NAMESPACE);
+    let encoded = segment(&name);
     let (actual, home, vmi, kubevirt) = tokio::join!(
         fresh(shared, pod),
         read::<Namespace>(shared, None, &namespace),
-        machines.get(&name),
+        machines.get(&encoded),
         kubevirts.get_opt(KUBEVIRT)
     );
     let actual = actual.map_err(Failure::node)?;
@@ -187,13 +188,13 @@ async fn claims(
     let marks = shared.config.claims();
     let mut block = BTreeSet::new();
     for name in claim_names(&vmi.spec) {
-        let Some(claim) = claims.get_opt(&name).await.map_err(failed)? else { continue };
+        let Some(claim) = claims.get_opt(&segment(&name)).await.map_err(failed)? else { continue };
         let Some(spec) = &claim.spec else { continue };
         if spec.volume_mode.as_deref() == Some("Block") {
             block.insert(name.clone());
         }
         let Some(bound) = &spec.volume_name else { continue };
-        let Some(volume) = volumes.get_opt(bound).await.map_err(failed)? else { continue };
+        let Some(volume) = volumes.get_opt(&segment(bound)).await.map_err(failed)? else { continue };
         objects.claims.extend(Claim::of(&claim, &volume, &marks).map(|claim| (name, claim)));
     }
     Ok(block)
@@ -206,7 +207,7 @@ pub(super) async fn secrets(shared: &Shared, accepted: &mut Accepted) -> Result<
     let mut names = volumes::names(&accepted.pod).secrets;
     names.extend(disks::secrets(&accepted.machine));
     for name in names {
-        let found = secrets.get_opt(&name).await.map_err(failed)?;
+        let found = secrets.get_opt(&segment(&name)).await.map_err(failed)?;
         accepted.objects.secrets.extend(found.map(|secret| (name, secret)));
     }
     Ok(())

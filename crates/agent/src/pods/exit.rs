@@ -1,7 +1,7 @@
 //! The end of a container's first process.
 
 use super::record::Exit;
-use crate::{clock, stamp};
+use crate::{clock, stamp, told::Told};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -57,12 +57,11 @@ impl Process {
     }
 }
 
-/// Most bytes of a termination message, as a kubelet keeps; the launcher writes it.
+/// Most bytes of a line that are looked at for last words.
 const MESSAGE: usize = 4096;
 
 /// An exit from its code.
-pub(super) fn exit(code: Option<i32>, mut message: String) -> Exit {
-    message.truncate(message.floor_char_boundary(MESSAGE));
+pub(super) fn exit(code: Option<i32>, message: Told) -> Exit {
     // 137 is what a kubelet says of a container whose end it did not see.
     Exit { code: code.unwrap_or(137), message, finished: clock::now(), evicted: false }
 }
@@ -86,6 +85,5 @@ mod tests {
             std::fs::write(&log, bytes).unwrap();
             assert_eq!(last_line(&log).unwrap(), line);
         }
-        assert_eq!(exit(None, "\u{e4}".repeat(MESSAGE)).message.len(), MESSAGE);
     }
 }

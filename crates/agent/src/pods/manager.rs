@@ -1,7 +1,9 @@
 //! All pods of the node: watches, one task for each, and what earlier agents left.
 
 use super::{
-    Shared, record,
+    Shared,
+    inbox::{Sender, inbox},
+    record,
     record::Record,
     teardown,
     worker::{Message, Refusal, Worker},
@@ -24,7 +26,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// How long a pause may take to be answered.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -43,7 +45,7 @@ pub(super) struct Handle {
     name: String,
     machine: Option<(String, String)>,
     served: Arc<AtomicBool>,
-    pub(super) sender: mpsc::UnboundedSender<Message>,
+    pub(super) sender: Sender,
 }
 
 /// A pod that somebody asks for.
@@ -51,7 +53,7 @@ pub(super) struct Handle {
 pub struct Target {
     folder: PathBuf,
     served: Arc<AtomicBool>,
-    sender: mpsc::UnboundedSender<Message>,
+    sender: Sender,
 }
 
 impl Target {
@@ -80,7 +82,7 @@ impl Target {
         match tokio::time::timeout(ANSWER, answered).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Refusal::NotRunning),
-            Err(_) => Err(Refusal::Launcher("the launcher does not answer".to_owned())),
+            Err(_) => Err(Refusal::Silent),
         }
     }
 }
@@ -207,7 +209,7 @@ impl Manager {
                 return;
             }
         }
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (sender, receiver) = inbox();
         let served = Arc::new(AtomicBool::new(true));
         let handle = Handle {
             pod: pod.clone(),

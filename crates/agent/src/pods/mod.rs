@@ -3,6 +3,7 @@
 mod accept;
 mod evict;
 mod exit;
+mod inbox;
 mod manager;
 mod pipeline;
 mod record;

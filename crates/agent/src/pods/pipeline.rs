@@ -306,7 +306,7 @@ fn kernel(machine: &Machine, prepared: &Prepared) -> Result<(), Failure> {
     for path in [&boot.kernel_path, &boot.initrd_path].into_iter().flatten() {
         if !image::is_file(root, path) {
             let message = format!(
-                "image {}: there is no regular file {path} in it: correct kernelPath or initrdPath, or make the image again",
+                "image {}: there is no regular file {path:?} in it: correct kernelPath or initrdPath, or make the image again",
                 boot.image
             );
             return Err(Failure::new("ErrImagePull", message, true));

@@ -2,6 +2,7 @@
 
 use crate::{
     network::{cni::Address, pod::Wired},
+    told::Told,
     volumes::Places,
 };
 use ferrovirt_qemu::order::Order;
@@ -58,7 +59,7 @@ pub struct Exit {
     /// Exit code; 128 and the signal's number for a signal.
     pub code: i32,
     /// For a person.
-    pub message: String,
+    pub message: Told,
     /// When, RFC 3339.
     pub finished: String,
     /// It was evicted.

@@ -1,6 +1,7 @@
 //! The status of a pod, as a merge patch: pure.
 
 use super::record::Exit;
+use crate::told::Told;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
@@ -9,9 +10,9 @@ use std::net::Ipv4Addr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Known {
     /// Not started: reason and message for the waiting container.
-    Waiting { reason: &'static str, message: String },
+    Waiting { reason: &'static str, message: Told },
     /// The node does not take it, as a kubelet says it.
-    Rejected { reason: String, message: String },
+    Rejected { reason: String, message: Told },
     /// Its container runs.
     Running { ip: Ipv4Addr, started: String },
     /// Its container ended.
@@ -175,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_pod_that_the_node_does_not_take_has_failed_as_on_a_kubelet() {
-        let known = Known::Rejected { reason: "OutOfcpu".to_owned(), message: "too large".to_owned() };
+        let known = Known::Rejected { reason: "OutOfcpu".to_owned(), message: Told::ours("too large") };
         let status = &patch(&pod(), &known, NOW)["status"];
         assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("OutOfcpu")));
         assert_eq!(status["message"], "Pod was rejected: too large");
@@ -185,7 +186,7 @@ mod tests {
     #[test]
     fn the_exit_code_decides_the_last_phase() {
         for (code, phase, reason) in [(0, "Succeeded", "Completed"), (1, "Failed", "Error")] {
-            let exit = Exit { code, message: "m".to_owned(), finished: NOW.to_owned(), evicted: false };
+            let exit = Exit { code, message: Told::ours("m"), finished: NOW.to_owned(), evicted: false };
             let known = Known::Ended { ip: None, started: NOW.to_owned(), exit };
             let status = &patch(&pod(), &known, NOW)["status"];
             assert_eq!(status["phase"], phase);

@@ -4,6 +4,7 @@ use super::{
     Shared,
     accept::{self, Look, NOT_AS_RENDERED},
     exit::{self, Process},
+    inbox::Receiver,
     pipeline::{self, Failure, Started},
     record::{self, Exit, Record},
     status::Known,
@@ -13,8 +14,15 @@ use super::{
 use crate::{
     disk::remove_tree,
     events::Kind,
-    machine::{facts, link::Link, report::Reporter, status::Phase},
+    machine::{
+        conduct::{self, Conduct, Wrong},
+        facts,
+        link::Link,
+        report::Reporter,
+        status::Phase,
+    },
     selinux,
+    told::Told,
 };
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_model::{Bytes, PageSize};
@@ -22,6 +30,7 @@ use ferrovirt_plan::launcher_pod::untyped;
 use ferrovirt_qemu::{
     order::{Backing, Tap},
     protocol::{Ending, Event, Purpose, Request, State},
+    text,
 };
 use ferrovirt_sys::netns;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
@@ -31,6 +40,7 @@ use kube::{
 };
 use std::{
     collections::VecDeque,
+    io,
     os::fd::OwnedFd,
     sync::{
         Arc,
@@ -39,7 +49,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     task::spawn_blocking,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -57,6 +67,9 @@ const MOST_SWITCHES: usize = 64;
 /// Most of the launcher's last state that is read.
 const LAST_STATE: u64 = 64 << 10;
 
+/// Most messages of a launcher that are read after its end.
+const MOST_LAST: usize = 64;
+
 /// What a pod's task is told.
 #[derive(Debug)]
 pub(super) enum Message {
@@ -67,7 +80,7 @@ pub(super) enum Message {
     /// The machine changed.
     Machine(Arc<VirtualMachineInstance>),
     /// The pod has to go, for this reason.
-    Evict(String),
+    Evict(Told),
     /// Stop or run the vCPUs.
     Switch { pause: bool, answer: oneshot::Sender<Result<(), Refusal>> },
 }
@@ -80,21 +93,27 @@ pub enum Refusal {
     NotRunning,
     /// The launcher said no.
     #[error("{0}")]
-    Launcher(String),
+    Launcher(Told),
+    /// The launcher says nothing.
+    #[error("the launcher does not answer")]
+    Silent,
+    /// Too many others wait for the same.
+    #[error("too many requests wait for this machine: try again later")]
+    Busy,
 }
 
 pub(super) struct Worker {
     shared: Arc<Shared>,
     pod: Arc<Pod>,
     uid: String,
-    messages: mpsc::UnboundedReceiver<Message>,
+    messages: Receiver,
     writer: Writer,
     reporter: Option<Reporter>,
     gone: bool,
     /// False while the pod is not what was started.
     served: Arc<AtomicBool>,
-    /// The last event text, so that retries do not repeat it.
-    told: String,
+    /// The last trouble, so that retries do not repeat it.
+    trouble: String,
 }
 
 /// A running container.
@@ -110,16 +129,19 @@ struct Life {
     kill_at: Option<Instant>,
     grace: Option<i64>,
     /// Why it is evicted.
-    evicted: Option<String>,
+    evicted: Option<Told>,
     /// When to connect again, and the pause after it.
     retry: (Instant, Duration),
+    conduct: Conduct,
+    /// Nobody listens to the launcher until then: it talked nonsense.
+    closed_until: Option<Instant>,
 }
 
 impl Worker {
     pub(super) fn new(
         shared: Arc<Shared>,
         pod: Arc<Pod>,
-        messages: mpsc::UnboundedReceiver<Message>,
+        messages: Receiver,
         served: Arc<AtomicBool>,
     ) -> Self {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
@@ -128,7 +150,7 @@ impl Worker {
         let reporter = pipeline::owner(&pod).map(|(name, uid)| {
             Reporter::start(Api::namespaced(shared.handler.client.0.clone(), &namespace), name, uid)
         });
-        Self { shared, pod, uid, messages, writer, reporter, gone: false, served, told: String::new() }
+        Self { shared, pod, uid, messages, writer, reporter, gone: false, served, trouble: String::new() }
     }
 
     /// Runs until the pod has left no trace on the node and in the API.
@@ -159,7 +181,7 @@ impl Worker {
             return None;
         }
         if let Some(rejection) = self.shared.room.admit(&self.uid, &untyped(&self.pod)).await {
-            self.reject("PodRejected", rejection.reason, rejection.message);
+            self.reject("PodRejected", rejection.reason, &rejection.message);
             return None;
         }
         let mut pause = FIRST_PAUSE;
@@ -175,7 +197,7 @@ impl Worker {
                 Ok(started) => return self.started(started).await,
                 Err(Failure { reason, message, rejected: true, .. }) => {
                     self.shared.room.release(&self.uid);
-                    self.reject(reason, reason.to_owned(), message);
+                    self.reject(reason, reason.to_owned(), &message);
                     return None;
                 }
                 Err(failure) => {
@@ -199,17 +221,17 @@ impl Worker {
     }
 
     /// Takes a message when there is no guest.
-    fn note(&mut self, message: Option<Message>) {
+    fn note(&mut self, message: Message) {
         match message {
-            Some(Message::Pod(pod)) => self.pod = pod,
-            Some(Message::Machine(vmi)) => self.see(vmi),
-            Some(Message::Switch { answer, .. }) => {
+            Message::Pod(pod) => self.pod = pod,
+            Message::Machine(vmi) => self.see(vmi),
+            Message::Switch { answer, .. } => {
                 // Nobody may be waiting any more.
                 let _gone = answer.send(Err(Refusal::NotRunning));
             }
             // What has no container holds nothing.
-            Some(Message::Evict(_)) => {}
-            Some(Message::Gone) | None => self.gone = true,
+            Message::Evict(_) => {}
+            Message::Gone => self.gone = true,
         }
     }
 
@@ -225,27 +247,30 @@ impl Worker {
 
     fn complain(&mut self, failure: &Failure) {
         let Failure { reason, message, .. } = failure;
-        self.writer.write(Known::Waiting { reason, message: message.clone() });
-        self.report(reason, reason, message);
+        let told = self.shared.config.told(message);
+        self.writer.write(Known::Waiting { reason, message: told.clone() });
+        self.report(reason, reason, message, &told);
     }
 
     /// The pod ends without having run. `condition`: reason of the machine's condition.
-    fn reject(&mut self, condition: &'static str, reason: String, message: String) {
-        self.report(condition, &reason, &message);
-        self.writer.write(Known::Rejected { reason, message });
+    fn reject(&mut self, condition: &'static str, reason: String, message: &str) {
+        let told = self.shared.config.told(message);
+        self.report(condition, &reason, message, &told);
+        self.writer.write(Known::Rejected { reason, message: told });
     }
 
-    /// Says on pod and machine what is wrong.
-    fn report(&mut self, condition: &'static str, reason: &str, message: &str) {
+    /// Says on pod and machine what is wrong: the message to the administrator's log, which has the paths, and what users
+    /// are told of it.
+    fn report(&mut self, condition: &'static str, reason: &str, message: &str, told: &Told) {
         if let Some(reporter) = &self.reporter {
-            reporter.update(|known| known.trouble = Some((condition, message.to_owned())));
+            reporter.update(|known| known.trouble = Some((condition, told.clone())));
         }
-        if self.told != message {
-            message.clone_into(&mut self.told);
+        if self.trouble != message {
+            message.clone_into(&mut self.trouble);
             tracing::warn!(pod = self.name(), reason, "{message}");
-            self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, reason, message);
+            self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, reason, told);
             if let Some(machine) = self.machine_reference() {
-                self.shared.handler.events.tell(&machine, Kind::Warning, "SyncFailed", message);
+                self.shared.handler.events.tell(&machine, Kind::Warning, "SyncFailed", told);
             }
         }
     }
@@ -283,7 +308,7 @@ impl Worker {
         })
     }
 
-    fn tell(&self, kind: Kind, reason: &str, message: &str) {
+    fn tell(&self, kind: Kind, reason: &str, message: &Told) {
         if let Some(machine) = self.machine_reference() {
             self.shared.handler.events.tell(&machine, kind, reason, message);
         }
@@ -299,14 +324,16 @@ impl Worker {
                 known.reason = Some("LauncherDied".to_owned());
             });
         }
-        self.tell(Kind::Warning, "Stopped", message);
-        let exit = exit::exit(None, message.to_owned());
+        let message = Told::ours(message);
+        self.tell(Kind::Warning, "Stopped", &message);
+        let exit = exit::exit(None, message);
         self.writer.write(Known::Ended { ip: None, started: exit.finished.clone(), exit });
     }
 
     async fn started(&mut self, started: Started) -> Option<Life> {
         let Started { record, descriptors } = started;
         let event = format!("Started container compute with address {}", record.address.ip);
+        let event = self.shared.config.told(&event);
         self.shared.node.events.tell(&self.pod_reference(), Kind::Normal, "Started", &event);
         self.hold(record, descriptors).await
     }
@@ -372,6 +399,8 @@ impl Worker {
             grace: None,
             evicted: None,
             retry: (Instant::now(), FIRST_RETRY),
+            conduct: Conduct::default(),
+            closed_until: None,
         })
     }
 
@@ -396,15 +425,18 @@ impl Worker {
             tokio::select! {
                 code = life.process.ended() => break code,
                 event = next(&life.link) => match event {
-                    Some(event) => self.event(&mut life, event).await,
-                    None => {
+                    Ok(Some(event)) => self.event(&mut life, event).await,
+                    end => {
                         life.link = None;
+                        if let Err(error) = end && error.kind() == io::ErrorKind::InvalidData {
+                            self.wrong(&mut life, &text::plain(&error.to_string(), text::REFUSAL));
+                        }
                         sleep(Duration::from_millis(20)).await;
                     }
                 },
                 message = self.messages.recv() => match message {
-                    Some(Message::Switch { pause, answer }) => self.switch(&mut life, pause, answer).await,
-                    Some(Message::Evict(message)) => {
+                    Message::Switch { pause, answer } => self.switch(&mut life, pause, answer).await,
+                    Message::Evict(message) => {
                         life.evicted = Some(message);
                         life.process.kill();
                     }
@@ -420,7 +452,10 @@ impl Worker {
             }
         };
         // What the launcher said last may still be in the socket.
-        while let Ok(Some(event)) = timeout(Duration::from_millis(20), next(&life.link)).await {
+        for _ in 0..MOST_LAST {
+            let Ok(Ok(Some(event))) = timeout(Duration::from_millis(20), next(&life.link)).await else {
+                break;
+            };
             self.event(&mut life, event).await;
         }
         let end = match life.state.clone() {
@@ -434,7 +469,7 @@ impl Worker {
     }
 
     /// The container was killed because its pod has to go. Its volumes go at once: they are what it is about.
-    async fn evicted(&mut self, record: Record, message: String) {
+    async fn evicted(&mut self, record: Record, message: Told) {
         self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, "Evicted", &message);
         let volumes = self.shared.pod_folder(&self.uid).join("volumes");
         let exit = Exit { evicted: true, ..exit::exit(Some(137), message) };
@@ -446,7 +481,7 @@ impl Worker {
 
     /// The node has no room for a pod that it was to start: it fails as a kubelet lets it fail.
     fn turned_away(&mut self) {
-        let message = "The node had condition: [DiskPressure]. ".to_owned();
+        let message = Told::ours("The node had condition: [DiskPressure]. ");
         self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, "Evicted", &message);
         let exit = Exit { evicted: true, ..exit::exit(Some(137), message) };
         self.report_end(&exit, Phase::Failed, Some("Evicted"));
@@ -457,7 +492,7 @@ impl Worker {
     async fn link(&mut self, life: &mut Life) {
         let now = Instant::now();
         let (due, pause) = life.retry;
-        if now < due {
+        if now < due || life.closed_until.is_some_and(|until| until > now) {
             return;
         }
         life.retry = (now + pause, (pause * 2).min(LAST_RETRY));
@@ -502,7 +537,8 @@ impl Worker {
     fn part(&mut self, life: &mut Life, message: &str) {
         life.link = None;
         self.served.store(false, Ordering::Relaxed);
-        self.report(NOT_AS_RENDERED, NOT_AS_RENDERED, message);
+        let told = self.shared.config.told(message);
+        self.report(NOT_AS_RENDERED, NOT_AS_RENDERED, message, &told);
     }
 
     /// Looks at what the watch brought, which may know less than the API server, but comes by itself.
@@ -571,14 +607,18 @@ impl Worker {
             Event::Refused { message } => {
                 match life.switches.pop_front() {
                     Some((_, answer)) => {
+                        let message = self.shared.config.told(&message);
                         let _gone = answer.send(Err(Refusal::Launcher(message)));
                     }
-                    None => tracing::warn!(pod = self.name(), "the launcher refuses: {message}"),
+                    None => self.wrong(life, &format!("it refuses what nobody asked for: {message}")),
                 }
                 return;
             }
             Event::State { state, .. } => state,
         };
+        if let Some(why) = conduct::out_of_order(&life.state, &state) {
+            return self.wrong(life, why);
+        }
         if state == life.state && state != State::Waiting {
             return;
         }
@@ -609,10 +649,10 @@ impl Worker {
                     if let Err(error) = life.record.write(&self.shared.pod_folder(&self.uid)) {
                         tracing::warn!(pod = self.name(), "recording the start: {error}");
                     }
-                    self.tell(Kind::Normal, "Created", "VirtualMachineInstance defined.");
-                    self.tell(Kind::Normal, "Started", "VirtualMachineInstance started.");
+                    self.tell(Kind::Normal, "Created", &Told::ours("VirtualMachineInstance defined."));
+                    self.tell(Kind::Normal, "Started", &Told::ours("VirtualMachineInstance started."));
                 } else if life.state == State::Paused && !paused {
-                    self.tell(Kind::Normal, "Resumed", "VirtualMachineInstance resumed.");
+                    self.tell(Kind::Normal, "Resumed", &Told::ours("VirtualMachineInstance resumed."));
                 }
                 if let Some(at) = life.switches.iter().position(|(pause, _)| *pause == paused)
                     && let Some((_, answer)) = life.switches.remove(at)
@@ -621,11 +661,46 @@ impl Worker {
                 }
             }
             State::ShuttingDown => {
-                self.tell(Kind::Normal, "ShuttingDown", "The guest was asked to shut down.");
+                self.tell(Kind::Normal, "ShuttingDown", &Told::ours("The guest was asked to shut down."));
             }
             State::Ended { .. } => {}
         }
         life.state = state;
+    }
+
+    /// A message of the launcher makes no sense: it is counted and, now and then, logged. After too many of them nobody
+    /// listens to the launcher for a while, and users are told.
+    fn wrong(&mut self, life: &mut Life, what: &str) {
+        let now = Instant::now();
+        let pod = self.name();
+        match life.conduct.wrong(now) {
+            Wrong::Ignore => {}
+            Wrong::Log { suppressed } => {
+                tracing::warn!(pod, suppressed, "the launcher talks nonsense: {what}")
+            }
+            Wrong::Close { until, suppressed } => {
+                let seconds = until.duration_since(now).as_secs();
+                tracing::warn!(
+                    pod,
+                    suppressed,
+                    "the launcher talks nonsense, and nobody listens to it for {seconds} s: {what}"
+                );
+                life.link = None;
+                life.closed_until = Some(until);
+                life.switches.clear();
+                let message = Told::ours(
+                    "The launcher keeps sending messages that make no sense, and the node does not listen to it for a \
+                     while. Its guest may have taken it over: look at the pod's log, and stop the machine.",
+                );
+                self.shared.node.events.tell(
+                    &self.pod_reference(),
+                    Kind::Warning,
+                    "LauncherMisbehaves",
+                    &message,
+                );
+                self.tell(Kind::Warning, "LauncherMisbehaves", &message);
+            }
+        }
     }
 
     async fn switch(&mut self, life: &mut Life, pause: bool, answer: oneshot::Sender<Result<(), Refusal>>) {
@@ -633,7 +708,7 @@ impl Worker {
         let sent = match (&life.state, &life.link) {
             // A launcher may never answer.
             _ if life.switches.len() >= MOST_SWITCHES => {
-                let _gone = answer.send(Err(Refusal::Launcher("the launcher does not answer".to_owned())));
+                let _gone = answer.send(Err(Refusal::Silent));
                 return;
             }
             (State::Running | State::Paused, Some(link)) => link.send(&request).await.is_ok(),
@@ -676,9 +751,9 @@ impl Worker {
         let exit = match &end {
             Some((ending, message)) => {
                 let code = code.or(Some(i32::from(*ending != Ending::Shutdown)));
-                exit::exit(code, message.clone())
+                exit::exit(code, self.shared.config.told(message))
             }
-            None => exit::exit(code, self.last_words(code)),
+            None => exit::exit(code, self.shared.config.told(&self.last_words(code))),
         };
         let (phase, reason) = match end.as_ref().map(|(ending, _)| *ending) {
             Some(Ending::Shutdown) => (Phase::Succeeded, None),
@@ -687,7 +762,8 @@ impl Worker {
             Some(Ending::Failed) => (Phase::Failed, Some("QEMUFailed")),
             None => (Phase::Failed, Some("LauncherDied")),
         };
-        let exit = Exit { message: self.explain(&record, &exit.message), ..exit };
+        let message = self.explain(&record, exit.message.as_str());
+        let exit = Exit { message: self.shared.config.told(&message), ..exit };
         self.end(record, exit, phase, reason).await;
     }
 
@@ -704,7 +780,8 @@ impl Worker {
             });
         }
         let kind = if phase == Phase::Succeeded { Kind::Normal } else { Kind::Warning };
-        self.tell(kind, "Stopped", &format!("The VirtualMachineInstance was shut down: {}", exit.message));
+        let message = format!("The VirtualMachineInstance was shut down: {}", exit.message);
+        self.tell(kind, "Stopped", &self.shared.config.told(&message));
     }
 
     async fn end(&mut self, mut record: Record, exit: Exit, phase: Phase, reason: Option<&'static str>) {
@@ -813,7 +890,7 @@ fn last_state(record: &Record) -> Option<(Ending, String)> {
     let fd = record.places.open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).ok()?;
     let mut bytes = Vec::new();
     std::fs::File::from(fd).take(LAST_STATE).read_to_end(&mut bytes).ok()?;
-    match serde_json::from_slice(&bytes).ok()? {
+    match serde_json::from_slice::<Event>(&bytes).ok()?.plain() {
         Event::State { state: State::Ended { ending, message }, .. } => Some((ending, message)),
         _ => None,
     }
@@ -834,13 +911,13 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// The next event of a connection; `None` when it is lost. Never without a connection.
-async fn next(link: &Option<Link>) -> Option<Event> {
+/// The next event of a connection; `None` when it is lost, or there is none.
+async fn next(link: &Option<Link>) -> io::Result<Option<Event>> {
     match link {
-        Some(link) => link.receive().await.ok().flatten(),
+        Some(link) => link.receive().await,
         None => {
             sleep(Duration::from_millis(20)).await;
-            None
+            Ok(None)
         }
     }
 }

@@ -1,0 +1,201 @@
+//! Text on its way to users: events, conditions, statuses, answers.
+//!
+//! Errors of this node name files, because whoever runs it needs that; the log shows them whole. Users are told the same
+//! without the node's paths (the volume, claim or image is named beside them), without characters that act on a
+//! terminal, and no more than people read. Whatever shows a text to users takes a [`Told`], and nothing else makes one.
+
+use crate::config::Config;
+use ferrovirt_qemu::text::plain;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Most characters of one text.
+const MOST: usize = 1000;
+/// What stands in the place of a path.
+const HIDDEN: &str = "(a path of the node)";
+/// Paths that are the same in every container or on every kernel, and say nothing about this node.
+const SHOWN: [&str; 6] = [
+    "/var/run/kubevirt",
+    "/dev/",
+    "/disk",
+    "/sys/kernel/mm/hugepages",
+    "/proc/sys/vm/nr_hugepages",
+    "/usr/bin/qemu-system-",
+];
+
+/// A text that users may see.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Told(String);
+
+impl Told {
+    /// A text of ours, known when the agent is built.
+    pub fn ours(text: &'static str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// Any text. Paths of the node are taken out; a path in double quotes is what somebody wrote into an object, and
+    /// stays, unless it leads to the agent's own directories.
+    pub fn new(text: &str, config: &Config) -> Self {
+        let mut text = text.to_owned();
+        for directory in [&config.images, &config.data] {
+            let directory = directory.to_string_lossy();
+            // `/` itself would be in every path.
+            if directory.len() > 1 {
+                text = without(&text, &directory);
+            }
+        }
+        Self(plain(&without_others(&text), MOST))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Ends a path in a text.
+fn ends(c: char) -> bool {
+    c.is_whitespace() || "\"'`,;:()<>".contains(c)
+}
+
+/// Every path below `directory` replaced.
+fn without(text: &str, directory: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(directory) {
+        out.push_str(before);
+        rest = after;
+        // A longer name that only begins alike is another path: it is dealt with below.
+        if after.is_empty() || after.starts_with('/') || after.starts_with(ends) {
+            out.push_str(HIDDEN);
+            rest = after.find(ends).and_then(|end| after.get(end..)).unwrap_or_default();
+        } else {
+            out.push_str(directory);
+        }
+    }
+    out + rest
+}
+
+/// Every absolute path replaced that is neither in double quotes nor known to be the same everywhere.
+fn without_others(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    let mut before = ' ';
+    let mut quoted = false;
+    while let Some(c) = rest.chars().next() {
+        let begins = c == '/' && !quoted && (ends(before) || "=[{".contains(before));
+        let end = rest.find(ends).unwrap_or(rest.len());
+        let (path, further) = rest.split_at(end);
+        if begins && path.len() > 1 && !SHOWN.iter().any(|shown| path.starts_with(shown)) {
+            out.push_str(HIDDEN);
+            rest = further;
+            before = ')';
+            continue;
+        }
+        quoted ^= c == '"';
+        out.push(c);
+        before = c;
+        rest = rest.get(c.len_utf8()..).unwrap_or_default();
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{image, network, oci, pods, volumes};
+    use std::{io, path::PathBuf};
+
+    fn config() -> Config {
+        Config {
+            node: "n".into(),
+            data: "/srv/secret place/agent".into(),
+            socket: "/srv/secret place/run/agent.sock".into(),
+            images: "/mnt/pictures".into(),
+            launcher: "/opt/x/virt-launcher".into(),
+            usr: "/usr".into(),
+        }
+    }
+
+    fn told(text: &str) -> String {
+        Told::new(text, &config()).as_str().to_owned()
+    }
+
+    #[test]
+    fn paths_of_the_node_are_taken_out_and_nothing_else() {
+        let rows = [
+            ("plain words, and/or n/a", "plain words, and/or n/a"),
+            ("/srv/secret place/agent/pods/u/volumes/v: denied", "(a path of the node): denied"),
+            (
+                "at /mnt/pictures/a/b or /mnt/pictures/a.tar",
+                "at (a path of the node) or (a path of the node)",
+            ),
+            ("netns \"/srv/secret place/agent/netns/u\": no", "netns \"(a path of the node)\": no"),
+            ("open `/proc/self/fd/12/launcher-sock`: x", "open `(a path of the node)`: x"),
+            ("/mnt/pictures2/a", "(a path of the node)"),
+            ("volume v: /home/tank/vol1: gone", "volume v: (a path of the node): gone"),
+            ("from=/home/x", "from=(a path of the node)"),
+            ("registry.example/a/b:1 and /dev/kvm", "registry.example/a/b:1 and /dev/kvm"),
+            ("\"/disk/a b\" and \"/boot/x\" are not in it", "\"/disk/a b\" and \"/boot/x\" are not in it"),
+            (
+                "/var/run/kubevirt-private/vmi-disks/d/disk.img: x",
+                "/var/run/kubevirt-private/vmi-disks/d/disk.img: x",
+            ),
+            ("two\nlines\u{1b}[2J", "two\\nlines\\u{1b}[2J"),
+        ];
+        for (text, shown) in rows {
+            assert_eq!(told(text), shown);
+        }
+        assert!(told(&"x".repeat(100_000)).chars().count() < 1100);
+    }
+
+    /// Each error of the agent that can reach a user, with paths wherever it has some.
+    #[test]
+    fn no_error_tells_users_a_path_of_the_node() {
+        let path = || "/srv/secret place/agent/pods/u/volumes/v".to_owned();
+        let claim = PathBuf::from("/home/tank/vol1");
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let errors: Vec<String> = vec![
+            image::Error::Reference("../x".into()).to_string(),
+            image::Error::Missing { reference: "a".into(), name: "a".into() }.to_string(),
+            image::Error::Tag { reference: "a".into(), found: "b".into() }.to_string(),
+            image::Error::Broken { reference: "a".into(), what: "/mnt/pictures/a: it is empty".into() }
+                .to_string(),
+            image::Error::Io { reference: "a".into(), source: io::Error::other("/mnt/pictures/a: no") }
+                .to_string(),
+            image::Error::Disk { reference: "a".into(), what: "it has no /disk directory".into() }
+                .to_string(),
+            volumes::Error::Io { volume: "v".into(), path: claim, source: denied() }.to_string(),
+            volumes::Error::Io { volume: "v".into(), path: path().into(), source: denied() }.to_string(),
+            volumes::Error::NotFound { volume: "v".into(), kind: "secret", name: "s".into() }.to_string(),
+            volumes::Error::Unsupported { volume: "v".into(), what: "path \"/x\" leaves the volume".into() }
+                .to_string(),
+            network::Error::Failed { program: "cni", message: format!("netns {:?}: denied", path()) }
+                .to_string(),
+            network::Error::Answer(format!("{{\"netns\":{:?}}}", path())).to_string(),
+            oci::bundle::Error::Device { path: "/home/tank/dev".into(), source: denied() }.to_string(),
+            oci::crun::Error::Failed { verb: "run", message: format!("mount `{}` to `/x`: denied", path()) }
+                .to_string(),
+            oci::crun::Error::Failed {
+                verb: "run",
+                message: "open executable `/opt/x/virt-launcher`".into(),
+            }
+            .to_string(),
+            pods::Refusal::Launcher(Told::new("opening /proc/self/fd/1", &config())).to_string(),
+        ];
+        for error in errors {
+            let shown = told(&error);
+            for secret in ["secret", "/srv", "/home", "tank", "/mnt", "pictures", "/opt", "/proc", "pods/u"] {
+                assert!(!shown.contains(secret), "{secret} in {shown}");
+            }
+            assert!(!shown.is_empty());
+        }
+    }
+}
