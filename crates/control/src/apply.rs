@@ -2,7 +2,10 @@
 
 use std::fmt::Debug;
 
-use ferrovirt_api::kubevirt::{VirtualMachine, VirtualMachineInstance};
+use ferrovirt_api::{
+    kubevirt::{VirtualMachine, VirtualMachineInstance},
+    text::plain,
+};
 use ferrovirt_plan::decide::{Action, CREATED_BY_LABEL, Event, Refused};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -13,6 +16,9 @@ use serde_json::Value;
 
 use crate::Name;
 use crate::reconcile::Controller;
+
+/// Most characters of a refusal in a condition.
+const LONGEST: usize = 4096;
 
 /// The object that a round is about.
 pub(crate) struct About<'a> {
@@ -172,11 +178,16 @@ fn is_overtaken(status: &Status) -> bool {
     status.code == 409 || (status.code == 422 && status.message.contains(PATCH_DOES_NOT_FIT))
 }
 
+/// What the server said, which may be the words of a webhook or of an object: it goes into conditions and events.
+fn told(status: &Status) -> String {
+    plain(&status.message, LONGEST)
+}
+
 fn failure(error: kube::Error, reason: &'static str) -> Failure {
     match error {
         kube::Error::Api(status) if is_overtaken(&status) => Failure::Overtaken,
         kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
-            Failure::Forbidden { reason, message: status.message }
+            Failure::Forbidden { reason, message: told(&status) }
         }
         error => Failure::Unavailable(Box::new(error)),
     }
@@ -185,7 +196,7 @@ fn failure(error: kube::Error, reason: &'static str) -> Failure {
 fn create_failure(error: kube::Error) -> Failure {
     match error {
         kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
-            Failure::Refused(Refused { code: status.code, message: status.message })
+            Failure::Refused(Refused { code: status.code, message: told(&status) })
         }
         error => Failure::Unavailable(Box::new(error)),
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ferrovirt_api::text::plain;
 use serde_json::{Value, json};
 
 use super::Wake;
@@ -11,6 +12,9 @@ use crate::store::{Change, Key, Preconditions, Prefix, Store, StoreError};
 
 /// How long an event is kept after it last happened, as Kubernetes' API server keeps it.
 const LIFETIME: i64 = 3600;
+
+/// Most characters of a message, as the API allows.
+const LONGEST: usize = 1000;
 
 /// Writes an event about an object. The same thing happening again is counted in the same event. An event that cannot
 /// be written is only logged.
@@ -23,6 +27,7 @@ pub async fn record(
     message: &str,
     source: &str,
 ) {
+    let message = &plain(message, LONGEST);
     let (namespace, name) = (text(about, "/metadata/namespace"), text(about, "/metadata/name"));
     let home = if namespace.is_empty() { "default" } else { namespace };
     let digest = {
