@@ -195,13 +195,10 @@ async fn look(store: &Store, graph: &Graph, key: &Key) -> Result<(), StoreError>
         let mut blocked = false;
         for dependent in dependents {
             let Some(entry) = store.get(dependent) else { continue };
-            let reference =
-                list(&entry.object, "/metadata/ownerReferences").find(|r| text(r, "/uid") == uid(object));
+            // One that names another object by this one's UID goes or stays by itself.
+            let reference = list(&entry.object, "/metadata/ownerReferences")
+                .find(|r| text(r, "/uid") == uid(object) && graph.owner(dependent, r) == Owner::Present);
             let Some(reference) = reference else { continue };
-            if graph.owner(dependent, reference) != Owner::Present {
-                // It names another object by this one's UID, and goes or stays by itself.
-                continue;
-            }
             blocked |= reference.get("blockOwnerDeletion") == Some(&Value::Bool(true));
             // Something else that owns it, too, keeps it.
             let others = list(&entry.object, "/metadata/ownerReferences").any(|other| {
