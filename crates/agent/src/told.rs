@@ -90,11 +90,10 @@ fn without_others(text: &str) -> String {
     let mut before = ' ';
     let mut quoted = false;
     while let Some(c) = rest.chars().next() {
-        let begins = c == '/' && !quoted && (ends(before) || "=[{".contains(before));
-        let end = rest.find(ends).unwrap_or(rest.len());
-        let (path, further) = rest.split_at(end);
-        if begins && path.len() > 1 && !SHOWN.iter().any(|shown| path.starts_with(shown)) {
-            out.push_str(HIDDEN);
+        if c == '/' && !quoted && (ends(before) || "=[{".contains(before)) {
+            let (path, further) = rest.split_at(rest.find(ends).unwrap_or(rest.len()));
+            let known = path.len() == 1 || SHOWN.iter().any(|shown| path.starts_with(shown));
+            out.push_str(if known { path } else { HIDDEN });
             rest = further;
             before = ')';
             continue;
