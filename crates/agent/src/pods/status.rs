@@ -130,7 +130,7 @@ fn conditions(pod: &Pod, known: &Known, ready: bool, now: &str) -> Value {
             type_: "DisruptionTarget".to_owned(),
             status: "True".to_owned(),
             reason: Some("TerminationByKubelet".to_owned()),
-            message: Some(exit.message.clone()),
+            message: Some(exit.message.to_string()),
             last_transition_time: serde_json::from_value(json!(now)).ok(),
             ..Default::default()
         });
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn an_evicted_pod_has_failed_in_a_kubelets_words() {
-        let exit = Exit { code: 0, message: "too much".to_owned(), finished: NOW.to_owned(), evicted: true };
+        let exit = Exit { code: 0, message: Told::ours("too much"), finished: NOW.to_owned(), evicted: true };
         let status = &patch(&pod(), &Known::Ended { ip: None, started: NOW.to_owned(), exit }, NOW)["status"];
         assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("Evicted")));
         assert_eq!(status["message"], "too much");
