@@ -378,6 +378,7 @@ const API: u32 = 76_443;
 /// What `ferrovirt up` does as the supervisor of its other processes.
 fn supervisor() {
     let closed = tempfile::tempdir().unwrap();
+    fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let own = closed.path().join("api");
     fs::create_dir(&own).unwrap();
     fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).unwrap();
