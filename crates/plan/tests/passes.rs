@@ -1,5 +1,6 @@
 //! Where constraints let a pod pass without a look, the node looks: for each of these ways the same hostile pod, of the right
 //! name and owner, is let through by the one and refused by the other.
+#![allow(clippy::indexing_slicing, reason = "helpers of tests")]
 
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_plan::{

@@ -153,7 +153,7 @@ fn lists(server: &Server, token: &str, _: &str, held: &mut Held) -> Result<()> {
         held.clear();
     }
     let mut connection = server.connect()?;
-    let watch = if held.len() % 2 == 0 { "?watch=1" } else { "" };
+    let watch = if held.len().is_multiple_of(2) { "?watch=1" } else { "" };
     connection.send(token, "GET", &format!("/api/v1/namespaces/alpha/configmaps{watch}"), "", b"")?;
     held.push(connection);
     Ok(())

@@ -54,7 +54,7 @@ impl Dice {
 pub(crate) fn chaos(arguments: &Arguments) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     // The generator stands still at 0.
-    let seed = arguments.seed.unwrap_or_else(|| now.as_nanos() as u64).max(1);
+    let seed = arguments.seed.unwrap_or(now.as_nanos() as u64).max(1);
     println!("chaos: seed {seed}");
     let before = Host::look()?;
     let disk = Disk::new()?;
