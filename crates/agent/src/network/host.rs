@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
+    io::{self, Write},
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
@@ -41,8 +42,7 @@ impl Host {
     pub(super) fn open(folder: &Path) -> Result<Self, Error> {
         let failed = |what| move |source| Error::Kernel { what, source };
         let file = folder.join("network.json");
-        let known = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
-        if let Some(host) = known {
+        if let Some(host) = super::read::<Self>(&file)? {
             return Ok(Self { folder: folder.to_owned(), ..host });
         }
         let mut host = Self::choose(folder).map_err(failed("choosing a pod network"))?;
@@ -51,7 +51,7 @@ impl Host {
             host.forward = "0".to_owned();
         }
         let text = serde_json::to_vec(&host).map_err(io::Error::other);
-        text.and_then(|text| fs::write(&file, text)).map_err(failed("writing network.json"))?;
+        text.and_then(|text| whole(&file, &text)).map_err(failed("writing network.json"))?;
         Ok(host)
     }
 
@@ -167,6 +167,15 @@ impl Host {
     }
 }
 
+/// Writes a file whole or not at all, also when the node loses power: without it nobody finds what was set up.
+fn whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let path = file.with_extension("part");
+    let mut part = fs::File::create(&path)?;
+    part.write_all(bytes)?;
+    part.sync_all()?;
+    fs::rename(path, file)
+}
+
 /// Names of the node's nftables tables.
 fn tables() -> Result<Vec<String>, Error> {
     let text = run("nft", "nftables", &["list", "tables"], "")?;
@@ -216,5 +225,21 @@ mod tests {
         assert!(!taken(routes, Ipv4Addr::new(10, 244, 4, 0)));
         let wide = "h\nx\t0000F40A\t0\t1\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
         assert!(taken(wide, Ipv4Addr::new(10, 244, 4, 0)));
+    }
+
+    #[test]
+    fn a_network_that_cannot_be_read_is_not_chosen_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("network.json");
+        for text in ["", "{", r#"{"third": 300}"#] {
+            fs::write(&file, text).unwrap();
+            let error = Host::open(folder.path()).unwrap_err().to_string();
+            assert!(error.contains("network.json") && error.contains("remove"), "{error}");
+            assert_eq!(fs::read_to_string(&file).unwrap(), text);
+        }
+        let host = Host { third: 7, tag: "t".into(), forward: "0".into(), folder: PathBuf::new() };
+        whole(&file, &serde_json::to_vec(&host).unwrap()).unwrap();
+        assert_eq!(Host::open(folder.path()).unwrap().third, 7);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no part is left");
     }
 }

@@ -8,10 +8,13 @@ pub mod pod;
 mod ports;
 mod rules;
 
-pub use ports::{Network, Port};
+pub use ports::{Network, Port, Speaker};
 
+use serde::de::DeserializeOwned;
 use std::{
+    fs,
     io::{self, Write},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -55,9 +58,31 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A file of the network that is there and of no use.
+    #[error(
+        "{}: {source}: start the version of virt-handler that wrote it, or stop every machine of this node, restart the \
+         node and remove the file",
+        file.display()
+    )]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
     /// A machine that this version cannot connect.
     #[error("{0}")]
     Unsupported(&'static str),
+}
+
+/// Reads a file of the network; `None` when there is none.
+fn read<T: DeserializeOwned>(file: &Path) -> Result<Option<T>, Error> {
+    let read = match fs::read(file) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    read.map_err(|source| Error::File { file: file.to_owned(), source })
 }
 
 /// Runs a program to its end with `input` on its standard input; on the calling thread's network namespace.

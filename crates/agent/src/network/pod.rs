@@ -134,6 +134,11 @@ fn run_inside(
         .map_err(|source| Error::Kernel { what: "entering the pod's network namespace", source })?
 }
 
+/// The pod's interfaces, as `ip -j link` shows them.
+pub(super) fn links(namespace: &OwnedFd) -> Result<String, Error> {
+    run_inside(namespace, "ip", "iproute2", &["-j", "link", "show"], "")
+}
+
 fn ip_batch(namespace: &OwnedFd, lines: &str) -> Result<(), Error> {
     run_inside(namespace, "ip", "iproute2", &["-batch", "-"], lines).map(|_| ())
 }

@@ -9,7 +9,7 @@ use super::{
     rules, run,
 };
 use ferrovirt_plan::pod_network::PodNetwork;
-use ferrovirt_sys::link;
+use ferrovirt_sys::{link, netns};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,6 +27,17 @@ pub struct Port {
     /// The one hardware address of its frames.
     pub mac: MacAddress,
     /// The one address of its packets.
+    pub ip: Ipv4Addr,
+    /// Namespace of the pod.
+    pub namespace: String,
+}
+
+/// In whose name a running pod speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// Hardware address of its guest, where the guest's frames leave the pod as they are.
+    pub mac: Option<MacAddress>,
+    /// Address of the pod.
     pub ip: Ipv4Addr,
     /// Namespace of the pod.
     pub namespace: String,
@@ -61,8 +72,14 @@ impl Network {
     /// When no subnet is free, or the kernel, ip or nft refuse.
     pub fn set_up(folder: &Path) -> Result<Self, Error> {
         let host = Host::open(folder)?;
-        let known =
-            fs::read(host.ports()).ok().and_then(|bytes| serde_json::from_slice::<Wanted>(&bytes).ok());
+        let known = match super::read::<Wanted>(&host.ports()) {
+            // After a start of the node nobody is connected, and the file may have lost its end with the power.
+            Err(error) if link::mtu(&host.bridge()).is_err() => {
+                tracing::warn!("{error}; there is no bridge, so that no machine has a port");
+                None
+            }
+            read => read?,
+        };
         let wanted = Wanted { version: 1, ..known.unwrap_or_default() };
         let cni = host.cni();
         let network =
@@ -105,6 +122,27 @@ impl Network {
             self.write(&mut wanted)?;
         }
         self.apply()
+    }
+
+    /// Lets a pod speak that runs already and that nothing is known of here, as `hardware`, or with the address of its own
+    /// link without. Fine when its port is known.
+    ///
+    /// # Errors
+    /// When its link is not one of our bridge, and as [`Self::admit`].
+    pub fn adopt(&self, id: &str, netns: &Path, speaker: Speaker) -> Result<(), Error> {
+        if lock(&self.wanted).ports.contains_key(id) {
+            return Ok(());
+        }
+        let open = |source| Error::Kernel { what: "opening the pod's network namespace", source };
+        let inside = super::pod::links(&netns::open(netns).map_err(open)?)?;
+        let outside = run("ip", "iproute2", &["-j", "link", "show", "master", &self.cni.bridge], "")?;
+        let (name, own) = ends(&inside, &outside)
+            .ok_or(Error::Unsupported("the pod's link is no port of the node's bridge"))?;
+        tracing::warn!(id, name, "admitting the port of a running pod that was not known");
+        let port =
+            Port { name, mac: speaker.mac.unwrap_or(own), ip: speaker.ip, namespace: speaker.namespace };
+        let policy = lock(&self.wanted).policy.clone();
+        self.admit(id, port, &policy)
     }
 
     /// Takes the pod's port away and gives its address back, whether or not its namespace is still there. Fine when it
@@ -233,13 +271,57 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// An interface in what `ip -j link` shows.
+#[derive(Debug, Deserialize)]
+struct Link {
+    #[serde(default)]
+    ifname: String,
+    #[serde(default)]
+    ifindex: u32,
+    /// The other end, which is in another namespace.
+    #[serde(default)]
+    link_index: u32,
+    #[serde(default)]
+    address: String,
+}
+
+fn parse(json: &str) -> Vec<Link> {
+    serde_json::from_str(json).unwrap_or_default()
+}
+
 /// Names of the interfaces in what `ip -j link` shows.
 fn members(json: &str) -> BTreeSet<String> {
-    #[derive(Deserialize)]
-    struct Link {
-        #[serde(default)]
-        ifname: String,
+    parse(json).into_iter().map(|link| link.ifname).collect()
+}
+
+/// The node's end of a pod's link and the hardware address of the pod's end, by what `ip -j link` shows in the pod and of
+/// the bridge: each end names the other. Numbers of interfaces are each namespace's own.
+fn ends(inside: &str, outside: &str) -> Option<(String, MacAddress)> {
+    let outside = parse(outside);
+    parse(inside).into_iter().filter(|own| matches!(own.ifname.as_str(), "eth0" | "eth0-nic")).find_map(
+        |own| {
+            let port = outside.iter().find(|port| {
+                own.ifindex > 0 && port.ifindex == own.link_index && port.link_index == own.ifindex
+            })?;
+            Some((port.ifname.clone(), own.address.parse().ok()?))
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_ends_of_a_link_name_each_other() {
+        let inside = r#"[{"ifindex":1,"ifname":"lo","address":"00:00:00:00:00:00"},
+            {"ifindex":2,"link_index":7,"ifname":"eth0","address":"22:00:00:00:00:02"}]"#;
+        let outside = r#"[{"ifindex":6,"link_index":2,"ifname":"veth6"},{"ifindex":7,"link_index":2,"ifname":"veth7"}]"#;
+        let found = ends(inside, outside);
+        assert_eq!(found, Some(("veth7".to_owned(), MacAddress([0x22, 0, 0, 0, 0, 2]))));
+        assert_eq!(ends(inside, &outside.replace("\"ifindex\":7", "\"ifindex\":8")), None);
+        assert_eq!(ends(inside, &outside.replace("\"link_index\":2", "\"link_index\":3")), None);
+        assert_eq!(ends(&inside.replace("eth0", "eth1"), outside), None);
+        assert_eq!(ends("", outside), None);
     }
-    let links: Vec<Link> = serde_json::from_str(json).unwrap_or_default();
-    links.into_iter().map(|link| link.ifname).collect()
 }
