@@ -105,18 +105,29 @@ impl Crun {
     /// What the runtime knows about a container; `None` when it knows nothing.
     ///
     /// # Errors
-    /// When the runtime cannot be started.
+    /// When the runtime cannot be started or fails: nobody knows then whether the container runs.
     pub fn state(&self, id: &str) -> Result<Option<State>, Error> {
-        if !self.root.join(id).exists() {
+        // The runtime's own file of a container: the first thing that goes when it is deleted.
+        let known = || {
+            let source = |source| Error::Output { what: "state", source };
+            self.root.join(id).join("status").try_exists().map_err(source)
+        };
+        if !known()? {
             return Ok(None);
         }
         let mut command = self.command(Path::new("/dev/null"));
-        command.args(["state", id]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.args(["state", id]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let setup = Setup { hide_unified_cgroups: self.hide_v2, ..Setup::default() };
         let output =
             spawn(command, setup).and_then(|child| child.wait_with_output()).map_err(Error::Start)?;
         if !output.status.success() {
-            return Ok(None);
+            // It may have been deleted meanwhile; anything else is a lack of memory, descriptors or processes.
+            if !known()? {
+                return Ok(None);
+            }
+            let text = String::from_utf8_lossy(&output.stderr);
+            let message = text.lines().last().unwrap_or("ended without a word").to_owned();
+            return Err(Error::Failed { verb: "state", message });
         }
         #[derive(serde::Deserialize)]
         struct Raw {
@@ -157,5 +168,22 @@ impl Crun {
             Some(line) => line.split_once("Z: ").map_or(line, |(_, words)| words).to_owned(),
             None => "ended without a word".to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_whose_state_cannot_be_read_is_not_one_that_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let crun = Crun::new(root.path().to_owned(), false);
+        assert_eq!(crun.state("a").unwrap(), None);
+        fs::create_dir(root.path().join("a")).unwrap();
+        assert_eq!(crun.state("a").unwrap(), None, "a container that was deleted half");
+        // With the runtime or without it: this file says that there is a container, and nothing of it.
+        fs::write(root.path().join("a/status"), "{").unwrap();
+        crun.state("a").unwrap_err();
     }
 }
