@@ -88,8 +88,8 @@ struct Options {
     #[arg(long, default_value_t = 300)]
     eviction_pressure_transition_period: u64,
     /// Most of the node's disk that one pod may hold in scratch space and logs without a limit of its own: an amount or
-    /// a percentage.
-    #[arg(long, default_value = "50%")]
+    /// a percentage. The capacities of its emptyDisk volumes come on top.
+    #[arg(long, default_value = "10%")]
     scratch_limit: Threshold,
     /// End when the program that started this one ends.
     #[arg(long)]
@@ -311,9 +311,12 @@ async fn alone(data: &Path) -> anyhow::Result<fs::File> {
 
 async fn api(file: &Path, component: &'static str, node: &str) -> anyhow::Result<Api> {
     let kubeconfig = Kubeconfig::read_from(file).with_context(|| format!("reading {}", file.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .with_context(|| format!("using {}", file.display()))?;
+    // An answer that does not go on is an error, and not a task that waits for ever; a watch is renewed before.
+    config.read_timeout = Some(Duration::from_secs(330));
+    config.reset_reader_on_write = true;
     let client = Client::try_from(config)?;
     let events = Recorder::new(client.clone(), component, node.to_owned());
     Ok(Api { client: DebugClient(client), events })

@@ -104,6 +104,8 @@ fn a_node_that_is_short_of_disk_evicts_who_fills_it_and_takes_no_new_machine() -
         "eviction-hard=nodefs.available<200Mi",
         "--handler-option",
         "eviction-pressure-transition-period=20",
+        "--handler-option",
+        "scratch-limit=100%",
     ];
     let arguments = arguments.map(str::to_owned).to_vec();
     let data = Some(disk.0.path().join("data"));

@@ -31,6 +31,8 @@ struct Measured {
     uid: String,
     pod: Arc<Pod>,
     held: Held,
+    /// Bytes of the emptyDisk volumes that its machine names: nobody is surprised by those.
+    declared: Option<u64>,
 }
 
 impl Manager {
@@ -100,17 +102,22 @@ impl Manager {
     /// Evicts every pod that holds more than it may, and one more where the node is short.
     async fn evict(&self, short: Option<Short>) {
         let mut pods = self.measure().await;
-        let limit = match disk::free(&self.shared.config.data) {
-            Ok(free) => self.shared.disk.scratch.of(free.capacity),
-            Err(_) => return,
-        };
+        let Ok(free) = disk::free(&self.shared.config.data) else { return };
+        let limit = self.shared.disk.scratch.of(free.capacity);
         let before = pods.len();
-        pods.retain(|measured| match disk::over_limit(&measured.pod, &measured.held, limit) {
-            Some(message) => {
-                self.send(&measured.uid, message);
-                false
+        pods.retain(|measured| {
+            match disk::over_limit(
+                &measured.pod,
+                &measured.held,
+                // Half of the disk was the limit of those that do not say.
+                limit.saturating_add(measured.declared.unwrap_or(free.capacity / 2)),
+            ) {
+                Some(message) => {
+                    self.send(&measured.uid, message);
+                    false
+                }
+                None => true,
             }
-            None => true,
         });
         let Some(short) = short.filter(|_| before == pods.len()) else { return };
         let candidates: Vec<Candidate> = pods
@@ -149,9 +156,9 @@ impl Manager {
         let measured = spawn_blocking(move || {
             let measure = |(uid, pod): (String, Arc<Pod>)| {
                 let folder = shared.pod_folder(&uid);
-                let record = Record::read(&folder).filter(|record| record.exit.is_none())?;
+                let record = Record::alive(&folder)?;
                 match held(&shared, &pod, &folder, &record) {
-                    Ok(held) => Some(Measured { uid, pod, held }),
+                    Ok(held) => Some(Measured { uid, pod, held, declared: record.declared }),
                     Err(error) => {
                         tracing::warn!(uid, "measuring a pod: {error}");
                         None

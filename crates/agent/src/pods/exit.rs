@@ -42,6 +42,11 @@ impl Process {
         let _gone = pidfd_send_signal(self.0.get_ref(), Signal::KILL);
     }
 
+    /// Waits for its end and leaves the exit code to [`Self::ended`].
+    pub(super) async fn over(&self) {
+        let _over = self.0.readable().await;
+    }
+
     /// Waits for its end: the exit code, or `None` when an earlier agent started it and nobody can say.
     pub(super) async fn ended(&self) -> Option<i32> {
         if self.0.readable().await.is_err() {

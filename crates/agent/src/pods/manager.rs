@@ -57,9 +57,10 @@ pub struct Target {
 }
 
 impl Target {
-    /// The pod's record, once it was started.
+    /// The pod's record, once it was started; none that cannot be read now.
     pub fn record(&self) -> Option<Record> {
-        Record::read(&self.folder)
+        let read = Record::read(&self.folder);
+        read.inspect_err(|error| tracing::warn!("reading the record of a pod: {error}")).ok().flatten()
     }
 
     /// False when the pod is not what was started any more: its guest is left alone then.
@@ -119,8 +120,7 @@ impl Manager {
                 sender: handle.sender.clone(),
             })
             .collect();
-        let alive =
-            found.iter().position(|target| target.record().is_some_and(|record| record.exit.is_none()));
+        let alive = found.iter().position(|target| Record::alive(&target.folder).is_some());
         match alive {
             Some(index) => Some(found.swap_remove(index)),
             None => found.pop(),
@@ -143,8 +143,7 @@ impl Manager {
     pub async fn run(self: Arc<Self>) {
         // What runs has its resources before anything new gets any.
         for (uid, folder) in record::folders(&self.shared.config.pods()) {
-            let running = Record::read(&folder).filter(|record| record.exit.is_none());
-            if let Some(pod) = running.and_then(|record| record.accepted) {
+            if let Some(pod) = Record::alive(&folder).and_then(|record| record.accepted) {
                 self.shared.room.hold(&uid, &pod);
             }
         }

@@ -20,7 +20,10 @@ use crate::{
     selinux::{self, Label},
     volumes::{self, Prepared, disks},
 };
-use ferrovirt_model::{Machine, Profile, machine::Binding};
+use ferrovirt_model::{
+    Machine, Profile,
+    machine::{Binding, Disk, Source},
+};
 use ferrovirt_plan::{
     launcher_pod::Step,
     order::{DiskFacts, order},
@@ -35,10 +38,13 @@ use std::{
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     sync::Arc,
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::{sync::oneshot, task::spawn_blocking};
 use tracing::debug;
+
+/// How long the API server may take for everything that a pod is made of.
+const READ: Duration = Duration::from_secs(15);
 
 /// Why a pod could not be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +100,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
     let begin = Instant::now();
     // For what is no launcher pod at all there are plainer words.
     compute(pod)?;
-    let mut fetched = accept::accept(shared, pod, Step::Start).await?;
+    let mut fetched = in_time(accept::accept(shared, pod, Step::Start)).await?;
     let pod = &fetched.pod.clone();
     debug!(elapsed = ?begin.elapsed(), "accepted");
     let container = compute(pod)?;
@@ -125,7 +131,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
     };
     let (address_tx, address_rx) = oneshot::channel();
     let rest = async {
-        accept::secrets(shared, &mut fetched).await?;
+        in_time(accept::secrets(shared, &mut fetched)).await?;
         let fetched = Arc::new(fetched);
         debug!(elapsed = ?begin.elapsed(), "objects");
         let memory = &fetched.machine.memory;
@@ -182,11 +188,18 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         wired,
         places: prepared.places,
         order,
+        declared: Some(declared(&fetched.machine)),
         ran: false,
         exit: None,
     };
     record.write(&folder).map_err(Failure::node)?;
     Ok(Started { record, descriptors })
+}
+
+/// Reading what a pod is made of, within a time: while the API server hangs, the pod's deletion has to be seen.
+async fn in_time<T>(read: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let late = |_| Err(Failure::node("the API server does not answer"));
+    tokio::time::timeout(READ, read).await.unwrap_or_else(late)
 }
 
 /// The container that is run: the only one, of the launcher's image.
@@ -219,6 +232,15 @@ pub(super) fn owner(pod: &Pod) -> Option<(String, String)> {
     })?;
     let name = pod_name(&owner.name, &owner.uid);
     (pod.metadata.name.as_ref() == Some(&name)).then(|| (owner.name.clone(), owner.uid.clone()))
+}
+
+/// Bytes of the disks that the machine asks for in its scratch space.
+fn declared(machine: &Machine) -> u64 {
+    let of = |disk: &Disk| match &disk.source {
+        Source::EmptyDisk { capacity } => capacity.0,
+        _ => 0,
+    };
+    machine.disks.iter().map(of).fold(0, u64::saturating_add)
 }
 
 type Contained = (u32, Prepared, BTreeMap<String, DiskFacts>);
@@ -406,5 +428,28 @@ mod tests {
         ] {
             assert_eq!(of(path, value), None, "{path}");
         }
+    }
+
+    #[test]
+    fn the_capacities_of_empty_disks_are_declared() {
+        let vmi = serde_json::from_value(json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": {"name": "m", "namespace": "n", "uid": "u"},
+            "spec": {
+                "domain": {"devices": {"disks": [{"name": "a"}, {"name": "b"}]}, "resources": {"requests": {"memory": "64Mi"}}},
+                "volumes": [
+                    {"name": "a", "emptyDisk": {"capacity": "1Mi"}},
+                    {"name": "b", "emptyDisk": {"capacity": "2Mi"}},
+                ],
+            },
+        }))
+        .unwrap();
+        assert_eq!(declared(&ferrovirt_api::machine(&vmi).unwrap()), 3 << 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_does_not_answer_is_a_failure_that_may_pass() {
+        let failure = in_time(std::future::pending::<Result<(), Failure>>()).await.unwrap_err();
+        assert!(failure.may_pass && !failure.rejected);
     }
 }

@@ -47,6 +47,9 @@ pub struct Record {
     pub places: Places,
     /// The order.
     pub order: Order,
+    /// Bytes of the machine's emptyDisk volumes; absent in records of agents that did not count them.
+    #[serde(default)]
+    pub declared: Option<u64>,
     /// The guest was seen to run, and users were told.
     pub ran: bool,
     /// How the container ended.
@@ -68,12 +71,29 @@ pub struct Exit {
 }
 
 impl Record {
-    /// Reads the record of the pod whose directory is `folder`; `None` when there is none that can be read.
-    pub fn read(folder: &Path) -> Option<Self> {
-        let bytes = fs::read(folder.join(FILE)).ok()?;
-        serde_json::from_slice(&bytes)
-            .inspect_err(|error| tracing::warn!("{} is damaged: {error}", folder.join(FILE).display()))
-            .ok()
+    /// Reads the record of the pod whose directory is `folder`; `None` when there is none.
+    ///
+    /// # Errors
+    /// What the file system says; `InvalidData` when it is no record of this version.
+    pub fn read(folder: &Path) -> io::Result<Option<Self>> {
+        let file = folder.join(FILE);
+        let named = |kind, error: &dyn std::fmt::Display| {
+            io::Error::new(kind, format!("{}: {error}", file.display()))
+        };
+        match fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| named(io::ErrorKind::InvalidData, &error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(named(error.kind(), &error)),
+        }
+    }
+
+    /// The record of a pod that has not ended; one that cannot be read now is logged and `None`, for those that only look.
+    pub fn alive(folder: &Path) -> Option<Self> {
+        let read =
+            Self::read(folder).inspect_err(|error| tracing::warn!("reading the record of a pod: {error}"));
+        read.ok().flatten().filter(|record| record.exit.is_none())
     }
 
     /// Writes it, whole or not at all. Nothing is forced to the disk: a machine that loses power loses its guests too.
@@ -104,4 +124,20 @@ pub(super) fn marks(folder: &Path) -> PathBuf {
 /// The log of a pod's container.
 pub(super) fn log(folder: &Path) -> PathBuf {
     folder.join("compute.log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_record_that_does_not_exist_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Record::read(folder.path()).unwrap(), None);
+        fs::write(folder.path().join(FILE), "").unwrap();
+        assert_eq!(Record::read(folder.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        fs::remove_file(folder.path().join(FILE)).unwrap();
+        fs::create_dir(folder.path().join(FILE)).unwrap();
+        Record::read(folder.path()).unwrap_err();
+    }
 }

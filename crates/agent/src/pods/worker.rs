@@ -21,6 +21,7 @@ use crate::{
         report::Reporter,
         status::Phase,
     },
+    network::Speaker,
     selinux,
     told::Told,
 };
@@ -38,10 +39,12 @@ use kube::{
     Api,
     api::{DeleteParams, Preconditions},
 };
+use rustix::io::Errno;
 use std::{
     collections::VecDeque,
     io,
     os::fd::OwnedFd,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -60,6 +63,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(120);
 /// Pauses between tries to connect to a launcher, each of which asks the API server.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// How long the API server may take to say what a pod is now. Processes that end and deadlines do not wait for it.
+const READ: Duration = Duration::from_secs(5);
 /// How long the end of a machine may take to be written before its pod's end is.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Most requests to pause or run that wait for the launcher's answer.
@@ -164,7 +169,7 @@ impl Worker {
     /// Takes over what an earlier agent started, or starts the pod; `None` when it will not run (again).
     async fn begin(&mut self) -> Option<Life> {
         let folder = self.shared.pod_folder(&self.uid);
-        if let Some(record) = Record::read(&folder) {
+        if let Some(record) = self.recorded(&folder).await {
             return self.adopt(record).await;
         }
         let phase = self.pod.status.as_ref().and_then(|status| status.phase.clone());
@@ -190,8 +195,9 @@ impl Worker {
                 return None;
             }
             if self.shared.disk_pressure.load(Ordering::Relaxed) {
-                self.turned_away();
-                return None;
+                self.complain(&short_of_disk());
+                self.wait(Some(Instant::now() + FIRST_PAUSE)).await;
+                continue;
             }
             match pipeline::start(&self.shared, &self.pod).await {
                 Ok(started) => return self.started(started).await,
@@ -206,6 +212,45 @@ impl Worker {
                     pause = (pause * 2).min(LAST_PAUSE);
                     self.wait(until).await;
                 }
+            }
+        }
+    }
+
+    /// The pod's record; `None` when there is none. What cannot be read is read again: a moment's lack of memory must not
+    /// end a guest. A damaged record of what does not run is none.
+    async fn recorded(&mut self, folder: &Path) -> Option<Record> {
+        let mut pause = FIRST_PAUSE;
+        while !self.gone {
+            let error = match Record::read(folder) {
+                Ok(record) => return record,
+                Err(error) => error,
+            };
+            if error.kind() == io::ErrorKind::InvalidData {
+                let (shared, uid) = (self.shared.clone(), self.uid.clone());
+                let state = spawn_blocking(move || shared.crun.state(&uid)).await;
+                if matches!(&state, Ok(Ok(state)) if state.as_ref().is_none_or(|state| state.status == "stopped"))
+                {
+                    tracing::warn!(pod = self.name(), "{error}; its container has ended");
+                    return None;
+                }
+            }
+            tracing::warn!(
+                pod = self.name(),
+                "{error}; the pod is left alone until its record can be read: start the version that wrote it, or delete the pod by force"
+            );
+            self.listen(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+        None
+    }
+
+    /// Takes messages for a while, also when the pod is deleted, until it is gone.
+    async fn listen(&mut self, pause: Duration) {
+        let until = Instant::now() + pause;
+        while !self.gone {
+            tokio::select! {
+                message = self.messages.recv() => self.note(message),
+                () = sleep_until(until) => return,
             }
         }
     }
@@ -344,7 +389,11 @@ impl Worker {
             return None;
         }
         self.shared.room.hold(&self.uid, &untyped(&self.pod));
+        let mut pause = FIRST_PAUSE;
         let state = loop {
+            if self.gone {
+                return None;
+            }
             let (shared, uid) = (self.shared.clone(), self.uid.clone());
             match spawn_blocking(move || shared.crun.state(&uid)).await {
                 Ok(Ok(state)) => break state,
@@ -352,11 +401,13 @@ impl Worker {
                 Ok(Err(error)) => tracing::warn!(pod = self.name(), "looking for its container: {error}"),
                 Err(error) => tracing::warn!(pod = self.name(), "looking for its container: {error}"),
             }
-            sleep(FIRST_PAUSE).await;
+            self.listen(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
         };
         match state {
             Some(state) if state.status == "running" => {
                 tracing::info!(pod = self.name(), "taking over a running launcher");
+                self.connected(&record).await;
                 self.hold(Record { pid: state.pid, ..record }, Vec::new()).await
             }
             _ => {
@@ -366,15 +417,43 @@ impl Worker {
         }
     }
 
+    /// Sees to it that the rules know the port of a running pod: an earlier version kept none.
+    async fn connected(&self, record: &Record) {
+        let Some(wired) = record.wired.first() else { return };
+        // A guest behind translation has no address of its own there.
+        let mac = wired.mac.map(|own| {
+            let nic = record.order.nics.iter().find(|nic| nic.name == wired.nic);
+            nic.and_then(|nic| nic.mac.parse().ok()).unwrap_or(own)
+        });
+        let speaker = Speaker { mac, ip: record.address.ip, namespace: record.namespace.clone() };
+        let (shared, uid) = (self.shared.clone(), self.uid.clone());
+        let known = spawn_blocking(move || shared.network.adopt(&uid, &shared.netns(&uid), speaker)).await;
+        match known {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(pod = self.name(), "its port cannot be put into the rules: {error}")
+            }
+            Err(error) => {
+                tracing::error!(pod = self.name(), "its port cannot be put into the rules: {error}")
+            }
+        }
+    }
+
     /// Takes hold of a container's process and tells that it runs.
     async fn hold(&mut self, record: Record, descriptors: Vec<(Purpose, OwnedFd)>) -> Option<Life> {
-        let process = match Process::open(record.pid) {
-            Ok(process) => process,
-            Err(error) => {
-                tracing::warn!(pod = self.name(), "the container's process: {error}");
+        let process = loop {
+            let error = match Process::open(record.pid) {
+                Ok(process) => break process,
+                Err(error) => error,
+            };
+            tracing::warn!(pod = self.name(), "the container's process: {error}");
+            let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOSPC];
+            if self.gone || !short.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
                 self.over(record, None, None).await;
                 return None;
             }
+            // Of a moment's lack of descriptors or memory no guest ends.
+            self.listen(FIRST_PAUSE).await;
         };
         self.writer.write(Known::Running { ip: record.address.ip, started: record.started.clone() });
         if let Some(reporter) = &self.reporter {
@@ -479,15 +558,6 @@ impl Worker {
         }
     }
 
-    /// The node has no room for a pod that it was to start: it fails as a kubelet lets it fail.
-    fn turned_away(&mut self) {
-        let message = Told::ours("The node had condition: [DiskPressure]. ");
-        self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, "Evicted", &message);
-        let exit = Exit { evicted: true, ..exit::exit(Some(137), message) };
-        self.report_end(&exit, Phase::Failed, Some("Evicted"));
-        self.writer.write(Known::Ended { ip: None, started: exit.finished.clone(), exit });
-    }
-
     /// Connects to the launcher of a pod that is still what was started.
     async fn link(&mut self, life: &mut Life) {
         let now = Instant::now();
@@ -509,7 +579,15 @@ impl Worker {
 
     /// Asks the API server. Otherwise the service to this pod ends. A pod that is deleted before it has its order gets none.
     async fn is_as_accepted(&mut self, life: &mut Life) -> bool {
-        match accept::look(&self.shared, &self.pod, &life.record).await {
+        let look = tokio::select! {
+            look = timeout(READ, accept::look(&self.shared, &self.pod, &life.record)) => {
+                look.unwrap_or_else(|_| Look::Unknown("the API server does not answer".to_owned()))
+            }
+            // Both are seen again by the caller.
+            () = life.process.over() => return false,
+            () = at(life.kill_at) => return false,
+        };
+        match look {
             Look::Same { deleting: true } if !life.descriptors.is_empty() => {
                 life.process.kill();
                 false
@@ -878,6 +956,13 @@ impl Worker {
     }
 }
 
+/// A pod that is bound waits for space: its failure would end its machine for good.
+fn short_of_disk() -> Failure {
+    let message = "the node is short of disk space and starts no machine: this one waits until space is free; \
+                   remove machines or files from the node, or delete this machine to have it run elsewhere";
+    Failure::new("NodeHasDiskPressure", message, true)
+}
+
 fn ended(record: &Record, exit: Exit) -> Known {
     Known::Ended { ip: Some(record.address.ip), started: record.started.clone(), exit }
 }
@@ -925,6 +1010,12 @@ async fn next(link: &Option<Link>) -> io::Result<Option<Event>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_that_is_bound_to_a_node_without_space_waits() {
+        let failure = short_of_disk();
+        assert!(failure.may_pass && !failure.rejected);
+    }
 
     #[test]
     fn asking_again_does_not_put_off_the_end() {
