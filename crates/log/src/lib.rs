@@ -25,6 +25,8 @@ pub fn start(filter: &str) {
         .with_env_filter(filter)
         .with_ansi(stderr().is_terminal())
         .with_target(false)
+        // What cannot be written, to a file on a full disk for one, would be said by a panic.
+        .log_internal_errors(false)
         .init();
 }
 
