@@ -53,21 +53,25 @@ pub const LOCAL_OR_INTERNET: &[i32] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_I
 /// And the kernel's own lists of addresses and routes, which C libraries look into when they resolve a name.
 pub const NETWORK: &[i32] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
-/// Offsets in `struct seccomp_data`; of the first argument the lower half, which comes first on our machines.
+/// Offsets in `struct seccomp_data`; of the arguments the lower half, which comes first on our machines.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const FIRST: u32 = 16;
+const SECOND: u32 = 24;
 #[cfg(target_arch = "x86_64")]
 const OWN: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const OWN: u32 = 0xc000_00b7;
 /// Flags of clone that make namespaces: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
 const NEW_NAMESPACES: u32 = 0x7E02_0000;
+const THREAD: u32 = 0x0001_0000;
 
 /// A filter that lets some system calls through; others fail with `EPERM`, and calls of another architecture end the
 /// process.
 ///
-/// `clone` makes no namespaces. `clone3` answers `ENOSYS`, since a filter cannot read its flags: C libraries then use
+/// `ioctl` puts nothing into a terminal as if somebody had typed it (`TIOCSTI`, `TIOCLINUX`). `clone` makes no
+/// namespaces, and of a program that may start no others (`execve`) threads alone, so that no copy of it outlives it.
+/// `clone3` answers `ENOSYS`, since a filter cannot read its flags: C libraries then use
 /// `clone`.
 #[derive(Debug)]
 pub struct Filter(Vec<libc::sock_filter>);
@@ -99,9 +103,19 @@ impl Filter {
         ];
         // Calls with conditions have an end of their own each; other calls jump over it.
         if calls.contains(&libc::SYS_clone) {
-            filter.push(step(equal, 0, 4, number(libc::SYS_clone)?));
+            let copy = u8::from(calls.contains(&libc::SYS_execve));
+            filter.push(step(equal, 0, 5, number(libc::SYS_clone)?));
             filter.push(step(load, 0, 0, FIRST));
-            filter.extend([step(any, 0, 1, NEW_NAMESPACES), refuse(libc::EPERM), allow()]);
+            filter.extend([step(any, 1, 0, NEW_NAMESPACES), step(any, 1, copy, THREAD)]);
+            filter.extend([refuse(libc::EPERM), allow()]);
+        }
+        if calls.contains(&libc::SYS_ioctl) {
+            let request = |request| u32::try_from(request).map_err(|_| invalid());
+            filter.push(step(equal, 0, 5, number(libc::SYS_ioctl)?));
+            filter.push(step(load, 0, 0, SECOND));
+            filter.push(step(equal, 1, 0, request(libc::TIOCSTI)?));
+            filter.push(step(equal, 0, 1, request(libc::TIOCLINUX)?));
+            filter.extend([refuse(libc::EPERM), allow()]);
         }
         if calls.contains(&libc::SYS_clone3) {
             filter.extend([step(equal, 0, 1, number(libc::SYS_clone3)?), refuse(libc::ENOSYS)]);
@@ -118,7 +132,7 @@ impl Filter {
             filter.extend([refuse(libc::EPERM), allow()]);
         }
         let conditional = |call: libc::c_long| {
-            [libc::SYS_clone, libc::SYS_clone3].contains(&call)
+            [libc::SYS_clone, libc::SYS_clone3, libc::SYS_ioctl].contains(&call)
                 || (call == libc::SYS_socket && families.is_some())
         };
         let plain: Vec<_> = calls.iter().filter(|call| !conditional(**call)).collect();
@@ -217,8 +231,37 @@ mod tests {
             [libc::SYS_clone, libc::SYS_clone3, libc::SYS_unshare].map(|call| raw(call, libc::CLONE_NEWUSER))
         });
         assert_eq!(refused, [libc::EPERM, libc::ENOSYS, libc::EPERM]);
-        let thread = filtered(&[libc::SYS_clone, libc::SYS_exit_group], || raw(libc::SYS_clone, 0));
-        assert_eq!(thread, 0);
+    }
+
+    #[test]
+    fn a_program_that_starts_no_others_makes_no_copy_of_itself() {
+        let copy = |calls: &[libc::c_long]| {
+            filtered(&[calls, &[libc::SYS_clone, libc::SYS_exit_group]].concat(), || raw(libc::SYS_clone, 0))
+        };
+        assert_eq!([copy(&[]), copy(&[libc::SYS_execve])], [libc::EPERM, 0]);
+        let threads = [libc::SYS_clone, libc::SYS_clone3, libc::SYS_set_robust_list, libc::SYS_prctl];
+        let more = [libc::SYS_sched_getaffinity, libc::SYS_gettid];
+        let thread = filtered(&[&threads[..], &more].concat(), || std::thread::spawn(|| 7).join().unwrap());
+        assert_eq!(thread, 7);
+    }
+
+    #[test]
+    fn nobody_types_into_a_terminal() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let errors = filtered(&[libc::SYS_ioctl], move || {
+            [libc::TIOCSTI, libc::TIOCLINUX, libc::TCGETS].map(|request| request_of(&null, request))
+        });
+        // The third is the kernel's own answer.
+        assert_eq!(errors, [libc::EPERM, libc::EPERM, libc::ENOTTY]);
+    }
+
+    #[allow(unsafe_code)]
+    fn request_of(file: &std::fs::File, request: libc::Ioctl) -> i32 {
+        let mut place = [0_u8; 256];
+        // SAFETY: the requests read or write less than `place` has.
+        let failed =
+            unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(file), request, place.as_mut_ptr()) };
+        if failed == 0 { 0 } else { io::Error::last_os_error().raw_os_error().unwrap_or_default() }
     }
 
     #[allow(unsafe_code)]
