@@ -25,6 +25,9 @@ pub struct Setup {
     pub network_namespace: Option<OwnedFd>,
     /// Working directory, entered before the user changes: the way to it need not be open to that user.
     pub directory: Option<OwnedFd>,
+    /// A session of its own: what is typed into the parent's terminal does not reach it (Ctrl-C neither), and it puts
+    /// nothing there as if it had been typed.
+    pub new_session: bool,
     /// Run as this user and the group of the same number, without other groups, without a capability in any set, and
     /// without a way to gain one (`no_new_privs`).
     pub user: Option<u32>,
@@ -87,6 +90,7 @@ struct InChild {
     hide_unified_cgroups: bool,
     network_namespace: Option<OwnedFd>,
     directory: Option<OwnedFd>,
+    new_session: bool,
     user: Option<u32>,
     filter: Option<crate::confine::Filter>,
 }
@@ -133,6 +137,7 @@ fn prepare(setup: Setup) -> io::Result<Plan> {
         hide_unified_cgroups: setup.hide_unified_cgroups,
         network_namespace,
         directory,
+        new_session: setup.new_session,
         user: setup.user,
         filter: setup.filter,
     };
@@ -156,6 +161,9 @@ impl InChild {
         }
         if let Some(directory) = &self.directory {
             rustix::process::fchdir(directory)?;
+        }
+        if self.new_session {
+            rustix::process::setsid()?;
         }
         if let Some(user) = self.user {
             crate::rights::become_user(user)?;
@@ -276,6 +284,20 @@ mod tests {
             let refused = spawn(Command::new("/bin/true"), Setup { fds, ..Setup::default() });
             assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::InvalidInput);
         }
+    }
+
+    #[test]
+    fn a_child_in_a_session_of_its_own_leads_it() {
+        let session = |new_session| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "read -r pid _ _ _ _ session _ </proc/$$/stat; echo $pid $session"]);
+            command.stdout(Stdio::piped());
+            let child = spawn(command, Setup { new_session, ..Setup::default() }).unwrap();
+            let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+            let (pid, session) = text.trim().split_once(' ').unwrap();
+            pid == session
+        };
+        assert_eq!([session(true), session(false)], [true, false]);
     }
 
     #[test]
