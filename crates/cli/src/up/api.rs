@@ -24,7 +24,7 @@ use tokio::{
 };
 
 /// Numbers of the descriptors: where it listens, what it hears the supervisor on, the directory of the agent's socket,
-/// and the lock on the data directory.
+/// and its own lock on the data directory.
 pub(super) const LISTENER: i32 = 3;
 pub(super) const CONTROL: i32 = 4;
 pub(super) const RUN: i32 = 5;

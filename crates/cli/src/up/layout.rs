@@ -7,7 +7,8 @@
 //! | `run/` | root, the API server's group may pass | the agent's socket |
 //! | `images/` | root | images of this node |
 //! | `admin.kubeconfig` | root | |
-//! | `lock` | root | held by the supervisor and the API server |
+//! | `lock` | root | held by the supervisor |
+//! | `api.lock` | root | held by the API server, which may outlive its supervisor for a moment |
 
 use super::{Options, control};
 use anyhow::{Context, Result, bail, ensure};
@@ -31,6 +32,7 @@ use std::{
 
 /// How long an earlier `ferrovirt up` that was just killed may take to be gone.
 const GONE: Duration = Duration::from_secs(3);
+const API_LOCK: &str = "api.lock";
 
 /// Files and directories, and the programs beside this one.
 pub(super) struct Layout {
@@ -41,8 +43,8 @@ pub(super) struct Layout {
     pub(super) images: PathBuf,
     pub(super) programs: PathBuf,
     pub(super) node_name: String,
-    /// Held until this process and the API server are gone.
-    pub(super) lock: OwnedFd,
+    /// Held until this process is gone.
+    _lock: OwnedFd,
 }
 
 impl Layout {
@@ -60,7 +62,9 @@ impl Layout {
         directory(&options.data_dir, 0o700)?;
         // Containers bind-mount what is below: names must not depend on the working directory.
         let data = options.data_dir.canonicalize()?;
-        let lock = lock(&data)?;
+        let lock = lock(&data, "lock", GONE)?;
+        // No API server is left that works there.
+        drop(self::lock(&data, API_LOCK, GONE)?);
         let images = options.image_dir.clone().unwrap_or_else(|| data.join("images"));
         let (api, run, agent) = (data.join("api"), data.join("run"), data.join("agent"));
         for dir in [&api, &run, &agent, &images] {
@@ -82,8 +86,13 @@ impl Layout {
             agent,
             programs,
             node_name: options.node_name.clone().unwrap_or(host),
-            lock,
+            _lock: lock,
         })
+    }
+
+    /// The lock for another API server: open for it alone, since who has it can give it back.
+    pub(super) fn api_lock(&self) -> Result<OwnedFd> {
+        lock(&self.data, API_LOCK, Duration::ZERO)
     }
 
     pub(super) fn kubeconfig(&self, file: control::File) -> PathBuf {
@@ -100,14 +109,16 @@ fn directory(path: &Path, mode: u32) -> Result<()> {
     made.with_context(|| format!("cannot make {}; choose another place with --data-dir", path.display()))
 }
 
-/// Takes the data directory for this process and the API server that it starts.
-fn lock(data: &Path) -> Result<OwnedFd> {
-    let path = data.join("lock");
-    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
-    let deadline = Instant::now() + GONE;
+/// Takes a lock in the data directory; nothing can be written to what it answers.
+fn lock(data: &Path, name: &str, limit: Duration) -> Result<OwnedFd> {
+    let path = data.join(name);
+    let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    let deadline = Instant::now() + limit;
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file.into()),
+            Ok(()) => return Ok(file),
             Err(Errno::AGAIN) => ensure!(
                 Instant::now() < deadline,
                 "another `ferrovirt up` works on {}: stop it, or name another directory with --data-dir",
@@ -193,6 +204,18 @@ pub(super) fn secret(path: &Path, text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_api_server_gives_back_its_own_lock_and_not_the_supervisors() {
+        let data = tempfile::tempdir().unwrap();
+        let take = |name| lock(data.path(), name, Duration::ZERO);
+        let _own = take("lock").unwrap();
+        let passed = take(API_LOCK).unwrap();
+        assert!(take("lock").is_err() && take(API_LOCK).is_err(), "another one works on the directory");
+        flock(&passed, FlockOperation::Unlock).unwrap();
+        assert!(take("lock").is_err() && take(API_LOCK).is_ok());
+        assert!(rustix::io::write(&passed, b"x").is_err(), "it can be written to");
+    }
 
     fn owner(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().uid()

@@ -180,7 +180,7 @@ impl Supervisor<'_> {
                 (OwnedFd::from(self.listener.try_clone()?), LISTENER),
                 (OwnedFd::from(theirs), CONTROL),
                 (layout::open(&layout.run)?, RUN),
-                (layout.lock.try_clone()?, LOCK),
+                (layout.api_lock()?, LOCK),
             ],
             directory: Some(layout::open(&layout.api)?),
             user: Some(self.options.api_user),
