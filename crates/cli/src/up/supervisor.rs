@@ -183,6 +183,8 @@ impl Supervisor<'_> {
                 (layout.api_lock()?, LOCK),
             ],
             directory: Some(layout::open(&layout.api)?),
+            // Its standard error may be root's terminal.
+            new_session: true,
             user: Some(self.options.api_user),
             // What it answered is on disk.
             parent_death: Some(Signal::KILL),
@@ -240,7 +242,7 @@ impl Supervisor<'_> {
             command.arg("--selinux-installer").arg(std::env::current_exe()?);
         }
         // Runs on the main thread, whose end is what the agent follows.
-        let child = spawn(command, Setup::default());
+        let child = spawn(command, Setup { new_session: true, ..Setup::default() });
         agent.started(child.with_context(|| format!("cannot start {}", program.display()))?);
         Ok(())
     }
