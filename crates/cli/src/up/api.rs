@@ -12,10 +12,15 @@ use ferrovirt_sys::{
     process::inherited,
     rights,
 };
+use rustix::fs::{MemfdFlags, memfd_create};
 use std::{
+    io,
     net::TcpListener,
-    os::{fd::OwnedFd, unix::net::UnixStream},
-    path::{Path, PathBuf},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{fs::FileExt, net::UnixStream},
+    },
+    path::PathBuf,
     time::Duration,
 };
 use tokio::{
@@ -29,9 +34,8 @@ pub(super) const LISTENER: i32 = 3;
 pub(super) const CONTROL: i32 = 4;
 pub(super) const RUN: i32 = 5;
 pub(super) const LOCK: i32 = 6;
-/// The account of the controllers, and the file of its token in this process's directory.
+/// The account of the controllers.
 const CONTROLLER: &str = "kubevirt-controller";
-const CONTROLLER_TOKEN: &str = "controller.token";
 /// The agent's socket in that directory.
 pub(super) const AGENT_SOCKET: &str = "agent.sock";
 /// How long answers may take to end once the server stops.
@@ -46,15 +50,16 @@ pub(crate) fn api_server(settings: &str) -> Result<()> {
     if let Err(error) = ferrovirt_sys::process::raise_open_files() {
         tracing::warn!("cannot raise the limit of open files: {error}");
     }
+    let token = Token::new()?;
     // Before there are other threads, which inherit it.
     Filter::new(calls::API_SERVER, Some(confine::NETWORK))?.apply()?;
     memory::watch();
     let place = settings.directory.display().to_string();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(run(settings)).with_context(|| format!("the API server in {place}"))
+    runtime.block_on(run(settings, &token)).with_context(|| format!("the API server in {place}"))
 }
 
-async fn run(settings: Settings) -> Result<()> {
+async fn run(settings: Settings, token: &Token) -> Result<()> {
     let listener = TcpListener::from(inherited(LISTENER)?);
     let supervisor = UnixStream::from(inherited(CONTROL)?);
     // Both are open as long as this process runs: one is a way, the other a lock.
@@ -86,9 +91,9 @@ async fn run(settings: Settings) -> Result<()> {
     server.ensure(&manifests).await?;
     server.set_emulation(emulate).await?;
     let credentials = server.credentials();
-    let hand_out = |credentials: &Credentials| hand_out(&supervisor, credentials, &settings.node_name);
+    let hand_out = |credentials: &Credentials| hand_out(&supervisor, credentials, &settings.node_name, token);
     hand_out(&credentials)?;
-    let controller = controller(&credentials).await?;
+    let controller = controller(&credentials, token).await?;
 
     let mut terminate = signal(SignalKind::terminate())?;
     // Ctrl-C reaches every process of the terminal; the supervisor says when it is this one's turn.
@@ -113,21 +118,44 @@ async fn run(settings: Settings) -> Result<()> {
 }
 
 /// Has every kubeconfig written again, and the controllers' token.
-fn hand_out(supervisor: &UnixStream, credentials: &Credentials, node: &str) -> Result<()> {
+fn hand_out(supervisor: &UnixStream, credentials: &Credentials, node: &str, token: &Token) -> Result<()> {
     let account = |name: &str| credentials.kubeconfig_for_service_account("kubevirt", name);
     hand_over(supervisor, File::Admin, &credentials.admin_kubeconfig())?;
     hand_over(supervisor, File::Handler, &account("kubevirt-handler")?)?;
     hand_over(supervisor, File::Node, &credentials.kubeconfig_for_node(node)?)?;
-    let token = credentials.service_account_token("kubevirt", CONTROLLER)?;
-    super::layout::secret(Path::new(CONTROLLER_TOKEN), &token)
+    Ok(token.set(&credentials.service_account_token("kubevirt", CONTROLLER)?)?)
+}
+
+/// The controllers' token, in a file that is in memory: their client reads it again while it runs, and a full disk is
+/// no reason to be without.
+struct Token(std::fs::File);
+
+impl Token {
+    fn new() -> Result<Self> {
+        let make = |flags| memfd_create(c"controller.token", flags | MemfdFlags::CLOEXEC);
+        // Kernels before 6.3 do not know the flag, later ones may ask for it.
+        let file = make(MemfdFlags::NOEXEC_SEAL).or_else(|_| make(MemfdFlags::empty()));
+        Ok(Self(file.context("a file in memory")?.into()))
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+    }
+
+    /// Tokens are of one length but for a few bytes: there is no moment without one for the reader, and what it might read
+    /// in the midst of this it reads again.
+    fn set(&self, text: &str) -> io::Result<()> {
+        self.0.write_all_at(text.as_bytes(), 0)?;
+        self.0.set_len(text.len() as u64)
+    }
 }
 
 /// A client of the controllers, which reads its token again while it runs.
-async fn controller(credentials: &Credentials) -> Result<kube::Client> {
+async fn controller(credentials: &Credentials, token: &Token) -> Result<kube::Client> {
     let kubeconfig = credentials.kubeconfig_for_service_account("kubevirt", CONTROLLER)?;
     let mut kubeconfig = kube::config::Kubeconfig::from_yaml(&kubeconfig)?;
     for user in kubeconfig.auth_infos.iter_mut().filter_map(|user| user.auth_info.as_mut()) {
-        (user.token, user.token_file) = (None, Some(CONTROLLER_TOKEN.to_owned()));
+        (user.token, user.token_file) = (None, Some(token.path()));
     }
     let options = kube::config::KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
@@ -138,4 +166,18 @@ async fn controller(credentials: &Credentials) -> Result<kube::Client> {
 fn hand_over(supervisor: &UnixStream, file: File, kubeconfig: &str) -> Result<()> {
     let kubeconfig = Box::new(serde_saphyr::from_str(kubeconfig)?);
     control::say(supervisor, &Said::Credential { file, kubeconfig })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_controllers_read_the_newest_token_and_nothing_else() {
+        let token = Token::new().unwrap();
+        for text in ["first", "second", "3rd"] {
+            token.set(text).unwrap();
+            assert_eq!(std::fs::read_to_string(token.path()).unwrap(), text);
+        }
+    }
 }

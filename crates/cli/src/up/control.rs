@@ -43,7 +43,7 @@ pub(super) enum Said {
 }
 
 /// The kubeconfigs that the supervisor writes.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum File {
     /// The administrator's.
@@ -159,6 +159,11 @@ impl Lines {
         &self.stream
     }
 
+    /// Whether a whole message was read from the socket and not taken: nothing says so when it is polled.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.bytes.contains(&b'\n')
+    }
+
     /// The next message.
     ///
     /// # Errors
@@ -249,6 +254,18 @@ mod tests {
         let read = kube::config::Kubeconfig::from_yaml(&text).unwrap();
         let user = read.auth_infos[0].auth_info.as_ref().unwrap();
         assert_eq!((user.token_file.as_deref(), user.token.is_none()), (Some("/run/token"), true));
+    }
+
+    #[test]
+    fn messages_that_arrive_together_are_known_to_wait() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let ready = "{\"ready\":{\"cluster\":\"a\"}}\n";
+        (&theirs).write_all(ready.repeat(2).as_bytes()).unwrap();
+        let mut lines = Lines::new(ours);
+        for waiting in [true, false] {
+            assert!(matches!(lines.next(), Ok(Heard::Message(Said::Ready { .. }))));
+            assert_eq!(lines.is_waiting(), waiting);
+        }
     }
 
     #[test]

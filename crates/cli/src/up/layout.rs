@@ -19,6 +19,7 @@ use rustix::{
 use std::{
     ffi::OsStr,
     fs::{self, File},
+    io::{self, Write as _},
     os::{
         fd::{AsFd, OwnedFd},
         unix::{
@@ -191,14 +192,34 @@ pub(super) fn open(path: &Path) -> Result<OwnedFd> {
     Ok(File::open(path).with_context(|| format!("cannot open {}", path.display()))?.into())
 }
 
-/// Writes a file that holds a credential: whole or not at all, readable by root alone.
+/// Writes a file that holds a credential: whole or not at all, readable by root alone. One that is so already is left.
 pub(super) fn secret(path: &Path, text: &str) -> Result<()> {
+    if is_secret(path, text) {
+        return Ok(());
+    }
     let fresh = path.with_extension("new");
     let _ = fs::remove_file(&fresh);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-    std::io::Write::write_all(&mut file, text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, path).with_context(|| format!("cannot write {}", path.display()))
+    let written = write(&fresh, text).and_then(|()| fs::rename(&fresh, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&fresh);
+    }
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn write(fresh: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn is_secret(path: &Path, text: &str) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    fs::symlink_metadata(path).is_ok_and(|data| {
+        data.is_file()
+            && (data.uid(), data.mode() & 0o7777) == (own, 0o600)
+            && data.len() == text.len() as u64
+            && fs::read(path).is_ok_and(|bytes| bytes == text.as_bytes())
+    })
 }
 
 #[cfg(test)]
@@ -215,6 +236,22 @@ mod tests {
         flock(&passed, FlockOperation::Unlock).unwrap();
         assert!(take("lock").is_err() && take(API_LOCK).is_ok());
         assert!(rustix::io::write(&passed, b"x").is_err(), "it can be written to");
+    }
+
+    #[test]
+    fn a_secret_that_is_there_is_not_written_again_unless_others_may_read_it() {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("a.token");
+        let inode = || fs::metadata(&path).unwrap().ino();
+        secret(&path, "one").unwrap();
+        let first = inode();
+        secret(&path, "one").unwrap();
+        assert_eq!(inode(), first);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        secret(&path, "one").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        secret(&path, "two").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two");
     }
 
     fn owner(path: &Path) -> u32 {

@@ -12,6 +12,7 @@
 
 mod api;
 mod control;
+mod credentials;
 mod layout;
 mod supervisor;
 

@@ -4,6 +4,7 @@ use super::{
     Options,
     api::{AGENT_SOCKET, CONTROL, LISTENER, LOCK, RUN},
     control::{self, Heard, Kvm, Lines, Said, Settings},
+    credentials::Credentials,
     layout::{self, Layout},
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +21,7 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 use std::{
+    io::Write,
     net::TcpListener,
     os::{
         fd::OwnedFd,
@@ -55,64 +57,30 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let listener = bind(options.listen)?;
     let mut api = Part::new("API server");
     let mut agent = Part::new("node agent");
-    let mut supervisor = Supervisor { options, layout, listener, kvm: None, cluster: None, spoken: false };
-    let mut lines = Some(supervisor.start_api(&mut api)?);
-    // It opens its store meanwhile.
-    let kvm = kvm::probe(Duration::from_millis(options.kvm_patience.into())).context("cannot probe KVM")?;
-    supervisor.kvm = Some(kvm);
-    if let Some(lines) = &lines {
-        supervisor.tell_kvm(lines);
-    }
-    let outcome = loop {
-        if let Some(heard) = lines.as_mut() {
-            match supervisor.listen(heard, &mut agent) {
-                Ok(true) => {}
-                Ok(false) => lines = None,
-                Err(error) => {
-                    tracing::error!("the API server is stopped: {error:#}");
-                    api.signal(Signal::KILL);
-                    lines = None;
-                }
-            }
-        }
-        match api.ended()? {
-            Some(status) if !supervisor.spoken => {
-                break Err(anyhow::anyhow!("the API server did not start ({status}); it says why above"));
-            }
-            Some(status) => api.tell(status),
-            None => {}
-        }
-        match agent.ended()? {
-            Some(status) if status.code() == Some(AGENT_REFUSES) => {
-                break Err(anyhow::anyhow!(
-                    "the node agent does not work here; it says above why and what to do"
-                ));
-            }
-            Some(status) => agent.tell(status),
-            None => {}
-        }
-        if api.due() {
-            lines = Some(supervisor.start_api(&mut api)?);
-            if let Some(lines) = &lines {
-                supervisor.tell_kvm(lines);
-            }
-        }
-        if agent.due() {
-            supervisor.start_agent(&mut agent)?;
-        }
-        if wait(&signals, lines.as_ref(), [&api, &agent])? {
-            break Ok(());
-        }
+    let mut supervisor = Supervisor {
+        options,
+        layout,
+        listener,
+        kvm: None,
+        cluster: None,
+        credentials: Credentials::default(),
+        spoken: false,
     };
+    let outcome = supervisor.supervise(&signals, &mut api, &mut agent);
     if supervisor.spoken {
-        println!(
+        print(&format!(
             "stopping; machines keep running and are adopted by the next `ferrovirt up` on {}",
             options.data_dir.display()
-        );
+        ));
     }
-    agent.end(&signals)?;
-    api.end(&signals)?;
-    outcome
+    // Both, whatever the first one does.
+    let ended = [agent.end(&signals), api.end(&signals)];
+    ended.into_iter().fold(outcome, Result::and)
+}
+
+/// Says something to who started this. A place that takes nothing, such as a file on a full disk, is no reason to end.
+fn print(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Keeps the capabilities that the privilege table lists for this process; the node agent may have its own.
@@ -125,10 +93,12 @@ fn drop_rights() -> Result<()> {
     rights::keep(set(node::capabilities_of_supervisor())?, agent).context("giving up capabilities")
 }
 
-/// Waits for anything to do; true when this process is to end.
-fn wait(signals: &SignalFd, lines: Option<&Lines>, parts: [&Part; 2]) -> Result<bool> {
-    let next = parts.iter().filter_map(|part| part.again).min();
-    let timeout = next.map(|next| next.saturating_duration_since(Instant::now()));
+/// Waits for anything to do, at the latest until `next`; true when this process is to end.
+fn wait(signals: &SignalFd, lines: Option<&Lines>, next: Option<Instant>) -> Result<bool> {
+    let mut timeout = next.map(|next| next.saturating_duration_since(Instant::now()));
+    if lines.is_some_and(Lines::is_waiting) {
+        timeout = Some(Duration::ZERO);
+    }
     let mut all = vec![PollFd::new(signals, PollFlags::IN)];
     all.extend(lines.map(|lines| PollFd::new(lines.stream(), PollFlags::IN)));
     poll_for(&mut all, timeout)?;
@@ -156,11 +126,62 @@ struct Supervisor<'a> {
     kvm: Option<kvm::Kvm>,
     /// Identity of the cluster, which the agent compares with that of its directory.
     cluster: Option<String>,
+    credentials: Credentials,
     /// The API server was ready once, and people were told.
     spoken: bool,
 }
 
 impl Supervisor<'_> {
+    /// Keeps both running until a signal says that this is to end.
+    fn supervise(&mut self, signals: &SignalFd, api: &mut Part, agent: &mut Part) -> Result<()> {
+        let mut lines = Some(self.start_api(api)?);
+        // It opens its store meanwhile.
+        let limit = Duration::from_millis(self.options.kvm_patience.into());
+        self.kvm = Some(kvm::probe(limit).context("cannot probe KVM")?);
+        lines.iter().for_each(|lines| self.tell_kvm(lines));
+        loop {
+            if let Some(heard) = lines.as_mut() {
+                match self.listen(heard, agent) {
+                    Ok(true) => {}
+                    Ok(false) => lines = None,
+                    Err(error) => {
+                        tracing::error!("the API server is stopped: {error:#}");
+                        api.signal(Signal::KILL);
+                        lines = None;
+                    }
+                }
+            }
+            match api.ended()? {
+                Some(status) if !self.spoken => {
+                    bail!("the API server did not start ({status}); it says why above");
+                }
+                Some(status) => api.tell(status),
+                None => {}
+            }
+            match agent.ended()? {
+                Some(status) if status.code() == Some(AGENT_REFUSES) => {
+                    bail!("the node agent does not work here; it says above why and what to do");
+                }
+                Some(status) => agent.tell(status),
+                None => {}
+            }
+            if api.due() {
+                let started = self.start_api(api);
+                lines = api.again_unless(started)?;
+                lines.iter().for_each(|lines| self.tell_kvm(lines));
+            }
+            if agent.due() {
+                let started = self.start_agent(agent);
+                agent.again_unless(started)?;
+            }
+            self.credentials.retry(Instant::now());
+            let next = [api.again, agent.again, self.credentials.again()].into_iter().flatten().min();
+            if wait(signals, lines.as_ref(), next)? {
+                return Ok(());
+            }
+        }
+    }
+
     /// Starts the API server as its user, in its directory, with nothing but descriptors.
     fn start_api(&self, api: &mut Part) -> Result<Lines> {
         let layout = &self.layout;
@@ -253,14 +274,8 @@ impl Supervisor<'_> {
             match lines.next()? {
                 Heard::Closed => return Ok(false),
                 Heard::Nothing => return Ok(true),
-                Heard::Message(Said::Credential { file, mut kubeconfig }) => {
-                    let path = self.layout.kubeconfig(file);
-                    // Whoever runs meanwhile finds the newest token, and never a file that names none.
-                    let beside = path.with_extension("token");
-                    if let Some(token) = kubeconfig.move_token(&beside) {
-                        layout::secret(&beside, &token)?;
-                    }
-                    layout::secret(&path, &serde_saphyr::to_string(&kubeconfig)?)?;
+                Heard::Message(Said::Credential { file, kubeconfig }) => {
+                    self.credentials.take(file, self.layout.kubeconfig(file), *kubeconfig)?;
                 }
                 Heard::Message(Said::Ready { cluster }) => {
                     ensure!(
@@ -282,8 +297,8 @@ impl Supervisor<'_> {
 
     /// Says where everything is.
     fn speak(&self) -> Result<()> {
-        println!("API server: https://{}", self.listener.local_addr()?);
-        println!("kubeconfig: {}", self.layout.kubeconfig(control::File::Admin).display());
+        print(&format!("API server: https://{}", self.listener.local_addr()?));
+        print(&format!("kubeconfig: {}", self.layout.kubeconfig(control::File::Admin).display()));
         let text = match self.kvm {
             Some(kvm::Kvm::Usable) => "guests run on KVM",
             Some(kvm::Kvm::Absent) => "guests run in software emulation: there is no usable /dev/kvm",
@@ -295,7 +310,7 @@ impl Supervisor<'_> {
             }
             None => bail!("the API server was ready before it could be"),
         };
-        println!("{text}");
+        print(text);
         Ok(())
     }
 }
@@ -304,6 +319,8 @@ impl Supervisor<'_> {
 struct Part {
     name: &'static str,
     child: Option<Child>,
+    /// It was started at least once.
+    known: bool,
     since: Instant,
     /// When it is to be started.
     again: Option<Instant>,
@@ -312,11 +329,12 @@ struct Part {
 
 impl Part {
     fn new(name: &'static str) -> Self {
-        Self { name, child: None, since: Instant::now(), again: None, pause: PAUSE }
+        Self { name, child: None, known: false, since: Instant::now(), again: None, pause: PAUSE }
     }
 
     fn started(&mut self, child: Child) {
         self.child = Some(child);
+        self.known = true;
         self.since = Instant::now();
         self.again = None;
     }
@@ -330,15 +348,41 @@ impl Part {
         if self.since.elapsed() >= WELL {
             self.pause = PAUSE;
         }
+        self.plan();
+        Ok(Some(status))
+    }
+
+    fn plan(&mut self) {
         self.again = Some(Instant::now() + self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        Ok(Some(status))
+    }
+
+    /// What a start gave. One that fails is tried again like one that ends: processes, memory or a program that is being
+    /// replaced are missing for a moment.
+    ///
+    /// # Errors
+    /// When it never started at all: that does not mend itself.
+    fn again_unless<T>(&mut self, started: Result<T>) -> Result<Option<T>> {
+        match started {
+            Err(error) if self.known => {
+                self.plan();
+                let pause = self.pause_left();
+                tracing::warn!("the {} cannot be started: {error:#}; trying again in {pause} ms", self.name);
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+
+    /// Milliseconds until it is started again.
+    fn pause_left(&self) -> u128 {
+        let pause = self.again.map(|again| again.saturating_duration_since(Instant::now()));
+        pause.unwrap_or_default().as_millis()
     }
 
     /// Tells people about an end after which it is started again.
     fn tell(&self, status: ExitStatus) {
-        let pause = self.again.map(|again| again.saturating_duration_since(Instant::now()));
-        let pause = pause.unwrap_or_default().as_millis();
+        let pause = self.pause_left();
         tracing::warn!("the {} ended ({status}); starting it again in {pause} ms", self.name);
     }
 
@@ -371,5 +415,41 @@ impl Part {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_fails_later_is_tried_again_after_ever_longer_pauses() {
+        let mut part = Part::new("part");
+        let fail = || -> Result<()> { bail!("no memory") };
+        assert!(part.again_unless(fail()).is_err(), "the first one says at once what is wrong");
+        part.started(Command::new("/bin/true").spawn().unwrap());
+        part.end(&SignalFd::new(&[Signal::CHILD]).unwrap()).unwrap();
+        let mut planned = Vec::new();
+        for _ in 0..3 {
+            assert!(matches!(part.again_unless(fail()), Ok(None)));
+            planned.push((part.again.is_some(), part.pause));
+        }
+        assert_eq!(planned, [(true, PAUSE * 2), (true, PAUSE * 4), (true, PAUSE * 8)]);
+        part.started(Command::new("/bin/true").spawn().unwrap());
+        assert!(part.again.is_none(), "it runs");
+        part.end(&SignalFd::new(&[Signal::CHILD]).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn messages_that_were_read_already_are_not_waited_for() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.write_all(b"{\"emulate\":true}\n{\"emulate\":false}\n").unwrap();
+        let mut lines = Lines::new(ours);
+        let signals = SignalFd::new(&[Signal::USR2]).unwrap();
+        assert!(matches!(lines.next(), Ok(Heard::Message(Kvm { emulate: true }))));
+        // Without an end it would wait for the other side.
+        assert!(!wait(&signals, Some(&lines), None).unwrap());
+        assert!(matches!(lines.next(), Ok(Heard::Message(Kvm { emulate: false }))));
     }
 }
