@@ -137,6 +137,14 @@ impl Quota {
         })
     }
 
+    /// What the objects of a namespace weigh; all of them for the empty name.
+    pub(crate) fn stored(&self, namespace: &str) -> usize {
+        self.usage.read(|usage| match namespace {
+            "" => usage.total,
+            namespace => usage.namespaces.get(namespace).map_or(0, |(used, _)| *used),
+        })
+    }
+
     /// Whether `user` may store `object` in place of `old`. Requests that are on their way at the same time do not count
     /// each other; their number and size are bounded.
     ///
@@ -213,6 +221,7 @@ mod tests {
         store.delete(Key::new("", "configmaps", "n", "0"), Preconditions::default()).await.unwrap();
         assert!(check(&user, "n", &large, None).is_ok());
         assert_eq!((quota.count("n"), quota.count("")), (30, 30));
+        assert!(quota.stored("n") > 30 << 20 && quota.stored("other") == 0);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::flow::Requester;
 use crate::registry::Kind;
 
 /// An authenticated user.
@@ -97,4 +98,6 @@ pub struct Target {
     pub rest: Vec<String>,
     /// Who asks.
     pub user: UserInfo,
+    /// Who it counts for.
+    pub requester: Requester,
 }

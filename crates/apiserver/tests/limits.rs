@@ -13,13 +13,16 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use common::Cluster;
+use common::world::World;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-/// A TLS connection without a client certificate.
-fn connect(cluster: &Cluster) -> StreamOwned<ClientConnection, TcpStream> {
+type Connection = StreamOwned<ClientConnection, TcpStream>;
+
+/// TLS without a client certificate.
+fn tls(cluster: &Cluster) -> Arc<ClientConfig> {
     let config: Value = serde_json::from_str(&cluster.kubectl("config view --raw -o json")).unwrap();
     let pem = config["clusters"][0]["cluster"]["certificate-authority-data"].as_str().unwrap();
     let mut roots = RootCertStore::empty();
@@ -30,19 +33,104 @@ fn connect(cluster: &Cluster) -> StreamOwned<ClientConnection, TcpStream> {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    Arc::new(tls)
+}
+
+fn connect(cluster: &Cluster, tls: &Arc<ClientConfig>) -> Connection {
     let name = ServerName::try_from("localhost").unwrap();
     let socket = TcpStream::connect(cluster.address()).unwrap();
     // Only ends a test that has failed.
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let mut stream = StreamOwned::new(ClientConnection::new(Arc::new(tls), name).unwrap(), socket);
+    let mut stream = StreamOwned::new(ClientConnection::new(Arc::clone(tls), name).unwrap(), socket);
     stream.flush().unwrap();
     stream
+}
+
+/// A server, and somebody with a service account who may edit the namespace `default`.
+struct Someone {
+    world: World,
+    tls: Arc<ClientConfig>,
+    token: String,
+}
+
+impl Someone {
+    fn new() -> Self {
+        let world = World::new();
+        let kubeconfig = world.account("someone").pop().unwrap();
+        world.made("rolebinding all --clusterrole=edit --group=system:serviceaccounts:default -n default");
+        let config: Value = serde_json::from_str(&std::fs::read_to_string(kubeconfig).unwrap()).unwrap();
+        let token = config["users"][0]["user"]["token"].as_str().unwrap().to_owned();
+        let tls = tls(&world.cluster);
+        Self { world, tls, token }
+    }
+
+    fn config_map(&self, name: &str, size: usize) {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"},
+            "data": {"text": "x".repeat(size)}});
+        self.world.cluster.create(&map.to_string());
+    }
+
+    /// Asks for config maps, and reads the status alone.
+    fn get(&self, query: &str, headers: &str, body: &str) -> (String, Connection) {
+        let mut connection = connect(&self.world.cluster, &self.tls);
+        let request = format!(
+            "GET /api/v1/namespaces/default/configmaps{query} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             authorization: Bearer {}\r\n{headers}content-length: {}\r\n\r\n{body}",
+            self.token,
+            body.len()
+        );
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut status = [0; 12];
+        connection.read_exact(&mut status).unwrap();
+        (String::from_utf8(status.to_vec()).unwrap(), connection)
+    }
+}
+
+#[test]
+fn a_list_with_a_large_body_is_answered() {
+    let someone = Someone::new();
+    someone.config_map("large", 40 << 10);
+    for _ in 0..2 {
+        let (status, mut connection) = someone.get("", "", &"x".repeat(33 << 10));
+        assert_eq!(status, "HTTP/1.1 200");
+        let mut text = Vec::new();
+        connection.read_to_end(&mut text).unwrap();
+        assert!(text.len() > 40 << 10);
+    }
+}
+
+#[test]
+fn who_acts_as_many_accounts_is_one_user() {
+    let someone = Someone::new();
+    let watch = |number: usize| {
+        let headers = format!("impersonate-user: system:serviceaccount:default:a{number}\r\n");
+        someone.get("?watch=true", &headers, "")
+    };
+    let held: Vec<_> = (0..64).map(watch).collect();
+    assert!(held.iter().all(|(status, _)| status == "HTTP/1.1 200"));
+    assert_eq!(watch(64).0, "HTTP/1.1 429");
+    assert_eq!(someone.get("?watch=true", "", "").0, "HTTP/1.1 429", "they are the same user");
+    drop(held);
+}
+
+#[test]
+fn lists_that_nobody_takes_keep_a_part_of_the_memory_and_no_more() {
+    let someone = Someone::new();
+    for number in 0..10 {
+        someone.config_map(&number.to_string(), 1000 << 10);
+    }
+    let held: Vec<_> =
+        ["", "?watch=true"].iter().cycle().take(6).map(|query| someone.get(query, "", "")).collect();
+    assert!(held.iter().all(|(status, _)| status == "HTTP/1.1 200"));
+    assert_eq!(someone.get("", "", "").0, "HTTP/1.1 429");
+    drop(held);
+    assert_eq!(someone.get("", "", "").0, "HTTP/1.1 200");
 }
 
 #[test]
 fn a_connection_on_which_nobody_says_who_they_are_is_closed() {
     let cluster = Cluster::start();
-    let mut silent = connect(&cluster);
+    let mut silent = connect(&cluster, &tls(&cluster));
     while silent.conn.is_handshaking() {
         silent.conn.complete_io(&mut silent.sock).unwrap();
     }

@@ -20,13 +20,16 @@ pub struct Users<'a> {
 }
 
 impl<'a> Users<'a> {
-    /// Makes the namespaces alpha, beta and people, and the users with their rights.
+    /// Makes the namespaces alpha and beta, and the users with their rights. The accounts of a namespace share
+    /// what one user may take, so each user has a namespace of their own.
     pub fn new(cluster: &'a Cluster) -> Result<Self> {
-        for namespace in ["alpha", "beta", "people"] {
+        for namespace in ["alpha", "beta"] {
             cluster.kubectl(&["create", "namespace", namespace])?;
         }
         let person = |name: &str, role: &str, namespace: &str| -> Result<Person<'a>> {
-            let person = Person::new(cluster, "people", name)?;
+            let home = format!("people-{name}");
+            cluster.kubectl(&["create", "namespace", &home])?;
+            let person = Person::new(cluster, &home, name)?;
             person.may(role, namespace)?;
             Ok(person)
         };

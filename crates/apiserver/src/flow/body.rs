@@ -7,8 +7,7 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 
-use super::{Flow, Place};
-use crate::request::UserInfo;
+use super::{Flow, Place, Requester};
 use crate::status::ApiError;
 
 /// How many bytes of a body that is too large are still read: the limit of most bodies again and again.
@@ -22,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// 413, 408, 429, and 400 when the client ends before its body does.
 pub(crate) async fn read(
     flow: &Flow,
-    user: &UserInfo,
+    user: &Requester,
     headers: &HeaderMap,
     body: Incoming,
     most: usize,

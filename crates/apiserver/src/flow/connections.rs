@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::Notify;
 
 use super::answer::Pending;
-use super::{Flow, Place};
-use crate::request::UserInfo;
+use super::{Flow, Place, Requester};
 use crate::status::ApiError;
 
 /// How many connections there are on which nobody said who they are. Whoever has a credential says so with the first
@@ -66,7 +65,7 @@ impl Connection {
     /// 429 when they have too many; the connection is closed then.
     pub(crate) async fn belongs_to(
         self: &Arc<Self>,
-        user: &UserInfo,
+        user: &Requester,
         flow: &Flow,
         waiting: &Waiting,
     ) -> Result<(), ApiError> {
@@ -91,12 +90,13 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::UserInfo;
 
     #[tokio::test]
     async fn nobody_gives_way_to_who_says_who_they_are() {
         let (flow, waiting) = (Flow::default(), Waiting::default());
         let first = waiting.add();
-        let user = UserInfo::authenticated("u", []);
+        let user = Requester::of(&UserInfo::authenticated("u", []));
         let known = waiting.add();
         known.belongs_to(&user, &flow, &waiting).await.unwrap();
         let others: Vec<_> = (0..MAX_NOBODY).map(|_| waiting.add()).collect();

@@ -2,7 +2,7 @@
 //!
 //! Modelled on Kubernetes' API priority and fairness, with two levels: the system's own accounts
 //! ([`crate::request::UserInfo::is_system`]) are not held back, and all other users share what is here, each of them a part of
-//! it. Whoever comes when everything is taken waits for a moment in the queue of the user, and users take turns; then the
+//! it. A user is who the credential says, whoever they act as; the service accounts of a namespace are one ([`Requester`]). Whoever comes when everything is taken waits for a moment in the queue of the user, and users take turns; then the
 //! answer is 429 with `Retry-After`, on which Kubernetes' clients try again.
 //!
 //! | what | one user | all users |
@@ -10,6 +10,7 @@
 //! | seats of requests, from after the body to the last byte of the answer; large lists take several | 12 | 48 |
 //! | KiB of bodies that are being read | 6,144 | 24,576 |
 //! | large requests that are worked on, apart from the async workers | 1 | 3 |
+//! | KiB of objects that lists, and watches before their first event, keep until their client has taken them | 65,536 | 393,216 |
 //! | watches | 64 | 1,024 |
 //! | followed logs, consoles, screens | 32 | 256 |
 //! | connections | 100 | 1,000 |
@@ -20,6 +21,7 @@
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod connections;
+mod requester;
 mod share;
 
 use std::sync::Arc;
@@ -27,10 +29,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+pub use requester::Requester;
 pub use share::{Place, Share};
 
 use crate::quota;
-use crate::request::{Attributes, UserInfo};
+use crate::request::Attributes;
 use crate::status::ApiError;
 
 /// How many objects in a list make it take one seat more.
@@ -42,6 +45,11 @@ const MAX_SEATS: usize = 4;
 /// What is larger than this many bytes is worked on apart.
 pub(crate) const LARGE: usize = 32 << 10;
 
+tokio::task_local! {
+    /// Set where something is worked on apart.
+    static APART: ();
+}
+
 /// The limits of the running server.
 pub struct Flow {
     /// Requests.
@@ -50,6 +58,8 @@ pub struct Flow {
     pub(crate) bodies: Arc<Share>,
     /// Large requests.
     pub(crate) large: Arc<Share>,
+    /// KiB of objects, as they weigh in memory, that are kept for answers on their way: stored ones may be others by then.
+    pub(crate) snapshots: Arc<Share>,
     /// Watches.
     pub(crate) watches: Arc<Share>,
     /// Logs that are followed, consoles and screens.
@@ -64,6 +74,7 @@ impl Default for Flow {
             seats: Share::queued(12, 48),
             bodies: Share::queued(6 << 10, 24 << 10),
             large: Share::queued(1, 3),
+            snapshots: Share::queued(64 << 10, 384 << 10),
             watches: Share::strict(64, 1024),
             streams: Share::strict(32, 256),
             connections: Share::strict(100, 1000),
@@ -78,7 +89,7 @@ impl Flow {
     /// 429.
     pub(crate) async fn place(
         &self,
-        user: &UserInfo,
+        user: &Requester,
         asked: &Attributes,
         objects: impl FnOnce() -> usize,
     ) -> Result<Place, ApiError> {
@@ -102,13 +113,17 @@ impl Flow {
     /// 429, and 500 when `work` panics.
     pub(crate) async fn apart<T: Send + 'static>(
         &self,
-        user: &UserInfo,
+        user: &Requester,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
+        // What is worked on apart has the user's place already, and would wait for it without end.
+        if APART.try_with(|()| ()).is_ok() {
+            return Ok(work());
+        }
         let place = self.large.take(user, 1).await?;
         let work = tokio::task::spawn_blocking(move || {
             let _place = place;
-            work()
+            APART.sync_scope((), work)
         });
         work.await.map_err(|_| ApiError::internal("the request could not be worked on"))
     }
@@ -119,7 +134,7 @@ impl Flow {
     /// has begun and is not refused any more, so it waits.
     pub(crate) async fn written(
         &self,
-        user: &UserInfo,
+        user: &Requester,
         object: Arc<Value>,
         write: impl Fn(&Value) -> Vec<u8> + Clone + Send + 'static,
     ) -> Vec<u8> {
@@ -136,6 +151,31 @@ impl Flow {
     }
 }
 
+impl Flow {
+    /// Does apart what also waits for others. It ends, and gives the place back, when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// As [`Self::apart`].
+    pub(crate) async fn apart_until_left<T: Send + 'static>(
+        &self,
+        user: &Requester,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let runtime = tokio::runtime::Handle::current();
+        // Dropped with this future, when the client leaves.
+        let (mut left, _waiting) = tokio::sync::oneshot::channel::<()>();
+        let work = move || {
+            runtime.block_on(async move {
+                tokio::select! {
+                    done = work => Some(done),
+                    () = left.closed() => None,
+                }
+            })
+        };
+        self.apart(user, work).await?.ok_or_else(|| ApiError::internal("the client left"))
+    }
+}
+
 /// Whether the answer goes on for as long as its client wants.
 pub(crate) fn is_stream(asked: &Attributes) -> bool {
     asked.verb == "watch" || matches!(asked.subresource.as_str(), "log" | "console" | "vnc")
@@ -147,4 +187,48 @@ pub(crate) fn too_many(what: &str) -> ApiError {
         ApiError::new(429, "TooManyRequests", format!("Too many requests, please try again later: {what}"));
     error.details = serde_json::json!({"retryAfterSeconds": 1});
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::request::UserInfo;
+
+    fn user() -> Requester {
+        Requester::of(&UserInfo::authenticated("u", []))
+    }
+
+    #[tokio::test]
+    async fn what_is_worked_on_apart_does_not_wait_for_its_own_place() {
+        let flow = Arc::new(Flow::default());
+        let inner = Arc::clone(&flow);
+        let large = Arc::new(Value::String("x".repeat(2 * LARGE)));
+        let work =
+            async move { inner.written(&user(), large, |object| object.to_string().into_bytes()).await };
+        let requester = user();
+        let work = flow.apart_until_left(&requester, work);
+        // Only ends a test that has failed.
+        let written = tokio::time::timeout(Duration::from_secs(60), work).await.unwrap().unwrap();
+        assert_eq!(written.len(), 2 * LARGE + 2);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_gives_back_its_place() {
+        let flow = Arc::new(Flow::default());
+        let (started, start) = tokio::sync::oneshot::channel();
+        let work = async move {
+            let _ = started.send(());
+            std::future::pending::<()>().await;
+        };
+        let request = tokio::spawn({
+            let flow = Arc::clone(&flow);
+            async move { flow.apart_until_left(&user(), work).await }
+        });
+        start.await.unwrap();
+        request.abort();
+        assert!(request.await.is_err());
+        flow.apart(&user(), || ()).await.unwrap();
+    }
 }

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::too_many;
-use crate::request::UserInfo;
+use super::{Requester, too_many};
 use crate::status::ApiError;
 
 /// How long a request waits for its turn.
@@ -30,7 +29,7 @@ pub struct Share {
 struct State {
     taken: usize,
     waiting: usize,
-    users: HashMap<String, User>,
+    users: HashMap<Arc<str>, User>,
 }
 
 #[derive(Debug, Default)]
@@ -43,7 +42,7 @@ struct User {
 #[derive(Debug, Default)]
 pub struct Place {
     /// Nothing for the system's accounts.
-    of: Option<(Arc<Share>, String, usize)>,
+    of: Option<(Arc<Share>, Arc<str>, usize)>,
 }
 
 impl Drop for Place {
@@ -73,22 +72,24 @@ impl Share {
     ///
     /// # Errors
     /// 429 when there is nothing left, also after waiting.
-    pub(crate) async fn take(self: &Arc<Self>, user: &UserInfo, weight: usize) -> Result<Place, ApiError> {
-        if user.is_system() {
-            return Ok(Place::default());
-        }
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        requester: &Requester,
+        weight: usize,
+    ) -> Result<Place, ApiError> {
+        let Some(user) = requester.key() else { return Ok(Place::default()) };
         let weight = weight.min(self.each);
         let turn = {
             let mut state = self.lock();
             let State { taken, waiting, users } = &mut *state;
-            let known = users.get(&user.name);
+            let known = users.get(user);
             let (own, queued) = known.map_or((0, 0), |known| (known.taken, known.queue.len()));
             let own_fits = own + weight <= self.each;
             // Nobody comes in front of who waits: the queues are empty, or wait for their own users alone.
             if own_fits && *taken + weight <= self.all && queued == 0 {
                 *taken += weight;
-                users.entry(user.name.clone()).or_default().taken += weight;
-                return Ok(self.place(&user.name, weight));
+                users.entry(Arc::clone(user)).or_default().taken += weight;
+                return Ok(self.place(user, weight));
             }
             let whose = if own_fits { "all users together" } else { "one user" };
             let busy = format!("the limit for {whose} is reached");
@@ -97,7 +98,7 @@ impl Share {
             }
             let (sender, turn) = oneshot::channel();
             *waiting += 1;
-            users.entry(user.name.clone()).or_default().queue.push_back((weight, sender));
+            users.entry(Arc::clone(user)).or_default().queue.push_back((weight, sender));
             turn
         };
         match tokio::time::timeout(self.wait, turn).await {
@@ -106,8 +107,8 @@ impl Share {
         }
     }
 
-    fn place(self: &Arc<Self>, user: &str, weight: usize) -> Place {
-        Place { of: Some((Arc::clone(self), user.to_owned(), weight)) }
+    fn place(self: &Arc<Self>, user: &Arc<str>, weight: usize) -> Place {
+        Place { of: Some((Arc::clone(self), Arc::clone(user), weight)) }
     }
 
     fn give_back(self: &Arc<Self>, user: &str, weight: usize) {
@@ -137,7 +138,7 @@ impl Share {
 
 impl State {
     /// Who is next: of those for whom there is enough, the one that has least.
-    fn next(&mut self, each: usize, all: usize) -> Option<(String, usize, oneshot::Sender<Place>)> {
+    fn next(&mut self, each: usize, all: usize) -> Option<(Arc<str>, usize, oneshot::Sender<Place>)> {
         let free = all.saturating_sub(self.taken);
         let fits = |user: &User| {
             let wanted = user.queue.front().map(|(weight, _)| *weight);
@@ -154,9 +155,10 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::UserInfo;
 
-    fn user(name: &str) -> UserInfo {
-        UserInfo::authenticated(name, [])
+    fn user(name: &str) -> Requester {
+        Requester::of(&UserInfo::authenticated(name, []))
     }
 
     fn patient(each: usize, all: usize, wait: Duration) -> Arc<Share> {
@@ -174,7 +176,7 @@ mod tests {
         let _third = share.take(&user("b"), 1).await.unwrap();
         assert!(share.take(&user("c"), 1).await.is_err(), "all are taken");
         for _ in 0..100 {
-            share.take(&UserInfo::server(), 1).await.unwrap();
+            share.take(&Requester::of(&UserInfo::server()), 1).await.unwrap();
         }
         drop(first);
         share.take(&user("c"), 5).await.unwrap_err();

@@ -24,6 +24,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::admission;
 use crate::app::{Answer, App};
+use crate::flow::Requester;
 use crate::registry::{Class, Kind};
 use crate::request::UserInfo;
 use crate::status::ApiError;
@@ -37,6 +38,8 @@ use query::Query;
 pub(crate) struct Call {
     pub(crate) app: Arc<App>,
     pub(crate) user: UserInfo,
+    /// Who it counts for.
+    pub(crate) requester: Requester,
     pub(crate) kind: &'static Kind,
     pub(crate) version: String,
     pub(crate) namespace: String,
@@ -53,7 +56,7 @@ impl Call {
     /// Takes what authentication and routing found.
     pub(crate) fn new(
         app: Arc<App>,
-        user: UserInfo,
+        (user, requester): (UserInfo, Requester),
         kind: &'static Kind,
         path: ResourcePath,
         query: Query,
@@ -67,7 +70,7 @@ impl Call {
             include_object: query.include_object.clone(),
         };
         let ResourcePath { version, namespace, name, subresource, .. } = path;
-        Ok(Self { app, user, kind, version, namespace, name, subresource, query, output })
+        Ok(Self { app, user, requester, kind, version, namespace, name, subresource, query, output })
     }
 
     /// Does what the method asks for.
@@ -111,7 +114,7 @@ impl Call {
             return if asks { self.review(headers, &body).await } else { Err(self.no_method()) };
         }
         match *method {
-            Method::GET | Method::HEAD if collection && self.query.watch => self.watch(),
+            Method::GET | Method::HEAD if collection && self.query.watch => self.watch().await,
             Method::GET | Method::HEAD if collection => self.list().await,
             _ if everywhere => Err(self.no_method()),
             Method::GET | Method::HEAD => self.get(),

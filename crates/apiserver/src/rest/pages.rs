@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::output::{ListMeta, Output};
 use crate::app::{self, Answer, App};
-use crate::request::UserInfo;
+use crate::flow::{Place, Requester};
 use crate::status::ApiError;
 
 /// A piece is sent when it has this many bytes; it is larger only by its last object.
@@ -20,8 +20,10 @@ const PIECE: usize = 64 << 10;
 
 struct Pages {
     app: Arc<App>,
-    user: UserInfo,
+    requester: Requester,
     output: Output,
+    /// What the objects count as; they may be the last who hold them.
+    _kept: Place,
     objects: std::vec::IntoIter<Arc<Value>>,
     end: &'static [u8],
     first: bool,
@@ -30,14 +32,15 @@ struct Pages {
 /// The answer with `objects`. A short list is an answer of known length.
 pub(super) async fn answer(
     app: Arc<App>,
-    user: UserInfo,
+    (requester, kept): (Requester, Place),
     output: Output,
     meta: &ListMeta,
     objects: Vec<Arc<Value>>,
 ) -> Result<Answer, ApiError> {
     let content_type = output.form.content_type();
     let (mut head, end) = output.list_frame(meta);
-    let mut pages = Pages { app, user, output, objects: objects.into_iter(), end, first: true };
+    let mut pages =
+        Pages { app, requester, output, _kept: kept, objects: objects.into_iter(), end, first: true };
     head.extend(pages.next().await.unwrap_or_default());
     if pages.objects.as_slice().is_empty() {
         head.extend(pages.end);
@@ -67,7 +70,7 @@ impl Pages {
             }
             let output = self.output.clone();
             let write = move |object: &Value| output.item(object);
-            piece.extend(self.app.flow.written(&self.user, object, write).await);
+            piece.extend(self.app.flow.written(&self.requester, object, write).await);
         }
         Some(piece)
     }

@@ -8,6 +8,7 @@ use super::Call;
 use super::output::ListMeta;
 use super::pages;
 use crate::app::{self, Answer};
+use crate::flow::Place;
 use crate::status::ApiError;
 use crate::store::{Entry, Key, Prefix};
 
@@ -66,6 +67,12 @@ impl Call {
         }
     }
 
+    /// A part of what answers on their way may keep: all that the namespace has.
+    pub(super) async fn keep(&self) -> Result<Place, ApiError> {
+        let weight = self.app.quota.stored(&self.namespace);
+        self.app.flow.snapshots.take(&self.requester, weight / 1024 + 1).await
+    }
+
     /// A list, or a page of it.
     ///
     /// Later pages show the state of their own time but carry the revision of the first page: a watch from there
@@ -73,6 +80,8 @@ impl Call {
     pub(super) async fn list(self) -> Result<Answer, ApiError> {
         self.query.fields.check(self.kind.group, self.kind.plural)?;
         self.check_revision()?;
+        // Before there is something to count.
+        let kept = self.keep().await?;
         let snapshot = self.app.store.list(&self.prefix());
         let mut meta = ListMeta { revision: snapshot.revision, ..ListMeta::default() };
         let mut start = String::new();
@@ -103,7 +112,7 @@ impl Call {
             }
         }
         let objects = selected.into_iter().map(|(_, entry)| entry.object).collect();
-        pages::answer(self.app, self.user, self.output, &meta, objects).await
+        pages::answer(self.app, (self.requester, kept), self.output, &meta, objects).await
     }
 }
 

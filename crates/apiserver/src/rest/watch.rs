@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Call;
 use crate::app::{self, Answer};
+use crate::flow::Place;
 use crate::status::ApiError;
 use crate::store::{Event, EventKind, StoreError, Watcher};
 
@@ -32,7 +33,9 @@ struct Stream {
     end: Instant,
     next_bookmark: Instant,
     /// Initial state that is still to be sent, as lines.
-    initial: std::vec::IntoIter<crate::store::Entry>,
+    initial: std::vec::IntoIter<Arc<Value>>,
+    /// What the initial state counts as, until it is sent.
+    kept: Place,
     initial_bookmark: Option<u64>,
     /// No event was sent yet: tables name their columns in the first.
     first: bool,
@@ -48,7 +51,7 @@ enum Woken {
 
 impl Call {
     /// Starts a watch.
-    pub(super) fn watch(self) -> Result<Answer, ApiError> {
+    pub(super) async fn watch(self) -> Result<Answer, ApiError> {
         self.query.fields.check(self.kind.group, self.kind.plural)?;
         let store = &self.app.store;
         let version = self.query.resource_version.unwrap_or(0);
@@ -59,12 +62,14 @@ impl Call {
             return Ok(self.only_error(&status));
         }
         // Without a revision the stream starts with the state as it is.
-        let (initial, from) = if version == 0 || self.query.send_initial_events {
+        let (kept, initial, from) = if version == 0 || self.query.send_initial_events {
+            let kept = self.keep().await?;
             let snapshot = store.list(&self.prefix());
-            let entries: Vec<_> = snapshot.entries.into_iter().map(|(_, entry)| entry).collect();
-            (entries, snapshot.revision)
+            let wanted = snapshot.entries.into_iter().filter(|(_, entry)| self.selects(&entry.object));
+            let entries: Vec<_> = wanted.map(|(_, entry)| entry.object).collect();
+            (kept, entries, snapshot.revision)
         } else {
-            (Vec::new(), version)
+            (Place::default(), Vec::new(), version)
         };
         let watcher = match store.watch(self.prefix(), from) {
             Ok(watcher) => watcher,
@@ -91,6 +96,7 @@ impl Call {
             end: now.checked_add(life).unwrap_or(now + DEFAULT_LIFE),
             next_bookmark: now + BOOKMARKS,
             initial: initial.into_iter(),
+            kept,
             initial_bookmark,
             first: true,
             ended: false,
@@ -120,14 +126,13 @@ impl Stream {
     /// The next piece of the stream; nothing at its end.
     async fn next(&mut self) -> Option<Bytes> {
         let mut out = Vec::new();
-        while let Some(entry) = self.initial.next() {
-            if self.call.selects(&entry.object) {
-                self.line(&mut out, "ADDED", entry.object).await;
-            }
+        while let Some(object) = self.initial.next() {
+            self.line(&mut out, "ADDED", object).await;
             if out.len() > FRAME {
                 return Some(out.into());
             }
         }
+        self.kept = Place::default();
         if let Some(revision) = self.initial_bookmark.take() {
             put(&mut out, "BOOKMARK", &self.call.output.bookmark(revision, true));
         }
@@ -208,7 +213,7 @@ impl Stream {
     async fn line(&mut self, out: &mut Vec<u8>, kind: &str, object: Arc<Value>) {
         let (output, first) = (self.call.output.clone(), std::mem::take(&mut self.first));
         let write = move |object: &Value| output.event_object(object, first);
-        put(out, kind, &self.call.app.flow.written(&self.call.user, object, write).await);
+        put(out, kind, &self.call.app.flow.written(&self.call.requester, object, write).await);
     }
 }
 

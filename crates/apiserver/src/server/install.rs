@@ -13,6 +13,7 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::{Server, ServerError};
+use crate::flow::Requester;
 use crate::registry;
 use crate::request::UserInfo;
 use crate::rest::Call;
@@ -98,7 +99,9 @@ impl Server {
             subresource: String::new(),
             rest: Vec::new(),
         };
-        Call::new(Arc::clone(&self.app), UserInfo::server(), row, path, Query::default(), &HeaderMap::new())
+        let user = UserInfo::server();
+        let requester = Requester::of(&user);
+        Call::new(Arc::clone(&self.app), (user, requester), row, path, Query::default(), &HeaderMap::new())
     }
 }
 

@@ -10,7 +10,7 @@ use super::MAX_BODY;
 use super::listen::Visitor;
 use crate::app::{self, Answer, App};
 use crate::audit::Trail;
-use crate::flow::{self, answer::ANSWER_LIMIT, answer::STREAM_LIMIT};
+use crate::flow::{self, Requester, answer::ANSWER_LIMIT, answer::STREAM_LIMIT};
 use crate::registry::SUBRESOURCES_GROUP;
 use crate::request::{Attributes, Decision, Target, UserInfo};
 use crate::rest::Call;
@@ -57,17 +57,18 @@ async fn respond(
     if user != own {
         trail.impersonated(&user);
     }
-    if !user.in_group(auth::user::UNAUTHENTICATED) {
-        visitor.connection.belongs_to(&user, &app.flow, &visitor.waiting).await?;
+    let requester = Requester::of(&own);
+    if !own.in_group(auth::user::UNAUTHENTICATED) {
+        visitor.connection.belongs_to(&requester, &app.flow, &visitor.waiting).await?;
     }
     match path::route(request.uri().path())? {
         Route::Other(parts) if is_health(&parts) => other(app, &user, &parts, trail, &request),
         Route::Other(parts) => {
-            let place = app.flow.seats.take(&user, 1).await?;
+            let place = app.flow.seats.take(&requester, 1).await?;
             let answer = other(app, &user, &parts, trail, &request)?;
             Ok(visitor.connection.pending.hold(answer, place.into(), ANSWER_LIMIT))
         }
-        Route::Resource(path) => resource(app, visitor, trail, user, path, request).await,
+        Route::Resource(path) => resource(app, visitor, trail, (user, requester), path, request).await,
     }
 }
 
@@ -120,7 +121,7 @@ async fn resource(
     app: &Arc<App>,
     visitor: &Visitor,
     trail: &Trail,
-    user: UserInfo,
+    (user, requester): (UserInfo, Requester),
     path: ResourcePath,
     request: Request<Incoming>,
 ) -> Result<Answer, ApiError> {
@@ -139,8 +140,8 @@ async fn resource(
             && kind.subresource(&path.subresource).is_some()
     });
     if path.group == SUBRESOURCES_GROUP || own_handler {
-        let place = Arc::new(app.flow.place(&user, &attributes, || 0).await?);
-        let target = Target { kind: path.kind, attributes, rest: path.rest, user };
+        let place = Arc::new(app.flow.place(&requester, &attributes, || 0).await?);
+        let target = Target { kind: path.kind, attributes, rest: path.rest, user, requester };
         let answer = subresource::handle(app, target, request, &place).await?;
         return Ok(hold(answer, place));
     }
@@ -151,9 +152,13 @@ async fn resource(
         return Err(ApiError::no_such_path());
     }
     let (parts, body) = request.into_parts();
-    let (body, _taken) = flow::body::read(&app.flow, &user, &parts.headers, body, MAX_BODY).await?;
-    let place = app.flow.place(&user, &attributes, || app.quota.count(&path.namespace)).await?;
-    let call = Call::new(Arc::clone(app), user, kind, path, query, &parts.headers)?;
+    let (mut body, _taken) = flow::body::read(&app.flow, &requester, &parts.headers, body, MAX_BODY).await?;
+    if !matches!(parts.method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE) {
+        // Read for clients that look at the answer only after they have sent it, and of no meaning, as upstream.
+        body = Bytes::new();
+    }
+    let place = app.flow.place(&requester, &attributes, || app.quota.count(&path.namespace)).await?;
+    let call = Call::new(Arc::clone(app), (user, requester), kind, path, query, &parts.headers)?;
     let answer = if !stream && is_large(&call, &body) {
         apart(call, parts.method, parts.headers, body).await?
     } else {
@@ -170,10 +175,9 @@ fn is_large(call: &Call, body: &Bytes) -> bool {
 }
 
 async fn apart(call: Call, method: Method, headers: HeaderMap, body: Bytes) -> Result<Answer, ApiError> {
-    let (app, user) = (Arc::clone(&call.app), call.user.clone());
-    let runtime = tokio::runtime::Handle::current();
-    let work = move || runtime.block_on(call.run(&method, &headers, body));
-    app.flow.apart(&user, work).await?
+    let (app, requester) = (Arc::clone(&call.app), call.requester.clone());
+    let work = async move { call.run(&method, &headers, body).await };
+    app.flow.apart_until_left(&requester, work).await?
 }
 
 fn authorize(app: &App, user: &UserInfo, attributes: &Attributes, trail: &Trail) -> Result<(), ApiError> {

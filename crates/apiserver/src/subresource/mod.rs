@@ -97,13 +97,14 @@ fn dry_run(request: &Request<Incoming>) -> Result<bool, ApiError> {
 /// The body as JSON; an empty one is an empty object.
 async fn json_body(app: &App, target: &Target, request: Request<Incoming>) -> Result<Value, ApiError> {
     let (parts, body) = request.into_parts();
-    let (bytes, _taken) = flow::body::read(&app.flow, &target.user, &parts.headers, body, MAX_BODY).await?;
+    let (bytes, _taken) =
+        flow::body::read(&app.flow, &target.requester, &parts.headers, body, MAX_BODY).await?;
     if bytes.is_empty() {
         return Ok(json!({}));
     }
     // Typed clients send protobuf here too.
     let value = if bytes.len() > flow::LARGE {
-        app.flow.apart(&target.user, move || crate::rest::body::read(&parts.headers, &bytes)).await??
+        app.flow.apart(&target.requester, move || crate::rest::body::read(&parts.headers, &bytes)).await??
     } else {
         crate::rest::body::read(&parts.headers, &bytes)?
     };
