@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::admission::{HookCache, SccCache};
 use crate::audit::Log;
 use crate::auth::Auth;
-use crate::flow::Flow;
+use crate::flow::{Flow, Requester};
 use crate::quota::Quota;
 use crate::status::ApiError;
 use crate::store::Store;
@@ -59,6 +59,13 @@ pub struct App {
     pub longest_watch: Option<std::time::Duration>,
     /// Becomes true when the server stops; streams end then.
     pub shutdown: tokio::sync::watch::Receiver<bool>,
+}
+
+impl App {
+    /// The store, where what `requester` writes counts as a user's or as the system's.
+    pub(crate) fn writer(&self, requester: &Requester) -> Store {
+        if requester.is_system() { self.store.clone() } else { self.store.of_users() }
+    }
 }
 
 /// A body that is there already.

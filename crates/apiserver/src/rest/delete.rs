@@ -171,7 +171,7 @@ impl Call {
             let result = match marked {
                 None => {
                     let preconditions = Preconditions { uid: None, revision: Some(current.revision) };
-                    let result = self.app.store.delete(key.clone(), preconditions).await;
+                    let result = self.writer().delete(key.clone(), preconditions).await;
                     result.map(|entry| Deleted { object: entry.object, gone: true })
                 }
                 // Asked again while it is on its way: nothing new.
@@ -180,7 +180,7 @@ impl Call {
                 }
                 Some(mut object) => {
                     meta::bump_deletion(self.kind, &mut object);
-                    let result = self.app.store.update(key.clone(), object, current.revision).await;
+                    let result = self.writer().update(key.clone(), object, current.revision).await;
                     result.map(|entry| Deleted { object: entry.object, gone: false })
                 }
             };

@@ -28,6 +28,7 @@ use crate::flow::Requester;
 use crate::registry::{Class, Kind};
 use crate::request::UserInfo;
 use crate::status::ApiError;
+use crate::store::Store;
 pub(crate) use meta::settle;
 use output::Output;
 pub(crate) use patch::apply_json as apply_patch;
@@ -126,6 +127,11 @@ impl Call {
             Method::DELETE => self.delete(headers, &body, warnings).await,
             _ => Err(self.no_method()),
         }
+    }
+
+    /// The store, where what a user writes counts as that.
+    pub(crate) fn writer(&self) -> Store {
+        self.app.writer(&self.requester)
     }
 
     fn no_method(&self) -> ApiError {

@@ -68,7 +68,7 @@ impl Call {
                     None => Ok(Entry { revision: 0, object: object.into() }),
                 }
             } else {
-                self.app.store.create(key, object).await
+                self.writer().create(key, object).await
             };
             match result {
                 Err(StoreError::AlreadyExists) if !prefix.is_empty() && attempt < NAME_ATTEMPTS => {}
@@ -232,10 +232,10 @@ impl Call {
         let key = self.kind.key(&self.namespace, &self.name);
         if gone {
             let preconditions = Preconditions { uid: None, revision: Some(current.revision) };
-            self.app.store.delete(key, preconditions).await?;
+            self.writer().delete(key, preconditions).await?;
             return Ok(Entry { revision: current.revision, object: object.into() });
         }
-        self.app.store.update(key, object, current.revision).await
+        self.writer().update(key, object, current.revision).await
     }
 
     /// Optimistic concurrency: what the client says about the object that it read must still be so.

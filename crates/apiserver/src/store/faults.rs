@@ -93,6 +93,21 @@ async fn child_on_a_full_disk() {
     stored.insert("o1".to_owned(), changed.revision);
     let big = object("o2", &"y".repeat(200 << 10));
     assert!(matches!(store.update(key("o2"), big, stored["o2"]).await, Err(StoreError::Full)));
+    // A user who changes what they like has a part of it.
+    let (users, mut text) = (store.of_users(), value.clone());
+    let mut o2 = store.get(&key("o2")).unwrap();
+    while let Ok(changed) = users.update(key("o2"), object("o2", &text), o2.revision).await {
+        o2 = changed;
+        text += &"x".repeat(500);
+        assert!(text.len() < 1 << 20, "users write on a full disk without end");
+    }
+    let mut marked = Value::clone(&o2.object);
+    marked["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    o2 = users.update(key("o2"), marked.clone(), o2.revision).await.unwrap();
+    marked["status"] = json!("x".repeat(400));
+    assert!(matches!(users.update(key("o2"), marked.clone(), o2.revision).await, Err(StoreError::Full)));
+    o2 = store.update(key("o2"), marked, o2.revision).await.unwrap();
+    stored.insert("o2".to_owned(), o2.revision);
     for name in ["o3", "o4", "o5"] {
         store.delete(key(name), Preconditions::default()).await.unwrap();
         stored.remove(name);

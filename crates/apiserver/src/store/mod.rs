@@ -13,6 +13,7 @@
 mod batch;
 mod disk;
 mod error;
+mod growth;
 mod key;
 mod keys;
 mod record;
@@ -81,6 +82,8 @@ pub(crate) enum Operation {
 pub(crate) struct Request {
     operation: Operation,
     reply: oneshot::Sender<Result<Entry, StoreError>>,
+    /// By a user: see [`Store::of_users`].
+    of_user: bool,
 }
 
 /// What readers see: the committed state and the recent history.
@@ -109,6 +112,7 @@ impl Shared {
 pub struct Store {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
+    of_users: bool,
 }
 
 struct Queue {
@@ -179,7 +183,14 @@ impl Store {
         Ok(Self {
             shared,
             queue: Arc::new(Queue { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) }),
+            of_users: false,
         })
+    }
+
+    /// The same store for what users write: on a full disk they have a part of their own, beside that of the system.
+    #[must_use]
+    pub fn of_users(&self) -> Self {
+        Self { of_users: true, ..self.clone() }
     }
 
     /// Writes what is queued, closes the database, and refuses every later write. Blocks for one commit.
@@ -302,7 +313,9 @@ impl Store {
         {
             let sender = self.queue.sender.lock().unwrap_or_else(PoisonError::into_inner);
             let sender = sender.as_ref().ok_or(StoreError::Closed)?;
-            sender.send(Request { operation, reply }).map_err(|_| StoreError::Closed)?;
+            sender
+                .send(Request { operation, reply, of_user: self.of_users })
+                .map_err(|_| StoreError::Closed)?;
         }
         answer.await.map_err(|_| StoreError::Closed)?
     }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::batch;
 use super::disk::{Disk, Failure, Rows};
+use super::growth::Growth;
 use super::reserve::Reserve;
 use super::{Entry, Event, EventKind, Health, Key, Request, Shared, StoreError};
 
@@ -19,10 +20,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const MAX_BACK_OFF: Duration = Duration::from_secs(10);
 /// How long nothing has to be written before a file is made smaller: writes wait for its end.
 const IDLE: Duration = Duration::from_secs(5);
-/// How many bytes a change may add while the disk is full: deletions go on by changes of status and finalizers.
-const MAX_GROWTH: usize = 512;
-/// How many bytes all of them may add until there is space again: what the reserve has to bear.
-const MAX_TOTAL_GROWTH: usize = 256 << 10;
 
 type Reply = oneshot::Sender<Result<Entry, StoreError>>;
 
@@ -30,6 +27,7 @@ type Reply = oneshot::Sender<Result<Entry, StoreError>>;
 struct Pending {
     event: Event,
     bytes: usize,
+    of_user: bool,
     record: Option<Vec<u8>>,
     reply: Reply,
 }
@@ -51,8 +49,7 @@ pub(super) struct Writer {
     health: Health,
     /// The last failure was that of a full disk.
     full: bool,
-    /// Bytes that changes have added since the disk is full.
-    growth: usize,
+    growth: Growth,
     back_off: Duration,
     /// When to look at disk and file, if there is something to look for.
     look: Option<Instant>,
@@ -68,7 +65,7 @@ impl Writer {
             tick,
             health: Health::Good,
             full: false,
-            growth: 0,
+            growth: Growth::default(),
             back_off: LOOK,
             look: None,
         };
@@ -156,7 +153,7 @@ impl Writer {
             }
             Ok(false) => {
                 if self.health != Health::Full {
-                    self.growth = 0;
+                    self.growth = Growth::default();
                 }
                 self.set(Health::Full);
             }
@@ -188,7 +185,7 @@ impl Writer {
         match opened {
             Ok(()) if self.full => {
                 if self.health != Health::Full {
-                    self.growth = 0;
+                    self.growth = Growth::default();
                 }
                 self.set(Health::Full);
             }
@@ -231,7 +228,7 @@ impl Writer {
         let mut revision = self.shared.read().revision;
         let mut overlay: HashMap<Key, Option<Entry>> = HashMap::new();
         let mut batch = Batch::default();
-        for Request { operation, reply } in requests {
+        for Request { operation, reply, of_user } in requests {
             let current = |key: &Key| match overlay.get(key) {
                 Some(entry) => entry.clone(),
                 None => self.shared.read().objects.get(key).cloned(),
@@ -239,7 +236,7 @@ impl Writer {
             let decided = batch::apply(operation, revision + 1, current).and_then(|(event, json)| {
                 let may = match self.health {
                     Health::Good => true,
-                    Health::Full => self.needs_no_space(&event, json.len()),
+                    Health::Full => self.growth.take(&event, json.len(), of_user),
                     Health::Failed(_) | Health::Closed => false,
                 };
                 if !may {
@@ -260,34 +257,19 @@ impl Writer {
                     let entry =
                         record.is_some().then(|| Entry { revision, object: Arc::clone(&event.object) });
                     overlay.insert(event.key.clone(), entry);
-                    batch.pending.push(Pending { event, bytes, record, reply });
+                    batch.pending.push(Pending { event, bytes, of_user, record, reply });
                 }
             }
         }
         batch
     }
 
-    /// Whether a write is one of those that go on while the disk is full; counts what it adds.
-    fn needs_no_space(&mut self, event: &Event, bytes: usize) -> bool {
-        let Some(old) = &event.old else { return false };
-        if event.kind == EventKind::Deleted {
-            return true;
-        }
-        let before = serde_json::to_vec(&**old).map_or(0, |json| json.len());
-        let added = bytes.saturating_sub(before);
-        let total = self.growth.saturating_add(added);
-        let may = added <= MAX_GROWTH && total <= MAX_TOTAL_GROWTH;
-        if may {
-            self.growth = total;
-        }
-        may
-    }
-
     /// Refuses what needs space, and what came after that of the same object. False when nothing is left.
     fn keep_what_needs_no_space(&mut self, batch: &mut Batch) -> bool {
         let mut gone: HashSet<Key> = HashSet::new();
         for pending in std::mem::take(&mut batch.pending) {
-            if !gone.contains(&pending.event.key) && self.needs_no_space(&pending.event, pending.bytes) {
+            let Pending { event, bytes, of_user, .. } = &pending;
+            if !gone.contains(&event.key) && self.growth.take(event, *bytes, *of_user) {
                 batch.pending.push(pending);
             } else {
                 gone.insert(pending.event.key.clone());
@@ -309,11 +291,14 @@ impl Writer {
     }
 
     /// Shows what is on disk now: to readers, watchers and callers, in this order.
-    fn publish(&self, batch: Batch) {
+    fn publish(&mut self, batch: Batch) {
         let mut replies = Vec::with_capacity(batch.pending.len());
         if !batch.pending.is_empty() {
             let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
             for Pending { event, bytes, reply, .. } in batch.pending {
+                if self.health == Health::Full {
+                    self.growth.give_back(&event, bytes);
+                }
                 let entry = Entry { revision: event.revision, object: Arc::clone(&event.object) };
                 if event.kind == EventKind::Deleted {
                     state.objects.remove(&event.key);
@@ -359,7 +344,7 @@ mod tests {
         let create = || {
             let (reply, answer) = oneshot::channel();
             let operation = Operation::Create { key: key.clone(), object: json!({"metadata": {}}) };
-            (Request { operation, reply }, answer)
+            (Request { operation, reply, of_user: false }, answer)
         };
         let ((first, _made), (second, refused)) = (create(), create());
         let asker = std::thread::spawn({

@@ -78,7 +78,7 @@ async fn patch(app: &App, target: &Target, resource: &str, operations: Vec<Value
     let operations: json_patch::Patch = serde_json::from_value(Value::Array(operations))
         .map_err(|why| ApiError::internal(format!("the patch of {resource} is malformed: {why}")))?;
     let result = app
-        .store
+        .writer(&target.requester)
         .guaranteed_update(&key(target, resource), |object| -> Result<Change, Fail> {
             let mut new = object.clone();
             json_patch::patch(&mut new, &operations).map_err(Fail::Patch)?;

@@ -104,7 +104,10 @@ pub(super) async fn binding(
         }
         Ok(if dry_run { Change::Keep } else { Change::Write(scheduler::bound(pod, node)) })
     };
-    app.store.guaranteed_update(&key, bound).await.map_err(|fail| fail.answer(key.name()))?;
+    app.writer(&target.requester)
+        .guaranteed_update(&key, bound)
+        .await
+        .map_err(|fail| fail.answer(key.name()))?;
     Ok(app::json(
         201,
         &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
@@ -156,7 +159,7 @@ pub(super) async fn eviction(
     // `kubectl drain --dry-run=server` says it in the body.
     let options = body.pointer("/deleteOptions/dryRun").and_then(Value::as_array);
     if !dry_run && options.is_none_or(Vec::is_empty) {
-        delete::request(&app.store, &key)
+        delete::request(&app.writer(&target.requester), &key)
             .await
             .map_err(|e| ApiError::from_store(e, "", "pods", key.name()))?;
     }
