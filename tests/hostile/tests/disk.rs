@@ -77,7 +77,8 @@ fn a_full_disk_takes_deletions_loses_nothing_and_is_written_again_when_there_is_
     let mut refusal = None;
     for number in 0..60 {
         let name = format!("kept-{number}");
-        let file = disk.0.path().with_extension("yaml");
+        // kubectl names it in its messages.
+        let file = std::env::temp_dir().join(format!("ferrovirt-object-{}.yaml", std::process::id()));
         fs::write(&file, config_map(&name, &value))?;
         let made = cluster.kubectl(&["create", "-f", &file.to_string_lossy()]);
         fs::remove_file(&file)?;
