@@ -89,18 +89,18 @@ fn users_are_told_what_to_change_and_no_path_of_the_node() -> Result<()> {
     let users = Users::new(&cluster)?;
     let gone = cluster.data().join("a-directory-that-is-not-there");
     cluster.apply(&format!(
-        "{{apiVersion: v1, kind: PersistentVolume, metadata: {{name: gone}}, spec: {{capacity: {{storage: 1Gi}}, \
+        "---\n{{apiVersion: v1, kind: PersistentVolume, metadata: {{name: gone}}, spec: {{capacity: {{storage: 1Gi}}, \
          accessModes: [ReadWriteOnce], storageClassName: '', claimRef: {{namespace: alpha, name: gone}}, \
          hostPath: {{path: '{}', type: Directory}}}}}}",
         gone.display()
     ))?;
-    let claim = "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: gone, namespace: alpha}, spec: \
+    let claim = "---\n{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: gone, namespace: alpha}, spec: \
         {accessModes: [ReadWriteOnce], storageClassName: '', volumeName: gone, resources: {requests: {storage: 1Gi}}}}";
     let (ok, said) = users.alice.apply(claim)?;
     ensure!(ok, "{said}");
     for (name, source) in BROKEN {
         let vmi = format!(
-            "{{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {{name: {name}, namespace: alpha}}, \
+            "---\n{{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {{name: {name}, namespace: alpha}}, \
              spec: {{domain: {{memory: {{guest: 64Mi}}, devices: {{disks: [{{name: d, disk: {{bus: virtio}}}}]}}}}, \
              volumes: [{{name: d, {source}}}]}}}}"
         );
