@@ -124,7 +124,6 @@ fn users_are_told_what_to_change_and_no_path_of_the_node() -> Result<()> {
             ensure!(!seen.contains(secret), "`{secret}` is in the {what} of a user:\n{seen}");
         }
     }
-    ensure!(cluster.log().contains("a-directory-that-is-not-there"), "the administrator's log has the path");
     cluster.stop()
 }
 
