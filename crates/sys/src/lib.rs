@@ -9,6 +9,7 @@ pub mod kvm;
 pub mod link;
 pub mod memory;
 pub mod mount;
+pub mod netlink;
 pub mod netns;
 pub mod process;
 pub mod rights;
