@@ -6,7 +6,15 @@ use rustix::{
     mount::{UnmountFlags, mount_bind, unmount},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space},
 };
-use std::{fs::File, io, panic, path::Path, thread};
+use std::{
+    fs::File,
+    io,
+    mem::size_of,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd},
+    panic,
+    path::Path,
+    thread,
+};
 
 /// Makes a network namespace with its loopback interface up and binds it to `path`, a file that is made for it.
 ///
@@ -47,6 +55,48 @@ pub fn run_in<T: Send>(namespace: &OwnedFd, work: impl FnOnce() -> io::Result<T>
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
         work()
     })
+}
+
+/// A number of the network namespace that a socket was opened in, which no other one ever has while the machine runs; no
+/// capability is needed. Numbers of inodes, by contrast, are used again at once.
+///
+/// # Errors
+/// `ENOPROTOOPT` before Linux 5.14; `ENOTSOCK` for what is no socket.
+#[allow(unsafe_code)]
+pub fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    /// From `asm-generic/socket.h`; the libc crate does not name it.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0_u64;
+    // Eight bytes.
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: pointer and length describe `cookie`.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if failed < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// The network namespace that a socket or a descriptor of the TUN driver was opened in.
+///
+/// # Errors
+/// `EPERM` without CAP_NET_ADMIN over that namespace; `ENOTTY` for what is neither.
+#[allow(unsafe_code)]
+pub fn of(opened: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// From `linux/sockios.h`; the libc crate does not name it.
+    const SIOCGSKNS: libc::Ioctl = 0x894c;
+    // SAFETY: the call takes no argument, and answers with a new descriptor or an error.
+    let number = unsafe { libc::ioctl(opened.as_raw_fd(), SIOCGSKNS) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it (close-on-exec) for this process alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Removes the binding and its file. The namespace ends with its last process or descriptor. Missing is fine.

@@ -4,7 +4,7 @@ use crate::link;
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     os::unix::fs::OpenOptionsExt,
     path::Path,
 };
@@ -54,6 +54,67 @@ fn open() -> io::Result<File> {
 pub fn open_node(path: impl AsRef<Path>) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
+
+/// Whether a descriptor of the TUN driver is a queue of a device.
+///
+/// # Errors
+/// What ioctl(2) says; `ENOTTY` for what is no such descriptor.
+#[allow(unsafe_code)]
+pub fn is_queue(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: all zeroes is a valid ifreq: integers and a union of integers and a pointer that may be null.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one ifreq.
+    let failed = unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETIFF, &raw mut request) };
+    match io::Error::last_os_error() {
+        _ if failed == 0 => Ok(true),
+        error if error.raw_os_error() == Some(libc::EBADFD) => Ok(false),
+        error => Err(error),
+    }
+}
+
+/// Chooses the index of the device that the descriptor will make; 0 leaves it to the kernel, whoever chose one before.
+///
+/// # Errors
+/// `EINVAL` when the descriptor is a queue already.
+#[allow(unsafe_code)]
+pub fn choose_index(fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    // SAFETY: TUNSETIFINDEX reads one unsigned number.
+    let failed = unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETIFINDEX, &raw const index) };
+    if failed < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes descriptors of the TUN driver the queues of a new TAP device, in the network namespace that they were opened
+/// in: Ethernet frames with a virtio-net header, no packet information. A device of this name is a refusal.
+/// `owner` is the only user that may attach by name without CAP_NET_ADMIN.
+///
+/// # Errors
+/// `InvalidInput` for no queue or over 256; `EBUSY` when the name is taken; `EPERM` without CAP_NET_ADMIN over the
+/// namespace.
+pub fn make(name: &str, queues: &[OwnedFd], owner: u32) -> io::Result<()> {
+    if !(1..=256).contains(&queues.len()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a TAP has 1 to 256 queues"));
+    }
+    let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    if queues.len() > 1 {
+        flags |= libc::IFF_MULTI_QUEUE;
+    }
+    for (number, queue) in queues.iter().enumerate() {
+        let exclusive = if number == 0 { IFF_TUN_EXCL } else { 0 };
+        let mut request = link::request(name)?;
+        // The flags fill the sixteen bits.
+        request.ifr_ifru.ifru_flags = (flags | exclusive) as libc::c_short;
+        link::ioctl(queue, libc::TUNSETIFF, &mut request)?;
+        if number == 0 {
+            set_owner(queue, owner)?;
+        }
+    }
+    Ok(())
+}
+
+/// From `linux/if_tun.h`; the libc crate does not name them.
+const TUNGETIFF: libc::Ioctl = 0x8004_54d2;
+const TUNSETIFINDEX: libc::Ioctl = 0x4004_54da;
+const IFF_TUN_EXCL: libc::c_int = 0x8000;
 
 /// Makes the descriptor a queue of the TAP device with this name, which is created when it does not exist: Ethernet
 /// frames without packet information.

@@ -1,0 +1,3 @@
+//! The privileged part of a machine on its node.
+
+pub mod net;

@@ -1,0 +1,102 @@
+//! Whose network namespace a launcher's descriptors are of.
+
+use super::{Refusal, descriptors::Descriptors, kernel};
+use ferrovirt_sys::netns;
+use rustix::fs::fstat;
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+/// The one namespace of a launcher's link and descriptors, held open: as long as it is, no other one has its inode.
+#[derive(Debug)]
+pub struct Home {
+    cookie: u64,
+    namespace: OwnedFd,
+}
+
+impl Home {
+    /// Finds it.
+    ///
+    /// # Errors
+    /// When they are not of one.
+    pub fn of(link: BorrowedFd<'_>, sent: &Descriptors) -> Result<Self, Refusal> {
+        let asking = "asking for the network namespace of a launcher's descriptor";
+        let cookie = netns::cookie(link).map_err(kernel(asking))?;
+        for (name, socket) in [
+            ("the UDP socket", &sent.udp),
+            ("the NETLINK_ROUTE socket", &sent.route),
+            ("the NETLINK_NETFILTER socket", &sent.netfilter),
+        ] {
+            if netns::cookie(socket.as_fd()).map_err(kernel(asking))? != cookie {
+                return Err(Refusal::Elsewhere(name));
+            }
+        }
+        let namespace = netns::of(sent.udp.as_fd()).map_err(kernel(asking))?;
+        let inode = |fd: &OwnedFd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).map_err(kernel(asking));
+        // The TUN driver knows no cookie. Both namespaces are open while their inodes are compared.
+        let own = inode(&namespace)?;
+        for queue in &sent.tun {
+            if inode(&netns::of(queue.as_fd()).map_err(kernel(asking))?)? != own {
+                return Err(Refusal::Elsewhere("a descriptor of /dev/net/tun"));
+            }
+        }
+        Ok(Self { cookie, namespace })
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> BorrowedFd<'_> {
+        self.namespace.as_fd()
+    }
+}
+
+/// Which slot has which namespace.
+#[derive(Debug)]
+pub struct Namespaces {
+    host: u64,
+    own: u64,
+    /// By the namespace's cookie.
+    taken: BTreeMap<u64, String>,
+}
+
+impl Namespaces {
+    /// None are taken. `host` is the cookie of the host's namespace, which whoever the kubelet connects to learns from
+    /// that connection; `own` a socket of this process.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn new(host: u64, own: BorrowedFd<'_>) -> Result<Self, Refusal> {
+        let own = netns::cookie(own).map_err(kernel("asking for the own network namespace"))?;
+        Ok(Self { host, own, taken: BTreeMap::new() })
+    }
+
+    /// Whether a slot may have this namespace.
+    ///
+    /// # Errors
+    /// When it is the host's, this process's or another slot's.
+    pub fn allow(&self, slot: &str, home: &Home) -> Result<(), Refusal> {
+        match home.cookie {
+            cookie if cookie == self.host => Err(Refusal::Forbidden("the host's")),
+            cookie if cookie == self.own => Err(Refusal::Forbidden("that of the node agent")),
+            cookie => match self.taken.get(&cookie).filter(|holder| *holder != slot) {
+                Some(holder) => Err(Refusal::Taken(holder.clone())),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Gives the slot this namespace: last of all, so that what is refused for another reason takes no place.
+    ///
+    /// # Errors
+    /// As [`Self::allow`].
+    pub fn enter(&mut self, slot: &str, home: &Home) -> Result<(), Refusal> {
+        self.allow(slot, home)?;
+        self.taken.insert(home.cookie, slot.to_owned());
+        Ok(())
+    }
+
+    /// The slot has ended.
+    pub fn leave(&mut self, slot: &str) {
+        self.taken.retain(|_, holder| holder != slot);
+    }
+}
