@@ -4,6 +4,7 @@ mod bench;
 mod bench_selinux;
 mod build;
 mod chaos;
+mod cluster;
 mod demo;
 mod generate;
 mod guest;
@@ -62,6 +63,8 @@ enum Task {
     },
     /// Kill and stop processes and fill the disk at random under load, and look for what is lost, twice or left behind
     Chaos(chaos::Arguments),
+    /// A real Kubernetes on this machine
+    Cluster(cluster::Arguments),
     /// Install the Debian packages that the project needs, by name
     Setup,
     /// Make the test guest in target/guest
@@ -119,6 +122,7 @@ fn perform(task: Task) -> Result<()> {
             everything()?;
             chaos::chaos(&arguments)
         }
+        Task::Cluster(arguments) => cluster::cluster(arguments),
         Task::Setup => setup::install(),
         Task::Guest => {
             setup::install()?;

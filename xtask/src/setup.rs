@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use std::process::Command;
 
 /// What each package is for.
-const PACKAGES: [(&str, &str); 32] = [
+const PACKAGES: [(&str, &str); 34] = [
     ("qemu-system-x86", "runs the guests"),
     ("qemu-utils", "qemu-img makes the guest's disk"),
     ("seabios", "firmware of guests that boot a disk"),
@@ -37,6 +37,8 @@ const PACKAGES: [(&str, &str); 32] = [
     ("procps", "looked at by tests"),
     ("libfaketime", "tests in which the clock jumps"),
     ("strace", "tells which system calls launcher and QEMU make"),
+    ("libseccomp-dev", "runc of the real Kubernetes is built with it"),
+    ("pkg-config", "finds it"),
     ("ca-certificates", "apt over TLS, where it is used"),
 ];
 

@@ -1,7 +1,7 @@
 //! All tests.
 
 use crate::{root, run, tidy};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::process::Command;
 
 fn cargo(words: &[&str]) -> Result<()> {
@@ -38,6 +38,24 @@ pub(crate) fn test(only: Option<&str>) -> Result<()> {
         "ferrovirt-e2e",
         "--exclude",
         "ferrovirt-hostile",
+        "--exclude",
+        "ferrovirt-cluster",
     ])?;
-    cargo(&["test", "--locked", "-p", "ferrovirt-e2e", "-p", "ferrovirt-hostile", "--", "--test-threads=1"])
+    cargo(&["test", "--locked", "-p", "ferrovirt-e2e", "-p", "ferrovirt-hostile", "--", "--test-threads=1"])?;
+    cargo(&["test", "--locked", "-p", "ferrovirt-cluster", "--lib", "--test", "remains"])?;
+    on_kubernetes()
+}
+
+/// The tests on a real Kubernetes. Where it cannot be built, the last lines say so; in CI that is a failure.
+fn on_kubernetes() -> Result<()> {
+    match ferrovirt_cluster::build::Programs::prepare(ferrovirt_cluster::KUBERNETES) {
+        Ok(_) => cargo(&["test", "--locked", "-p", "ferrovirt-cluster", "--test", "lifecycle"]),
+        Err(error) if error.is::<ferrovirt_cluster::Unavailable>() => {
+            let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+            ensure!(!ci, "the tests on a real Kubernetes did not run: {error:#}");
+            println!("\nthe tests on a real Kubernetes did not run: {error:#}");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }

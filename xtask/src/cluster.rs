@@ -1,0 +1,121 @@
+//! `cargo xtask cluster`: a real Kubernetes on this machine.
+
+use crate::{root, target};
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Subcommand};
+use ferrovirt_cluster::{Cluster, KUBERNETES, Options, build::Programs};
+use std::{os::unix::process::CommandExt, path::PathBuf, process::Stdio, time::Instant};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The cluster's name, where there is more than one
+    #[arg(long, default_value = "dev")]
+    name: String,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Build its programs (once) and start it
+    Up {
+        /// How many nodes
+        #[arg(long, default_value_t = 2)]
+        nodes: u8,
+        /// The version of Kubernetes; those below tests/cluster/programs can be built
+        #[arg(long, default_value = KUBERNETES)]
+        kubernetes: String,
+    },
+    /// Only build its programs, and check those that are built
+    Build {
+        /// The version of Kubernetes
+        #[arg(long, default_value = KUBERNETES)]
+        kubernetes: String,
+    },
+    /// Say which of its processes live, and show nodes and pods
+    Status,
+    /// Bring image archives (OCI or Docker) into every node
+    LoadImages {
+        /// The archives; those that `cargo xtask images` made when none is named
+        archives: Vec<PathBuf>,
+    },
+    /// kubectl of the cluster's version, with the administrator's rights
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        /// What kubectl gets
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// End it and remove everything that it made on this machine
+    Down,
+}
+
+pub(crate) fn cluster(arguments: Arguments) -> Result<()> {
+    let name = arguments.name;
+    let find = || {
+        let none = || format!("there is no cluster `{name}`: `cargo xtask cluster up` starts it");
+        Cluster::find(&name)?.with_context(none)
+    };
+    match arguments.action {
+        Action::Up { nodes, kubernetes } => {
+            let start = Instant::now();
+            let options = Options { name, nodes, kubernetes };
+            let cluster = Cluster::up(&options)?;
+            println!(
+                "Kubernetes {} with {nodes} nodes is ready after {:.0} s; its files and logs are in {}",
+                options.kubernetes,
+                start.elapsed().as_secs_f64(),
+                cluster.layout().directory().display()
+            );
+            println!("what to type next: cargo xtask cluster kubectl get nodes");
+            Ok(())
+        }
+        Action::Build { kubernetes } => {
+            Programs::prepare(&kubernetes)?;
+            println!("the programs of Kubernetes {kubernetes} are built, and their digests are right");
+            Ok(())
+        }
+        Action::Status => status(&find()?),
+        Action::LoadImages { archives } => find()?.load(&chosen(archives)?),
+        Action::Kubectl { arguments } => {
+            let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let mut command = find()?.kubectl(&words);
+            // Manifests are named as the person sees them, who is where cargo was called.
+            Err(command.stdin(Stdio::inherit()).exec()).context("cannot start kubectl")
+        }
+        Action::Down => {
+            Cluster::down(&name)?;
+            println!("nothing of the cluster `{name}` is left");
+            Ok(())
+        }
+    }
+}
+
+/// The named archives, or all that were made.
+fn chosen(archives: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+    if !archives.is_empty() {
+        return Ok(archives);
+    }
+    let made = target().join("images");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&made).into_iter().flatten() {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "tar") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    let shown = made.strip_prefix(root()).unwrap_or(&made).display();
+    ensure!(!found.is_empty(), "no archive is in {shown}: name one");
+    Ok(found)
+}
+
+fn status(cluster: &Cluster) -> Result<()> {
+    for (process, alive) in cluster.processes()? {
+        println!("{:<24} {:>8} {}", process.what, process.pid, if alive { "runs" } else { "ended" });
+    }
+    for arguments in [&["get", "nodes", "-o", "wide"][..], &["get", "pods", "-A", "-o", "wide"]] {
+        print!("\n{}", cluster.output(arguments)?);
+    }
+    Ok(())
+}
