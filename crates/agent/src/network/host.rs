@@ -4,7 +4,7 @@ use super::{
     Error,
     cni::{self, Cni},
     mac::MacAddress,
-    rules::{self, Facts},
+    rules::{self, Connections, Facts},
     run,
 };
 use ferrovirt_sys::link;
@@ -133,6 +133,7 @@ impl Host {
             table: &self.table(),
             subnet: &self.subnet(),
             gateway: self.gateway(),
+            connections: connections(),
             others: others.as_ref(),
         })
     }
@@ -174,6 +175,14 @@ fn whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     part.write_all(bytes)?;
     part.sync_all()?;
     fs::rename(path, file)
+}
+
+/// What pods may take of the kernel's table of connections. Without the module there is no size yet: of what kernels choose
+/// for the smallest machines.
+fn connections() -> Connections {
+    let most = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max");
+    let most = most.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(16_384);
+    Connections::share(most)
 }
 
 /// Names of the node's nftables tables.

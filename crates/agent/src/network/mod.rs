@@ -8,7 +8,7 @@ pub mod pod;
 mod ports;
 mod rules;
 
-pub use ports::{Network, Port, Speaker};
+pub use ports::{Network, Port};
 
 use serde::de::DeserializeOwned;
 use std::{

@@ -16,7 +16,7 @@ use std::{
     fs, io,
     net::Ipv4Addr,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 /// A pod's link to the bridge, and in whose name it may speak.
@@ -32,17 +32,6 @@ pub struct Port {
     pub namespace: String,
 }
 
-/// In whose name a running pod speaks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Speaker {
-    /// Hardware address of its guest, where the guest's frames leave the pod as they are.
-    pub mac: Option<MacAddress>,
-    /// Address of the pod.
-    pub ip: Ipv4Addr,
-    /// Namespace of the pod.
-    pub namespace: String,
-}
-
 /// The pod network of this node.
 #[derive(Debug)]
 pub struct Network {
@@ -51,8 +40,9 @@ pub struct Network {
     wanted: Mutex<Wanted>,
     /// The version of `wanted` that the kernel has.
     applied: Mutex<u64>,
-    /// Held while links are looked at and mended.
-    links: Mutex<()>,
+    /// Held by one who looks at links and mends them, and by many who make some: names of ports on the way into the rules.
+    links: RwLock<()>,
+    coming: Mutex<BTreeMap<String, String>>,
 }
 
 /// What the kernel should have. Kept on disk: pods outlive the agent.
@@ -82,8 +72,14 @@ impl Network {
         };
         let wanted = Wanted { version: 1, ..known.unwrap_or_default() };
         let cni = host.cni();
-        let network =
-            Self { host, cni, wanted: Mutex::new(wanted), applied: Mutex::new(0), links: Mutex::new(()) };
+        let network = Self {
+            host,
+            cni,
+            wanted: Mutex::new(wanted),
+            applied: Mutex::new(0),
+            links: RwLock::new(()),
+            coming: Mutex::default(),
+        };
         network.host.make_bridge()?;
         network.mend()?;
         network.apply()?;
@@ -99,14 +95,22 @@ impl Network {
         if link::mtu(&self.cni.bridge).is_err() {
             self.mend()?;
         }
-        self.cni.add(id, netns)
+        let _guard = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        let attachment = self.cni.add(id, netns)?;
+        lock(&self.coming).insert(id.to_owned(), attachment.port.clone());
+        Ok(attachment)
     }
 
     /// Lets the pod `id` speak through `port`, under `policy`.
     ///
     /// # Errors
-    /// When its hardware address is taken or impossible, or the kernel or nft refuse.
+    /// When its hardware address is taken or impossible, or the kernel, bridge or nft refuse.
     pub fn admit(&self, id: &str, port: Port, policy: &PodNetwork) -> Result<(), Error> {
+        self.want(id, port.clone(), policy)?;
+        self.settle(&port)
+    }
+
+    fn want(&self, id: &str, port: Port, policy: &PodNetwork) -> Result<(), Error> {
         let refuse = |why| Err(Error::Hardware { mac: port.mac, why });
         {
             let mut wanted = lock(&self.wanted);
@@ -121,28 +125,43 @@ impl Network {
             wanted.policy = policy.clone();
             self.write(&mut wanted)?;
         }
+        lock(&self.coming).remove(id);
+        Ok(())
+    }
+
+    /// Gives bridge and rules what they should have of a port. Idempotent.
+    fn settle(&self, port: &Port) -> Result<(), Error> {
+        run("bridge", "iproute2", &["-batch", "-"], &fixed(port))?;
         self.apply()
     }
 
-    /// Lets a pod speak that runs already and that nothing is known of here, as `hardware`, or with the address of its own
-    /// link without. Fine when its port is known.
+    /// Lets a pod speak that runs already, as the file of ports, or where that does not know it the pod's record, says that
+    /// it was admitted. Idempotent, also after a failure.
     ///
     /// # Errors
-    /// When its link is not one of our bridge, and as [`Self::admit`].
-    pub fn adopt(&self, id: &str, netns: &Path, speaker: Speaker) -> Result<(), Error> {
-        if lock(&self.wanted).ports.contains_key(id) {
-            return Ok(());
+    /// When the record names no port, or its link is not that port of our bridge; and as [`Self::admit`].
+    pub fn adopt(&self, id: &str, netns: &Path, recorded: Option<Port>) -> Result<(), Error> {
+        let known = lock(&self.wanted).ports.get(id).cloned();
+        if let Some(port) = known {
+            return self.settle(&port);
         }
+        // Who is there may be anybody: what is there is compared with what was made.
+        let port = recorded.ok_or(Error::Unsupported(
+            "its record does not say which port it had: stop and start the machine",
+        ))?;
         let open = |source| Error::Kernel { what: "opening the pod's network namespace", source };
         let inside = super::pod::links(&netns::open(netns).map_err(open)?)?;
-        let outside = run("ip", "iproute2", &["-j", "link", "show", "master", &self.cni.bridge], "")?;
-        let (name, own) = ends(&inside, &outside)
-            .ok_or(Error::Unsupported("the pod's link is no port of the node's bridge"))?;
-        tracing::warn!(id, name, "admitting the port of a running pod that was not known");
-        let port =
-            Port { name, mac: speaker.mac.unwrap_or(own), ip: speaker.ip, namespace: speaker.namespace };
+        let outside = run("ip", "iproute2", &["-j", "link", "show", "type", "veth"], "")?;
+        if ends(&inside, &outside).as_ref() != Some(&port.name) {
+            return Err(Error::Unsupported(
+                "the pod's link is not the port of the node's bridge that it had: stop and start the machine",
+            ));
+        }
+        tracing::warn!(id, name = port.name, "admitting the recorded port of a running pod");
         let policy = lock(&self.wanted).policy.clone();
-        self.admit(id, port, &policy)
+        self.want(id, port.clone(), &policy)?;
+        self.mend()?;
+        self.settle(&port)
     }
 
     /// Takes the pod's port away and gives its address back, whether or not its namespace is still there. Fine when it
@@ -151,6 +170,8 @@ impl Network {
     /// # Errors
     /// When the plug-in, the kernel or ip refuse.
     pub fn release(&self, id: &str, netns: &Path) -> Result<(), Error> {
+        let _guard = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        lock(&self.coming).remove(id);
         let port = {
             let mut wanted = lock(&self.wanted);
             let port = wanted.ports.remove(id);
@@ -216,25 +237,36 @@ impl Network {
         self.host.tear_down()
     }
 
-    /// Makes the bridge where there is none, and every link its port again.
+    /// Makes the bridge where there is none, every link its port again, and takes off the bridge whoever is no port.
     fn mend(&self) -> Result<(), Error> {
-        let _guard = lock(&self.links);
+        let _guard = self.links.write().unwrap_or_else(PoisonError::into_inner);
         let bridge = &self.cni.bridge;
         if link::mtu(bridge).is_err() {
             tracing::warn!("making the bridge {bridge} of the pod network, which was gone");
             self.host.make_bridge()?;
         }
-        let names: BTreeSet<String> =
-            lock(&self.wanted).ports.values().map(|port| port.name.clone()).collect();
-        if names.is_empty() {
-            return Ok(());
-        }
+        let ports: Vec<Port> = lock(&self.wanted).ports.values().cloned().collect();
+        let coming: BTreeSet<String> = lock(&self.coming).values().cloned().collect();
         let shown = run("ip", "iproute2", &["-j", "link", "show", "master", bridge], "")?;
         let members = members(&shown);
-        for name in names.iter().filter(|name| !members.contains(*name) && link::mtu(name).is_ok()) {
+        for name in members
+            .iter()
+            .filter(|name| !coming.contains(*name) && !ports.iter().any(|port| port.name == **name))
+        {
+            tracing::warn!(name, "taking a link off the bridge {bridge} that is no port of a machine");
+            // Names of links are the administrator's, and no lines of a batch.
+            if let Err(error) = run("ip", "iproute2", &["link", "set", "dev", name, "nomaster"], "") {
+                tracing::warn!("taking a link off the bridge {bridge}: {error}");
+            }
+        }
+        let lost = |port: &&Port| !members.contains(&port.name) && link::mtu(&port.name).is_ok();
+        for port in ports.iter().filter(lost) {
+            let name = &port.name;
             tracing::warn!("attaching {name} to the bridge {bridge} again");
             let lines = format!("link set dev {name} master {bridge}\nlink set dev {name} up\n");
-            if let Err(error) = run("ip", "iproute2", &["-batch", "-"], &lines) {
+            let attached = run("ip", "iproute2", &["-batch", "-"], &lines)
+                .and_then(|_| run("bridge", "iproute2", &["-batch", "-"], &fixed(port)));
+            if let Err(error) = attached {
                 tracing::warn!("attaching {name} to the bridge {bridge}: {error}");
             }
         }
@@ -281,8 +313,6 @@ struct Link {
     /// The other end, which is in another namespace.
     #[serde(default)]
     link_index: u32,
-    #[serde(default)]
-    address: String,
 }
 
 fn parse(json: &str) -> Vec<Link> {
@@ -294,16 +324,23 @@ fn members(json: &str) -> BTreeSet<String> {
     parse(json).into_iter().map(|link| link.ifname).collect()
 }
 
-/// The node's end of a pod's link and the hardware address of the pod's end, by what `ip -j link` shows in the pod and of
-/// the bridge: each end names the other. Numbers of interfaces are each namespace's own.
-fn ends(inside: &str, outside: &str) -> Option<(String, MacAddress)> {
+/// Lines for `bridge -batch`: the bridge knows where the port's hardware address is and learns none from it, whoever else
+/// says that it has that address (`sticky`).
+fn fixed(port: &Port) -> String {
+    let Port { name, mac, .. } = port;
+    format!("link set dev {name} learning off flood off\nfdb replace {mac} dev {name} master static sticky\n")
+}
+
+/// The node's end of a pod's link, by what `ip -j link` shows in the pod and on the node: each end names the other. Numbers
+/// of interfaces are each namespace's own.
+fn ends(inside: &str, outside: &str) -> Option<String> {
     let outside = parse(outside);
     parse(inside).into_iter().filter(|own| matches!(own.ifname.as_str(), "eth0" | "eth0-nic")).find_map(
         |own| {
             let port = outside.iter().find(|port| {
                 own.ifindex > 0 && port.ifindex == own.link_index && port.link_index == own.ifindex
             })?;
-            Some((port.ifname.clone(), own.address.parse().ok()?))
+            Some(port.ifname.clone())
         },
     )
 }
@@ -314,11 +351,11 @@ mod tests {
 
     #[test]
     fn the_two_ends_of_a_link_name_each_other() {
-        let inside = r#"[{"ifindex":1,"ifname":"lo","address":"00:00:00:00:00:00"},
-            {"ifindex":2,"link_index":7,"ifname":"eth0","address":"22:00:00:00:00:02"}]"#;
+        let inside = r#"[{"ifindex":1,"ifname":"lo"},
+            {"ifindex":2,"link_index":7,"ifname":"eth0"}]"#;
         let outside = r#"[{"ifindex":6,"link_index":2,"ifname":"veth6"},{"ifindex":7,"link_index":2,"ifname":"veth7"}]"#;
         let found = ends(inside, outside);
-        assert_eq!(found, Some(("veth7".to_owned(), MacAddress([0x22, 0, 0, 0, 0, 2]))));
+        assert_eq!(found.as_deref(), Some("veth7"));
         assert_eq!(ends(inside, &outside.replace("\"ifindex\":7", "\"ifindex\":8")), None);
         assert_eq!(ends(inside, &outside.replace("\"link_index\":2", "\"link_index\":3")), None);
         assert_eq!(ends(&inside.replace("eth0", "eth1"), outside), None);

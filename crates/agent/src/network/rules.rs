@@ -3,9 +3,11 @@
 //!
 //! Interface names, addresses and numbers in it are ours or the plug-in's; nothing of it is text of a guest or a user.
 //! A rule of the bridge family cannot ask for a port's bridge on every kernel (`CONFIG_NFT_BRIDGE_META`), so rules name
-//! ports; a port gets its names before its guest gets an order.
+//! ports; a port gets its names before its guest gets an order. What a port may say gets a mark, and the node hears
+//! nothing from its bridge that has none: whoever else becomes a member of the bridge is not heard.
 
 use super::ports::Port;
+use crate::node::PODS;
 use ferrovirt_plan::pod_network::{Isolation, PodNetwork};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,8 +21,29 @@ pub(super) const BRIDGES: &str = "fv-";
 pub(super) const TABLES: &str = "ferrovirt_";
 /// The one table that instances share: the node is no router for others because we switched forwarding on.
 pub(super) const ROUTER: &str = "ferrovirt_router";
-/// Connections out of the pod network and to the node that one pod may have open: the kernel's table is everybody's.
+/// Most connections out of the pod network and to the node that one pod may have open.
 const MOST_CONNECTIONS: u32 = 4096;
+/// On frames that a known port may say; taken off before the kernel looks for a route. Other programs' marks are bits of
+/// their own, and never all of these.
+const KNOWN: &str = "0xfe22057a";
+
+/// Connections that are kept track of for pods: the kernel's table is everybody's on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Connections {
+    /// Of one pod.
+    each: u32,
+    /// Of all.
+    all: u32,
+}
+
+impl Connections {
+    /// Shares half of a table with room for `most` connections (`net.netfilter.nf_conntrack_max`) among as many pods as a
+    /// node takes, so that no pod uses up another's share.
+    pub(super) fn share(most: u32) -> Self {
+        let all = (most / 2).max(1);
+        Self { each: (all / PODS).clamp(1, MOST_CONNECTIONS), all }
+    }
+}
 
 /// What the rules are made from.
 pub(super) struct Facts<'a> {
@@ -32,6 +55,8 @@ pub(super) struct Facts<'a> {
     pub(super) subnet: &'a str,
     /// The node's address on it.
     pub(super) gateway: Ipv4Addr,
+    /// What pods may take of the table of connections.
+    pub(super) connections: Connections,
     /// Who else bridges on this node, when forwarding was off before we came.
     pub(super) others: Option<&'a BTreeSet<String>>,
 }
@@ -49,7 +74,7 @@ pub(super) fn render(facts: &Facts<'_>, policy: &PodNetwork, ports: &BTreeMap<St
 
 /// The batch that takes our tables away.
 pub(super) fn removal(table: &str) -> String {
-    ["bridge", "inet"]
+    ["bridge", "inet", "arp"]
         .map(|family| format!("table {family} {table}\ndelete table {family} {table}\n"))
         .concat()
 }
@@ -95,7 +120,7 @@ fn bridge(facts: &Facts<'_>, isolation: Isolation) -> String {
          iifname . ether saddr . ip saddr != @senders counter name spoofed drop\n\
          ip saddr 0.0.0.0 counter name spoofed drop\n\
          {unicast} ip daddr {subnet} ip daddr != {gateway} ether daddr . ip daddr != @owners counter name refused drop\n\
-         accept\n}}\n\
+         meta mark set {KNOWN} accept\n}}\n\
          chain from_port_arp {{\n\
          arp htype != 1 counter name refused drop\n\
          arp ptype != ip counter name refused drop\n\
@@ -103,7 +128,7 @@ fn bridge(facts: &Facts<'_>, isolation: Isolation) -> String {
          arp plen != 4 counter name refused drop\n\
          arp daddr ip != {subnet} counter name refused drop\n\
          iifname . arp saddr ether . arp saddr ip != @senders counter name spoofed drop\n\
-         arp operation {{ request, reply }} accept\n\
+         arp operation {{ request, reply }} meta mark set {KNOWN} accept\n\
          counter name refused drop\n}}\n\
          chain input {{\niifname @ports {reserved}\n}}\n\
          chain forward {{\n\
@@ -166,8 +191,12 @@ fn node(facts: &Facts<'_>, policy: &PodNetwork, ports: &BTreeMap<String, Port>) 
         true => String::new(),
         false => format!("add element inet {table} ports {{ {} }}\n", names.join(", ")),
     };
-    let limit =
-        format!("ct state new add @connections {{ ip saddr ct count over {MOST_CONNECTIONS} }} counter drop");
+    let Connections { each, all } = facts.connections;
+    // One bridge is one element: a count in a rule would begin anew with every batch.
+    let limit = format!(
+        "ct state new add @connections {{ ip saddr ct count over {each} }} counter drop\n\
+             ct state new add @total {{ iifname ct count over {all} }} counter drop"
+    );
     let mut services = String::new();
     for (protocol, numbers) in [("tcp", &policy.tcp), ("udp", &policy.udp)] {
         let numbers: Vec<_> = numbers.iter().map(u16::to_string).collect();
@@ -180,6 +209,8 @@ fn node(facts: &Facts<'_>, policy: &PodNetwork, ports: &BTreeMap<String, Port>) 
         "table inet {table} {{\n\
          set ports {{ type ifname; }}\n\
          set connections {{ type ipv4_addr; size 512; flags dynamic; }}\n\
+         set total {{ type ifname; size 4; flags dynamic; }}\n\
+         chain prerouting {{ type filter hook prerouting priority -450; policy accept; }}\n\
          chain input {{ type filter hook input priority filter; policy accept; }}\n\
          chain forward {{ type filter hook forward priority filter; policy accept; }}\n\
          chain postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}\n}}\n\
@@ -187,6 +218,9 @@ fn node(facts: &Facts<'_>, policy: &PodNetwork, ports: &BTreeMap<String, Port>) 
          flush set inet {table} ports\n\
          {names}\
          table inet {table} {{\n\
+         chain prerouting {{\n\
+         iifname \"{bridge}\" meta mark != {KNOWN} counter drop\n\
+         iifname \"{bridge}\" meta mark set 0\n}}\n\
          chain input {{\n\
          iifname @ports counter drop\n\
          iifname \"{bridge}\" jump to_node\n}}\n\
@@ -216,7 +250,13 @@ fn node(facts: &Facts<'_>, policy: &PodNetwork, ports: &BTreeMap<String, Port>) 
          ct state established,related accept\n\
          counter drop\n}}\n\
          chain postrouting {{\n\
-         ip saddr {subnet} oifname != \"{bridge}\" masquerade\n}}\n}}\n"
+         ip saddr {subnet} oifname != \"{bridge}\" masquerade\n}}\n}}\n\
+         table arp {table} {{\n\
+         chain input {{ type filter hook input priority filter; policy accept; }}\n}}\n\
+         flush table arp {table}\n\
+         table arp {table} {{\n\
+         chain input {{\n\
+         iifname \"{bridge}\" meta mark != {KNOWN} counter drop\n}}\n}}\n"
     )
 }
 
@@ -234,4 +274,19 @@ fn router(others: &BTreeSet<String>) -> String {
          {bridged}\
          counter drop\n}}\n}}\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_pods_together_leave_half_of_the_nodes_table_to_others() {
+        for most in [0, 1, 4096, 65_536, 262_144, u32::MAX] {
+            let Connections { each, all } = Connections::share(most);
+            assert!(each >= 1 && each <= MOST_CONNECTIONS && all <= (most / 2).max(1), "{most}");
+            assert!(most < 2 * PODS || each * PODS <= all, "{most}: one pod takes another's share");
+        }
+        assert_eq!(Connections::share(262_144), Connections { each: 1191, all: 131_072 });
+    }
 }

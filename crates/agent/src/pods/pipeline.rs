@@ -164,7 +164,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
     let (address, rest) = tokio::join!(address, rest);
     let address = address?.address;
     let (fetched, (pid, prepared, disks), connected) = rest?;
-    let (wired, descriptors) = connected?;
+    let (port, wired, descriptors) = connected?;
     debug!(elapsed = ?begin.elapsed(), "container and network");
 
     let block = fetched.objects.claims.iter().filter(|(_, claim)| claim.block).map(|(name, _)| name.clone());
@@ -185,6 +185,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         pid,
         started: clock::now(),
         address,
+        port: Some(port),
         wired,
         places: prepared.places,
         order,
@@ -337,7 +338,7 @@ fn kernel(machine: &Machine, prepared: &Prepared) -> Result<(), Failure> {
     Ok(())
 }
 
-type Connected = (Vec<Wired>, Vec<(Purpose, OwnedFd)>);
+type Connected = (Port, Vec<Wired>, Vec<(Purpose, OwnedFd)>);
 
 /// The guest's network. What needs the pod's address comes last: the plug-in that finds one is the slowest part. The
 /// pod's port is in the rules before any order can go out.
@@ -369,7 +370,7 @@ fn connect(
     };
     let hostname = bundle::hostname(pod);
     let (wired, admitted) = thread::scope(|scope| {
-        let admitted = scope.spawn(|| shared.network.admit(&uid, port, &fetched.config.pod_network));
+        let admitted = scope.spawn(|| shared.network.admit(&uid, port.clone(), &fetched.config.pod_network));
         let wired = network::pod::wire(&namespace, interfaces, &attachment, &hostname);
         (wired, admitted.join())
     });
@@ -378,7 +379,7 @@ fn connect(
         .map_err(|_| Failure::node("the pod's port could not be put into the rules"))?
         .map_err(Failure::node)?;
     let wired = wired.map_err(Failure::node)?;
-    Ok((wired, opened.map_or_else(open, Ok)?))
+    Ok((port, wired, opened.map_or_else(open, Ok)?))
 }
 
 /// Opens what goes with an order: for each interface its queues, where they are passed, and its DHCP socket.

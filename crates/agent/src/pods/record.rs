@@ -1,7 +1,7 @@
 //! What is kept on disk of a pod that was started, so that an agent that starts anew takes it over.
 
 use crate::{
-    network::{cni::Address, pod::Wired},
+    network::{Port, cni::Address, pod::Wired},
     told::Told,
     volumes::Places,
 };
@@ -41,6 +41,9 @@ pub struct Record {
     pub started: String,
     /// Address of the pod.
     pub address: Address,
+    /// Its port on the node's bridge; absent in records of agents that kept it in the file of ports alone.
+    #[serde(default)]
+    pub port: Option<Port>,
     /// What the guest's interfaces are connected to.
     pub wired: Vec<Wired>,
     /// Where paths of the container are.

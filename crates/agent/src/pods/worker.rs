@@ -21,7 +21,6 @@ use crate::{
         report::Reporter,
         status::Phase,
     },
-    network::Speaker,
     selinux,
     told::Told,
 };
@@ -71,6 +70,9 @@ const SETTLE: Duration = Duration::from_secs(5);
 const MOST_SWITCHES: usize = 64;
 /// Most of the launcher's last state that is read.
 const LAST_STATE: u64 = 64 << 10;
+
+/// Reason of a machine's condition whose port cannot be admitted.
+const NOT_CONNECTED: &str = "PodNetworkNotConnected";
 
 /// Most messages of a launcher that are read after its end.
 const MOST_LAST: usize = 64;
@@ -138,6 +140,8 @@ struct Life {
     /// When to connect again, and the pause after it.
     retry: (Instant, Duration),
     conduct: Conduct,
+    /// When its port is to be admitted (again), and the pause after a failure.
+    connect: Option<(Instant, Duration)>,
     /// Nobody listens to the launcher until then: it talked nonsense.
     closed_until: Option<Instant>,
 }
@@ -407,8 +411,8 @@ impl Worker {
         match state {
             Some(state) if state.status == "running" => {
                 tracing::info!(pod = self.name(), "taking over a running launcher");
-                self.connected(&record).await;
-                self.hold(Record { pid: state.pid, ..record }, Vec::new()).await
+                let life = self.hold(Record { pid: state.pid, ..record }, Vec::new()).await?;
+                Some(Life { connect: Some((Instant::now(), FIRST_PAUSE)), ..life })
             }
             _ => {
                 self.over(record, None, None).await;
@@ -417,26 +421,30 @@ impl Worker {
         }
     }
 
-    /// Sees to it that the rules know the port of a running pod: an earlier version kept none.
-    async fn connected(&self, record: &Record) {
-        let Some(wired) = record.wired.first() else { return };
-        // A guest behind translation has no address of its own there.
-        let mac = wired.mac.map(|own| {
-            let nic = record.order.nics.iter().find(|nic| nic.name == wired.nic);
-            nic.and_then(|nic| nic.mac.parse().ok()).unwrap_or(own)
-        });
-        let speaker = Speaker { mac, ip: record.address.ip, namespace: record.namespace.clone() };
-        let (shared, uid) = (self.shared.clone(), self.uid.clone());
-        let known = spawn_blocking(move || shared.network.adopt(&uid, &shared.netns(&uid), speaker)).await;
-        match known {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::error!(pod = self.name(), "its port cannot be put into the rules: {error}")
-            }
-            Err(error) => {
-                tracing::error!(pod = self.name(), "its port cannot be put into the rules: {error}")
-            }
+    /// Sees to it that bridge and rules know the port of a pod that was taken over: its guest reaches nobody without. What
+    /// fails is tried again.
+    async fn connect(&mut self, life: &mut Life) {
+        let Some((_, pause)) = life.connect.take() else { return };
+        let record = &life.record;
+        if record.wired.is_empty() {
+            return;
         }
+        let (shared, uid, port) = (self.shared.clone(), self.uid.clone(), record.port.clone());
+        let known = spawn_blocking(move || shared.network.adopt(&uid, &shared.netns(&uid), port)).await;
+        let error = match known {
+            Ok(Ok(())) => {
+                if let Some(reporter) = &self.reporter {
+                    reporter.update(|known| known.trouble = None);
+                }
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let message = format!("the machine has no network: its port cannot be admitted: {error}");
+        let told = self.shared.config.told(&message);
+        self.report(NOT_CONNECTED, NOT_CONNECTED, &message, &told);
+        life.connect = Some((Instant::now() + pause, (pause * 2).min(LAST_PAUSE)));
     }
 
     /// Takes hold of a container's process and tells that it runs.
@@ -479,6 +487,7 @@ impl Worker {
             evicted: None,
             retry: (Instant::now(), FIRST_RETRY),
             conduct: Conduct::default(),
+            connect: None,
             closed_until: None,
         })
     }
@@ -524,6 +533,7 @@ impl Worker {
                         self.compare(&mut life);
                     }
                 },
+                () = at(life.connect.map(|(due, _)| due)) => self.connect(&mut life).await,
                 () = at(life.kill_at) => {
                     life.kill_at = None;
                     life.process.kill();

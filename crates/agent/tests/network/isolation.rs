@@ -147,7 +147,9 @@ fn one_machine_cannot_use_up_the_nodes_connections() {
     });
     let count =
         || -> u32 { node.ns.sh("cat /proc/sys/net/netfilter/nf_conntrack_count").trim().parse().unwrap() };
-    assert!(count() <= 4096 + 16, "{}", count());
+    // Half of the table is for as many pods as a node takes.
+    let most: u32 = node.ns.sh("cat /proc/sys/net/netfilter/nf_conntrack_max").trim().parse().unwrap();
+    assert!(count() <= most / 2 / 110 + 16, "{} of {most}", count());
     assert!(!greedy.ns.connects(outside.ip, port), "there is no limit");
     assert!(other.ns.connects(outside.ip, port), "the limit is everybody's");
 }

@@ -80,6 +80,35 @@ fn what_holds_is_known_to_the_next_agent() {
 }
 
 #[test]
+fn a_running_pod_comes_back_by_its_record_and_not_by_who_is_there() {
+    let node = Node::new();
+    let (pod, other) = (node.pod("a1", "alpha"), node.pod("a2", "alpha"));
+    // The file of ports is lost, and whoever is in the pod has changed its address.
+    std::fs::remove_file(node.folder.path().join("ports.json")).unwrap();
+    let forged = "02:00:00:00:ba:d0";
+    pod.ns.sh(&format!("ip link set eth0 address {forged}"));
+    let next = node.again();
+    let adopt = |id: &str, pod: &crate::support::Pod, port| {
+        node.ns.inside(|| next.adopt(id, &pod.ns.path, port)).map_err(|error| error.to_string())
+    };
+    assert!(!other.ns.pings(other.gateway()), "who is not known is not heard");
+    let error = adopt("a2", &other, None).unwrap_err();
+    assert!(error.contains("stop and start the machine"), "{error}");
+    let error = adopt("a2", &other, Some(pod.port("alpha"))).unwrap_err();
+    assert!(error.contains("not the port"), "{error}");
+    adopt("a1", &pod, Some(pod.port("alpha"))).unwrap();
+    adopt("a2", &other, Some(other.port("alpha"))).unwrap();
+    soon("the pod to be heard", || other.ns.pings(other.gateway()));
+    assert!(!pod.ns.pings(pod.gateway()), "an address of its own choice is heard");
+    pod.ns.sh(&format!("ip link set eth0 address {}", pod.attachment.mac));
+    soon("the pod to be heard", || pod.ns.pings(pod.gateway()) && pod.ns.pings(other.ip()));
+    // Known already: said again, nothing changes.
+    let rules = node.ns.sh("nft -s list ruleset; bridge fdb");
+    adopt("a1", &pod, None).unwrap();
+    assert_eq!(node.ns.sh("nft -s list ruleset; bridge fdb"), rules);
+}
+
+#[test]
 fn two_instances_on_a_node_leave_each_other_alone() {
     let node = Node::new();
     let pod = node.pod("a1", "alpha");

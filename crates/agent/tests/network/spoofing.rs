@@ -1,7 +1,7 @@
 //! A guest with the pod's own address (bridge binding) that lies about who it is: frames are written into its TAP
 //! queue, as QEMU does it.
 
-use crate::support::{Node, Pod, interface, receive, send, soon};
+use crate::support::{Namespace, Node, Pod, interface, receive, send, soon};
 use ferrovirt_agent::network::{mac::MacAddress, pod};
 use ferrovirt_model::machine::Binding;
 use std::{net::Ipv4Addr, os::fd::OwnedFd};
@@ -157,9 +157,10 @@ fn frames_for_one_machine_are_not_seen_by_others() {
     let (ip, mac) = (quiet.ip(), quiet.attachment.mac);
     quiet.ns.sh("ip link set eth0 arp off");
     let bridge = node.bridge();
-    node.ns.sh(&format!("ip neigh replace {ip} lladdr {mac} dev {bridge} nud permanent; ip link set {bridge} type bridge fdb_flush"));
+    node.ns.sh(&format!("ip neigh replace {ip} lladdr {mac} dev {bridge} nud permanent"));
     node.ns.pings(ip);
-    node.ns.sh(&format!("ip link set {bridge} type bridge fdb_flush"));
+    node.ns.sh(&format!("bridge fdb del {mac} dev {} master", quiet.attachment.port));
+    node.ns.sh(&format!("bridge link set dev {} flood on", listener.attachment.port));
     node.ns.shell(&format!("busybox ping -c1 -W1 {ip}"));
     // What follows is heard: it came after.
     node.ns.sh(&format!("busybox arping -c1 -w1 -I {bridge} {} || true", listener.ip()));
@@ -201,4 +202,53 @@ fn a_guest_fills_no_table_in_its_pod() {
         assert!(!entries.contains("02:00:00:00:fe:"), "{binding:?}: {entries}");
         assert!(pod.ns.sh("ip neigh").contains(&own.to_string()), "{binding:?}: the guest itself is known");
     }
+}
+
+/// A link that somebody puts on the bridge.
+fn stranger(node: &Node, name: &str, address: Ipv4Addr) -> Namespace {
+    let ns = Namespace::new(node.folder.path().join(name));
+    node.ns.sh(&format!(
+        "ip link add {name} type veth peer name eth0 netns {} && ip link set {name} master {} up",
+        ns.path.display(),
+        node.bridge()
+    ));
+    ns.sh(&format!("ip addr add {address}/24 dev eth0 && ip link set eth0 up"));
+    ns
+}
+
+#[test]
+fn who_is_no_port_of_a_machine_is_not_heard_and_taken_off_the_bridge() {
+    let node = Node::new();
+    let pod = node.pod("a1", "alpha");
+    let (ip, mac, gateway) = (pod.ip(), pod.attachment.mac, pod.gateway());
+    assert!(node.ns.pings(ip));
+    let before = (node.learned(), node.neighbour(ip));
+    let free = |last: u32| Ipv4Addr::from(u32::from(gateway) + last);
+    let (first, second) = (stranger(&node, "str1", free(199)), stranger(&node, "str2", free(200)));
+    assert!(!first.pings(gateway), "a stranger reaches the node");
+    assert_eq!(node.neighbour(free(199)), None, "the node knows a stranger");
+    assert!(!first.pings(ip), "a stranger reaches a machine");
+    // In the machine's name, and the bridge still knows where that is.
+    first.sh(&format!("ip link set eth0 address {mac} && ip addr add {ip}/24 dev eth0"));
+    first.shell(&format!("busybox arping -c2 -w2 -U -I eth0 {ip}; busybox ping -c1 -W1 -I {ip} {gateway}"));
+    assert_eq!((known(&node, mac), node.neighbour(ip)), (known_of(&before.0, mac), Some(mac)));
+    assert!(node.ns.pings(ip) && pod.ns.pings(gateway), "a machine's address is taken");
+
+    let members = || node.ns.sh(&format!("ip -o link show master {}", node.bridge()));
+    assert!(members().contains("str1"));
+    node.assert(None);
+    assert!(!members().contains("str") && members().contains(&pod.attachment.port), "{}", members());
+    assert!(!first.pings(free(200)) && !second.pings(free(199)), "strangers reach each other");
+    assert!(node.ns.pings(ip));
+}
+
+/// What the bridge knows of one address.
+fn known(node: &Node, mac: MacAddress) -> String {
+    known_of(&node.learned(), mac)
+}
+
+fn known_of(learned: &str, mac: MacAddress) -> String {
+    let found: Vec<_> = learned.lines().filter(|line| line.starts_with(&mac.to_string())).collect();
+    assert!(!found.is_empty(), "{learned}");
+    found.join("\n")
 }

@@ -179,10 +179,10 @@ impl Node {
         number.parse().unwrap()
     }
 
-    /// Addresses that the bridge has learned, and where.
+    /// Addresses of others that the bridge knows, and where.
     pub(crate) fn learned(&self) -> String {
-        let text = self.ns.sh("bridge fdb show dynamic");
-        let mut lines: Vec<_> = text.lines().collect();
+        let text = self.ns.sh(&format!("bridge fdb show br {}", self.bridge()));
+        let mut lines: Vec<_> = text.lines().filter(|line| !line.contains("permanent")).collect();
         lines.sort_unstable();
         lines.join("\n")
     }
