@@ -5,10 +5,13 @@
 /// The API server with the controllers.
 pub const API_SERVER: &[libc::c_long] = &[
     libc::SYS_accept4,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_access,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_arch_prctl,
     libc::SYS_bind,
     libc::SYS_brk,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_chmod,
     libc::SYS_clock_getres,
     libc::SYS_clock_gettime,
@@ -21,6 +24,7 @@ pub const API_SERVER: &[libc::c_long] = &[
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_epoll_wait,
     libc::SYS_eventfd2,
     libc::SYS_exit,
@@ -52,8 +56,10 @@ pub const API_SERVER: &[libc::c_long] = &[
     libc::SYS_getuid,
     libc::SYS_ioctl,
     libc::SYS_lseek,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_lstat,
     libc::SYS_madvise,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_mkdir,
     libc::SYS_mmap,
     libc::SYS_mprotect,
@@ -61,9 +67,11 @@ pub const API_SERVER: &[libc::c_long] = &[
     libc::SYS_munmap,
     libc::SYS_nanosleep,
     libc::SYS_newfstatat,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_open,
     libc::SYS_openat,
     libc::SYS_pipe2,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_prctl,
@@ -71,11 +79,13 @@ pub const API_SERVER: &[libc::c_long] = &[
     libc::SYS_prlimit64,
     libc::SYS_pwrite64,
     libc::SYS_read,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_readlink,
     libc::SYS_readv,
     libc::SYS_recvfrom,
     libc::SYS_recvmmsg,
     libc::SYS_recvmsg,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_rename,
     libc::SYS_restart_syscall,
     libc::SYS_rseq,
@@ -94,6 +104,7 @@ pub const API_SERVER: &[libc::c_long] = &[
     libc::SYS_sigaltstack,
     libc::SYS_socket,
     libc::SYS_socketpair,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_stat,
     libc::SYS_statfs,
     libc::SYS_statx,
@@ -101,6 +112,7 @@ pub const API_SERVER: &[libc::c_long] = &[
     libc::SYS_tgkill,
     libc::SYS_umask,
     libc::SYS_uname,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_unlink,
     libc::SYS_unlinkat,
     libc::SYS_write,
@@ -110,7 +122,9 @@ pub const API_SERVER: &[libc::c_long] = &[
 /// The launcher, with what QEMU may make.
 pub const LAUNCHER: &[libc::c_long] = &[
     libc::SYS_accept4,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_access,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_arch_prctl,
     libc::SYS_bind,
     libc::SYS_brk,
@@ -122,11 +136,13 @@ pub const LAUNCHER: &[libc::c_long] = &[
     libc::SYS_clone3,
     libc::SYS_close,
     libc::SYS_dup,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_dup2,
     libc::SYS_dup3,
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_epoll_wait,
     libc::SYS_eventfd2,
     libc::SYS_execve,
@@ -169,6 +185,7 @@ pub const LAUNCHER: &[libc::c_long] = &[
     libc::SYS_kill,
     libc::SYS_listen,
     libc::SYS_lseek,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_lstat,
     libc::SYS_madvise,
     libc::SYS_mbind,
@@ -182,10 +199,13 @@ pub const LAUNCHER: &[libc::c_long] = &[
     libc::SYS_munmap,
     libc::SYS_nanosleep,
     libc::SYS_newfstatat,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_open,
     libc::SYS_openat,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_pipe,
     libc::SYS_pipe2,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_prctl,
@@ -198,11 +218,13 @@ pub const LAUNCHER: &[libc::c_long] = &[
     libc::SYS_pwritev,
     libc::SYS_pwritev2,
     libc::SYS_read,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_readlink,
     libc::SYS_readlinkat,
     libc::SYS_readv,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_rename,
     libc::SYS_restart_syscall,
     libc::SYS_rseq,
@@ -215,6 +237,7 @@ pub const LAUNCHER: &[libc::c_long] = &[
     libc::SYS_sched_getaffinity,
     libc::SYS_sched_yield,
     libc::SYS_seccomp,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_select,
     libc::SYS_sendmsg,
     libc::SYS_sendto,
@@ -227,6 +250,7 @@ pub const LAUNCHER: &[libc::c_long] = &[
     libc::SYS_signalfd4,
     libc::SYS_socket,
     libc::SYS_socketpair,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_stat,
     libc::SYS_statfs,
     libc::SYS_statx,
@@ -241,6 +265,7 @@ pub const LAUNCHER: &[libc::c_long] = &[
     libc::SYS_timerfd_settime,
     libc::SYS_umask,
     libc::SYS_uname,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_unlink,
     libc::SYS_unlinkat,
     libc::SYS_wait4,
@@ -251,7 +276,9 @@ pub const LAUNCHER: &[libc::c_long] = &[
 /// QEMU.
 pub const QEMU: &[libc::c_long] = &[
     libc::SYS_accept4,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_access,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_arch_prctl,
     libc::SYS_bind,
     libc::SYS_brk,
@@ -266,6 +293,7 @@ pub const QEMU: &[libc::c_long] = &[
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_epoll_wait,
     libc::SYS_eventfd2,
     libc::SYS_execve,
@@ -306,6 +334,7 @@ pub const QEMU: &[libc::c_long] = &[
     libc::SYS_ioctl,
     libc::SYS_listen,
     libc::SYS_lseek,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_lstat,
     libc::SYS_madvise,
     libc::SYS_mbind,
@@ -319,9 +348,11 @@ pub const QEMU: &[libc::c_long] = &[
     libc::SYS_munmap,
     libc::SYS_nanosleep,
     libc::SYS_newfstatat,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_open,
     libc::SYS_openat,
     libc::SYS_pipe2,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_prctl,
@@ -334,11 +365,13 @@ pub const QEMU: &[libc::c_long] = &[
     libc::SYS_pwritev,
     libc::SYS_pwritev2,
     libc::SYS_read,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_readlink,
     libc::SYS_readlinkat,
     libc::SYS_readv,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_rename,
     libc::SYS_restart_syscall,
     libc::SYS_rseq,
@@ -351,6 +384,7 @@ pub const QEMU: &[libc::c_long] = &[
     libc::SYS_sched_getaffinity,
     libc::SYS_sched_yield,
     libc::SYS_seccomp,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_select,
     libc::SYS_sendmsg,
     libc::SYS_sendto,
@@ -362,6 +396,7 @@ pub const QEMU: &[libc::c_long] = &[
     libc::SYS_sigaltstack,
     libc::SYS_signalfd4,
     libc::SYS_socket,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_stat,
     libc::SYS_statfs,
     libc::SYS_statx,
@@ -376,6 +411,7 @@ pub const QEMU: &[libc::c_long] = &[
     libc::SYS_timerfd_settime,
     libc::SYS_umask,
     libc::SYS_uname,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_unlink,
     libc::SYS_unlinkat,
     libc::SYS_write,

@@ -3,6 +3,38 @@
 use ferrovirt_privilege::{GrantSet, Right, Subject, Surface, cluster_grants};
 use std::collections::BTreeSet;
 
+/// Calls that only x86_64 has: later architectures have one call for each purpose, as `openat` for `open`. See
+/// `include/uapi/asm-generic/unistd.h`.
+const X86_64: [&str; 25] = [
+    "access",
+    "alarm",
+    "arch_prctl",
+    "chmod",
+    "chown",
+    "dup2",
+    "epoll_wait",
+    "fork",
+    "getdents",
+    "lchown",
+    "link",
+    "lstat",
+    "mkdir",
+    "open",
+    "pause",
+    "pipe",
+    "poll",
+    "readlink",
+    "rename",
+    "rmdir",
+    "select",
+    "stat",
+    "symlink",
+    "unlink",
+    "vfork",
+];
+/// What stands above such a call.
+pub(crate) const ONLY_X86_64: &str = "#[cfg(target_arch = \"x86_64\")]";
+
 /// The source file `crates/sys/src/calls.rs`.
 pub fn file() -> String {
     let grants = cluster_grants(ferrovirt_model::Profile::Minimal);
@@ -20,6 +52,9 @@ pub fn file() -> String {
     for (name, about, calls) in lists {
         out.push_str(&format!("\n/// {about}\npub const {name}: &[libc::c_long] = &[\n"));
         for call in calls {
+            if X86_64.contains(&call.as_str()) {
+                out.push_str(&format!("    {ONLY_X86_64}\n"));
+            }
             out.push_str(&format!("    libc::SYS_{call},\n"));
         }
         out.push_str("];\n");
