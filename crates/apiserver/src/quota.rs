@@ -8,9 +8,9 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
+use crate::flow::Requester;
 use crate::fresh::Followed;
 use crate::registry::Kind;
-use crate::request::UserInfo;
 use crate::status::ApiError;
 use crate::store::{Key, Store};
 
@@ -145,14 +145,14 @@ impl Quota {
         })
     }
 
-    /// Whether `user` may store `object` in place of `old`. Requests that are on their way at the same time do not count
+    /// Whether `user`, who is authenticated, whoever they act as, may store `object` in place of `old`. Requests that are on their way at the same time do not count
     /// each other; their number and size are bounded.
     ///
     /// # Errors
     /// 403 when the namespace is full, 507 when everything is.
     pub(crate) fn check(
         &self,
-        user: &UserInfo,
+        user: &Requester,
         kind: &Kind,
         (namespace, name): (&str, &str),
         object: &Value,
@@ -193,6 +193,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::request::UserInfo;
     use crate::store::Preconditions;
 
     #[tokio::test]
@@ -201,8 +202,8 @@ mod tests {
         let store = Store::open(&folder.path().join("s")).unwrap();
         let quota = Quota::new(store.clone());
         let kind = crate::registry::find("", "configmaps").unwrap();
-        let user = UserInfo::authenticated("u", []);
-        let check = |user: &UserInfo, namespace: &str, object: &Value, old: Option<&Value>| {
+        let user = Requester::of(&UserInfo::authenticated("u", []));
+        let check = |user: &Requester, namespace: &str, object: &Value, old: Option<&Value>| {
             quota.check(user, kind, (namespace, "x"), object, old)
         };
         let large = json!({"metadata": {}, "data": {"a": "x".repeat(1 << 20)}});
@@ -215,7 +216,7 @@ mod tests {
         let refused = check(&user, "n", &large, None).unwrap_err();
         assert_eq!((refused.code, &*refused.reason), (403, "Forbidden"));
         assert!(refused.message.starts_with("configmaps \"x\" is forbidden: exceeded quota: "), "{refused}");
-        assert!(check(&UserInfo::server(), "n", &large, None).is_ok(), "the system writes");
+        assert!(check(&Requester::of(&UserInfo::server()), "n", &large, None).is_ok(), "the system writes");
         assert!(check(&user, "other", &large, None).is_ok(), "other namespaces have their own");
         assert!(check(&user, "n", &json!({}), Some(&large)).is_ok(), "less is always possible");
         store.delete(Key::new("", "configmaps", "n", "0"), Preconditions::default()).await.unwrap();

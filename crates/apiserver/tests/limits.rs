@@ -72,9 +72,13 @@ impl Someone {
 
     /// Asks for config maps, and reads the status alone.
     fn get(&self, query: &str, headers: &str, body: &str) -> (String, Connection) {
+        self.ask("GET", query, headers, body)
+    }
+
+    fn ask(&self, method: &str, query: &str, headers: &str, body: &str) -> (String, Connection) {
         let mut connection = connect(&self.world.cluster, &self.tls);
         let request = format!(
-            "GET /api/v1/namespaces/default/configmaps{query} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+            "{method} /api/v1/namespaces/default/configmaps{query} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
              authorization: Bearer {}\r\n{headers}content-length: {}\r\n\r\n{body}",
             self.token,
             body.len()
@@ -111,6 +115,28 @@ fn who_acts_as_many_accounts_is_one_user() {
     assert_eq!(watch(64).0, "HTTP/1.1 429");
     assert_eq!(someone.get("?watch=true", "", "").0, "HTTP/1.1 429", "they are the same user");
     drop(held);
+}
+
+#[test]
+fn who_acts_as_an_account_of_the_system_has_no_more_space_than_before() {
+    let someone = Someone::new();
+    someone.world.made("clusterrole act --verb=impersonate --resource=serviceaccounts");
+    someone.world.made("clusterrolebinding act --clusterrole=act --group=system:serviceaccounts:default");
+    someone
+        .world
+        .made("rolebinding own --clusterrole=edit --group=system:serviceaccounts:kubevirt -n default");
+    let map = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"text": "x".repeat(1000 << 10)}})
+            .to_string()
+    };
+    let json = "content-type: application/json\r\n";
+    let own = |name: &str| someone.ask("POST", "", json, &map(name)).0;
+    let acting = format!("{json}impersonate-user: system:serviceaccount:kubevirt:kubevirt-controller\r\n");
+    let acting = |name: &str| someone.ask("POST", "", &acting, &map(name)).0;
+    assert_eq!(acting("first"), "HTTP/1.1 201", "it may write");
+    let made = (0..40).take_while(|number| own(&number.to_string()) == "HTTP/1.1 201").count();
+    assert!((20..40).contains(&made), "{made}");
+    assert_eq!(acting("last"), "HTTP/1.1 403", "the namespace is full, whoever they say that they are");
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl Call {
             let name = meta::text(&object, "name").to_owned();
             self.admit(Operation::Create, &name, None, &mut object, warnings).await?;
             let place = (self.namespace.as_str(), name.as_str());
-            self.app.quota.check(&self.user, self.kind, place, &object, None)?;
+            self.app.quota.check(&self.requester, self.kind, place, &object, None)?;
             let key = self.kind.key(&self.namespace, &name);
             let result = if self.query.dry_run {
                 match self.app.store.get(&key) {
@@ -206,7 +206,7 @@ impl Call {
             self.check_meta(&object, Some(old))?;
             self.admit(Operation::Update, &self.name, Some(old), &mut object, &mut fresh).await?;
             let place = (self.namespace.as_str(), self.name.as_str());
-            self.app.quota.check(&self.user, self.kind, place, &object, Some(old))?;
+            self.app.quota.check(&self.requester, self.kind, place, &object, Some(old))?;
             if self.subresource.is_empty() {
                 meta::bump_generation(self.kind, old, &mut object);
             }
