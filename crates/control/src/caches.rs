@@ -12,9 +12,9 @@ use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
+use crate::wishes::Wishes;
 use crate::{Key, Name};
 
 /// Marks launcher pods.
@@ -33,7 +33,7 @@ pub(crate) struct Caches {
 
 impl Caches {
     /// Starts to follow every kind.
-    pub(crate) fn follow(client: &Client, keys: &UnboundedSender<Key>, tasks: &mut JoinSet<()>) -> Self {
+    pub(crate) fn follow(client: &Client, keys: &Wishes<Key>, tasks: &mut JoinSet<()>) -> Self {
         let (vms, vm_writer) = reflector::store();
         let (vmis, vmi_writer) = reflector::store();
         let (pods, pod_writer) = reflector::store();
@@ -123,7 +123,7 @@ async fn follow<K>(
     client: Client,
     config: watcher::Config,
     mut writer: Writer<K>,
-    keys: UnboundedSender<Key>,
+    keys: Wishes<Key>,
     concerned: impl Fn(&K) -> Vec<Key> + Send,
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
@@ -149,8 +149,7 @@ async fn follow<K>(
             changed.extend(reader.state().iter().flat_map(|o| concerned(o)));
         }
         for key in changed {
-            // The queue lives as long as this task.
-            let _ = keys.send(key);
+            keys.send(key);
         }
     }
 }

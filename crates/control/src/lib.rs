@@ -49,6 +49,7 @@ mod caches;
 mod queue;
 mod reconcile;
 mod recorder;
+mod wishes;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -62,6 +63,7 @@ use tokio::time::Instant;
 use crate::caches::Caches;
 use crate::queue::{End, Queue};
 use crate::reconcile::Controller;
+use crate::wishes::Wishes;
 
 /// Rounds that run at the same time. More would only queue up in the API server.
 const CONCURRENCY: usize = 32;
@@ -103,8 +105,8 @@ pub enum Error {
 pub async fn run(client: kube::Client, defaults: ClusterConfig) -> Result<Infallible, Error> {
     // Dropping the set, with this future, ends every task.
     let mut tasks = JoinSet::new();
-    let (keys, mut wishes) = tokio::sync::mpsc::unbounded_channel();
-    let caches = Caches::follow(&client, &keys, &mut tasks);
+    let wishes = Wishes::default();
+    let caches = Caches::follow(&client, &wishes, &mut tasks);
     let (recorder, recording) = recorder::recorder(client.clone());
     tasks.spawn(recording);
 
@@ -130,7 +132,7 @@ pub async fn run(client: kube::Client, defaults: ClusterConfig) -> Result<Infall
         }
         let alarm = queue.next_alarm().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         tokio::select! {
-            Some(key) = wishes.recv() => queue.add(key),
+            key = wishes.recv() => queue.add(key),
             Some(round) = rounds.join_next() => match round {
                 Ok((key, end)) => queue.done(&key, end, Instant::now(), queue::jitter()),
                 Err(error) => return Err(Error::TaskPanicked(error)),
