@@ -14,6 +14,7 @@ mod api;
 mod control;
 mod credentials;
 mod layout;
+mod output;
 mod supervisor;
 
 pub(crate) use api::api_server;

@@ -6,6 +6,7 @@ use super::{
     control::{self, Heard, Kvm, Lines, Said, Settings},
     credentials::Credentials,
     layout::{self, Layout},
+    output::write_only,
 };
 use anyhow::{Context, Result, bail, ensure};
 use ferrovirt_apiserver::server::bind;
@@ -21,7 +22,7 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 use std::{
-    io::Write,
+    io::{self, Write},
     net::TcpListener,
     os::{
         fd::OwnedFd,
@@ -80,7 +81,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
 
 /// Says something to who started this. A place that takes nothing, such as a file on a full disk, is no reason to end.
 fn print(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// Keeps the capabilities that the privilege table lists for this process; the node agent may have its own.
@@ -196,6 +197,8 @@ impl Supervisor<'_> {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("ferrovirt").arg("api-server").arg(serde_json::to_string(&settings)?);
         command.stdin(Stdio::null());
+        // Root's terminal would tell it what is typed there.
+        command.stdout(write_only(io::stdout())).stderr(write_only(io::stderr()));
         let setup = Setup {
             fds: vec![
                 (OwnedFd::from(self.listener.try_clone()?), LISTENER),
