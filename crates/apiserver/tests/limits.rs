@@ -153,6 +153,48 @@ fn lists_that_nobody_takes_keep_a_part_of_the_memory_and_no_more() {
     assert_eq!(someone.get("", "", "").0, "HTTP/1.1 200");
 }
 
+/// A frame of HTTP/2: type, stream, content.
+fn frame(connection: &mut Connection) -> (u8, u32, Vec<u8>) {
+    let mut head = [0; 9];
+    connection.read_exact(&mut head).unwrap();
+    let mut content = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    connection.read_exact(&mut content).unwrap();
+    (head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), content)
+}
+
+#[test]
+fn what_lies_in_memory_before_a_place_is_taken_is_little() {
+    const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    let cluster = Cluster::start();
+    let mut config = Arc::unwrap_or_clone(tls(&cluster));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let mut connection = connect(&cluster, &Arc::new(config));
+    connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    connection.write_all(&PING).unwrap();
+    // What the protocol begins with, and what the server gives on top before anybody has asked for anything.
+    let (mut streams, mut window, mut whole) = (u32::MAX, 65_535, 65_535);
+    loop {
+        match frame(&mut connection) {
+            // Its settings.
+            (4, 0, content) => {
+                for setting in content.chunks(6) {
+                    let value = u32::from_be_bytes(setting[2..].try_into().unwrap());
+                    match setting[1] {
+                        3 => streams = value,
+                        4 => window = value,
+                        _ => {}
+                    }
+                }
+            }
+            (8, 0, content) => whole += u32::from_be_bytes(content.try_into().unwrap()),
+            // The answer to the ping: what came before is all that there is.
+            (6, 0, _) => break,
+            _ => {}
+        }
+    }
+    assert!(streams <= 100 && window <= 32 << 10 && whole <= 64 << 10, "{streams} {window} {whole}");
+}
+
 #[test]
 fn a_connection_on_which_nobody_says_who_they_are_is_closed() {
     let cluster = Cluster::start();

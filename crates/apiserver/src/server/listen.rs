@@ -40,9 +40,11 @@ const ACCEPT_LINES: Duration = Duration::from_secs(1);
 const MAX_HEAD: u32 = 64 * 1024;
 /// Streams of one connection at a time. Upstream has 100 for those who are nobody and 250 for the rest.
 const MAX_STREAMS: u32 = 100;
-/// What a client may send of one body, and of all bodies of a connection, before somebody reads it.
-const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 512 * 1024;
+/// What a client may send of one body, and of all bodies of a connection, before somebody reads it: before a place is
+/// taken it lies in memory and counts for nobody. The second is the least that HTTP/2 has (RFC 9113, 6.9.2); with as many
+/// connections as there may be it is 80 MiB, and 6 MiB for one user.
+const STREAM_WINDOW: u32 = 32 * 1024;
+const CONNECTION_WINDOW: u32 = 65_535;
 /// What waits in one stream for a client that does not take it.
 const SEND_BUFFER: usize = 64 * 1024;
 
