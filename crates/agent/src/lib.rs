@@ -1,5 +1,6 @@
 //! The node agent: runs launcher pods through an OCI runtime and does the privileged part of every machine.
 
+pub mod client;
 pub mod clock;
 pub mod cluster;
 pub mod config;

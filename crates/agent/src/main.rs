@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::Parser;
 use ferrovirt_agent::{
-    cluster,
+    client, cluster,
     config::Config,
     disk::{self, Threshold, Thresholds},
     events::Recorder,
@@ -26,10 +26,7 @@ use ferrovirt_sys::{
     kvm::{self, Kvm},
     rights,
 };
-use kube::{
-    Client,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustix::fs::FlockOperation;
 use std::{
     fs,
@@ -317,7 +314,7 @@ async fn api(file: &Path, component: &'static str, node: &str) -> anyhow::Result
     // An answer that does not go on is an error, and not a task that waits for ever; a watch is renewed before.
     config.read_timeout = Some(Duration::from_secs(330));
     config.reset_reader_on_write = true;
-    let client = Client::try_from(config)?;
+    let client = client::bounded(config)?;
     let events = Recorder::new(client.clone(), component, node.to_owned());
     Ok(Api { client: DebugClient(client), events })
 }
