@@ -1,6 +1,6 @@
 //! What the agent is told on its command line, and where it keeps things.
 
-use crate::told::Told;
+use crate::redacted::Redacted;
 use std::path::PathBuf;
 
 /// Paths and names.
@@ -25,8 +25,13 @@ pub const LAUNCHER_IMAGE: &str = concat!("ferrovirt/virt-launcher:", env!("CARGO
 
 impl Config {
     /// A text as users may see it.
-    pub fn told(&self, text: &str) -> Told {
-        Told::new(text, self)
+    pub fn redacted(&self, text: &str) -> Redacted {
+        Redacted::new(text, self)
+    }
+
+    /// A launcher's text, or one with some of it, as users may see it.
+    pub fn redacted_foreign(&self, text: &str) -> Redacted {
+        Redacted::foreign(text, self)
     }
 
     /// Directories of pods.

@@ -1,6 +1,6 @@
 //! Events: what users learn from `kubectl describe`.
 
-use crate::{clock, told::Told};
+use crate::{clock, redacted::Redacted};
 use k8s_openapi::{
     api::core::v1::{Event, EventSource, ObjectReference},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -65,7 +65,7 @@ impl Recorder {
 
     /// Sends an event without waiting for it. One that cannot be sent is only logged: nothing depends on it. Of an
     /// object that has too many the rest is not told.
-    pub fn tell(&self, about: &ObjectReference, kind: Kind, reason: &str, message: &Told) {
+    pub fn tell(&self, about: &ObjectReference, kind: Kind, reason: &str, message: &Redacted) {
         let object = about.uid.as_deref().unwrap_or_default();
         if !self.counted.lock().unwrap_or_else(PoisonError::into_inner).may(object, Instant::now()) {
             return tracing::debug!(object, reason, "too many events of one object");

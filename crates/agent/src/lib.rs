@@ -16,7 +16,7 @@ pub mod pods;
 pub mod policy;
 mod poll;
 pub mod preflight;
+pub mod redacted;
 pub mod selinux;
 mod stamp;
-pub mod told;
 pub mod volumes;

@@ -26,29 +26,65 @@ while True:
         connection.close()
 "#;
 
-#[test]
-fn a_launcher_that_floods_its_link_fills_no_log_and_forges_nothing() -> Result<()> {
+/// One that talks sense, and hangs up after each word.
+const RESTLESS: &str = r#"#!/usr/bin/python3
+import json, socket
+listener = socket.socket(fileno=3)
+listener.setblocking(True)
+message = json.dumps({"state": {"state": "starting", "qemu_pid": None}}).encode()
+while True:
+    connection, _ = listener.accept()
+    try:
+        connection.send(message)
+    except OSError:
+        pass
+    connection.close()
+"#;
+
+/// A Ferrovirt with this program in the place of the launcher, and a machine.
+fn with_launcher(program: &str) -> Result<(Cluster, tempfile::TempDir)> {
     let programs = tempfile::tempdir()?;
     fs::copy(Cluster::binaries()?.join("virt-handler"), programs.path().join("virt-handler"))?;
-    let rude = programs.path().join("virt-launcher");
-    fs::write(&rude, RUDE)?;
-    fs::set_permissions(&rude, fs::Permissions::from_mode(0o755))?;
+    let launcher = programs.path().join("virt-launcher");
+    fs::write(&launcher, program)?;
+    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755))?;
     fs::set_permissions(programs.path(), fs::Permissions::from_mode(0o755))?;
     let arguments = vec!["--program-dir".to_owned(), programs.path().to_string_lossy().into_owned()];
-    let mut cluster = Cluster::start(Options { arguments, ..Options::default() })?;
+    let cluster = Cluster::start(Options { arguments, ..Options::default() })?;
     cluster.apply(&machine("rude", "Always", 5))?;
+    Ok((cluster, programs))
+}
+
+/// The events of everybody, once users were told that a launcher misbehaves.
+fn told(cluster: &Cluster) -> Result<String> {
     let told = wait_for("users to be told", PATIENCE, || {
         let events = cluster.kubectl(&["get", "events", "-o", "json"])?;
         Ok(events.contains("LauncherMisbehaves").then_some(events))
     });
-    let told = told.with_context(|| format!("the log:\n{}", cluster.log()))?;
+    told.with_context(|| format!("the log:\n{}", cluster.log()))
+}
+
+#[test]
+fn a_launcher_that_takes_connection_after_connection_is_not_listened_to() -> Result<()> {
+    let (mut cluster, _programs) = with_launcher(RESTLESS)?;
+    told(&cluster)?;
+    let log = cluster.log();
+    let lines = log.lines().filter(|line| line.contains("takes another one")).count();
+    ensure!((1..20).contains(&lines), "{lines} lines of a launcher:\n{log}");
+    cluster.stop()
+}
+
+#[test]
+fn a_launcher_that_floods_its_link_fills_no_log_and_forges_nothing() -> Result<()> {
+    let (mut cluster, _programs) = with_launcher(RUDE)?;
+    let told = told(&cluster)?;
     ensure!(!told.contains("forged"), "the launcher's words are in an event:\n{told}");
     let log = cluster.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("forged")).collect();
     ensure!(!lines.is_empty() && lines.len() < 20, "{} lines of a launcher:\n{log}", lines.len());
     for line in lines {
         ensure!(line.len() < 600, "a line of {} bytes", line.len());
-        ensure!(line.contains("talks nonsense"), "a forged line: {line}");
+        ensure!(line.contains("the launcher misbehaves"), "a forged line: {line}");
     }
     ensure!(!log.contains('\u{1b}'), "an escape sequence is in the log");
     cluster.stop()

@@ -1,6 +1,6 @@
 //! The part of a VirtualMachineInstance's status that the agent owns, as a patch: pure.
 
-use crate::told::Told;
+use crate::redacted::Redacted;
 use ferrovirt_api::kubevirt::{
     VirtualMachineInstance, VirtualMachineInstanceCondition, VirtualMachineInstanceNetworkInterface,
 };
@@ -24,7 +24,7 @@ pub struct Known {
     /// QEMU machine type.
     pub machine_type: String,
     /// Where the machine cannot be started now: reason and message of the condition Synchronized.
-    pub trouble: Option<(&'static str, Told)>,
+    pub trouble: Option<(&'static str, Redacted)>,
     /// SELinux context of the launcher's process, or `none`.
     pub selinux: String,
     /// Whether it is enforced: status, reason and message of the condition SELinuxEnforced.
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn trouble_is_a_condition_whoever_owns_the_phase() {
         let trouble =
-            Known { trouble: Some(("ErrImagePull", Told::ours("put it there"))), ..Known::default() };
+            Known { trouble: Some(("ErrImagePull", Redacted::ours("put it there"))), ..Known::default() };
         let Step::Patch(patch) = step(&vmi(json!({"phase": "Scheduling"})), &trouble, NOW) else { panic!() };
         assert_eq!(patch["status"]["conditions"][0]["reason"], "ErrImagePull");
         let with = vmi(patch["status"].clone());

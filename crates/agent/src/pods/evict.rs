@@ -144,7 +144,7 @@ impl Manager {
     fn send(&self, uid: &str, message: String) {
         if let Some(handle) = self.pods().get(uid) {
             // A task that has just ended holds nothing any more.
-            let _over = handle.sender.send(Message::Evict(self.shared.config.told(&message)));
+            let _over = handle.sender.send(Message::Evict(self.shared.config.redacted(&message)));
         }
     }
 

@@ -1,7 +1,7 @@
 //! The end of a container's first process.
 
 use super::record::Exit;
-use crate::{clock, stamp, told::Told};
+use crate::{clock, redacted::Redacted, stamp};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -66,7 +66,7 @@ impl Process {
 const MESSAGE: usize = 4096;
 
 /// An exit from its code.
-pub(super) fn exit(code: Option<i32>, message: Told) -> Exit {
+pub(super) fn exit(code: Option<i32>, message: Redacted) -> Exit {
     // 137 is what a kubelet says of a container whose end it did not see.
     Exit { code: code.unwrap_or(137), message, finished: clock::now(), evicted: false }
 }

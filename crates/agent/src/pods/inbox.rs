@@ -2,7 +2,7 @@
 //! and requests are bounded in number. A task that is busy holds up nobody and no memory.
 
 use super::worker::{Message, Refusal};
-use crate::told::Told;
+use crate::redacted::Redacted;
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use k8s_openapi::api::core::v1::Pod;
 use std::{
@@ -21,7 +21,7 @@ struct Waiting {
     pod: Option<Arc<Pod>>,
     machine: Option<Arc<VirtualMachineInstance>>,
     switches: VecDeque<Switch>,
-    evict: Option<Told>,
+    evict: Option<Redacted>,
     gone: bool,
     closed: bool,
 }

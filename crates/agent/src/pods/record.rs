@@ -2,7 +2,7 @@
 
 use crate::{
     network::{Port, cni::Address, pod::Wired},
-    told::Told,
+    redacted::Redacted,
     volumes::Places,
 };
 use ferrovirt_qemu::order::Order;
@@ -65,7 +65,7 @@ pub struct Exit {
     /// Exit code; 128 and the signal's number for a signal.
     pub code: i32,
     /// For a person.
-    pub message: Told,
+    pub message: Redacted,
     /// When, RFC 3339.
     pub finished: String,
     /// It was evicted.

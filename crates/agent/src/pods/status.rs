@@ -1,7 +1,7 @@
 //! The status of a pod, as a merge patch: pure.
 
 use super::record::Exit;
-use crate::told::Told;
+use crate::redacted::Redacted;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
@@ -10,9 +10,9 @@ use std::net::Ipv4Addr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Known {
     /// Not started: reason and message for the waiting container.
-    Waiting { reason: &'static str, message: Told },
+    Waiting { reason: &'static str, message: Redacted },
     /// The node does not take it, as a kubelet says it.
-    Rejected { reason: String, message: Told },
+    Rejected { reason: String, message: Redacted },
     /// Its container runs.
     Running { ip: Ipv4Addr, started: String },
     /// Its container ended.
@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn an_evicted_pod_has_failed_in_a_kubelets_words() {
-        let exit = Exit { code: 0, message: Told::ours("too much"), finished: NOW.to_owned(), evicted: true };
+        let exit =
+            Exit { code: 0, message: Redacted::ours("too much"), finished: NOW.to_owned(), evicted: true };
         let status = &patch(&pod(), &Known::Ended { ip: None, started: NOW.to_owned(), exit }, NOW)["status"];
         assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("Evicted")));
         assert_eq!(status["message"], "too much");
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_pod_that_the_node_does_not_take_has_failed_as_on_a_kubelet() {
-        let known = Known::Rejected { reason: "OutOfcpu".to_owned(), message: Told::ours("too large") };
+        let known = Known::Rejected { reason: "OutOfcpu".to_owned(), message: Redacted::ours("too large") };
         let status = &patch(&pod(), &known, NOW)["status"];
         assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("OutOfcpu")));
         assert_eq!(status["message"], "Pod was rejected: too large");
@@ -186,7 +187,7 @@ mod tests {
     #[test]
     fn the_exit_code_decides_the_last_phase() {
         for (code, phase, reason) in [(0, "Succeeded", "Completed"), (1, "Failed", "Error")] {
-            let exit = Exit { code, message: Told::ours("m"), finished: NOW.to_owned(), evicted: false };
+            let exit = Exit { code, message: Redacted::ours("m"), finished: NOW.to_owned(), evicted: false };
             let known = Known::Ended { ip: None, started: NOW.to_owned(), exit };
             let status = &patch(&pod(), &known, NOW)["status"];
             assert_eq!(status["phase"], phase);

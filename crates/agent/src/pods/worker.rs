@@ -21,8 +21,8 @@ use crate::{
         report::Reporter,
         status::Phase,
     },
+    redacted::Redacted,
     selinux,
-    told::Told,
 };
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_model::{Bytes, PageSize};
@@ -87,7 +87,7 @@ pub(super) enum Message {
     /// The machine changed.
     Machine(Arc<VirtualMachineInstance>),
     /// The pod has to go, for this reason.
-    Evict(Told),
+    Evict(Redacted),
     /// Stop or run the vCPUs.
     Switch { pause: bool, answer: oneshot::Sender<Result<(), Refusal>> },
 }
@@ -100,7 +100,7 @@ pub enum Refusal {
     NotRunning,
     /// The launcher said no.
     #[error("{0}")]
-    Launcher(Told),
+    Launcher(Redacted),
     /// The launcher says nothing.
     #[error("the launcher does not answer")]
     Silent,
@@ -136,12 +136,14 @@ struct Life {
     kill_at: Option<Instant>,
     grace: Option<i64>,
     /// Why it is evicted.
-    evicted: Option<Told>,
+    evicted: Option<Redacted>,
     /// When to connect again, and the pause after it.
     retry: (Instant, Duration),
     conduct: Conduct,
     /// When its port is to be admitted (again), and the pause after a failure.
     connect: Option<(Instant, Duration)>,
+    /// The launcher closed the last link.
+    left: bool,
     /// Nobody listens to the launcher until then: it talked nonsense.
     closed_until: Option<Instant>,
 }
@@ -296,30 +298,30 @@ impl Worker {
 
     fn complain(&mut self, failure: &Failure) {
         let Failure { reason, message, .. } = failure;
-        let told = self.shared.config.told(message);
-        self.writer.write(Known::Waiting { reason, message: told.clone() });
-        self.report(reason, reason, message, &told);
+        let redacted = self.shared.config.redacted(message);
+        self.writer.write(Known::Waiting { reason, message: redacted.clone() });
+        self.report(reason, reason, message, &redacted);
     }
 
     /// The pod ends without having run. `condition`: reason of the machine's condition.
     fn reject(&mut self, condition: &'static str, reason: String, message: &str) {
-        let told = self.shared.config.told(message);
-        self.report(condition, &reason, message, &told);
-        self.writer.write(Known::Rejected { reason, message: told });
+        let redacted = self.shared.config.redacted(message);
+        self.report(condition, &reason, message, &redacted);
+        self.writer.write(Known::Rejected { reason, message: redacted });
     }
 
     /// Says on pod and machine what is wrong: the message to the administrator's log, which has the paths, and what users
     /// are told of it.
-    fn report(&mut self, condition: &'static str, reason: &str, message: &str, told: &Told) {
+    fn report(&mut self, condition: &'static str, reason: &str, message: &str, redacted: &Redacted) {
         if let Some(reporter) = &self.reporter {
-            reporter.update(|known| known.trouble = Some((condition, told.clone())));
+            reporter.update(|known| known.trouble = Some((condition, redacted.clone())));
         }
         if self.trouble != message {
             message.clone_into(&mut self.trouble);
             tracing::warn!(pod = self.name(), reason, "{message}");
-            self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, reason, told);
+            self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, reason, redacted);
             if let Some(machine) = self.machine_reference() {
-                self.shared.handler.events.tell(&machine, Kind::Warning, "SyncFailed", told);
+                self.shared.handler.events.tell(&machine, Kind::Warning, "SyncFailed", redacted);
             }
         }
     }
@@ -357,7 +359,7 @@ impl Worker {
         })
     }
 
-    fn tell(&self, kind: Kind, reason: &str, message: &Told) {
+    fn tell(&self, kind: Kind, reason: &str, message: &Redacted) {
         if let Some(machine) = self.machine_reference() {
             self.shared.handler.events.tell(&machine, kind, reason, message);
         }
@@ -373,7 +375,7 @@ impl Worker {
                 known.reason = Some("LauncherDied".to_owned());
             });
         }
-        let message = Told::ours(message);
+        let message = Redacted::ours(message);
         self.tell(Kind::Warning, "Stopped", &message);
         let exit = exit::exit(None, message);
         self.writer.write(Known::Ended { ip: None, started: exit.finished.clone(), exit });
@@ -382,7 +384,7 @@ impl Worker {
     async fn started(&mut self, started: Started) -> Option<Life> {
         let Started { record, descriptors } = started;
         let event = format!("Started container compute with address {}", record.address.ip);
-        let event = self.shared.config.told(&event);
+        let event = self.shared.config.redacted(&event);
         self.shared.node.events.tell(&self.pod_reference(), Kind::Normal, "Started", &event);
         self.hold(record, descriptors).await
     }
@@ -442,8 +444,8 @@ impl Worker {
             Err(error) => error.to_string(),
         };
         let message = format!("the machine has no network: its port cannot be admitted: {error}");
-        let told = self.shared.config.told(&message);
-        self.report(NOT_CONNECTED, NOT_CONNECTED, &message, &told);
+        let redacted = self.shared.config.redacted(&message);
+        self.report(NOT_CONNECTED, NOT_CONNECTED, &message, &redacted);
         life.connect = Some((Instant::now() + pause, (pause * 2).min(LAST_PAUSE)));
     }
 
@@ -488,6 +490,7 @@ impl Worker {
             retry: (Instant::now(), FIRST_RETRY),
             conduct: Conduct::default(),
             connect: None,
+            left: false,
             closed_until: None,
         })
     }
@@ -515,8 +518,9 @@ impl Worker {
                 event = next(&life.link) => match event {
                     Ok(Some(event)) => self.event(&mut life, event).await,
                     end => {
-                        life.link = None;
+                        life.left |= life.link.take().is_some();
                         if let Err(error) = end && error.kind() == io::ErrorKind::InvalidData {
+                            life.left = false;
                             self.wrong(&mut life, &text::plain(&error.to_string(), text::REFUSAL));
                         }
                         sleep(Duration::from_millis(20)).await;
@@ -558,7 +562,7 @@ impl Worker {
     }
 
     /// The container was killed because its pod has to go. Its volumes go at once: they are what it is about.
-    async fn evicted(&mut self, record: Record, message: Told) {
+    async fn evicted(&mut self, record: Record, message: Redacted) {
         self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, "Evicted", &message);
         let volumes = self.shared.pod_folder(&self.uid).join("volumes");
         let exit = Exit { evicted: true, ..exit::exit(Some(137), message) };
@@ -581,7 +585,13 @@ impl Worker {
         }
         let folder = self.shared.pod_folder(&self.uid).join("sockets");
         match Link::connect(&folder) {
-            Ok(link) => life.link = Some(link),
+            Ok(link) => {
+                life.link = Some(link);
+                // It lives, so that it was no end that closed the last one. Each time costs as much as nonsense does.
+                if std::mem::take(&mut life.left) {
+                    self.wrong(life, "it closes its connection and takes another one");
+                }
+            }
             // Its end is about to be seen, or it is too busy: try again a little later.
             Err(_) => sleep(Duration::from_millis(20)).await,
         }
@@ -625,8 +635,8 @@ impl Worker {
     fn part(&mut self, life: &mut Life, message: &str) {
         life.link = None;
         self.served.store(false, Ordering::Relaxed);
-        let told = self.shared.config.told(message);
-        self.report(NOT_AS_RENDERED, NOT_AS_RENDERED, message, &told);
+        let redacted = self.shared.config.redacted(message);
+        self.report(NOT_AS_RENDERED, NOT_AS_RENDERED, message, &redacted);
     }
 
     /// Looks at what the watch brought, which may know less than the API server, but comes by itself.
@@ -695,7 +705,7 @@ impl Worker {
             Event::Refused { message } => {
                 match life.switches.pop_front() {
                     Some((_, answer)) => {
-                        let message = self.shared.config.told(&message);
+                        let message = self.shared.config.redacted_foreign(&message);
                         let _gone = answer.send(Err(Refusal::Launcher(message)));
                     }
                     None => self.wrong(life, &format!("it refuses what nobody asked for: {message}")),
@@ -737,10 +747,10 @@ impl Worker {
                     if let Err(error) = life.record.write(&self.shared.pod_folder(&self.uid)) {
                         tracing::warn!(pod = self.name(), "recording the start: {error}");
                     }
-                    self.tell(Kind::Normal, "Created", &Told::ours("VirtualMachineInstance defined."));
-                    self.tell(Kind::Normal, "Started", &Told::ours("VirtualMachineInstance started."));
+                    self.tell(Kind::Normal, "Created", &Redacted::ours("VirtualMachineInstance defined."));
+                    self.tell(Kind::Normal, "Started", &Redacted::ours("VirtualMachineInstance started."));
                 } else if life.state == State::Paused && !paused {
-                    self.tell(Kind::Normal, "Resumed", &Told::ours("VirtualMachineInstance resumed."));
+                    self.tell(Kind::Normal, "Resumed", &Redacted::ours("VirtualMachineInstance resumed."));
                 }
                 if let Some(at) = life.switches.iter().position(|(pause, _)| *pause == paused)
                     && let Some((_, answer)) = life.switches.remove(at)
@@ -749,7 +759,7 @@ impl Worker {
                 }
             }
             State::ShuttingDown => {
-                self.tell(Kind::Normal, "ShuttingDown", &Told::ours("The guest was asked to shut down."));
+                self.tell(Kind::Normal, "ShuttingDown", &Redacted::ours("The guest was asked to shut down."));
             }
             State::Ended { .. } => {}
         }
@@ -764,20 +774,20 @@ impl Worker {
         match life.conduct.wrong(now) {
             Wrong::Ignore => {}
             Wrong::Log { suppressed } => {
-                tracing::warn!(pod, suppressed, "the launcher talks nonsense: {what}")
+                tracing::warn!(pod, suppressed, "the launcher misbehaves: {what}")
             }
             Wrong::Close { until, suppressed } => {
                 let seconds = until.duration_since(now).as_secs();
                 tracing::warn!(
                     pod,
                     suppressed,
-                    "the launcher talks nonsense, and nobody listens to it for {seconds} s: {what}"
+                    "the launcher misbehaves, and nobody listens to it for {seconds} s: {what}"
                 );
                 life.link = None;
                 life.closed_until = Some(until);
                 life.switches.clear();
-                let message = Told::ours(
-                    "The launcher keeps sending messages that make no sense, and the node does not listen to it for a \
+                let message = Redacted::ours(
+                    "The launcher keeps sending messages that make no sense, or closing its connection, and the node does not listen to it for a \
                      while. Its guest may have taken it over: look at the pod's log, and stop the machine.",
                 );
                 self.shared.node.events.tell(
@@ -839,9 +849,9 @@ impl Worker {
         let exit = match &end {
             Some((ending, message)) => {
                 let code = code.or(Some(i32::from(*ending != Ending::Shutdown)));
-                exit::exit(code, self.shared.config.told(message))
+                exit::exit(code, self.shared.config.redacted_foreign(message))
             }
-            None => exit::exit(code, self.shared.config.told(&self.last_words(code))),
+            None => exit::exit(code, self.shared.config.redacted_foreign(&self.last_words(code))),
         };
         let (phase, reason) = match end.as_ref().map(|(ending, _)| *ending) {
             Some(Ending::Shutdown) => (Phase::Succeeded, None),
@@ -851,7 +861,7 @@ impl Worker {
             None => (Phase::Failed, Some("LauncherDied")),
         };
         let message = self.explain(&record, exit.message.as_str());
-        let exit = Exit { message: self.shared.config.told(&message), ..exit };
+        let exit = Exit { message: self.shared.config.redacted_foreign(&message), ..exit };
         self.end(record, exit, phase, reason).await;
     }
 
@@ -869,7 +879,7 @@ impl Worker {
         }
         let kind = if phase == Phase::Succeeded { Kind::Normal } else { Kind::Warning };
         let message = format!("The VirtualMachineInstance was shut down: {}", exit.message);
-        self.tell(kind, "Stopped", &self.shared.config.told(&message));
+        self.tell(kind, "Stopped", &self.shared.config.redacted_foreign(&message));
     }
 
     async fn end(&mut self, mut record: Record, exit: Exit, phase: Phase, reason: Option<&'static str>) {

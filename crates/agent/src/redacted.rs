@@ -2,7 +2,7 @@
 //!
 //! Errors of this node name files, because whoever runs it needs that; the log shows them whole. Users are told the same
 //! without the node's paths (the volume, claim or image is named beside them), without characters that act on a
-//! terminal, and no more than people read. Whatever shows a text to users takes a [`Told`], and nothing else makes one.
+//! terminal, and no more than people read. Whatever shows a text to users takes a [`Redacted`], and nothing else makes one.
 
 use crate::config::Config;
 use ferrovirt_qemu::text::plain;
@@ -26,17 +26,26 @@ const SHOWN: [&str; 6] = [
 /// A text that users may see.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Told(String);
+pub struct Redacted(String);
 
-impl Told {
+impl Redacted {
     /// A text of ours, known when the agent is built.
     pub fn ours(text: &'static str) -> Self {
         Self(text.to_owned())
     }
 
-    /// Any text. Paths of the node are taken out; a path in double quotes is what somebody wrote into an object, and
-    /// stays, unless it leads to the agent's own directories.
+    /// A text of this program. Paths of the node are taken out; a path in double quotes is what somebody wrote into an
+    /// object, as `{:?}` writes it, and stays, unless it leads to the agent's own directories.
     pub fn new(text: &str, config: &Config) -> Self {
+        Self::with(text, config, true)
+    }
+
+    /// A text of a launcher, or with one in it: its quotes are whatever its guest likes, and keep nothing.
+    pub fn foreign(text: &str, config: &Config) -> Self {
+        Self::with(text, config, false)
+    }
+
+    fn with(text: &str, config: &Config, quotes: bool) -> Self {
         let mut text = text.to_owned();
         for directory in [&config.images, &config.data] {
             let directory = directory.to_string_lossy();
@@ -45,7 +54,7 @@ impl Told {
                 text = without(&text, &directory);
             }
         }
-        Self(plain(&without_others(&text), MOST))
+        Self(plain(&without_others(&text, quotes), MOST))
     }
 
     /// The text.
@@ -54,7 +63,7 @@ impl Told {
     }
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for Redacted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -83,14 +92,13 @@ fn without(text: &str, directory: &str) -> String {
     out + rest
 }
 
-/// Every absolute path replaced that is neither in double quotes nor known to be the same everywhere.
-fn without_others(text: &str) -> String {
+/// Every absolute path replaced that is not known to be the same everywhere, nor, with `quotes`, in double quotes.
+fn without_others(text: &str, quotes: bool) -> String {
     let mut out = String::new();
     let mut rest = text;
     let mut before = ' ';
-    let mut quoted = false;
     while let Some(c) = rest.chars().next() {
-        if c == '/' && !quoted && (ends(before) || "=[{".contains(before)) {
+        if c == '/' && (ends(before) || "=[{".contains(before)) {
             let (path, further) = rest.split_at(rest.find(ends).unwrap_or(rest.len()));
             let known = path.len() == 1 || SHOWN.iter().any(|shown| path.starts_with(shown));
             out.push_str(if known { path } else { HIDDEN });
@@ -98,12 +106,28 @@ fn without_others(text: &str) -> String {
             before = ')';
             continue;
         }
-        quoted ^= c == '"';
-        out.push(c);
+        let length = if c == '"' && quotes { quoted(rest) } else { c.len_utf8() };
+        let (taken, further) = rest.split_at_checked(length).unwrap_or((rest, ""));
+        out.push_str(taken);
         before = c;
-        rest = rest.get(c.len_utf8()..).unwrap_or_default();
+        rest = further;
     }
     out
+}
+
+/// Bytes of the quoted text at the beginning, with both quotes. A quote behind a backslash is a part of it; without an end
+/// it is the quote alone.
+fn quoted(text: &str) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return at + 1,
+            _ => {}
+        }
+    }
+    1
 }
 
 #[cfg(test)]
@@ -123,8 +147,8 @@ mod tests {
         }
     }
 
-    fn told(text: &str) -> String {
-        Told::new(text, &config()).as_str().to_owned()
+    fn redacted(text: &str) -> String {
+        Redacted::new(text, &config()).as_str().to_owned()
     }
 
     #[test]
@@ -150,9 +174,22 @@ mod tests {
             ("two\nlines\u{1b}[2J", "two\\nlines\\u{1b}[2J"),
         ];
         for (text, shown) in rows {
-            assert_eq!(told(text), shown);
+            assert_eq!(redacted(text), shown);
         }
-        assert!(told(&"x".repeat(100_000)).chars().count() < 1100);
+        assert!(redacted(&"x".repeat(100_000)).chars().count() < 1100);
+    }
+
+    #[test]
+    fn a_quote_that_a_user_or_a_guest_wrote_hides_and_shows_nothing() {
+        // As `{:?}` writes a name with a quote in it.
+        let name = format!("volume {:?}: /home/tank/vol1: gone", "a\" /b");
+        assert_eq!(redacted(&name), "volume \"a\\\" /b\": (a path of the node): gone");
+        let name = format!("volume {:?}: /home/tank/vol1: gone", "a\\");
+        assert_eq!(redacted(&name), "volume \"a\\\\\": (a path of the node): gone");
+        assert_eq!(redacted("said \" /home/x"), "said \" (a path of the node)");
+        let foreign = |text: &str| Redacted::foreign(text, &config()).as_str().to_owned();
+        assert_eq!(foreign("\"/etc/passwd\" \""), "\"(a path of the node)\" \"");
+        assert_eq!(foreign("\"/dev/kvm\" and /disk/a"), "\"/dev/kvm\" and /disk/a");
     }
 
     /// Each error of the agent that can reach a user, with paths wherever it has some.
@@ -187,10 +224,10 @@ mod tests {
                 message: "open executable `/opt/x/virt-launcher`".into(),
             }
             .to_string(),
-            pods::Refusal::Launcher(Told::new("opening /proc/self/fd/1", &config())).to_string(),
+            pods::Refusal::Launcher(Redacted::new("opening /proc/self/fd/1", &config())).to_string(),
         ];
         for error in errors {
-            let shown = told(&error);
+            let shown = redacted(&error);
             for secret in
                 ["secret place", "/srv", "/home", "tank", "/mnt", "pictures", "/opt", "/proc", "pods/u"]
             {
