@@ -21,6 +21,7 @@ use ferrovirt_agent::{
     policy::{Installer, Watch},
     preflight,
     selinux::{Kernel, SHARED_FILES, label_path},
+    volumes,
 };
 use ferrovirt_sys::{
     kvm::{self, Kvm},
@@ -276,6 +277,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     tokio::select! {
         () = manager.clone().run() => {}
         () = node::keep(shared.clone(), options.selinux_installer.map(Installer::new)) => {}
+        () = volumes::marks::keep(shared.clone()) => {}
         () = server.run() => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -1,14 +1,15 @@
 //! Claims bound to volumes of this node.
 
+use super::marks::{Mark, Name};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use std::path::{Path, PathBuf};
 
 /// A bound claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// File of the agent that says that the claim was in use before: its directory and its disk are not made a second
+    /// What says that the claim was in use before: its directory and its disk are not made a second
     /// time.
-    pub mark: PathBuf,
+    pub mark: Mark,
     /// Name of the volume.
     pub volume: String,
     /// Directory or block device on the node.
@@ -46,7 +47,13 @@ impl Claim {
         let capacity = spec.capacity.as_ref().and_then(|all| all.get("storage"));
         let capacity = capacity.and_then(|size| ferrovirt_api::quantity::bytes(size).ok());
         Some(Self {
-            mark: marks.join(owner),
+            mark: Mark {
+                file: marks.join(owner),
+                claim: Name {
+                    namespace: claim.metadata.namespace.clone().unwrap_or_default(),
+                    name: claim.metadata.name.clone().unwrap_or_default(),
+                },
+            },
             volume: volume.metadata.name.clone().unwrap_or_default(),
             path: PathBuf::from(path),
             create,

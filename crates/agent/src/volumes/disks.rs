@@ -103,7 +103,7 @@ impl Work<'_> {
                     && let Some(claim) = self.objects.claims.get(claim)
                 {
                     self.claim_file(disk, &file, claim)?;
-                    File::create(&claim.mark).map_err(|source| io_error(&disk.name, &claim.mark, source))?;
+                    claim.mark.set().map_err(|source| io_error(&disk.name, &claim.mark.file, source))?;
                 }
                 Ok(raw)
             }

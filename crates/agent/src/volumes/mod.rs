@@ -3,6 +3,7 @@
 mod claim;
 pub mod disks;
 pub mod iso;
+pub mod marks;
 mod payload;
 mod place;
 

@@ -104,7 +104,10 @@ fn a_claims_directory_is_made_once_and_its_loss_is_an_error_that_says_what_to_do
     let mut setup = Setup::new();
     let (path, mark) = (setup.folder.path().join("volume"), setup.folder.path().join("mark"));
     let claim = |create| Claim {
-        mark: mark.clone(),
+        mark: marks::Mark {
+            file: mark.clone(),
+            claim: marks::Name { namespace: "n".to_owned(), name: "c".to_owned() },
+        },
         volume: "pv".to_owned(),
         path: path.clone(),
         block: false,
