@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{
     EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource,
     SecretVolumeSource, Volume, VolumeDevice, VolumeMount,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 /// What a pod mounts.
 #[derive(Default)]
@@ -41,6 +42,15 @@ pub(super) fn storage(grants: &GrantSet) -> Storage {
     out
 }
 
+/// What a launcher keeps beside disks: sockets, seeds of some MiB, its last state. Whoever evicts pods for their scratch
+/// space, a kubelet or our node agent, need not wait for the limit of all of it.
+const SMALL: &str = "64Mi";
+
+/// Whether a volume of the launcher's own is for small files alone.
+fn is_small(volume: &str) -> bool {
+    matches!(volume, "public" | "private" | "sockets")
+}
+
 fn path(right: &Right<String>) -> &str {
     match right {
         Right::Mount { path, .. } | Right::Device { path, .. } => path,
@@ -51,7 +61,10 @@ fn path(right: &Right<String>) -> &str {
 fn volume(name: &str, source: &VolumeSource<String>, access: Access) -> Volume {
     let mut volume = Volume { name: name.to_owned(), ..Default::default() };
     match source {
-        VolumeSource::Scratch => volume.empty_dir = Some(EmptyDirVolumeSource::default()),
+        VolumeSource::Scratch => {
+            let size_limit = is_small(name).then(|| Quantity(SMALL.to_owned()));
+            volume.empty_dir = Some(EmptyDirVolumeSource { size_limit, ..Default::default() });
+        }
         VolumeSource::HugePages => {
             volume.empty_dir =
                 Some(EmptyDirVolumeSource { medium: Some("HugePages".to_owned()), ..Default::default() });
@@ -79,4 +92,21 @@ fn volume(name: &str, source: &VolumeSource<String>, access: Access) -> Volume {
         }
     }
     volume
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_for_small_files_has_a_limit_of_its_own_and_disks_have_that_of_the_pod() {
+        let limit = |name: &str| {
+            let volume = volume(name, &VolumeSource::Scratch, Access::ReadWrite);
+            volume.empty_dir.and_then(|source| source.size_limit).map(|limit| limit.0)
+        };
+        for name in ["public", "private", "sockets"] {
+            assert_eq!(limit(name).as_deref(), Some(SMALL), "{name}");
+        }
+        assert_eq!(limit("ephemeral-disks"), None);
+    }
 }
