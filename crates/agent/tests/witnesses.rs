@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use ferrovirt_agent::{
+    disk,
     network::{
         Network, Port,
         pod::{self, BRIDGE},
@@ -26,14 +27,14 @@ use ferrovirt_qemu::{
     Descriptors, command_line,
     order::{Accelerator, Backing, Bus, Cache, Disk, Format, Kernel, Memory, Order, VERSION},
 };
-use ferrovirt_sys::{netns, process::Setup, seqpacket::Listener, tap, udp};
+use ferrovirt_sys::{netns, process::Setup, seqpacket::Listener, shared::Shared, tap, udp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use rustix::thread::{CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities};
 use serde_json::json;
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io,
+    io::{self, Write},
     os::{
         fd::OwnedFd,
         unix::{
@@ -426,6 +427,29 @@ fn supervisor() {
     assert!(said.contains("Permission denied") && said.ends_with("by descriptor\n"), "{said}");
 }
 
+/// `node-measure`: a file that is mapped, and neither named nor open, is seen.
+fn mapped() {
+    let first = fs::read_to_string("/proc/self/uid_map").unwrap();
+    if first.split_whitespace().nth(2) != Some("4294967295") {
+        eprintln!("node-measure: this root is not that of the first user namespace");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = tempfile::tempfile_in(folder.path()).unwrap();
+    let _mapped = Shared::map(&file, 4096).unwrap();
+    file.write_all(&vec![1; 64 << 20]).unwrap();
+    drop(file);
+    let own = [std::process::id()];
+    let look = || {
+        let processes = disk::Processes { all: &own, launcher: 0, user: 0, group: 0 };
+        // The kernel takes this one, which the agent does not have, for the other.
+        let held = without(CapabilitySet::CHECKPOINT_RESTORE, || disk::unlinked(processes, folder.path()));
+        let held = held.map_err(|error| error.to_string())?;
+        if held.bytes >= 64 << 20 { Ok(()) } else { Err(format!("{} bytes are seen", held.bytes)) }
+    };
+    missed("node-measure", "SYS_ADMIN", &["bytes are seen"], look);
+}
+
 /// Scores of the OOM killer. A nested root may lack the capability: then the kernel refuses with it as without.
 fn scores() {
     let lower = || {
@@ -566,6 +590,7 @@ fn each_step_on_the_node_is_refused_without_what_it_is_granted() {
     images::unpacked();
     supervisor();
     scores();
+    mapped();
     let mut ran = opens();
     assert!(ran.len() > 8, "{ran:?}");
     ran.extend([
@@ -579,6 +604,7 @@ fn each_step_on_the_node_is_refused_without_what_it_is_granted() {
         "node-identity",
         "node-images",
         "node-lifecycle",
+        "node-measure",
         "node-mounts",
         "node-network",
         "node-ownership",

@@ -100,6 +100,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("node-identity", Scenario::Node),
     ("node-images", Scenario::Node),
     ("node-lifecycle", Scenario::Node),
+    ("node-measure", Scenario::Node),
     ("node-mounts", Scenario::Node),
     ("node-network", Scenario::Node),
     ("node-ownership", Scenario::Node),

@@ -52,6 +52,7 @@ const TASKS: &[(&str, Task)] = &[
     ("node-install-policy", Task::Labels),
     ("node-labels", Task::Labels),
     ("node-lifecycle", Task::Containers),
+    ("node-measure", Task::Containers),
     ("node-mounts", Task::Containers),
     ("node-network", Task::Network),
     ("node-oom", Task::Containers),

@@ -7,7 +7,7 @@ mod usage;
 
 pub use limits::{Candidate, Held, Pressure, Short, Threshold, Thresholds, first, over_limit, requested};
 pub use remove::remove_tree;
-pub use unlinked::unlinked;
+pub use unlinked::{MOST_OPEN, Processes, unlinked};
 pub use usage::{Free, Usage, free, usage};
 
 use std::time::Duration;

@@ -4,7 +4,7 @@ use super::{
     cgroup::{self, HugeLimit},
     sources::Sources,
 };
-use crate::selinux::Label;
+use crate::{disk::MOST_OPEN, selinux::Label};
 use ferrovirt_api::quantity::Amount;
 use ferrovirt_plan::paths;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -490,11 +490,11 @@ fn resources(container: &Container, devices: &[Device], huge: HugeLimit) -> Resu
     Ok(all.into())
 }
 
-/// Open files as many as QEMU may need, within what this process may give: raising a hard limit takes
+/// Open files as many as QEMU may need and as are looked at for what they hold, within what this process may give: raising a hard limit takes
 /// CAP_SYS_RESOURCE, which a nested root may lack. No core dumps: they would hold guest memory.
 fn rlimits() -> Value {
     use rustix::process::{Resource, getrlimit};
-    let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX).min(1 << 20);
+    let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX).min(MOST_OPEN);
     json!([
         {"type": "RLIMIT_NOFILE", "soft": files, "hard": files},
         {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},

@@ -190,7 +190,9 @@ fn held(shared: &Shared, pod: &Pod, folder: &Path, record: &Record) -> io::Resul
         }
     }
     let processes = cgroup::processes(&shared.cgroups, &record.uid);
-    held.rest += disk::unlinked(&processes, record.user, record.group, folder)?;
+    let processes =
+        disk::Processes { all: &processes, launcher: record.pid, user: record.user, group: record.group };
+    held.rest += disk::unlinked(processes, folder)?;
     Ok(held)
 }
 

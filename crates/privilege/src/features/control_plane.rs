@@ -232,6 +232,14 @@ const HOST: &[Grant] = &[
     ),
     Grant::new(
         Subject::Node,
+        Phase::Running,
+        &[Right::Host { operation: "read what a pod's processes have mapped", capability: "SYS_ADMIN" }],
+        "kernel: proc_map_files_get_link asks checkpoint_restore_ns_capable of the first user namespace",
+        "what a guest that broke out of QEMU hides from the measuring of scratch space counts for its own pod",
+        "node-measure",
+    ),
+    Grant::new(
+        Subject::Node,
         Phase::Start,
         &[Right::Host { operation: "join the pod to the node's network", capability: "NET_ADMIN" }],
         "kernel: rtnetlink_rcv_msg asks netlink_net_capable(CAP_NET_ADMIN)",
@@ -243,7 +251,7 @@ const HOST: &[Grant] = &[
         Phase::Running,
         &[
             Right::Host {
-                operation: "make the bridge of the pod network, and attach running pods to it again",
+                operation: "make the bridge of the pod network, say where pods are on it, and attach running ones again",
                 capability: "NET_ADMIN",
             },
             Right::Sysctl { name: "net.ipv4.ip_forward", value: "1" },
