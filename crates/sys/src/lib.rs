@@ -6,6 +6,7 @@ pub mod calls;
 pub mod confine;
 pub mod identity;
 pub mod kvm;
+pub mod landlock;
 pub mod link;
 pub mod memory;
 pub mod mount;

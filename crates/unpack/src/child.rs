@@ -5,7 +5,7 @@ use crate::{
     layout::{Files, Layout},
     tree::Tree,
 };
-use ferrovirt_sys::{confine, process, rights, seqpacket::Connection};
+use ferrovirt_sys::{confine, landlock, process, rights, seqpacket::Connection};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::{fs::File, io, os::fd::OwnedFd, process::ExitCode};
 
@@ -34,7 +34,7 @@ pub fn run() -> ExitCode {
 fn work(connection: &Connection) -> Result<(), Failure> {
     // The agent's own message, and the last step that needs any right.
     let (start, mut fds) = start(connection)?;
-    confine_self(&start).map_err(|error| Failure::Node(format!("giving up rights: {error}")))?;
+    confine_self(&start, fds.last()).map_err(|error| Failure::Node(format!("giving up rights: {error}")))?;
     let target = fds.pop().ok_or_else(|| Failure::Node("no directory to unpack into".to_owned()))?;
     let mut open = |name: &str| ask(connection, name);
     let files = match (start.archive, fds.pop()) {
@@ -68,8 +68,8 @@ fn say(connection: &Connection, said: &Said) -> io::Result<()> {
     connection.send(&bytes, &[])
 }
 
-/// No other user, no new privilege, no network, no program, no process; little memory and time.
-fn confine_self(start: &Start) -> io::Result<()> {
+/// No other user, no new privilege, no network, no program, no process, no other directory; little memory and time.
+fn confine_self(start: &Start, target: Option<&OwnedFd>) -> io::Result<()> {
     if !rights::has_none()? {
         return Err(io::Error::other("this process still has rights"));
     }
@@ -84,6 +84,10 @@ fn confine_self(start: &Start) -> io::Result<()> {
         (Resource::Memlock, 0),
     ] {
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
+    }
+    // Where the kernel has it; the user, who owns nothing, and the filter hold without.
+    if let Some(target) = target {
+        landlock::only_beneath(target)?;
     }
     confine::allow_only(confine::FILES)
 }
