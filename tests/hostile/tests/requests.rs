@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use ferrovirt_e2e::{
-    Cluster, Options, Person,
+    Cluster, Options, Person, machine,
     raw::{Connection, Server},
     wait_for,
 };
@@ -217,6 +217,53 @@ fn bindings_of_many_subjects_cost_their_author_alone() -> Result<()> {
     ensure!(may()?, "carol may list");
     cluster.kubectl(&["delete", "rolebindings", "--all", "-n", "alpha"])?;
     ensure!(!may()?, "carol may list without a binding");
+    drop(users);
+    cluster.stop()
+}
+
+#[test]
+fn logs_that_are_followed_without_end_cost_their_reader_alone() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    let users = Users::new(&cluster)?;
+    let server = Server::of(&cluster.kubeconfig())?;
+    let machine =
+        machine("m", "Always", 5).replace("metadata: {name: m}", "metadata: {name: m, namespace: alpha}");
+    cluster.apply(&machine)?;
+    cluster.wait_phase("alpha", "m", "Running")?;
+    let pods = cluster.json(&["get", "pods", "-n", "alpha"])?;
+    let pod = pods["items"][0]["metadata"]["name"].as_str().context("no pod")?.to_owned();
+    let path = format!("/api/v1/namespaces/alpha/pods/{pod}/log");
+    let agent = cluster.agent().context("no agent")?;
+    let open = || -> Result<usize> { Ok(std::fs::read_dir(format!("/proc/{}/fd", agent.pid))?.count()) };
+    let before = open()?;
+
+    let follow = |token: &str| -> Result<(u16, String, Connection)> {
+        let mut connection = server.connect()?;
+        connection.send(token, "GET", &format!("{path}?follow=true"), "text/plain", b"")?;
+        let (code, head) = connection.head()?;
+        Ok((code, head, connection))
+    };
+    let held = (0..90).map(|_| follow(&users.carol.token)).collect::<Result<Vec<_>>>()?;
+    let served = held.iter().filter(|(code, ..)| *code == 200).count();
+    ensure!(served == 32, "carol follows {served} times");
+    ensure!(
+        held.iter().all(|(code, head, _)| *code == 200 || (*code == 429 && head.contains("retry-after"))),
+        "the others are told to come later"
+    );
+    let now = open()?;
+    ensure!(now < before + 3 * served, "the agent has {now} descriptors, {before} before");
+    bob_is_served(&server, &users.bob, 0)?;
+    let (code, _, others) = follow(&users.alice.token)?;
+    ensure!(code == 200, "alice follows the same log: {code}");
+    ensure!(server.get(&users.alice.token, &path)?.code == 200, "and reads it");
+
+    drop((held, others));
+    wait_for("carol to follow again", Duration::from_secs(60), || {
+        Ok((follow(&users.carol.token)?.0 == 200).then_some(()))
+    })?;
+    wait_for("the agent to close what nobody reads", Duration::from_secs(60), || {
+        Ok((open()? < before + 10).then_some(()))
+    })?;
     drop(users);
     cluster.stop()
 }
