@@ -9,6 +9,7 @@ pub mod events;
 pub mod http;
 pub mod image;
 pub mod machine;
+pub mod metrics;
 pub mod network;
 pub mod node;
 pub mod oci;

@@ -9,6 +9,7 @@ use ferrovirt_agent::{
     events::Recorder,
     http,
     image::{Policy, Store},
+    metrics::Metrics,
     network::Network,
     node,
     oci::{
@@ -253,6 +254,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
             ],
         )
         .context("mounting what containers share read-only")?,
+        metrics: Metrics::default(),
         room: Room::default(),
         cgroups,
         disk: disk::Policy {

@@ -13,6 +13,7 @@ use crate::admission::{HookCache, SccCache};
 use crate::audit::Log;
 use crate::auth::Auth;
 use crate::flow::{Flow, Requester};
+use crate::metrics::Metrics;
 use crate::quota::Quota;
 use crate::status::ApiError;
 use crate::store::Store;
@@ -47,6 +48,8 @@ pub struct App {
     pub scc_admission: SccAdmission,
     /// What one user may take of the server at a time.
     pub flow: Flow,
+    /// What is counted.
+    pub metrics: Metrics,
     /// How much may be stored.
     pub quota: Quota,
     /// Where audit events go, if anywhere.

@@ -23,6 +23,7 @@ pub mod clock;
 mod discovery;
 pub mod flow;
 pub mod fresh;
+pub mod metrics;
 mod openapi;
 pub mod quota;
 pub mod registry;

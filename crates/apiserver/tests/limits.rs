@@ -114,6 +114,8 @@ fn who_acts_as_many_accounts_is_one_user() {
     assert!(held.iter().all(|(status, _)| status == "HTTP/1.1 200"));
     assert_eq!(watch(64).0, "HTTP/1.1 429");
     assert_eq!(someone.get("?watch=true", "", "").0, "HTTP/1.1 429", "they are the same user");
+    let counted = someone.world.cluster.kubectl("get --raw /metrics");
+    assert!(counted.contains("\nferrovirt_apiserver_too_many_requests_total 2\n"), "{counted}");
     drop(held);
 }
 

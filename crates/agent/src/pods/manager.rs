@@ -129,7 +129,7 @@ impl Manager {
 
     /// Metrics of the node in the text format of Prometheus.
     pub fn metrics(&self) -> String {
-        self.shared.policy.metric()
+        self.shared.policy.metric() + &self.shared.metrics.text()
     }
 
     /// True when no container and no network of a pod is on this node. Logs of pods that ended may be.

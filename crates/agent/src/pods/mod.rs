@@ -23,6 +23,7 @@ use crate::{
     disk,
     events::Recorder,
     image::Store,
+    metrics::Metrics,
     network::Network,
     oci::{cgroup::Layout, crun::Crun, sources::Sources},
     policy::Watch,
@@ -42,6 +43,8 @@ pub struct Shared {
     pub network: Network,
     /// The cgroup layout.
     pub cgroups: Layout,
+    /// What is counted.
+    pub metrics: Metrics,
     /// Images.
     pub images: Store,
     /// What pods may take of the disk.

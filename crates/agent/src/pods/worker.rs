@@ -563,6 +563,7 @@ impl Worker {
 
     /// The container was killed because its pod has to go. Its volumes go at once: they are what it is about.
     async fn evicted(&mut self, record: Record, message: Redacted) {
+        self.shared.metrics.eviction();
         self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, "Evicted", &message);
         let volumes = self.shared.pod_folder(&self.uid).join("volumes");
         let exit = Exit { evicted: true, ..exit::exit(Some(137), message) };
@@ -771,6 +772,7 @@ impl Worker {
     fn wrong(&mut self, life: &mut Life, what: &str) {
         let now = Instant::now();
         let pod = self.name();
+        self.shared.metrics.misconduct();
         match life.conduct.wrong(now) {
             Wrong::Ignore => {}
             Wrong::Log { suppressed } => {
@@ -783,6 +785,7 @@ impl Worker {
                     suppressed,
                     "the launcher misbehaves, and nobody listens to it for {seconds} s: {what}"
                 );
+                self.shared.metrics.closed();
                 life.link = None;
                 life.closed_until = Some(until);
                 life.switches.clear();

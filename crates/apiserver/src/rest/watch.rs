@@ -77,6 +77,7 @@ impl Call {
             // ever after an HTTP error. A store that was restored has not reached revisions that clients know: those
             // must list, too.
             Err(error @ (StoreError::Expired { .. } | StoreError::FromTheFuture { .. })) => {
+                self.app.metrics.expired();
                 return Ok(self.only_error(&ApiError::expired(error.to_string())));
             }
             Err(error) => return Err(self.store_error(error, "")),
@@ -167,6 +168,9 @@ impl Stream {
                     }
                 }
                 Woken::Events(Err(error)) => {
+                    if matches!(error, StoreError::Expired { .. }) {
+                        self.call.app.metrics.expired();
+                    }
                     let status = ApiError::from_store(error, self.call.kind.group, self.call.kind.plural, "");
                     put(&mut out, "ERROR", status.to_json().to_string().as_bytes());
                     self.ended = true;

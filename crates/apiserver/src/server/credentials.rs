@@ -63,6 +63,12 @@ impl Credentials {
     /// # Errors
     /// When they cannot be read, made or written; those that are there stay in use.
     pub fn renew(&self, now: OffsetDateTime) -> Result<bool, ServerError> {
+        let renewed = self.renew_due(now);
+        self.app.metrics.set_certificates_end(renewed.is_err());
+        renewed
+    }
+
+    fn renew_due(&self, now: OffsetDateTime) -> Result<bool, ServerError> {
         if !self.pki().is_due(now) {
             return Ok(false);
         }
@@ -211,6 +217,25 @@ mod tests {
         assert!(!credentials.renew(now + time::Duration::days(310)).unwrap());
         stop.send_replace(true);
         serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn that_certificates_cannot_be_renewed_is_known_until_they_are() {
+        let data = tempfile::tempdir().unwrap();
+        let server = open(data.path()).await;
+        let credentials = server.credentials();
+        let late = OffsetDateTime::now_utc() + time::Duration::days(310);
+        let (keys, away) = (data.path().join("data/pki"), data.path().join("away"));
+        std::fs::rename(&keys, &away).unwrap();
+        std::fs::write(&keys, "").unwrap();
+        assert!(!credentials.app.metrics.certificates_end());
+        credentials.renew(late).unwrap_err();
+        assert!(credentials.app.metrics.certificates_end());
+        assert!(credentials.app.metrics.text().contains("certificates_not_renewed 1"));
+        std::fs::remove_file(&keys).unwrap();
+        std::fs::rename(&away, &keys).unwrap();
+        assert!(credentials.renew(late).unwrap());
+        assert!(!credentials.app.metrics.certificates_end());
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ use crate::app::{App, SccAdmission};
 use crate::audit;
 use crate::auth::{Auth, Pki};
 use crate::flow::Flow;
+use crate::metrics::Metrics;
 use crate::quota::Quota;
 use crate::store::{Keys, Store, StoreError};
 
@@ -209,6 +210,7 @@ impl Server {
             scc_admission: config.scc_admission,
             longest_watch: config.longest_watch,
             flow: Flow::default(),
+            metrics: Metrics::default(),
             quota: Quota::new(store.clone()),
             store,
             auth,

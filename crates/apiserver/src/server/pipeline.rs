@@ -29,6 +29,9 @@ pub(super) async fn answer(app: &Arc<App>, visitor: &Visitor, request: Request<I
         Ok(answer) => trail.answered(answer, None),
         Err(error) => {
             tracing::debug!(%method, %path, code = error.code, "{}", for_log(&error));
+            if error.code == 429 {
+                app.metrics.too_many();
+            }
             trail.answered(app::refusal(&error), Some(&error))
         }
     };
@@ -93,26 +96,45 @@ fn other(
         return Err(ApiError::method_not_allowed());
     }
     if let (true, [probe, ..]) = (is_health(parts), parts) {
-        return Ok(health(probe, &app.store.health()));
+        return Ok(health(probe, &app.store.health(), app.metrics.certificates_end()));
     }
     if parts.is_empty() {
-        let paths = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"];
+        let paths = [
+            "/api",
+            "/api/v1",
+            "/apis",
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v3",
+            "/readyz",
+            "/version",
+        ];
         return Ok(app::json(200, &serde_json::json!({"paths": paths})));
+    }
+    if let [word] = parts
+        && word == "metrics"
+    {
+        return Ok(app::bytes(200, "text/plain; version=0.0.4; charset=utf-8", app.metrics.text()));
     }
     discovery::answer(parts, request.headers())
         .or_else(|| openapi::answer(parts, request.headers()))
         .ok_or_else(ApiError::no_such_path)
 }
 
+const CERTIFICATES: &str =
+    "[-] certificates: they are near their end and cannot be renewed: the server's log says why";
+
 /// What a probe is told. A server whose disk is full or failed is alive, since a restart would not help, and is not
-/// ready. Probes are for everybody: reasons that name files are in the log.
-fn health(probe: &str, store: &Health) -> Answer {
+/// ready, and so is one that will have to be looked after. Probes are for everybody: reasons that name files are in the log.
+fn health(probe: &str, store: &Health, certificates_end: bool) -> Answer {
     let text = "text/plain; charset=utf-8";
     match store {
         Health::Closed => app::bytes(500, text, "[-] the store is closed: start the server again"),
         Health::Full | Health::Failed(_) if probe == "livez" => app::bytes(200, text, "ok"),
         Health::Full => app::bytes(500, text, format!("[-] store: {}", StoreError::Full)),
         Health::Failed(_) => app::bytes(500, text, format!("[-] store: {}", StoreError::Unavailable)),
+        Health::Good if probe == "readyz" && certificates_end => app::bytes(500, text, CERTIFICATES),
         Health::Good => app::bytes(200, text, "ok"),
     }
 }
@@ -192,6 +214,13 @@ fn authorize(app: &App, user: &UserInfo, attributes: &Attributes, trail: &Trail)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn certificates_that_end_soon_make_a_server_unready_and_not_dead() {
+        let code = |probe, end| health(probe, &Health::Good, end).status().as_u16();
+        assert_eq!([code("readyz", false), code("livez", false)], [200, 200]);
+        assert_eq!([code("readyz", true), code("livez", true), code("healthz", true)], [500, 200, 200]);
+    }
 
     #[test]
     fn the_log_does_not_quote_what_was_sent() {
