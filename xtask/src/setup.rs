@@ -11,7 +11,7 @@ const PACKAGES: [(&str, &str); 34] = [
     ("seabios", "firmware of guests that boot a disk"),
     ("crun", "the OCI runtime of the node agent"),
     ("iproute2", "looked at by tests"),
-    ("nftables", "masquerade in pods"),
+    ("nftables", "looked at by tests"),
     ("containernetworking-plugins", "the pod network"),
     ("busybox-static", "the guest's user space"),
     ("cpio", "packs the guest's initial RAM file system"),

@@ -18,6 +18,10 @@ use ferrovirt_agent::{
     },
 };
 use ferrovirt_model::machine::{Binding, Interface, NicModel};
+use ferrovirt_netlink::{
+    Socket,
+    nft::{Batch, Family, Table},
+};
 use ferrovirt_plan::pod_network::PodNetwork;
 use ferrovirt_privilege::{
     Access, Right, Scenario,
@@ -27,7 +31,9 @@ use ferrovirt_qemu::{
     Descriptors, command_line,
     order::{Accelerator, Backing, Bus, Cache, Disk, Format, Kernel, Memory, Order, VERSION},
 };
-use ferrovirt_sys::{netns, process::Setup, seqpacket::Listener, shared::Shared, tap, udp};
+use ferrovirt_sys::{
+    netlink::Protocol, netns, process::Setup, seqpacket::Listener, shared::Shared, tap, udp,
+};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use rustix::thread::{CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities};
 use serde_json::json;
@@ -155,16 +161,18 @@ fn network() {
     };
     let bare = Namespace::new();
     missed("tap-bridge", "SYS_ADMIN", DENIED, || text(netns::run_in(&bare.open, || Ok(()))));
-    // ip makes the bridge and nft the translation, side by side; ip's refusal is told first.
+    // The bridge comes first, then the translation.
     let other = Namespace::new();
-    missed("tap-bridge", "NET_ADMIN", &["ip: RTNETLINK answers: Operation not permitted"], || {
+    missed("tap-bridge", "NET_ADMIN", &["making the pod's bridge: Operation not permitted"], || {
         text(pod::prepare(&other.open, &[interface(Binding::Masquerade)]))
     });
     let rules = Namespace::new();
-    missed("masquerade-nat", "NET_ADMIN", DENIED, || {
-        let nft = || Command::new("nft").args(["add", "table", "ip", "kubevirt"]).output();
-        let output = netns::run_in(&rules.open, nft).map_err(|e| e.to_string())?;
-        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into()) }
+    missed("masquerade-nat", "NET_ADMIN", &["nf_tables, the batch: Operation not permitted"], || {
+        let mut socket =
+            netns::run_in(&rules.open, || Ok(Socket::open(Protocol::Netfilter))).unwrap().unwrap();
+        let mut batch = Batch::new();
+        batch.table(Table { family: Family::Ip, name: "kubevirt" });
+        text(batch.send(socket.channel()))
     });
     let ready = prepared().unwrap();
     missed("tap-agent-creates", "NET_ADMIN", DENIED, || text(pod::queues(&ready.open, 2, USER)));
@@ -204,9 +212,8 @@ fn on_the_node() {
     let folder = tempfile::tempdir().unwrap();
     netns::run_in(&node.open, || {
         drop(Network::set_up(folder.path()).unwrap());
-        missed("node-bridge", "NET_ADMIN", &["ip: RTNETLINK answers: Operation not permitted"], || {
-            text(Network::set_up(folder.path()))
-        });
+        let refusal = "making the bridge of the pod network: Operation not permitted";
+        missed("node-bridge", "NET_ADMIN", &[refusal], || text(Network::set_up(folder.path())));
         for right in witnessed("node-bridge").unwrap().rights {
             let Right::Sysctl { name, value } = right else { continue };
             let file = format!("/proc/sys/{}", name.replace('.', "/"));

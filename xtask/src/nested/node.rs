@@ -32,11 +32,10 @@ const MODULES: [&str; 18] = [
 ];
 
 /// What `ferrovirt up` starts, and what the administrator uses.
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 6] = [
     "/usr/bin/qemu-system-x86_64",
     "/usr/bin/crun",
     "/usr/sbin/nft",
-    "/usr/sbin/ip",
     "/usr/lib/cni/bridge",
     "/usr/lib/cni/host-local",
     "/usr/bin/kubectl",

@@ -5,7 +5,11 @@ use super::{
     cni::{self, Cni},
     mac::MacAddress,
     rules::{self, Connections, Facts},
-    run,
+    sockets,
+};
+use ferrovirt_netlink::{
+    nft,
+    route::{self, Address, Bridge, Link},
 };
 use ferrovirt_sys::link;
 use serde::{Deserialize, Serialize};
@@ -21,8 +25,16 @@ use std::{
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 /// No spanning tree. Frames to reserved group addresses come by our rules instead of being handled before them (bits 3 to
 /// 15; the kernel allows no others), the bridge learns no sender from them and reads no group memberships.
-const OPTIONS: &str =
-    "type bridge forward_delay 0 stp_state 0 group_fwd_mask 0xfff8 no_linklocal_learn 1 mcast_snooping 0";
+const OPTIONS: Bridge = Bridge {
+    forward_delay: Some(0),
+    ageing_time: None,
+    spanning_tree: Some(false),
+    group_forward_mask: Some(0xfff8),
+    no_linklocal_learn: Some(true),
+    multicast_snooping: Some(false),
+};
+/// Prefix length of the pod network.
+const PREFIX: u8 = 24;
 
 /// What is set up on the node, kept on disk so that a later start finds and removes it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -79,8 +91,13 @@ impl Host {
     }
 
     /// Network of the pods.
+    fn network(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 244, self.third, 0)
+    }
+
+    /// It and its prefix length, as text.
     fn subnet(&self) -> String {
-        format!("10.244.{}.0/24", self.third)
+        format!("{}/{PREFIX}", self.network())
     }
 
     /// The node's address on it: the first, as the address plug-in chooses it.
@@ -104,12 +121,21 @@ impl Host {
 
     /// Makes the bridge; one that is there keeps its ports. It has no IPv6: nothing there is offered to pods.
     pub(super) fn make_bridge(&self) -> Result<(), Error> {
-        let (bridge, mac, gateway) = (self.bridge(), self.mac(), self.gateway());
-        let there = link::mtu(&bridge).is_ok();
-        let verb = if there { "set dev" } else { "add" };
-        let mut lines = format!("link {verb} {bridge} mtu {} address {mac} {OPTIONS}\n", cni::MTU);
-        lines.push_str(&format!("addr replace {gateway}/24 brd + dev {bridge}\n"));
-        run("ip", "iproute2", &["-batch", "-"], &lines)?;
+        let bridge = self.bridge();
+        let making = || super::link("making the bridge of the pod network");
+        let (mut links, _) = sockets().map_err(making())?;
+        let there = route::link_named(&mut links, None, &bridge).map_err(making())?;
+        let wanted = |link: Link| link.mtu(cni::MTU).address(self.mac().0);
+        let request = match &there {
+            Some(link) => wanted(Link::of(link.index)).bridge(OPTIONS).set(),
+            None => wanted(Link::new_bridge(&bridge, OPTIONS)).create(),
+        };
+        links.order(&request).map_err(making())?;
+        let made = route::link_named(&mut links, None, &bridge).map_err(making())?;
+        let index = made.ok_or(Error::Unsupported("the bridge of the pod network went away"))?.index;
+        let address = Address { index, address: self.gateway(), prefix: PREFIX };
+        let last = Ipv4Addr::from(u32::from(self.network()) | 0xff);
+        links.order(&address.put(Some(last))).map_err(super::link("giving the bridge its address"))?;
         let failed = |what| move |source| Error::Kernel { what, source };
         match fs::write(format!("/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6"), "1") {
             // A kernel without IPv6.
@@ -131,7 +157,7 @@ impl Host {
         work(&Facts {
             bridge: &self.bridge(),
             table: &self.table(),
-            subnet: &self.subnet(),
+            subnet: (self.network(), PREFIX),
             gateway: self.gateway(),
             connections: connections(),
             others: others.as_ref(),
@@ -141,17 +167,15 @@ impl Host {
     /// Removes everything; only when no pod is left.
     pub(super) fn tear_down(&self) -> Result<(), Error> {
         let bridge = self.bridge();
-        if link::mtu(&bridge).is_ok() {
-            run("ip", "iproute2", &["link", "delete", &bridge], "")?;
-        }
-        run("nft", "nftables", &["-f", "-"], &rules::removal(&self.table()))?;
+        delete(&bridge)?;
+        let opening = super::link("opening a netlink socket");
+        let (_, mut rules) = sockets().map_err(opening)?;
+        rules::removal(&self.table()).send(rules.channel())?;
         let mut left = tables()?;
         if left.iter().all(|name| name == rules::ROUTER || !name.starts_with(rules::TABLES)) {
             // No other instance is left.
-            let router = rules::ROUTER;
-            let text = format!("table ip {router}\ndelete table ip {router}\n");
-            run("nft", "nftables", &["-f", "-"], &text)?;
-            left.retain(|name| name != router);
+            rules::router_removal().send(rules.channel())?;
+            left.retain(|name| name != rules::ROUTER);
         }
         let failed = |source| Error::Kernel { what: "restoring net.ipv4.ip_forward", source };
         // Others may have come to rely on forwarding: give it back only while nothing else looks like a router.
@@ -185,10 +209,23 @@ fn connections() -> Connections {
     Connections::share(most)
 }
 
-/// Names of the node's nftables tables.
+/// Names of the node's nf_tables tables.
 fn tables() -> Result<Vec<String>, Error> {
-    let text = run("nft", "nftables", &["list", "tables"], "")?;
-    Ok(text.lines().filter_map(|line| line.split_whitespace().nth(2)).map(str::to_owned).collect())
+    let listing = || super::link("listing the node's nf_tables tables");
+    let (_, mut rules) = sockets().map_err(listing())?;
+    nft::tables(&mut rules).map_err(listing())
+}
+
+/// Removes a link of the node; fine when it is not there.
+pub(super) fn delete(name: &str) -> Result<(), Error> {
+    let removing = || super::link("removing a link of the pod network");
+    let (mut links, _) = sockets().map_err(removing())?;
+    let Some(link) = route::link_named(&mut links, None, name).map_err(removing())? else { return Ok(()) };
+    match links.order(&route::delete_link(link.index)) {
+        // It went by itself, with its other end.
+        Err(error) if error.errno() == Some(rustix::io::Errno::NODEV) => Ok(()),
+        other => other.map_err(removing()),
+    }
 }
 
 /// The node's bridges. Names come from administrators: what could not stand in a rule is left out.

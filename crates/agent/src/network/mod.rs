@@ -7,15 +7,16 @@ pub mod mac;
 pub mod pod;
 mod ports;
 mod rules;
+mod translation;
 
 pub use ports::{Network, Port};
 
+use ferrovirt_netlink::{Socket, nft::BatchError};
+use ferrovirt_sys::netlink::Protocol;
 use serde::de::DeserializeOwned;
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
 /// A failed step of a pod's network.
@@ -39,6 +40,17 @@ pub enum Error {
         /// Its last words.
         message: String,
     },
+    /// A link or an address that the kernel refused.
+    #[error("{what}: {source}")]
+    Link {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        source: ferrovirt_netlink::Error,
+    },
+    /// Rules that the kernel refused.
+    #[error(transparent)]
+    Rules(#[from] BatchError),
     /// The kernel said no.
     #[error("{what}: {source}")]
     Kernel {
@@ -85,20 +97,12 @@ fn read<T: DeserializeOwned>(file: &Path) -> Result<Option<T>, Error> {
     read.map_err(|source| Error::File { file: file.to_owned(), source })
 }
 
-/// Runs a program to its end with `input` on its standard input; on the calling thread's network namespace.
-fn run(program: &'static str, package: &'static str, args: &[&str], input: &str) -> Result<String, Error> {
-    let start = |source| Error::Start { program, package, source };
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(start)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that ends early says why on its standard error.
-        let _closed = stdin.write_all(input.as_bytes());
-    }
-    let output = child.wait_with_output().map_err(start)?;
-    if !output.status.success() {
-        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(Error::Failed { program, message });
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+/// What an exchange with the kernel about links was for.
+fn link(what: &'static str) -> impl FnOnce(ferrovirt_netlink::Error) -> Error {
+    move |source| Error::Link { what, source }
+}
+
+/// Opens netlink sockets in the calling thread's network namespace: for links and addresses, and for rules.
+fn sockets() -> Result<(Socket, Socket), ferrovirt_netlink::Error> {
+    Ok((Socket::open(Protocol::Route)?, Socket::open(Protocol::Netfilter)?))
 }

@@ -6,9 +6,14 @@ use super::{
     Error,
     cni::{self, Attachment},
     mac::MacAddress,
-    run,
+    sockets, translation,
 };
-use ferrovirt_model::machine::{Binding, Interface, Port, Protocol};
+use ferrovirt_model::machine::{Binding, Interface, Port};
+use ferrovirt_netlink::{
+    Socket,
+    nft::Batch,
+    route::{self, Address, Bridge, Link, Shown},
+};
 use ferrovirt_qemu::order::Lease;
 use ferrovirt_sys::{link, netns, tap, udp};
 use std::{fs, net::Ipv4Addr, os::fd::OwnedFd};
@@ -18,15 +23,20 @@ pub const BRIDGE: &str = "k6t-eth0";
 /// The TAP of the first interface.
 pub const TAP: &str = "tap0";
 /// Behind masquerade the guest is always this, its gateway is one less.
-const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
+pub(super) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 /// Where the DHCP server is when the guest has the pod's own address.
 const LINK_LOCAL: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
 
 /// The bridge of a pod: two ends, so that it need not learn who is where, and a guest cannot fill its table.
-const HUB: &str = "type bridge forward_delay 0 ageing_time 0 mcast_snooping 0";
-/// Connections of one address that the pod keeps track of: the memory for it is the node's.
-const MOST_CONNECTIONS: u32 = 4096;
+const HUB: Bridge = Bridge {
+    forward_delay: Some(0),
+    ageing_time: Some(0),
+    spanning_tree: None,
+    group_forward_mask: None,
+    no_linklocal_learn: None,
+    multicast_snooping: Some(false),
+};
 
 /// What the guest of one interface needs to know, and the launcher to create its TAP.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -47,7 +57,7 @@ pub struct Wired {
 /// that makes that one takes as long as all of this.
 ///
 /// # Errors
-/// When the machine has more than one interface, or the kernel, ip or nft refuse.
+/// When the machine has more than one interface, or the kernel refuses.
 pub fn prepare(namespace: &OwnedFd, interfaces: &[Interface]) -> Result<(), Error> {
     match interfaces {
         [] => Ok(()),
@@ -60,7 +70,7 @@ pub fn prepare(namespace: &OwnedFd, interfaces: &[Interface]) -> Result<(), Erro
 /// Connects the guest's side of the pod, after [`prepare`]: one interface on the pod network, or none.
 ///
 /// # Errors
-/// When the kernel or ip refuse.
+/// When the kernel refuses.
 pub fn wire(
     namespace: &OwnedFd,
     interfaces: &[Interface],
@@ -122,54 +132,28 @@ pub fn dhcp(namespace: &OwnedFd) -> Result<OwnedFd, Error> {
         .map_err(|source| Error::Kernel { what: "opening the DHCP socket", source })
 }
 
-/// Runs a program with its input in the pod's namespace.
-fn run_inside(
-    namespace: &OwnedFd,
-    program: &'static str,
-    package: &'static str,
-    args: &[&str],
-    input: &str,
-) -> Result<String, Error> {
-    netns::run_in(namespace, || Ok(run(program, package, args, input)))
+/// Sockets for links and for rules of the pod's namespace. They stay bound to it wherever they are used.
+fn open(namespace: &OwnedFd) -> Result<(Socket, Socket), Error> {
+    netns::run_in(namespace, || Ok(sockets()))
         .map_err(|source| Error::Kernel { what: "entering the pod's network namespace", source })?
+        .map_err(super::link("opening netlink sockets in the pod"))
 }
 
-/// The pod's interfaces, as `ip -j link` shows them.
-pub(super) fn links(namespace: &OwnedFd) -> Result<String, Error> {
-    run_inside(namespace, "ip", "iproute2", &["-j", "link", "show"], "")
-}
-
-fn ip_batch(namespace: &OwnedFd, lines: &str) -> Result<(), Error> {
-    run_inside(namespace, "ip", "iproute2", &["-batch", "-"], lines).map(|_| ())
-}
-
-/// Two programs that do not depend on each other.
-fn side_by_side(namespace: &OwnedFd, links: &str, rules: &str) -> Result<(), Error> {
-    let (links, rules) = std::thread::scope(|scope| {
-        let rules = scope.spawn(|| run_inside(namespace, "nft", "nftables", &["-f", "-"], rules));
-        let links = ip_batch(namespace, links);
-        (links, rules.join().unwrap_or(Err(Error::Unsupported("nft could not be waited for"))))
-    });
-    links?;
-    rules.map(|_| ())
-}
-
-/// The kernel's table of neighbours is one for all namespaces: a guest is one of them.
-fn neighbours(guest: Ipv4Addr) -> String {
-    format!(
-        "table arp kubevirt {{\n\
-         chain input {{\ntype filter hook input priority filter; policy accept;\n\
-         iifname \"{BRIDGE}\" arp saddr ip != {{ {guest}, 0.0.0.0 }} drop\n}}\n}}\n"
-    )
+/// The pod's interfaces.
+pub(super) fn links(namespace: &OwnedFd) -> Result<Vec<Shown>, Error> {
+    let (mut links, _) = open(namespace)?;
+    route::links(&mut links, None, None).map_err(super::link("listing the pod's links"))
 }
 
 fn masquerade(namespace: &OwnedFd, mtu: u32, ports: &[Port]) -> Result<(), Error> {
-    let links = format!(
-        "link add {BRIDGE} mtu {mtu} address 02:00:00:00:00:00 {HUB}\n\
-         addr add {GATEWAY}/24 dev {BRIDGE}\n\
-         link set {BRIDGE} up\n"
-    );
-    side_by_side(namespace, &links, &[translation(ports), neighbours(GUEST)].concat())?;
+    let (mut links, mut rules) = open(namespace)?;
+    let hub = Link::new_bridge(BRIDGE, HUB).mtu(mtu).address([2, 0, 0, 0, 0, 0]);
+    let index = make_hub(&mut links, hub, GATEWAY, 24)?;
+    let mut batch = Batch::new();
+    translation::translation(&mut batch, ports);
+    translation::neighbours(&mut batch, GUEST);
+    batch.send(rules.channel())?;
+    up(&mut links, index)?;
     netns::run_in(namespace, || {
         // Both belong to the calling thread's namespace.
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
@@ -178,41 +162,23 @@ fn masquerade(namespace: &OwnedFd, mtu: u32, ports: &[Port]) -> Result<(), Error
     .map_err(|source| Error::Kernel { what: "setting sysctls of the pod", source })
 }
 
-/// The translation table: everything, or the given ports, to the guest; the guest out with the pod's address. What the
-/// guest sends in another's name would leave untranslated and goes nowhere.
-fn translation(ports: &[Port]) -> String {
-    let (mut inbound, mut local) = (String::new(), String::new());
-    if ports.is_empty() {
-        inbound = format!("iifname \"eth0\" dnat to {GUEST}\n");
-    }
-    for port in ports {
-        let (protocol, number) = (
-            match port.protocol {
-                Protocol::Tcp => "tcp",
-                Protocol::Udp => "udp",
-            },
-            port.port,
-        );
-        inbound.push_str(&format!("iifname \"eth0\" {protocol} dport {number} dnat to {GUEST}\n"));
-        local.push_str(&format!("ip daddr 127.0.0.1 {protocol} dport {number} dnat to {GUEST}\n"));
-    }
-    format!(
-        "table ip kubevirt {{\n\
-         set connections {{ type ipv4_addr; size 512; flags dynamic; }}\n\
-         chain input {{\ntype filter hook input priority filter; policy accept;\n\
-         iifname \"{BRIDGE}\" ct state established,related accept\n\
-         iifname \"{BRIDGE}\" udp dport != 67 drop\n\
-         iifname \"{BRIDGE}\" meta l4proto != {{ udp, icmp }} drop\n\
-         iifname \"{BRIDGE}\" ct state new add @connections {{ ip saddr ct count over {MOST_CONNECTIONS} }} drop\n}}\n\
-         chain prerouting {{\ntype nat hook prerouting priority dstnat; policy accept;\n{inbound}}}\n\
-         chain output {{\ntype nat hook output priority -100; policy accept;\n{local}}}\n\
-         chain postrouting {{\ntype nat hook postrouting priority srcnat; policy accept;\n\
-         ip saddr {GUEST} masquerade\n\
-         oifname \"{BRIDGE}\" ip saddr 127.0.0.1 snat to {GATEWAY}\n}}\n\
-         chain forward {{\ntype filter hook forward priority filter; policy accept;\n\
-         iifname \"{BRIDGE}\" ip saddr != {GUEST} drop\n\
-         ct state new add @connections {{ ip saddr ct count over {MOST_CONNECTIONS} }} drop\n}}\n}}\n"
-    )
+/// Makes the bridge with its address; its index. It is not up.
+fn make_hub(links: &mut Socket, hub: Link, address: Ipv4Addr, prefix: u8) -> Result<u32, Error> {
+    let making = || super::link("making the pod's bridge");
+    links.order(&hub.create()).map_err(making())?;
+    let index = find(links, BRIDGE)?.index;
+    let address = Address { index, address, prefix };
+    links.order(&address.add()).map_err(super::link("giving the pod's bridge its address"))?;
+    Ok(index)
+}
+
+fn up(links: &mut Socket, index: u32) -> Result<(), Error> {
+    links.order(&Link::of(index).up().set()).map_err(super::link("setting the pod's bridge up"))
+}
+
+fn find(links: &mut Socket, name: &str) -> Result<Shown, Error> {
+    let found = route::link_named(links, None, name).map_err(super::link("looking for a link of the pod"))?;
+    found.ok_or(Error::Unsupported("a link of the pod is missing"))
 }
 
 /// The hardware address with which a machine's frames leave its pod. Behind translation it is the pod's own.
@@ -226,17 +192,31 @@ fn bridge(namespace: &OwnedFd, mtu: u32, attachment: &Attachment) -> Result<(), 
     // The pod's end keeps working with an address of its own: the guest's, with the last byte changed.
     let MacAddress([a, b, c, d, e, f]) = attachment.mac;
     let own = MacAddress([a, b, c, d, e, f ^ 0xff]);
-    let links = format!(
-        "link set eth0 down\n\
-         addr flush dev eth0\n\
-         link set eth0 name eth0-nic\n\
-         link set eth0-nic address {own}\n\
-         link add {BRIDGE} mtu {mtu} {HUB}\n\
-         link set eth0-nic master {BRIDGE} up\n\
-         addr add {LINK_LOCAL}/32 dev {BRIDGE}\n\
-         link set {BRIDGE} up\n"
-    );
-    side_by_side(namespace, &links, &neighbours(attachment.address.ip))
+    let (mut links, mut rules) = open(namespace)?;
+    let nic = find(&mut links, "eth0")?;
+    // Of other kinds a change of the hardware address is one of a link of the node.
+    if nic.kind != "veth" {
+        return Err(Error::Unsupported("bridge binding needs a pod whose interface is a veth"));
+    }
+    let nic = nic.index;
+    let changing = || super::link("taking the pod's interface for the guest");
+    links.order(&Link::of(nic).down().set()).map_err(changing())?;
+    let own_addresses = route::addresses(&mut links, None).map_err(changing())?;
+    for address in own_addresses.into_iter().filter(|address| address.index == nic) {
+        match links.order(&address.delete()) {
+            // A second address of a network goes with its first.
+            Err(error) if error.errno() == Some(rustix::io::Errno::ADDRNOTAVAIL) => {}
+            other => other.map_err(changing())?,
+        }
+    }
+    links.order(&Link::of(nic).name("eth0-nic").address(own.0).set()).map_err(changing())?;
+    let hub = make_hub(&mut links, Link::new_bridge(BRIDGE, HUB).mtu(mtu), LINK_LOCAL, 32)?;
+    let mut batch = Batch::new();
+    translation::neighbours(&mut batch, attachment.address.ip);
+    batch.send(rules.channel())?;
+    links.order(&Link::of(nic).master(hub).set()).map_err(changing())?;
+    links.order(&Link::of(nic).up().set()).map_err(changing())?;
+    up(&mut links, hub)
 }
 
 /// Name servers and search domains of the node. A server on the node's loopback is out of the guest's reach.
@@ -257,24 +237,6 @@ fn resolver(text: &str, lease: &mut Lease) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn without_ports_everything_goes_to_the_guest() {
-        let rules = translation(&[]);
-        assert!(rules.contains("iifname \"eth0\" dnat to 10.0.2.2\n"), "{rules}");
-        assert!(!rules.contains("dport 80") && rules.matches("dnat to").count() == 1, "{rules}");
-    }
-
-    #[test]
-    fn with_ports_only_those_do() {
-        let rules = translation(&[
-            Port { name: None, protocol: Protocol::Tcp, port: 80 },
-            Port { name: None, protocol: Protocol::Udp, port: 53 },
-        ]);
-        assert!(rules.contains("iifname \"eth0\" tcp dport 80 dnat to 10.0.2.2\n"), "{rules}");
-        assert!(rules.contains("ip daddr 127.0.0.1 udp dport 53 dnat to 10.0.2.2\n"), "{rules}");
-        assert!(!rules.contains("iifname \"eth0\" dnat"), "{rules}");
-    }
 
     #[test]
     fn name_servers_that_the_guest_cannot_reach_are_left_out() {

@@ -6,7 +6,11 @@ use super::{
     cni::{Attachment, Cni},
     host::Host,
     mac::MacAddress,
-    rules, run,
+    rules, sockets,
+};
+use ferrovirt_netlink::{
+    Socket,
+    route::{self, Fixed, Link, Shown},
 };
 use ferrovirt_plan::pod_network::PodNetwork;
 use ferrovirt_sys::{link, netns};
@@ -59,7 +63,7 @@ impl Network {
     /// Reads or chooses the pod network of the data directory `folder` and sets the node up for it. Idempotent.
     ///
     /// # Errors
-    /// When no subnet is free, or the kernel, ip or nft refuse.
+    /// When no subnet is free, or the kernel refuses.
     pub fn set_up(folder: &Path) -> Result<Self, Error> {
         let host = Host::open(folder)?;
         let known = match super::read::<Wanted>(&host.ports()) {
@@ -90,7 +94,7 @@ impl Network {
     /// Gives the pod `id` an address and a link to the bridge, over which it reaches nothing yet. Blocks for some 30 ms.
     ///
     /// # Errors
-    /// When the plug-in, the kernel or ip refuse.
+    /// When the plug-in or the kernel refuses.
     pub fn attach(&self, id: &str, netns: &Path) -> Result<Attachment, Error> {
         if link::mtu(&self.cni.bridge).is_err() {
             self.mend()?;
@@ -104,7 +108,7 @@ impl Network {
     /// Lets the pod `id` speak through `port`, under `policy`.
     ///
     /// # Errors
-    /// When its hardware address is taken or impossible, or the kernel, bridge or nft refuse.
+    /// When its hardware address is taken or impossible, or the kernel refuses.
     pub fn admit(&self, id: &str, port: Port, policy: &PodNetwork) -> Result<(), Error> {
         self.want(id, port.clone(), policy)?;
         self.settle(&port)
@@ -131,7 +135,11 @@ impl Network {
 
     /// Gives bridge and rules what they should have of a port. Idempotent.
     fn settle(&self, port: &Port) -> Result<(), Error> {
-        run("bridge", "iproute2", &["-batch", "-"], &fixed(port))?;
+        let settling = || super::link("telling the node's bridge where a machine is");
+        let (mut links, _) = sockets().map_err(settling())?;
+        let link = route::link_named(&mut links, None, &port.name).map_err(settling())?;
+        let link = link.ok_or(Error::Unsupported("the port of the node's bridge is gone"))?;
+        fix(&mut links, link.index, port).map_err(settling())?;
         self.apply()
     }
 
@@ -151,8 +159,10 @@ impl Network {
         ))?;
         let open = |source| Error::Kernel { what: "opening the pod's network namespace", source };
         let inside = super::pod::links(&netns::open(netns).map_err(open)?)?;
-        let outside = run("ip", "iproute2", &["-j", "link", "show", "type", "veth"], "")?;
-        if ends(&inside, &outside).as_ref() != Some(&port.name) {
+        let listing = || super::link("listing the node's links");
+        let (mut links, _) = sockets().map_err(listing())?;
+        let outside = route::links(&mut links, None, None).map_err(listing())?;
+        if ends(&inside, &outside) != Some(&port.name) {
             return Err(Error::Unsupported(
                 "the pod's link is not the port of the node's bridge that it had: stop and start the machine",
             ));
@@ -168,7 +178,7 @@ impl Network {
     /// has neither.
     ///
     /// # Errors
-    /// When the plug-in, the kernel or ip refuse.
+    /// When the plug-in or the kernel refuses.
     pub fn release(&self, id: &str, netns: &Path) -> Result<(), Error> {
         let _guard = self.links.read().unwrap_or_else(PoisonError::into_inner);
         lock(&self.coming).remove(id);
@@ -193,10 +203,7 @@ impl Network {
         }
         match port {
             // Something holds a namespace that its file no longer names.
-            Some(port) if link::mtu(&port.name).is_ok() => {
-                let deleted = run("ip", "iproute2", &["link", "delete", &port.name], "");
-                if link::mtu(&port.name).is_ok() { deleted.map(|_| ()) } else { Ok(()) }
-            }
+            Some(port) if link::mtu(&port.name).is_ok() => super::host::delete(&port.name),
             _ => Ok(()),
         }
     }
@@ -211,7 +218,7 @@ impl Network {
     /// Makes links and rules what they should be under `policy`; under the last one that was known when there is none.
     ///
     /// # Errors
-    /// When the kernel, ip or nft refuse.
+    /// When the kernel refuses.
     pub fn assert(&self, policy: Option<&PodNetwork>) -> Result<(), Error> {
         {
             let mut wanted = lock(&self.wanted);
@@ -232,7 +239,7 @@ impl Network {
     /// Removes everything; only when no pod is left.
     ///
     /// # Errors
-    /// When the kernel, ip or nft refuse.
+    /// When the kernel refuses.
     pub fn tear_down(&self) -> Result<(), Error> {
         self.host.tear_down()
     }
@@ -247,26 +254,29 @@ impl Network {
         }
         let ports: Vec<Port> = lock(&self.wanted).ports.values().cloned().collect();
         let coming: BTreeSet<String> = lock(&self.coming).values().cloned().collect();
-        let shown = run("ip", "iproute2", &["-j", "link", "show", "master", bridge], "")?;
-        let members = members(&shown);
-        for name in members
-            .iter()
-            .filter(|name| !coming.contains(*name) && !ports.iter().any(|port| port.name == **name))
-        {
+        let listing = || super::link("listing the ports of the node's bridge");
+        let (mut links, _) = sockets().map_err(listing())?;
+        let Some(hub) = route::link_named(&mut links, None, bridge).map_err(listing())? else {
+            return Ok(());
+        };
+        let members = route::links(&mut links, None, Some(hub.index)).map_err(listing())?;
+        let is_port = |member: &&Shown| {
+            coming.contains(&member.name) || ports.iter().any(|port| port.name == member.name)
+        };
+        for member in members.iter().filter(|member| !is_port(member)) {
+            let name = &member.name;
             tracing::warn!(name, "taking a link off the bridge {bridge} that is no port of a machine");
-            // Names of links are the administrator's, and no lines of a batch.
-            if let Err(error) = run("ip", "iproute2", &["link", "set", "dev", name, "nomaster"], "") {
+            if let Err(error) = links.order(&Link::of(member.index).master(0).set()) {
                 tracing::warn!("taking a link off the bridge {bridge}: {error}");
             }
         }
-        let lost = |port: &&Port| !members.contains(&port.name) && link::mtu(&port.name).is_ok();
+        let lost = |port: &&Port| {
+            members.iter().all(|member| member.name != port.name) && link::mtu(&port.name).is_ok()
+        };
         for port in ports.iter().filter(lost) {
             let name = &port.name;
             tracing::warn!("attaching {name} to the bridge {bridge} again");
-            let lines = format!("link set dev {name} master {bridge}\nlink set dev {name} up\n");
-            let attached = run("ip", "iproute2", &["-batch", "-"], &lines)
-                .and_then(|_| run("bridge", "iproute2", &["-batch", "-"], &fixed(port)));
-            if let Err(error) = attached {
+            if let Err(error) = join(&mut links, hub.index, port) {
                 tracing::warn!("attaching {name} to the bridge {bridge}: {error}");
             }
         }
@@ -282,7 +292,8 @@ impl Network {
         }
         let wanted = lock(&self.wanted).clone();
         let batch = self.host.with_facts(|facts| rules::render(facts, &wanted.policy, &wanted.ports));
-        run("nft", "nftables", &["-f", "-"], &batch)?;
+        let (_, mut rules) = sockets().map_err(super::link("opening a netlink socket"))?;
+        batch.send(rules.channel())?;
         *applied = wanted.version;
         Ok(())
     }
@@ -303,46 +314,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An interface in what `ip -j link` shows.
-#[derive(Debug, Deserialize)]
-struct Link {
-    #[serde(default)]
-    ifname: String,
-    #[serde(default)]
-    ifindex: u32,
-    /// The other end, which is in another namespace.
-    #[serde(default)]
-    link_index: u32,
+/// Makes the port's link a port of the bridge with this index again.
+fn join(links: &mut Socket, bridge: u32, port: &Port) -> Result<(), ferrovirt_netlink::Error> {
+    let Some(link) = route::link_named(links, None, &port.name)? else { return Ok(()) };
+    links.order(&Link::of(link.index).master(bridge).set())?;
+    links.order(&Link::of(link.index).up().set())?;
+    fix(links, link.index, port)
 }
 
-fn parse(json: &str) -> Vec<Link> {
-    serde_json::from_str(json).unwrap_or_default()
+/// The bridge knows where the port's hardware address is and learns none from it, whoever else says that it has that
+/// address.
+fn fix(links: &mut Socket, index: u32, port: &Port) -> Result<(), ferrovirt_netlink::Error> {
+    let quiet = route::Port { learning: Some(false), unicast_flood: Some(false) };
+    links.order(&Link::of(index).port(quiet).set())?;
+    links.order(&Fixed { port: index, address: port.mac.0, sticky: true }.put())
 }
 
-/// Names of the interfaces in what `ip -j link` shows.
-fn members(json: &str) -> BTreeSet<String> {
-    parse(json).into_iter().map(|link| link.ifname).collect()
-}
-
-/// Lines for `bridge -batch`: the bridge knows where the port's hardware address is and learns none from it, whoever else
-/// says that it has that address (`sticky`).
-fn fixed(port: &Port) -> String {
-    let Port { name, mac, .. } = port;
-    format!("link set dev {name} learning off flood off\nfdb replace {mac} dev {name} master static sticky\n")
-}
-
-/// The node's end of a pod's link, by what `ip -j link` shows in the pod and on the node: each end names the other. Numbers
-/// of interfaces are each namespace's own.
-fn ends(inside: &str, outside: &str) -> Option<String> {
-    let outside = parse(outside);
-    parse(inside).into_iter().filter(|own| matches!(own.ifname.as_str(), "eth0" | "eth0-nic")).find_map(
-        |own| {
-            let port = outside.iter().find(|port| {
-                own.ifindex > 0 && port.ifindex == own.link_index && port.link_index == own.ifindex
-            })?;
-            Some(port.ifname.clone())
-        },
-    )
+/// The node's end of a pod's link, by the links of the pod and of the node: each end names the other. Numbers of
+/// interfaces are each namespace's own.
+fn ends<'a>(inside: &[Shown], outside: &'a [Shown]) -> Option<&'a String> {
+    inside.iter().filter(|own| matches!(own.name.as_str(), "eth0" | "eth0-nic")).find_map(|own| {
+        let mut ends = outside.iter().filter(|port| port.kind == "veth");
+        let port =
+            ends.find(|port| Some(port.index) == own.other_end && port.other_end == Some(own.index))?;
+        Some(&port.name)
+    })
 }
 
 #[cfg(test)]
@@ -351,14 +347,20 @@ mod tests {
 
     #[test]
     fn the_two_ends_of_a_link_name_each_other() {
-        let inside = r#"[{"ifindex":1,"ifname":"lo"},
-            {"ifindex":2,"link_index":7,"ifname":"eth0"}]"#;
-        let outside = r#"[{"ifindex":6,"link_index":2,"ifname":"veth6"},{"ifindex":7,"link_index":2,"ifname":"veth7"}]"#;
-        let found = ends(inside, outside);
-        assert_eq!(found.as_deref(), Some("veth7"));
-        assert_eq!(ends(inside, &outside.replace("\"ifindex\":7", "\"ifindex\":8")), None);
-        assert_eq!(ends(inside, &outside.replace("\"link_index\":2", "\"link_index\":3")), None);
-        assert_eq!(ends(&inside.replace("eth0", "eth1"), outside), None);
-        assert_eq!(ends("", outside), None);
+        let link = |index, name: &str, other_end| Shown {
+            index,
+            name: name.to_owned(),
+            kind: "veth".to_owned(),
+            other_end,
+            ..Shown::default()
+        };
+        let inside = [Shown { kind: String::new(), ..link(1, "lo", None) }, link(2, "eth0", Some(7))];
+        let outside = [link(6, "veth6", Some(2)), link(7, "veth7", Some(2))];
+        assert_eq!(ends(&inside, &outside).map(String::as_str), Some("veth7"));
+        assert_eq!(ends(&inside, &[link(8, "veth7", Some(2))]), None);
+        assert_eq!(ends(&inside, &[link(7, "veth7", Some(3))]), None);
+        assert_eq!(ends(&inside, &[Shown { kind: "vlan".to_owned(), ..link(7, "veth7", Some(2)) }]), None);
+        assert_eq!(ends(&[link(2, "eth1", Some(7))], &outside), None);
+        assert_eq!(ends(&[], &outside), None);
     }
 }

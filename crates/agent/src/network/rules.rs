@@ -1,4 +1,4 @@
-//! The node's nftables rules for the pod network, as one batch: who may say what on the bridge, who reaches whom, what
+//! The node's nf_tables rules for the pod network, as one batch: who may say what on the bridge, who reaches whom, what
 //! of the node is reachable, and what is forwarded.
 //!
 //! Interface names, addresses and numbers in it are ours or the plug-in's; nothing of it is text of a guest or a user.
@@ -8,10 +8,10 @@
 
 use super::ports::Port;
 use crate::node::PODS;
+use ferrovirt_netlink::nft::{Batch, Element, Family, Field, Hook, Kind, Rule, Set, Table, Type, key, name};
 use ferrovirt_plan::pod_network::{Isolation, PodNetwork};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     net::Ipv4Addr,
 };
 
@@ -25,7 +25,23 @@ pub(super) const ROUTER: &str = "ferrovirt_router";
 const MOST_CONNECTIONS: u32 = 4096;
 /// On frames that a known port may say; taken off before the kernel looks for a route. Other programs' marks are bits of
 /// their own, and never all of these.
-const KNOWN: &str = "0xfe22057a";
+const KNOWN: u32 = 0xfe22_057a;
+/// Sources of connections that are counted at a time.
+const MOST_SOURCES: u32 = 512;
+
+/// Bridges whose connections are counted: ours, and place for its names of a moment ago.
+const MOST_BRIDGES: u32 = 4;
+
+/// Priorities of hooks, as nft names them: `filter` of bridges, `filter` of others, `srcnat`; and before everything else
+/// that looks at packets (`raw` is -300).
+const BRIDGE_FILTER: i32 = -200;
+const FILTER: i32 = 0;
+const SRCNAT: i32 = 100;
+const FIRST: i32 = -450;
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 /// Connections that are kept track of for pods: the kernel's table is everybody's on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +67,8 @@ pub(super) struct Facts<'a> {
     pub(super) bridge: &'a str,
     /// Name of our tables.
     pub(super) table: &'a str,
-    /// Network of the pods.
-    pub(super) subnet: &'a str,
+    /// Network of the pods and its prefix length.
+    pub(super) subnet: (Ipv4Addr, u8),
     /// The node's address on it.
     pub(super) gateway: Ipv4Addr,
     /// What pods may take of the table of connections.
@@ -61,219 +77,297 @@ pub(super) struct Facts<'a> {
     pub(super) others: Option<&'a BTreeSet<String>>,
 }
 
-/// The batch. Applying it twice changes nothing; counters and counts of connections go on.
-pub(super) fn render(facts: &Facts<'_>, policy: &PodNetwork, ports: &BTreeMap<String, Port>) -> String {
-    let mut text = bridge(facts, policy.isolation);
-    text.push_str(&elements(facts, ports));
-    text.push_str(&node(facts, policy, ports));
-    if let Some(others) = facts.others {
-        text.push_str(&router(others));
+impl Facts<'_> {
+    fn bridge_table(&self) -> Table<'_> {
+        Table { family: Family::Bridge, name: self.table }
     }
-    text
+
+    fn node_table(&self) -> Table<'_> {
+        Table { family: Family::Inet, name: self.table }
+    }
+}
+
+/// The batch. Applying it twice changes nothing; counters and counts of connections go on.
+pub(super) fn render(facts: &Facts<'_>, policy: &PodNetwork, ports: &BTreeMap<String, Port>) -> Batch {
+    let mut batch = Batch::new();
+    bridge(&mut batch, facts, policy.isolation);
+    elements(&mut batch, facts.bridge_table(), ports);
+    node(&mut batch, facts, policy, ports);
+    if let Some(others) = facts.others {
+        router(&mut batch, others);
+    }
+    batch
 }
 
 /// The batch that takes our tables away.
-pub(super) fn removal(table: &str) -> String {
-    ["bridge", "inet", "arp"]
-        .map(|family| format!("table {family} {table}\ndelete table {family} {table}\n"))
-        .concat()
+pub(super) fn removal(table: &str) -> Batch {
+    let mut batch = Batch::new();
+    for family in [Family::Bridge, Family::Inet, Family::Arp] {
+        batch.remove(Table { family, name: table });
+    }
+    batch
+}
+
+/// The batch that takes the shared table away.
+pub(super) fn router_removal() -> Batch {
+    let mut batch = Batch::new();
+    batch.remove(Table { family: Family::Ip, name: ROUTER });
+    batch
+}
+
+/// The sets of the bridge's table, all of ports.
+const SETS: [(&str, &[Type]); 5] = [
+    ("ports", &[Type::Ifname]),
+    ("hardware", &[Type::Ifname, Type::EtherAddr]),
+    ("senders", &[Type::Ifname, Type::EtherAddr, Type::Ipv4Addr]),
+    ("owners", &[Type::EtherAddr, Type::Ipv4Addr]),
+    ("members", &[Type::Mark, Type::Ifname]),
+];
+/// Its map.
+const GROUP: &str = "group";
+
+/// Frames to 01:80:c2:00:00:0X are not forwarded but handled before other hooks, where a bridge learns their sender.
+fn reserved(rule: Rule) -> Rule {
+    let rule = rule.masked(Field::EtherDaddr, [0xff, 0xff, 0xff, 0xff, 0xff, 0xf0], [1, 0x80, 0xc2, 0, 0, 0]);
+    refused(rule)
+}
+
+fn unicast(rule: Rule) -> Rule {
+    rule.masked(Field::EtherDaddr, [1, 0, 0, 0, 0, 0], [0; 6])
+}
+
+fn refused(rule: Rule) -> Rule {
+    rule.counter_name("refused").drop()
+}
+
+fn spoofed(rule: Rule) -> Rule {
+    rule.counter_name("spoofed").drop()
+}
+
+fn isolated(rule: Rule) -> Rule {
+    rule.counter_name("isolated").drop()
 }
 
 /// The bridge: a port speaks IPv4 and ARP with its own addresses, and is heard by its namespace.
-fn bridge(facts: &Facts<'_>, isolation: Isolation) -> String {
-    let Facts { table, subnet, gateway, .. } = facts;
-    let isolation = match isolation {
+fn bridge(batch: &mut Batch, facts: &Facts<'_>, isolation: Isolation) {
+    let table = facts.bridge_table();
+    batch.table(table);
+    for counter in ["spoofed", "isolated", "refused"] {
+        batch.counter(table, counter);
+    }
+    for (set, types) in SETS {
+        batch.set(table, Set::of(set, types));
+    }
+    batch.set(table, Set::map(GROUP, &[Type::Ifname], Type::Mark));
+    for (chain, hook) in [
+        ("prerouting", Hook::Prerouting),
+        ("input", Hook::Input),
+        ("forward", Hook::Forward),
+        ("postrouting", Hook::Postrouting),
+    ] {
+        batch.base_chain(table, chain, Kind::Filter, hook, BRIDGE_FILTER);
+    }
+    for chain in ["from_port", "from_port_ip", "from_port_arp"] {
+        batch.chain(table, chain);
+    }
+    batch.flush_rules(table);
+    let mut add = |chain: &str, rule: Rule| batch.rule(table, chain, rule);
+    let rule = Rule::new;
+    add("prerouting", rule().among(&[Field::Iifname], "ports").jump("from_port"));
+    from_port(&mut add, facts);
+    add("input", reserved(rule().among(&[Field::Iifname], "ports")));
+    let outside = |field| rule().not_among(&[field], "ports");
+    add("forward", outside(Field::Iifname).not_among(&[Field::Oifname], "ports").accept());
+    add("forward", isolated(outside(Field::Iifname)));
+    add("forward", isolated(outside(Field::Oifname)));
+    match isolation {
         Isolation::Namespace => {
-            "meta mark set iifname map @group\nmeta mark . oifname @members accept\ncounter name isolated drop\n"
+            add("forward", rule().mark_from(Field::Iifname, GROUP));
+            add("forward", rule().among(&[Field::Mark, Field::Oifname], "members").accept());
+            add("forward", isolated(rule()));
         }
-        Isolation::None => "accept\n",
-    };
-    // Frames to 01:80:c2:00:00:0X are not forwarded but handled before other hooks, where a bridge learns their sender.
-    let reserved = "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 counter name refused drop";
-    let unicast = "ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00";
-    format!(
-        "table bridge {table} {{\n\
-         counter spoofed {{ }}\ncounter isolated {{ }}\ncounter refused {{ }}\n\
-         set ports {{ type ifname; }}\n\
-         set hardware {{ type ifname . ether_addr; }}\n\
-         set senders {{ type ifname . ether_addr . ipv4_addr; }}\n\
-         set owners {{ type ether_addr . ipv4_addr; }}\n\
-         map group {{ type ifname : mark; }}\n\
-         set members {{ type mark . ifname; }}\n\
-         chain prerouting {{ type filter hook prerouting priority filter; policy accept; }}\n\
-         chain input {{ type filter hook input priority filter; policy accept; }}\n\
-         chain forward {{ type filter hook forward priority filter; policy accept; }}\n\
-         chain postrouting {{ type filter hook postrouting priority filter; policy accept; }}\n\
-         chain from_port {{ }}\n}}\n\
-         flush table bridge {table}\n\
-         table bridge {table} {{\n\
-         chain prerouting {{\niifname @ports jump from_port\n}}\n\
-         chain from_port {{\n\
-         {reserved}\n\
-         iifname . ether saddr != @hardware counter name spoofed drop\n\
-         ether type {{ 8021q, 8021ad }} counter name refused drop\n\
-         ether type ip jump from_port_ip\n\
-         ether type arp jump from_port_arp\n\
-         counter name refused drop\n}}\n\
-         chain from_port_ip {{\n\
-         ip saddr 0.0.0.0 udp dport 67 drop\n\
-         iifname . ether saddr . ip saddr != @senders counter name spoofed drop\n\
-         ip saddr 0.0.0.0 counter name spoofed drop\n\
-         {unicast} ip daddr {subnet} ip daddr != {gateway} ether daddr . ip daddr != @owners counter name refused drop\n\
-         meta mark set {KNOWN} accept\n}}\n\
-         chain from_port_arp {{\n\
-         arp htype != 1 counter name refused drop\n\
-         arp ptype != ip counter name refused drop\n\
-         arp hlen != 6 counter name refused drop\n\
-         arp plen != 4 counter name refused drop\n\
-         arp daddr ip != {subnet} counter name refused drop\n\
-         iifname . arp saddr ether . arp saddr ip != @senders counter name spoofed drop\n\
-         arp operation {{ request, reply }} meta mark set {KNOWN} accept\n\
-         counter name refused drop\n}}\n\
-         chain input {{\niifname @ports {reserved}\n}}\n\
-         chain forward {{\n\
-         iifname != @ports oifname != @ports accept\n\
-         iifname != @ports counter name isolated drop\n\
-         oifname != @ports counter name isolated drop\n\
-         {isolation}}}\n\
-         chain postrouting {{\n\
-         oifname @ports {unicast} oifname . ether daddr != @hardware drop\n}}\n}}\n\
-"
-    )
+        Isolation::None => add("forward", rule().accept()),
+    }
+    let elsewhere = unicast(rule().among(&[Field::Oifname], "ports"));
+    add("postrouting", elsewhere.not_among(&[Field::Oifname, Field::EtherDaddr], "hardware").drop());
+}
+
+/// What a port may say.
+fn from_port(add: &mut impl FnMut(&str, Rule), facts: &Facts<'_>) {
+    let rule = Rule::new;
+    let chain = "from_port";
+    add(chain, reserved(rule()));
+    add(chain, spoofed(rule().not_among(&[Field::Iifname, Field::EtherSaddr], "hardware")));
+    add(chain, refused(rule().one_of(Field::EtherType, &[[0x81, 0], [0x88, 0xa8]])));
+    add(chain, rule().is(Field::EtherType, [8, 0]).jump("from_port_ip"));
+    add(chain, rule().ether_type_arp().jump("from_port_arp"));
+    add(chain, refused(rule()));
+
+    let chain = "from_port_ip";
+    let nobody = rule().protocol_ip().is(Field::IpSaddr, [0; 4]);
+    add(chain, nobody.clone().l4proto(UDP).is(Field::Dport, 67_u16.to_be_bytes()).drop());
+    let sender = [Field::Iifname, Field::EtherSaddr, Field::IpSaddr];
+    add(chain, spoofed(rule().protocol_ip().not_among(&sender, "senders")));
+    add(chain, spoofed(nobody));
+    let pod = unicast(rule()).protocol_ip().network(Field::IpDaddr, facts.subnet, true);
+    let pod = pod.is_not(Field::IpDaddr, facts.gateway.octets());
+    add(chain, refused(pod.not_among(&[Field::EtherDaddr, Field::IpDaddr], "owners")));
+    add(chain, rule().set_mark(KNOWN).accept());
+
+    let chain = "from_port_arp";
+    let arp = || rule().ether_type_arp();
+    add(chain, refused(arp().is_not(Field::ArpHtype, [0, 1])));
+    add(chain, refused(arp().is_not(Field::ArpPtype, [8, 0])));
+    add(chain, refused(arp().is_not(Field::ArpHlen, [6])));
+    add(chain, refused(arp().is_not(Field::ArpPlen, [4])));
+    add(chain, refused(arp().network(Field::ArpDaddrIp, facts.subnet, false)));
+    let sender = [Field::Iifname, Field::ArpSaddrEther, Field::ArpSaddrIp];
+    add(chain, spoofed(arp().not_among(&sender, "senders")));
+    add(chain, arp().one_of(Field::ArpOperation, &[[0, 1], [0, 2]]).set_mark(KNOWN).accept());
+    add(chain, refused(rule()));
 }
 
 /// Which ports there are, in place of what was known before.
-fn elements(facts: &Facts<'_>, ports: &BTreeMap<String, Port>) -> String {
+fn elements(batch: &mut Batch, table: Table<'_>, ports: &BTreeMap<String, Port>) {
     let namespaces: BTreeSet<&str> = ports.values().map(|port| port.namespace.as_str()).collect();
-    let number =
-        |port: &Port| namespaces.iter().position(|name| *name == port.namespace).unwrap_or_default() + 1;
-    let mut all: [(&str, &str, Vec<String>); 6] = [
-        ("set", "ports"),
-        ("set", "hardware"),
-        ("set", "senders"),
-        ("set", "owners"),
-        ("map", "group"),
-        ("set", "members"),
-    ]
-    .map(|(kind, name)| (kind, name, Vec::new()));
+    let number = |port: &Port| {
+        let place = namespaces.iter().position(|name| *name == port.namespace).unwrap_or_default();
+        u32::try_from(place + 1).unwrap_or(u32::MAX).to_ne_bytes()
+    };
+    let mut all = SETS.map(|(set, _)| (set, Vec::new()));
+    let mut groups = Vec::new();
     for port in ports.values() {
-        let Port { name, mac, ip, .. } = port;
+        let (link, mac, ip) = (name(&port.name), port.mac.0, port.ip.octets());
         let group = number(port);
-        let rows = [
-            vec![format!("\"{name}\"")],
-            vec![format!("\"{name}\" . {mac}")],
+        let rows: [Vec<Vec<u8>>; 5] = [
+            vec![key(&[&link])],
+            vec![key(&[&link, &mac])],
             // The second is what asks whether an address is free (RFC 5227).
-            vec![format!("\"{name}\" . {mac} . {ip}"), format!("\"{name}\" . {mac} . 0.0.0.0")],
-            vec![format!("{mac} . {ip}")],
-            vec![format!("\"{name}\" : {group}")],
-            vec![format!("{group} . \"{name}\"")],
+            vec![key(&[&link, &mac, &ip]), key(&[&link, &mac, &[0; 4]])],
+            vec![key(&[&mac, &ip])],
+            vec![key(&[&group, &link])],
         ];
-        for ((_, _, elements), row) in all.iter_mut().zip(rows) {
-            elements.extend(row);
+        for ((_, elements), row) in all.iter_mut().zip(rows) {
+            elements.extend(row.into_iter().map(|key| Element { key, value: None }));
         }
+        groups.push(Element { key: link.to_vec(), value: Some(group.to_vec()) });
     }
-    let table = facts.table;
-    let mut text = String::new();
-    for (kind, name, elements) in &all {
-        let _ = writeln!(text, "flush {kind} bridge {table} {name}");
-        if !elements.is_empty() {
-            let _ = writeln!(text, "add element bridge {table} {name} {{ {} }}", elements.join(", "));
-        }
+    for (set, elements) in all.into_iter().chain([(GROUP, groups)]) {
+        batch.flush_set(table, set);
+        batch.elements(table, set, &elements);
     }
-    text
 }
 
 /// The node: what it answers, what it forwards, and in whose name that leaves.
-fn node(facts: &Facts<'_>, policy: &PodNetwork, ports: &BTreeMap<String, Port>) -> String {
-    let Facts { bridge, table, subnet, gateway, .. } = facts;
-    let names: Vec<_> = ports.values().map(|port| format!("\"{}\"", port.name)).collect();
-    let names = match names.is_empty() {
-        true => String::new(),
-        false => format!("add element inet {table} ports {{ {} }}\n", names.join(", ")),
-    };
-    let Connections { each, all } = facts.connections;
-    // One bridge is one element: a count in a rule would begin anew with every batch.
-    let limit = format!(
-        "ct state new add @connections {{ ip saddr ct count over {each} }} counter drop\n\
-             ct state new add @total {{ iifname ct count over {all} }} counter drop"
-    );
-    let mut services = String::new();
-    for (protocol, numbers) in [("tcp", &policy.tcp), ("udp", &policy.udp)] {
-        let numbers: Vec<_> = numbers.iter().map(u16::to_string).collect();
+fn node(batch: &mut Batch, facts: &Facts<'_>, policy: &PodNetwork, ports: &BTreeMap<String, Port>) {
+    let table = facts.node_table();
+    batch.table(table);
+    batch.set(table, Set::of("ports", &[Type::Ifname]));
+    batch.set(table, Set::dynamic("connections", &[Type::Ipv4Addr], MOST_SOURCES));
+    batch.set(table, Set::dynamic("total", &[Type::Ifname], MOST_BRIDGES));
+    batch.base_chain(table, "prerouting", Kind::Filter, Hook::Prerouting, FIRST);
+    batch.base_chain(table, "input", Kind::Filter, Hook::Input, FILTER);
+    batch.base_chain(table, "forward", Kind::Filter, Hook::Forward, FILTER);
+    batch.base_chain(table, "postrouting", Kind::Nat, Hook::Postrouting, SRCNAT);
+    for chain in ["to_node", "outwards", "inwards"] {
+        batch.chain(table, chain);
+    }
+    batch.flush_rules(table);
+    batch.flush_set(table, "ports");
+    let names: Vec<_> =
+        ports.values().map(|port| Element { key: name(&port.name).to_vec(), value: None }).collect();
+    batch.elements(table, "ports", &names);
+
+    let bridge = facts.bridge;
+    let mut add = |chain: &str, rule: Rule| batch.rule(table, chain, rule);
+    let rule = Rule::new;
+    let unknown = || rule().iifname(bridge).is_not(Field::Mark, KNOWN.to_ne_bytes()).counter().drop();
+    add("prerouting", unknown());
+    add("prerouting", rule().iifname(bridge).set_mark(0));
+    let from_port = || rule().among(&[Field::Iifname], "ports").counter().drop();
+    add("input", from_port());
+    add("input", rule().iifname(bridge).jump("to_node"));
+    to_node(&mut add, facts, policy);
+    add("forward", from_port());
+    add("forward", rule().iifname(bridge).oifname(bridge).accept());
+    add("forward", rule().iifname(bridge).jump("outwards"));
+    add("forward", rule().oifname(bridge).jump("inwards"));
+
+    let chain = "outwards";
+    add(chain, other_family());
+    add(chain, rule().begins(Field::Oifname, BRIDGES).counter().drop());
+    add(chain, rule().nfproto_ipv4().network(Field::IpSaddr, facts.subnet, false).counter().drop());
+    let link_local = (Ipv4Addr::new(169, 254, 0, 0), 16);
+    add(chain, rule().nfproto_ipv4().network(Field::IpDaddr, link_local, true).counter().drop());
+    add(chain, rule().established().accept());
+    add(chain, rule().state_invalid().counter().drop());
+    for rule in too_many(facts.connections) {
+        add(chain, rule);
+    }
+    add(chain, rule().accept());
+
+    add("inwards", rule().established().accept());
+    add("inwards", rule().counter().drop());
+    let ours = rule().nfproto_ipv4().network(Field::IpSaddr, facts.subnet, true);
+    add("postrouting", ours.is_not(Field::Oifname, name(bridge)).masquerade());
+
+    let table = Table { family: Family::Arp, name: facts.table };
+    batch.table(table);
+    batch.base_chain(table, "input", Kind::Filter, Hook::Input, FILTER);
+    batch.flush_rules(table);
+    batch.rule(table, "input", unknown());
+}
+
+fn other_family() -> Rule {
+    Rule::new().is_not(Field::Nfproto, [2]).counter().drop()
+}
+
+/// One bridge is one element of `total`: a count in a rule would begin anew with every batch.
+fn too_many(connections: Connections) -> [Rule; 2] {
+    let new = || Rule::new().state_new();
+    [
+        new().nfproto_ipv4().count_over(Field::IpSaddr, "connections", connections.each).counter().drop(),
+        new().count_over(Field::Iifname, "total", connections.all).counter().drop(),
+    ]
+}
+
+/// What of the node is reachable.
+fn to_node(add: &mut impl FnMut(&str, Rule), facts: &Facts<'_>, policy: &PodNetwork) {
+    let rule = Rule::new;
+    let chain = "to_node";
+    let icmp = |rule: Rule, kind: u8| rule.l4proto(ICMP).is(Field::IcmpType, [kind]);
+    add(chain, other_family());
+    // A redirect.
+    add(chain, icmp(rule().nfproto_ipv4(), 5).counter().drop());
+    add(chain, rule().established().accept());
+    for rule in too_many(facts.connections) {
+        add(chain, rule);
+    }
+    let here = || rule().nfproto_ipv4().is(Field::IpDaddr, facts.gateway.octets());
+    // An echo request.
+    add(chain, icmp(here(), 8).accept());
+    for (protocol, numbers) in [(TCP, &policy.tcp), (UDP, &policy.udp)] {
+        let numbers: Vec<_> = numbers.iter().map(|port| port.to_be_bytes()).collect();
         if !numbers.is_empty() {
-            let _ =
-                writeln!(services, "ip daddr {gateway} {protocol} dport {{ {} }} accept", numbers.join(", "));
+            add(chain, here().l4proto(protocol).one_of(Field::Dport, &numbers).accept());
         }
     }
-    format!(
-        "table inet {table} {{\n\
-         set ports {{ type ifname; }}\n\
-         set connections {{ type ipv4_addr; size 512; flags dynamic; }}\n\
-         set total {{ type ifname; size 4; flags dynamic; }}\n\
-         chain prerouting {{ type filter hook prerouting priority -450; policy accept; }}\n\
-         chain input {{ type filter hook input priority filter; policy accept; }}\n\
-         chain forward {{ type filter hook forward priority filter; policy accept; }}\n\
-         chain postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}\n}}\n\
-         flush table inet {table}\n\
-         flush set inet {table} ports\n\
-         {names}\
-         table inet {table} {{\n\
-         chain prerouting {{\n\
-         iifname \"{bridge}\" meta mark != {KNOWN} counter drop\n\
-         iifname \"{bridge}\" meta mark set 0\n}}\n\
-         chain input {{\n\
-         iifname @ports counter drop\n\
-         iifname \"{bridge}\" jump to_node\n}}\n\
-         chain to_node {{\n\
-         meta nfproto != ipv4 counter drop\n\
-         icmp type redirect counter drop\n\
-         ct state established,related accept\n\
-         {limit}\n\
-         ip daddr {gateway} icmp type echo-request accept\n\
-         {services}\
-         counter drop\n}}\n\
-         chain forward {{\n\
-         iifname @ports counter drop\n\
-         iifname \"{bridge}\" oifname \"{bridge}\" accept\n\
-         iifname \"{bridge}\" jump outwards\n\
-         oifname \"{bridge}\" jump inwards\n}}\n\
-         chain outwards {{\n\
-         meta nfproto != ipv4 counter drop\n\
-         oifname \"{BRIDGES}*\" counter drop\n\
-         ip saddr != {subnet} counter drop\n\
-         ip daddr 169.254.0.0/16 counter drop\n\
-         ct state established,related accept\n\
-         ct state invalid counter drop\n\
-         {limit}\n\
-         accept\n}}\n\
-         chain inwards {{\n\
-         ct state established,related accept\n\
-         counter drop\n}}\n\
-         chain postrouting {{\n\
-         ip saddr {subnet} oifname != \"{bridge}\" masquerade\n}}\n}}\n\
-         table arp {table} {{\n\
-         chain input {{ type filter hook input priority filter; policy accept; }}\n}}\n\
-         flush table arp {table}\n\
-         table arp {table} {{\n\
-         chain input {{\n\
-         iifname \"{bridge}\" meta mark != {KNOWN} counter drop\n}}\n}}\n"
-    )
+    add(chain, rule().counter().drop());
 }
 
 /// Forwards for pod networks alone. With `br_netfilter` frames that other bridges pass on come by here, too.
-fn router(others: &BTreeSet<String>) -> String {
-    let bridged: String =
-        others.iter().map(|name| format!("iifname \"{name}\" oifname \"{name}\" accept\n")).collect();
-    format!(
-        "table ip {ROUTER} {{\n\
-         chain forward {{ type filter hook forward priority filter; policy accept; }}\n}}\n\
-         flush table ip {ROUTER}\n\
-         table ip {ROUTER} {{\n\
-         chain forward {{\n\
-         iifname \"{BRIDGES}*\" accept\noifname \"{BRIDGES}*\" accept\n\
-         {bridged}\
-         counter drop\n}}\n}}\n"
-    )
+fn router(batch: &mut Batch, others: &BTreeSet<String>) {
+    let table = Table { family: Family::Ip, name: ROUTER };
+    batch.table(table);
+    batch.base_chain(table, "forward", Kind::Filter, Hook::Forward, FILTER);
+    batch.flush_rules(table);
+    for field in [Field::Iifname, Field::Oifname] {
+        batch.rule(table, "forward", Rule::new().begins(field, BRIDGES).accept());
+    }
+    for other in others {
+        batch.rule(table, "forward", Rule::new().iifname(other).oifname(other).accept());
+    }
+    batch.rule(table, "forward", Rule::new().counter().drop());
 }
 
 #[cfg(test)]
