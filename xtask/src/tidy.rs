@@ -27,7 +27,7 @@ const EDGES: [(&str, &[&str]); 23] = [
     ("log", &["qemu"]),
     ("watch", &[]),
     ("control", &["plan", "api", "model", "watch"]),
-    ("agent", &["plan", "api", "model", "qemu", "sys", "unpack", "netlink", "watch", "log"]),
+    ("agent", &["plan", "api", "model", "qemu", "sys", "unpack", "netlink", "handler", "watch", "log"]),
     ("launcher", &["qemu", "sys"]),
     ("witness", &["sys"]),
     ("webhook", &["plan", "scc", "watch"]),

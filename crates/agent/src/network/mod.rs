@@ -48,6 +48,9 @@ pub enum Error {
         /// What it said.
         source: ferrovirt_netlink::Error,
     },
+    /// A pod's network that is not what was made.
+    #[error(transparent)]
+    Refused(#[from] ferrovirt_handler::net::Refusal),
     /// Rules that the kernel refused.
     #[error(transparent)]
     Rules(#[from] BatchError),

@@ -8,15 +8,23 @@ use super::{
     mac::MacAddress,
     sockets, translation,
 };
+use ferrovirt_handler::net::{self, view::View};
 use ferrovirt_model::machine::{Binding, Interface, Port};
 use ferrovirt_netlink::{
-    Socket,
+    Channel, Socket,
     nft::Batch,
     route::{self, Address, Bridge, Link, Shown},
 };
 use ferrovirt_qemu::order::Lease;
-use ferrovirt_sys::{link, netns, tap, udp};
-use std::{fs, net::Ipv4Addr, os::fd::OwnedFd};
+use ferrovirt_sys::{
+    netlink::{self, Protocol},
+    netns, tap, udp,
+};
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    os::fd::{AsFd, OwnedFd},
+};
 
 /// The bridge between pod and guest.
 pub const BRIDGE: &str = "k6t-eth0";
@@ -113,14 +121,21 @@ pub fn wire(
 /// # Errors
 /// When the kernel refuses.
 pub fn queues(namespace: &OwnedFd, queues: u32, owner: u32) -> Result<Vec<OwnedFd>, Error> {
-    netns::run_in(namespace, || {
-        let fds = tap::create(TAP, queues, owner)?;
-        link::set_mtu(TAP, cni::MTU)?;
-        link::attach(BRIDGE, TAP)?;
-        link::up(TAP)?;
-        Ok(fds)
-    })
-    .map_err(|source| Error::Kernel { what: "opening TAP queues", source })
+    let opening = |source| Error::Kernel { what: "opening TAP queues", source };
+    let open = || {
+        let queues = (0..queues).map(|_| tap::open_node("/dev/net/tun").map(OwnedFd::from));
+        Ok((queues.collect::<io::Result<Vec<_>>>()?, netlink::open(Protocol::Route)?))
+    };
+    // What is opened in the pod stays bound to it; the rest is done from here.
+    let (queues, route) = netns::run_in(namespace, open).map_err(opening)?;
+    let mut route = Channel::new(route);
+    let mut view = View::of(namespace.as_fd())?;
+    let hub = net::tap::find_bridge(&mut view, BRIDGE)?;
+    let port = net::tap::make_tap(&mut view, TAP, &queues, owner)?;
+    let sized = Link::of(port.index()).mtu(cni::MTU).set();
+    route.order(&sized).map_err(super::link("setting the size of the TAP's packets"))?;
+    net::tap::join(&mut view, &mut route, &port, &hub)?;
+    Ok(queues)
 }
 
 /// Opens the DHCP server's socket on the bridge.

@@ -44,6 +44,14 @@ impl Made {
     }
 }
 
+/// The bridge of this name, which was made before.
+///
+/// # Errors
+/// [`Refusal::Changed`] when there is none, or what has the name is no bridge.
+pub fn find_bridge(view: &mut View, name: &str) -> Result<Made, Refusal> {
+    found(view, name, BRIDGE)
+}
+
 fn found(view: &mut View, name: &str, kind: &'static str) -> Result<Made, Refusal> {
     let changed = |what| Refusal::Changed { name: name.to_owned(), what };
     let link = view.link(name)?.ok_or_else(|| changed("name"))?;
