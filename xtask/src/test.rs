@@ -1,8 +1,11 @@
 //! All tests.
 
-use crate::{root, run, tidy};
+use crate::{chaos, root, run, tidy};
 use anyhow::{Result, ensure};
 use std::process::Command;
+
+/// Minutes of chaos in each run of all tests; a thousand rounds are run by hand.
+const CHAOS: u64 = 5;
 
 fn cargo(words: &[&str]) -> Result<()> {
     println!("cargo {}", words.join(" "));
@@ -43,6 +46,7 @@ pub(crate) fn test(only: Option<&str>) -> Result<()> {
     ])?;
     cargo(&["test", "--locked", "-p", "ferrovirt-e2e", "-p", "ferrovirt-hostile", "--", "--test-threads=1"])?;
     cargo(&["test", "--locked", "-p", "ferrovirt-cluster", "--lib", "--test", "remains"])?;
+    chaos::chaos(&chaos::Arguments::for_minutes(CHAOS))?;
     on_kubernetes()
 }
 

@@ -20,7 +20,7 @@ pub struct Options {
     /// More arguments for `ferrovirt up`.
     pub arguments: Vec<String>,
     /// Environment variables of `ferrovirt up`.
-    pub environment: Vec<(&'static str, &'static str)>,
+    pub environment: Vec<(&'static str, String)>,
     /// Show what `ferrovirt up` says; it goes to a file otherwise, which a failure quotes.
     pub verbose: bool,
     /// Where to keep the data; a temporary directory otherwise.
@@ -86,7 +86,7 @@ impl Cluster {
             .arg(target().join("guest/images"))
             .args(&self.options.arguments)
             .args(self.room())
-            .envs(self.options.environment.iter().copied())
+            .envs(self.options.environment.iter().map(|(name, value)| (*name, value)))
             .stdin(Stdio::null());
         if !self.options.verbose {
             command.stdout(log.try_clone()?).stderr(log);

@@ -4,12 +4,14 @@
 // Indexing a JSON value that is not there gives null; nothing else is indexed here.
 #![allow(clippy::indexing_slicing)]
 
+pub mod clock;
 pub mod cluster;
 pub mod host;
 pub mod person;
 pub mod process;
 pub mod raw;
 
+pub use clock::Clock;
 pub use cluster::{Cluster, Options};
 pub use person::Person;
 

@@ -164,7 +164,7 @@ fn each_verb_of_the_node_agent_is_missed() -> Result<()> {
     let host = tempfile::Builder::new().prefix("ferrovirt-witness-").tempdir()?;
     let manifest = MACHINE.replace("PLACE", &host.path().to_string_lossy());
     let options = Options {
-        environment: vec![("RUST_LOG", "info,ferrovirt_apiserver::server=debug")],
+        environment: vec![("RUST_LOG", "info,ferrovirt_apiserver::server=debug".to_owned())],
         ..Options::default()
     };
     let mut cluster = Cluster::start(options)?;

@@ -1,12 +1,12 @@
-//! `cargo xtask chaos`: SIGKILL and SIGSTOP of each of our processes and a full disk at random moments, under write load
-//! and with machines that come and go. Afterwards every acknowledged write is there, no machine ever ran twice, and
+//! `cargo xtask chaos`: SIGKILL and SIGSTOP of each of our processes, a full disk and a clock that jumps by hours, at random
+//! moments, under write load and with machines that come and go. Afterwards every acknowledged write is there, no machine ever ran twice, and
 //! nothing is left on the host.
 
 mod load;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use ferrovirt_e2e::{Cluster, Options, host::Host, machine, process::Process, wait_for};
+use ferrovirt_e2e::{Clock, Cluster, Options, host::Host, machine, process::Process, wait_for};
 use load::Load;
 use rustix::process::Signal;
 use std::{
@@ -22,6 +22,8 @@ use std::{
 const MACHINES: [&str; 2] = ["chaos-0", "chaos-1"];
 /// MiB of the disk that everything is on.
 const DISK: u32 = 600;
+/// The clock differs from the right one by at most half as many hours.
+const HOURS: u64 = 25;
 /// The back-off of a machine that crashed may take up to its cap of 300 s.
 const RUNS_AGAIN: Duration = Duration::from_secs(400);
 
@@ -36,6 +38,13 @@ pub(crate) struct Arguments {
     /// What the moments and victims follow from; drawn and printed when absent
     #[arg(long)]
     seed: Option<u64>,
+}
+
+impl Arguments {
+    /// As many rounds as there is time for, from a seed of their own.
+    pub(crate) const fn for_minutes(minutes: u64) -> Self {
+        Self { rounds: u32::MAX, minutes: Some(minutes), seed: None }
+    }
 }
 
 /// A small generator: the moments and victims of a run follow from its seed.
@@ -68,8 +77,12 @@ pub(crate) fn chaos(arguments: &Arguments) -> Result<()> {
 
 fn run(arguments: &Arguments, disk: &Disk, seed: u64) -> Result<String> {
     let mut dice = Dice(seed);
-    let mut cluster =
-        Cluster::start(Options { data: Some(disk.0.path().join("data")), ..Options::default() })?;
+    let clock = Clock::new()?;
+    let mut cluster = Cluster::start(Options {
+        data: Some(disk.0.path().join("data")),
+        environment: clock.environment(),
+        ..Options::default()
+    })?;
     for name in MACHINES {
         cluster.apply(&machine(name, "Always", 0))?;
     }
@@ -79,8 +92,8 @@ fn run(arguments: &Arguments, disk: &Disk, seed: u64) -> Result<String> {
     let outcome = (|| {
         while rounds < arguments.rounds && end.is_none_or(|end| Instant::now() < end) {
             sleep(Duration::from_millis(dice.below(1500)));
-            hits +=
-                u32::from(strike(&mut cluster, disk, &mut dice).with_context(|| format!("round {rounds}"))?);
+            let hit = strike(&mut cluster, disk, &clock, &mut dice);
+            hits += u32::from(hit.with_context(|| format!("round {rounds}"))?);
             cluster.wait_ready()?;
             if dice.below(4) == 0 {
                 churn(&cluster, &mut dice);
@@ -117,10 +130,10 @@ fn run(arguments: &Arguments, disk: &Disk, seed: u64) -> Result<String> {
 }
 
 /// Does one thing to Ferrovirt; false when its victim was not there, which is one of the moments too.
-fn strike(cluster: &mut Cluster, disk: &Disk, dice: &mut Dice) -> Result<bool> {
+fn strike(cluster: &mut Cluster, disk: &Disk, clock: &Clock, dice: &mut Dice) -> Result<bool> {
     let victim = MACHINES.get(usize::try_from(dice.below(2))?).copied().unwrap_or_default();
     let qemu = || Process::qemu("default", victim).pop();
-    Ok(match dice.below(8) {
+    Ok(match dice.below(9) {
         0 => {
             cluster.kill()?;
             cluster.launch()?;
@@ -132,6 +145,10 @@ fn strike(cluster: &mut Cluster, disk: &Disk, dice: &mut Dice) -> Result<bool> {
         4 => signal(qemu().and_then(|qemu| qemu.parent().ok()), Signal::KILL),
         5 => hold(cluster.api(), dice),
         6 => hold(cluster.agent(), dice),
+        7 => {
+            clock.set(i64::try_from(dice.below(HOURS))? - i64::try_from(HOURS)? / 2)?;
+            true
+        }
         _ => {
             disk.fill()?;
             sleep(Duration::from_millis(dice.below(2000)));
