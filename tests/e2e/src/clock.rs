@@ -21,6 +21,7 @@ impl Clock {
     /// The library is missing, or its file cannot be written.
     pub fn new() -> Result<Self> {
         ensure!(Path::new(LIBRARY).exists(), "{LIBRARY} is missing: run `cargo xtask setup`");
+        sweep();
         let directory = tempfile::tempdir()?;
         // The API server's process has a user of its own and reads the file, too.
         fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755))?;
@@ -53,5 +54,26 @@ impl Clock {
         let fresh = self.directory.path().join("fresh");
         fs::write(&fresh, format!("{hours:+}h\n"))?;
         Ok(fs::rename(&fresh, self.directory.path().join("offset"))?)
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        sweep();
+    }
+}
+
+/// Removes what the library left in shared memory for processes that were killed: it names files by process, and the next
+/// process of that number does not start when the file is another user's.
+fn sweep() {
+    let Ok(entries) = fs::read_dir("/dev/shm") else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| {
+            name.strip_prefix("faketime_shm_").or_else(|| name.strip_prefix("sem.faketime_sem_"))
+        });
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
