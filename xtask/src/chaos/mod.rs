@@ -99,6 +99,9 @@ fn run(arguments: &Arguments, disk: &Disk, seed: u64) -> Result<String> {
                 churn(&cluster, &mut dice);
             }
             rounds += 1;
+            if rounds % 100 == 0 {
+                println!("chaos: {rounds} rounds, {hits} hits");
+            }
         }
         Ok::<_, anyhow::Error>(())
     })();
