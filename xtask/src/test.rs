@@ -53,7 +53,16 @@ pub(crate) fn test(only: Option<&str>) -> Result<()> {
 /// The tests on a real Kubernetes. Where it cannot be built, the last lines say so; in CI that is a failure.
 fn on_kubernetes() -> Result<()> {
     match ferrovirt_cluster::build::Programs::prepare(ferrovirt_cluster::KUBERNETES) {
-        Ok(_) => cargo(&["test", "--locked", "-p", "ferrovirt-cluster", "--test", "lifecycle"]),
+        Ok(_) => cargo(&[
+            "test",
+            "--locked",
+            "-p",
+            "ferrovirt-cluster",
+            "--test",
+            "lifecycle",
+            "--test",
+            "manifests",
+        ]),
         Err(error) if error.is::<ferrovirt_cluster::Unavailable>() => {
             let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
             ensure!(!ci, "the tests on a real Kubernetes did not run: {error:#}");

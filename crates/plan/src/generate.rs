@@ -20,13 +20,45 @@ pub fn generate() -> Vec<(&'static str, Contents)> {
     let config = ClusterConfig::default();
     vec![
         ("docs/privileges.md", Contents::Text(privileges())),
-        ("deploy/kubevirt.yaml", Contents::Manifests(render::install(&config))),
-        ("deploy/scc-definition.yaml", Contents::Manifests(vec![render::scc_crd::crd()])),
-        ("deploy/scc-webhook.yaml", Contents::Manifests(render::scc_webhook::manifests())),
+        ("deploy/kubevirt.yaml", installed(&config, None)),
+        ("deploy/kubevirt-cr.yaml", installed(&config, Some("KubeVirt"))),
+        ("deploy/kubevirt-scc.yaml", installed(&config, Some("SecurityContextConstraints"))),
+        ("deploy/scc-definition.yaml", manifests(vec![render::scc_crd::crd()])),
+        ("deploy/scc-webhook.yaml", manifests(render::scc_webhook::manifests())),
         ("crates/sys/src/calls.rs", Contents::Text(render::calls::file())),
         ("tests/golden/matrix/features.txt", Contents::Text(matrix::features())),
         ("tests/golden/matrix/subjects.txt", Contents::Text(matrix::subjects())),
     ]
+}
+
+/// Kinds that have files of their own: kubectl knows a kind only after its definition was applied, and refuses objects of
+/// it that stand in the same file. SCCs are defined by OKD, or by `deploy/scc-definition.yaml`.
+const APART: [&str; 2] = ["KubeVirt", "SecurityContextConstraints"];
+
+/// The objects of one such kind in the installation, or everything else of it.
+fn installed(config: &ClusterConfig, only: Option<&str>) -> Contents {
+    let wanted = |manifest: &Value| {
+        let kind = manifest.get("kind").and_then(Value::as_str).unwrap_or_default();
+        only.map_or_else(|| !APART.contains(&kind), |only| only == kind)
+    };
+    manifests(render::install(config).into_iter().filter(wanted).collect())
+}
+
+/// Documents that a client-side `kubectl apply` sends as they are: it drops fields that are null, and SCCs have required
+/// fields that may be null. An empty list, and priority 0, mean the same there.
+fn manifests(mut documents: Vec<Value>) -> Contents {
+    for document in &mut documents {
+        let Value::Object(fields) = document else { continue };
+        if let Some(priority) = fields.get_mut("priority").filter(|value| value.is_null()) {
+            *priority = Value::from(0);
+        }
+        for list in ["allowedCapabilities", "defaultAddCapabilities", "requiredDropCapabilities"] {
+            if let Some(value) = fields.get_mut(list).filter(|value| value.is_null()) {
+                *value = Value::Array(Vec::new());
+            }
+        }
+    }
+    Contents::Manifests(documents)
 }
 
 /// The table for readers.
@@ -82,4 +114,64 @@ fn privileges() -> String {
 fn capitalized(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> Vec<(&'static str, Vec<Value>)> {
+        let only = |contents| match contents {
+            Contents::Manifests(documents) => Some(documents),
+            Contents::Text(_) => None,
+        };
+        generate().into_iter().filter_map(|(path, contents)| Some((path, only(contents)?))).collect()
+    }
+
+    fn nulls(value: &Value) -> usize {
+        match value {
+            Value::Null => 1,
+            Value::Array(list) => list.iter().map(nulls).sum(),
+            Value::Object(fields) => fields.values().map(nulls).sum(),
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn client_side_apply_takes_every_document_as_it_is() {
+        for (path, documents) in files() {
+            for document in &documents {
+                let name = format!("{path}: {} {}", document["kind"], document["metadata"]["name"]);
+                assert_eq!(nulls(document), 0, "{name}: null is dropped before it is sent");
+                // kubectl keeps a copy in an annotation, and all annotations together hold 256 KiB.
+                let size = document.to_string().len();
+                assert!(size < 200_000, "{name}: {size} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn no_file_holds_a_definition_and_an_object_of_it() {
+        for (path, documents) in files() {
+            let defined: Vec<_> = documents
+                .iter()
+                .filter(|document| document["kind"] == "CustomResourceDefinition")
+                .map(|definition| (&definition["spec"]["group"], &definition["spec"]["names"]["kind"]))
+                .collect();
+            for document in &documents {
+                let group = document["apiVersion"].as_str().unwrap().split('/').next().unwrap();
+                let object = defined.iter().find(|(g, kind)| *g == group && **kind == document["kind"]);
+                assert_eq!(object, None, "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_parts_are_the_whole_installation() {
+        let whole = render::install(&ClusterConfig::default()).len();
+        let files = files();
+        let parts = files.iter().filter(|(path, _)| path.starts_with("deploy/kubevirt"));
+        assert_eq!(parts.map(|(_, documents)| documents.len()).sum::<usize>(), whole);
+        assert!(files.iter().all(|(_, documents)| !documents.is_empty()));
+    }
 }

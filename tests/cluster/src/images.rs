@@ -6,7 +6,11 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use std::{fs::File, path::Path, process::Command};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// A shell and what tests need of the usual tools; its name in containerd. Pods that use it say `imagePullPolicy: Never`.
 pub const TOOLS: &str = "localhost/tools:1";
@@ -38,7 +42,7 @@ fn tools() -> Image {
 }
 
 /// Writes the archives of both into `directory`.
-pub fn write(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
+pub fn write(directory: &Path) -> Result<Vec<PathBuf>> {
     std::fs::create_dir_all(directory)?;
     let mut written = Vec::new();
     for (file, image) in [("pause.tar", pause()), ("tools.tar", tools())] {
@@ -47,6 +51,45 @@ pub fn write(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
         written.push(path);
     }
     Ok(written)
+}
+
+/// An image of one program of this machine with the libraries that its loader finds for it, and nothing else.
+///
+/// glibc resolves names by itself, without further files, so that this is enough for a program that opens connections.
+pub fn program(name: &str, program: &Path) -> Result<Image> {
+    let file = program.file_name().and_then(|name| name.to_str()).context("the program has no name")?;
+    let mut image = Image { name: name.to_owned(), ..Image::default() };
+    image.entries.insert(format!("usr/bin/{file}"), Entry::File(program.to_owned(), 0o755));
+    for library in libraries(program)? {
+        let inside = library.strip_prefix("/").unwrap_or(&library).to_string_lossy().into_owned();
+        image.entries.insert(inside, Entry::File(library, 0o755));
+    }
+    image.config = json!({"Entrypoint": [format!("/usr/bin/{file}")], "User": "65532:65532"});
+    Ok(image)
+}
+
+/// The libraries of a program of our own, or of one that is installed, with the loader itself: what `ldd` names, which
+/// starts the program's loader. Empty for a static program.
+pub fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    // A static program is no dynamic executable, which ldd calls a failure.
+    if String::from_utf8_lossy(&output.stderr).contains("not a dynamic executable") {
+        return Ok(Vec::new());
+    }
+    ensure!(output.status.success() && !said.contains("not found"), "ldd {}: {said}", program.display());
+    Ok(parse_ldd(&said))
+}
+
+/// Lines are `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)` for the loader; the kernel's own has no path.
+fn parse_ldd(said: &str) -> Vec<PathBuf> {
+    let path = |line: &str| {
+        let line = line.trim();
+        let (path, _) = line.rsplit_once(" (")?;
+        let path = path.rsplit_once("=> ").map_or(path, |(_, path)| path);
+        path.starts_with('/').then(|| PathBuf::from(path))
+    };
+    said.lines().filter_map(path).collect()
 }
 
 /// Brings an archive into a node's containerd, with the node's first process as the way in.
@@ -62,4 +105,34 @@ pub fn load(archive: &Path, init: i32, ctr: &Path) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}: {}", archive.display(), said.trim());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_and_the_loader_are_found_and_the_kernels_own_is_not() {
+        let said = "\tlinux-vdso.so.1 (0x00007ffd)\n\
+                    \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f4a)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f4b)\n";
+        let found = parse_ldd(said);
+        assert_eq!(
+            found,
+            [Path::new("/lib/x86_64-linux-gnu/libc.so.6"), Path::new("/lib64/ld-linux-x86-64.so.2")]
+        );
+        assert!(parse_ldd("\tstatically linked\n").is_empty());
+    }
+
+    #[test]
+    fn pause_and_tools_have_no_file_that_their_links_miss() {
+        for image in [pause(), tools()] {
+            for (path, entry) in &image.entries {
+                if let Entry::Link(target) = entry {
+                    let place = Path::new(path).parent().unwrap().join(target);
+                    assert!(image.entries.contains_key(place.to_str().unwrap()), "{path}");
+                }
+            }
+        }
+    }
 }

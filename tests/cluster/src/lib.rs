@@ -293,37 +293,29 @@ fn check_host() -> Result<()> {
     Ok(())
 }
 
-/// For tests: the cluster that runs already, or else one that ends with this value.
+/// A cluster for one test; it is removed on drop, also after a failure.
 #[derive(Debug)]
-pub struct Borrowed {
-    cluster: Cluster,
-    own: bool,
-}
+pub struct Own(Cluster);
 
-impl Borrowed {
-    /// Takes the cluster `dev`, or starts it.
-    pub fn take() -> Result<Self> {
-        let options = Options::default();
-        Ok(match Cluster::find(&options.name)? {
-            Some(cluster) => Self { cluster, own: false },
-            None => Self { cluster: Cluster::up(&options)?, own: true },
-        })
+impl Own {
+    /// Removes what an earlier, killed run left, and starts a cluster of two nodes.
+    pub fn start(name: &str) -> Result<Self> {
+        Cluster::down(name)?;
+        Cluster::up(&Options { name: name.to_owned(), ..Options::default() }).map(Self)
     }
 }
 
-impl std::ops::Deref for Borrowed {
+impl std::ops::Deref for Own {
     type Target = Cluster;
 
     fn deref(&self) -> &Cluster {
-        &self.cluster
+        &self.0
     }
 }
 
-impl Drop for Borrowed {
+impl Drop for Own {
     fn drop(&mut self) {
-        if self.own
-            && let Err(error) = Cluster::down(self.cluster.layout.name())
-        {
+        if let Err(error) = Cluster::down(self.0.layout.name()) {
             eprintln!("the cluster could not be removed: {error:#}");
         }
     }

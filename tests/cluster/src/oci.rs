@@ -113,8 +113,8 @@ impl Image {
     fn parts(&self) -> Result<(Vec<Blob>, Blob)> {
         let layer = self.layer()?;
         let diff_id = digest(&layer);
-        // The writer stores no time and no name of a file.
-        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+        // The writer stores no time and no name of a file. Fast: archives are read again on the machine that wrote them.
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         gzip.write_all(&layer)?;
         let layer = Blob::new(gzip.finish()?);
         let config = Blob::json(&json!({

@@ -6,7 +6,7 @@ use super::scc_webhook::{CRD, MANAGED_BY};
 use serde_json::{Map, Value, json};
 
 /// Fields that every stored object writes out; the webhook fills them in before the schema is looked at.
-const REQUIRED: [&str; 12] = [
+const REQUIRED: [&str; 14] = [
     "allowHostDirVolumePlugin",
     "allowHostIPC",
     "allowHostNetwork",
@@ -18,6 +18,8 @@ const REQUIRED: [&str; 12] = [
     "priority",
     "readOnlyRootFilesystem",
     "requiredDropCapabilities",
+    "runAsUser",
+    "seLinuxContext",
     "volumes",
 ];
 
@@ -66,19 +68,44 @@ fn columns() -> Value {
         .collect()
 }
 
+const GROUPS: [&str; 2] = ["MustRunAs", "RunAsAny"];
+
+/// An SCC that no pod can be checked under keeps every pod of the cluster away, also those that another SCC admits. OKD
+/// stores it all the same; here the schema refuses it, also while the webhook is away.
+fn rules() -> Value {
+    json!([
+        {"rule": "self.type != 'MustRunAs' || has(self.uid)", "message": "MustRunAs requires a UID"},
+        {
+            "rule": "self.type != 'MustRunAsRange' || has(self.uidRangeMin) == has(self.uidRangeMax)",
+            "message": "MustRunAsRange requires both uidRangeMin and uidRangeMax, or none of them",
+        },
+    ])
+}
+
 fn schema() -> Value {
     let flag = |text: &str| json!({"type": "boolean", "description": text});
     let optional_flag = |text: &str| json!({"type": "boolean", "nullable": true, "description": text});
     let list = |text: &str| json!({"type": "array", "items": {"type": "string"}, "nullable": true, "description": text});
-    let id = || json!({"type": "integer", "format": "int64", "nullable": true, "minimum": 0});
-    let bound = || json!({"type": "integer", "format": "int64", "nullable": true});
+    let id = || json!({"type": "integer", "format": "int64", "minimum": 0});
+    let bound = || json!({"type": "integer", "format": "int64"});
     let strategy = |types: &[&str], more: Value, text: &str| {
         let mut properties = Map::new();
         properties.insert("type".to_owned(), json!({"type": "string", "enum": types}));
         if let Value::Object(more) = more {
             properties.extend(more);
         }
-        json!({"type": "object", "nullable": true, "description": text, "properties": properties})
+        json!({"type": "object", "description": text, "required": ["type"], "properties": properties})
+    };
+    // As the defaulting of SCCs has it, also where nobody but the schema looks.
+    let group_strategy = |ranges: Value, text: &str| {
+        let mut strategy = strategy(&GROUPS, ranges, text);
+        if let Value::Object(fields) = &mut strategy {
+            fields.insert("default".to_owned(), json!({"type": "RunAsAny"}));
+        }
+        if let Some(Value::Object(kind)) = strategy.pointer_mut("/properties/type") {
+            kind.insert("default".to_owned(), json!("RunAsAny"));
+        }
+        strategy
     };
     let ranges = json!({"ranges": {"type": "array", "nullable": true, "items": {
         "type": "object",
@@ -89,7 +116,14 @@ fn schema() -> Value {
     }}});
     let label = ["user", "role", "type", "level"].map(|part| (part.to_owned(), json!({"type": "string"})));
     let label: Map<String, Value> = label.into_iter().collect();
-    let groups = ["MustRunAs", "RunAsAny"];
+    let mut user = strategy(
+        &["MustRunAs", "MustRunAsNonRoot", "MustRunAsRange", "RunAsAny"],
+        json!({"uid": id(), "uidRangeMin": bound(), "uidRangeMax": bound()}),
+        "Which user ids.",
+    );
+    if let Value::Object(fields) = &mut user {
+        fields.insert("x-kubernetes-validations".to_owned(), rules());
+    }
     let properties = json!({
         "apiVersion": {"type": "string"},
         "kind": {"type": "string"},
@@ -115,18 +149,14 @@ fn schema() -> Value {
         "userNamespaceLevel": {"type": "string", "enum": ["AllowHostLevel", "RequirePodLevel"],
             "default": "AllowHostLevel", "description": "RequirePodLevel demands hostUsers: false."},
         "readOnlyRootFilesystem": flag("The root file system must be read-only."),
-        "runAsUser": strategy(
-            &["MustRunAs", "MustRunAsNonRoot", "MustRunAsRange", "RunAsAny"],
-            json!({"uid": id(), "uidRangeMin": bound(), "uidRangeMax": bound()}),
-            "Which user ids.",
-        ),
+        "runAsUser": user,
         "seLinuxContext": strategy(
-            &groups,
+            &GROUPS,
             json!({"seLinuxOptions": {"type": "object", "nullable": true, "properties": label}}),
             "Which SELinux labels.",
         ),
-        "fsGroup": strategy(&groups, ranges.clone(), "Which group of volumes."),
-        "supplementalGroups": strategy(&groups, ranges, "Which further groups."),
+        "fsGroup": group_strategy(ranges.clone(), "Which group of volumes."),
+        "supplementalGroups": group_strategy(ranges, "Which further groups."),
         "seccompProfiles": list("Seccomp profiles that may be used; the first one is the default."),
         "allowedUnsafeSysctls": list("Sysctls beyond the safe ones."),
         "forbiddenSysctls": list("Sysctls that are refused."),
