@@ -8,8 +8,10 @@ mod cluster;
 mod demo;
 mod generate;
 mod guest;
+mod images;
 mod nested;
 mod oci;
+mod sbom;
 mod selinux;
 mod setup;
 mod test;
@@ -75,6 +77,12 @@ enum Task {
     SelinuxNested(nested::Options),
     /// Build the programs into target/dist
     Build,
+    /// Make the images as OCI archives in target/images, without a container engine
+    Images {
+        /// Of the programs that are in target/dist already
+        #[arg(long)]
+        built: bool,
+    },
     /// Write the files that are generated from the code
     Generate {
         /// Only say whether they are current
@@ -141,6 +149,11 @@ fn perform(task: Task) -> Result<()> {
             nested::nested(&options)
         }
         Task::Build => build::build().map(|dist| println!("programs are in {}", dist.display())),
+        Task::Images { built } => {
+            setup::install()?;
+            let dist = if built { target().join("dist") } else { build::build()? };
+            images::images(&dist, &target().join("images"))
+        }
         Task::Generate { check: false } => generate::write(),
         Task::Generate { check: true } => generate::check(),
         Task::Tidy => tidy::check(),

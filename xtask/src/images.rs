@@ -1,0 +1,146 @@
+//! The images, made without a container engine: our programs, and of Debian's packages the files that they load.
+//!
+//! The same files give the same bytes. Beside each archive lies an SPDX document of what is in it.
+
+use crate::{root, sbom};
+use anyhow::{Context, Result, ensure};
+use ferrovirt_cluster::{
+    images::libraries,
+    oci::{Entry, Image},
+};
+use serde_json::json;
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The user of programs that need no other; pods name their own where they do.
+const NOBODY: &str = "65532:65532";
+/// QEMU, as Debian's package has it.
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+/// QEMU's modules; of them a machine needs the accelerators.
+const MODULES: &str = "/usr/lib/x86_64-linux-gnu/qemu";
+/// Firmware and option ROMs that the command lines of crates/qemu load: for a disk or VNC, for a kernel, and to boot from
+/// the network with each model of interface.
+const FIRMWARE: [&str; 11] = [
+    "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/seabios/vgabios-stdvga.bin",
+    "/usr/share/qemu/kvmvapic.bin",
+    "/usr/share/qemu/linuxboot.bin",
+    "/usr/share/qemu/linuxboot_dma.bin",
+    "/usr/share/qemu/pvh.bin",
+    "/usr/share/qemu/qboot.rom",
+    "/usr/lib/ipxe/qemu/efi-virtio.rom",
+    "/usr/lib/ipxe/qemu/efi-e1000.rom",
+    "/usr/lib/ipxe/qemu/efi-e1000e.rom",
+    "/usr/lib/ipxe/qemu/efi-rtl8139.rom",
+];
+
+/// An image, and the crate whose dependencies are linked into its program.
+struct Part {
+    file: &'static str,
+    package: &'static str,
+    image: Image,
+}
+
+/// Makes the three images of the programs in `dist` into `out`.
+pub(crate) fn images(dist: &Path, out: &Path) -> Result<()> {
+    fs::create_dir_all(out)?;
+    for (file, package) in [
+        ("ferrovirt", "ferrovirt-cli"),
+        ("virt-handler", "ferrovirt-agent"),
+        ("virt-launcher", "ferrovirt-launcher"),
+    ] {
+        let part = Part { file, package, image: contents(file, &dist.join(file))? };
+        let archive = out.join(format!("{file}.tar"));
+        let digest = part.image.write(&archive)?;
+        let crates = sbom::crates(&root(), part.package)?;
+        let packages = sbom::owners(&part.image)?;
+        let document = sbom::document(&part.image.name, &digest, &packages, &crates);
+        fs::write(out.join(format!("{}.spdx.json", part.file)), serde_json::to_vec_pretty(&document)?)?;
+        let size = fs::metadata(&archive)?.len();
+        println!("{} {digest}, {} KiB, {}", part.image.name, size / 1024, archive.display());
+    }
+    Ok(())
+}
+
+/// What is in the image of a program.
+fn contents(file: &str, program: &Path) -> Result<Image> {
+    ensure!(program.exists(), "{} is missing: run `cargo xtask build`", program.display());
+    let mut image = Image {
+        name: format!("docker.io/ferrovirt/{file}:{}", env!("CARGO_PKG_VERSION")),
+        config: json!({"Entrypoint": [format!("/usr/bin/{file}")], "User": NOBODY}),
+        ..Image::default()
+    };
+    image.entries.insert(format!("usr/bin/{file}"), Entry::File(program.to_owned(), 0o755));
+    let mut loads = vec![program.to_owned()];
+    if file == "virt-launcher" {
+        add(&mut image, Path::new(QEMU), 0o755);
+        loads = vec![PathBuf::from(QEMU)];
+        for module in files(Path::new(MODULES), |name| name.starts_with("accel-"))? {
+            add(&mut image, &module, 0o644);
+            loads.push(module);
+        }
+        for firmware in FIRMWARE {
+            add(&mut image, Path::new(firmware), 0o644);
+        }
+    }
+    let mut all = BTreeSet::new();
+    for program in &loads {
+        all.extend(libraries(program)?);
+    }
+    for library in all {
+        // The loader starts every program, and is started itself.
+        add(&mut image, &library, 0o755);
+    }
+    Ok(image)
+}
+
+/// A file of this machine at its own place; links are followed, so that the contents are there.
+fn add(image: &mut Image, path: &Path, mode: u32) {
+    let inside = path.strip_prefix("/").unwrap_or(path).to_string_lossy().into_owned();
+    image.entries.insert(inside, Entry::File(path.to_owned(), mode));
+}
+
+fn files(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let entry = entry?;
+        if entry.path().is_file() && entry.file_name().to_str().is_some_and(&wanted) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_files_give_the_same_image() {
+        let out = tempfile::tempdir().unwrap();
+        let program = Path::new("/usr/bin/env");
+        let write =
+            |name: &str| contents("ferrovirt", program).unwrap().write(&out.path().join(name)).unwrap();
+        assert_eq!(write("1.tar"), write("2.tar"));
+        let read = |name: &str| fs::read(out.path().join(name)).unwrap();
+        assert_eq!(read("1.tar"), read("2.tar"));
+    }
+
+    #[test]
+    fn a_launcher_has_qemu_and_what_it_loads_and_no_shell() {
+        let image = contents("virt-launcher", Path::new("/usr/bin/env")).unwrap();
+        let has = |path: &str| image.entries.contains_key(path);
+        assert!(has("usr/bin/qemu-system-x86_64") && has("usr/share/seabios/bios-256k.bin"));
+        assert!(has("lib64/ld-linux-x86-64.so.2"));
+        let programs: Vec<_> = image.entries.keys().filter(|path| path.contains("bin/")).collect();
+        assert_eq!(programs, ["usr/bin/qemu-system-x86_64", "usr/bin/virt-launcher"]);
+        // Every file that is not ours belongs to a package, which the document names.
+        let owners = sbom::owners(&image).unwrap();
+        assert!(owners.iter().any(|package| package.name == "qemu-system-x86"), "{owners:?}");
+        assert!(owners.iter().any(|package| package.name == "libc6"));
+    }
+}

@@ -1,0 +1,177 @@
+//! What is in an image, as an SPDX 2.3 document: packages of Debian and crates.
+
+use anyhow::{Context, Result, ensure};
+use ferrovirt_cluster::oci::{Entry, Image};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// A package, by name and version.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Package {
+    /// Its name.
+    pub(crate) name: String,
+    version: String,
+    /// Where packages of its kind are named by (purl).
+    url: String,
+    /// Its licence as an SPDX expression, where that is known.
+    licence: Option<String>,
+}
+
+/// The crates that are linked into a program.
+pub(crate) fn crates(root: &Path, package: &str) -> Result<BTreeSet<Package>> {
+    let output = Command::new("cargo")
+        .current_dir(root)
+        .args(["tree", "--locked", "--edges", "normal", "--prefix", "none", "--format", "{p}\t{l}"])
+        .args(["--package", package])
+        .output()?;
+    ensure!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(read_crate).collect())
+}
+
+/// `NAME vVERSION[ (SOURCE)]<tab>LICENCE[ (*)]`.
+fn read_crate(line: &str) -> Option<Package> {
+    let (package, licence) = line.split_once('\t')?;
+    let mut words = package.split(' ');
+    let (name, version) = (words.next()?.to_owned(), words.next()?.strip_prefix('v')?.to_owned());
+    let licence = licence.trim_end_matches(" (*)").replace('/', " OR ");
+    let licence = Some(licence).filter(|licence| !licence.is_empty());
+    Some(Package { url: format!("pkg:cargo/{name}@{version}"), name, version, licence })
+}
+
+/// The packages of Debian whose files are in the image. Its own program belongs to none.
+pub(crate) fn owners(image: &Image) -> Result<BTreeSet<Package>> {
+    let mut names = BTreeSet::new();
+    for (inside, entry) in &image.entries {
+        let Entry::File(from, _) = entry else { continue };
+        if Path::new("/").join(inside) == *from {
+            names.insert(owner(from)?);
+        }
+    }
+    names.iter().map(|name| version(name)).collect()
+}
+
+/// Debian moved /lib below /usr; its packages name files by either path.
+fn owner(path: &Path) -> Result<String> {
+    let real = fs::canonicalize(path).with_context(|| path.display().to_string())?;
+    let short = real.strip_prefix("/usr").map(|rest| PathBuf::from("/").join(rest)).unwrap_or_default();
+    for candidate in [real.as_path(), &short, path] {
+        let output = Command::new("dpkg-query").arg("--search").arg(candidate).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if let Some((package, _)) = said.lines().next().and_then(|line| line.split_once(": ")) {
+            return Ok(package.to_owned());
+        }
+    }
+    anyhow::bail!("{} belongs to no package", path.display())
+}
+
+fn version(package: &str) -> Result<Package> {
+    let output = Command::new("dpkg-query")
+        .args(["--show", "--showformat", "${Package} ${Version} ${Architecture}", package])
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut words = said.split(' ').map(str::to_owned);
+    let mut word = || words.next().with_context(|| format!("dpkg-query knows nothing of {package}"));
+    let (name, version, architecture) = (word()?, word()?, word()?);
+    // A version may hold a plus sign, which a URL reads as a blank.
+    let url = format!("pkg:deb/debian/{name}@{}?arch={architecture}", version.replace('+', "%2B"));
+    Ok(Package { name, version, url, licence: None })
+}
+
+/// The document. It has no time of its own, because the same files have to give the same bytes.
+pub(crate) fn document(
+    image: &str,
+    digest: &str,
+    packages: &BTreeSet<Package>,
+    crates: &BTreeSet<Package>,
+) -> Value {
+    let parts: Vec<&Package> = packages.iter().chain(crates).collect();
+    let mut described = vec![json!({
+        "SPDXID": "SPDXRef-image",
+        "name": image,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+        "primaryPackagePurpose": "CONTAINER",
+        "checksums": [{"algorithm": "SHA256", "checksumValue": digest.trim_start_matches("sha256:")}],
+    })];
+    let mut relations = vec![json!({
+        "spdxElementId": "SPDXRef-DOCUMENT",
+        "relationshipType": "DESCRIBES",
+        "relatedSpdxElement": "SPDXRef-image",
+    })];
+    for (number, part) in parts.iter().enumerate() {
+        let id = format!("SPDXRef-{number}");
+        described.push(json!({
+            "SPDXID": id,
+            "name": part.name,
+            "versionInfo": part.version,
+            "downloadLocation": "NOASSERTION",
+            "filesAnalyzed": false,
+            "licenseDeclared": part.licence.as_deref().unwrap_or("NOASSERTION"),
+            "externalRefs": [{
+                "referenceCategory": "PACKAGE-MANAGER",
+                "referenceType": "purl",
+                "referenceLocator": part.url,
+            }],
+        }));
+        relations.push(json!({
+            "spdxElementId": "SPDXRef-image",
+            "relationshipType": "CONTAINS",
+            "relatedSpdxElement": id,
+        }));
+    }
+    json!({
+        "spdxVersion": "SPDX-2.3",
+        "dataLicense": "CC0-1.0",
+        "SPDXID": "SPDXRef-DOCUMENT",
+        "name": image,
+        "documentNamespace": format!("https://ferrovirt.invalid/spdx/{}", digest.replace(':', "-")),
+        "creationInfo": {"created": "1970-01-01T00:00:00Z", "creators": ["Tool: cargo-xtask-images"]},
+        "packages": described,
+        "relationships": relations,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crates_are_read_with_their_licences() {
+        let read = read_crate("serde v1.0.228\tMIT OR Apache-2.0 (*)").unwrap();
+        assert_eq!((read.name.as_str(), read.version.as_str()), ("serde", "1.0.228"));
+        assert_eq!(read.licence.as_deref(), Some("MIT OR Apache-2.0"));
+        assert_eq!(read.url, "pkg:cargo/serde@1.0.228");
+        let own = read_crate("ferrovirt-qemu v0.1.0 (/somewhere)\tApache-2.0").unwrap();
+        assert_eq!((own.name.as_str(), own.version.as_str()), ("ferrovirt-qemu", "0.1.0"));
+        assert_eq!(read_crate("x v1.0.0\tMIT/Apache-2.0").unwrap().licence.unwrap(), "MIT OR Apache-2.0");
+        assert!(read_crate("").is_none());
+    }
+
+    #[test]
+    fn everything_in_the_image_is_described_and_related_to_it() {
+        let package = |name: &str| Package {
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            url: format!("pkg:deb/debian/{name}@1"),
+            licence: None,
+        };
+        let document =
+            document("x:1", "sha256:ab", &BTreeSet::from([package("a"), package("b")]), &BTreeSet::new());
+        let ids: BTreeSet<_> = document["packages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|package| package["SPDXID"].as_str().unwrap())
+            .collect();
+        assert_eq!(ids.len(), 3);
+        for relation in document["relationships"].as_array().unwrap() {
+            assert!(ids.contains(relation["relatedSpdxElement"].as_str().unwrap()), "{relation}");
+        }
+        assert_eq!(document["documentNamespace"], "https://ferrovirt.invalid/spdx/sha256-ab");
+    }
+}
