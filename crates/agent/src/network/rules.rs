@@ -378,7 +378,7 @@ mod tests {
     fn all_pods_together_leave_half_of_the_nodes_table_to_others() {
         for most in [0, 1, 4096, 65_536, 262_144, u32::MAX] {
             let Connections { each, all } = Connections::share(most);
-            assert!(each >= 1 && each <= MOST_CONNECTIONS && all <= (most / 2).max(1), "{most}");
+            assert!((1..=MOST_CONNECTIONS).contains(&each) && all <= (most / 2).max(1), "{most}");
             assert!(most < 2 * PODS || each * PODS <= all, "{most}: one pod takes another's share");
         }
         assert_eq!(Connections::share(262_144), Connections { each: 1191, all: 131_072 });
