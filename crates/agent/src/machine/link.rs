@@ -1,6 +1,6 @@
 //! The conversation with a launcher.
 
-use super::conduct::Meter;
+use super::meter::Meter;
 use crate::selinux;
 use ferrovirt_qemu::protocol::{Event, MAX_DESCRIPTORS, MAX_MESSAGE, Purpose, Request};
 use ferrovirt_sys::seqpacket::{Connection, Listener};

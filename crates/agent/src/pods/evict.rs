@@ -1,7 +1,7 @@
 //! Space on the node's disk: logs are cut, pods that hold more than they may are evicted, and where the node itself is
 //! short, first unpacked images go that nobody uses, then the pod that holds the most beyond what it asked for.
 
-use super::{Manager, Shared, record, record::Record, worker::Message};
+use super::{Manager, Shared, inbox::Message, record, record::Record};
 use crate::{
     disk::{self, Candidate, Free, Held, Pressure, Short, Usage},
     oci::cgroup,

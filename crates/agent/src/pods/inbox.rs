@@ -1,7 +1,6 @@
 //! What a pod's task is told, however often and however slowly it listens: of a pod and of a machine the newest is kept,
 //! and requests are bounded in number. A task that is busy holds up nobody and no memory.
 
-use super::worker::{Message, Refusal};
 use crate::redacted::Redacted;
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use k8s_openapi::api::core::v1::Pod;
@@ -13,6 +12,38 @@ use tokio::sync::{Notify, oneshot};
 
 /// Most requests to pause or run that wait.
 const MOST_SWITCHES: usize = 64;
+
+/// What a pod's task is told.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// The pod changed.
+    Pod(Arc<Pod>),
+    /// The pod is gone from the API.
+    Gone,
+    /// The machine changed.
+    Machine(Arc<VirtualMachineInstance>),
+    /// The pod has to go, for this reason.
+    Evict(Redacted),
+    /// Stop or run the vCPUs.
+    Switch { pause: bool, answer: oneshot::Sender<Result<(), Refusal>> },
+}
+
+/// A machine that was not paused or unpaused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no running guest.
+    #[error("VMI is not running")]
+    NotRunning,
+    /// The launcher said no.
+    #[error("{0}")]
+    Launcher(Redacted),
+    /// The launcher says nothing.
+    #[error("the launcher does not answer")]
+    Silent,
+    /// Too many others wait for the same.
+    #[error("too many requests wait for this machine: try again later")]
+    Busy,
+}
 
 type Switch = (bool, oneshot::Sender<Result<(), Refusal>>);
 

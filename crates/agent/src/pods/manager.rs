@@ -2,11 +2,11 @@
 
 use super::{
     Shared,
-    inbox::{Sender, inbox},
+    inbox::{Message, Refusal, Sender, inbox},
     record,
     record::Record,
     teardown,
-    worker::{Message, Refusal, Worker},
+    worker::Worker,
 };
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_watch::follow;

@@ -1,22 +1,26 @@
 //! The pods of this node: one task for each, from binding to the last trace.
 
 mod accept;
+mod begin;
+mod end;
 mod evict;
 mod exit;
 mod inbox;
 mod manager;
 mod pipeline;
 mod record;
+mod report;
 mod room;
 mod status;
+mod talk;
 mod teardown;
 mod worker;
 mod writer;
 
+pub use inbox::Refusal;
 pub use manager::{Manager, Target};
 pub use record::Record;
 pub use room::Room;
-pub use worker::Refusal;
 
 use crate::{
     config::Config,

@@ -3,7 +3,11 @@
 use super::Shared;
 use crate::{disk::remove_tree, oci::cgroup};
 use ferrovirt_sys::netns;
-use std::thread;
+use std::{thread, time::Duration};
+
+/// Pauses between tries to remove a pod.
+pub(super) const PAUSES: [Duration; 3] =
+    [Duration::from_millis(50), Duration::from_millis(500), Duration::from_secs(2)];
 
 /// Ends the container and removes network, cgroups and mounts; the pod's directory with its log stays. Blocks for
 /// some 40 ms.

@@ -1,4 +1,5 @@
-//! The decisions of the controllers: pure functions from what is observed to what is to be done.
+//! The decisions of the controllers and, in [`life`], of the node: pure functions from what is observed to what is to be
+//! done.
 //!
 //! Nothing here reads a clock, draws a random number or talks to anybody: time and chance are arguments, and the
 //! shell (`ferrovirt-control`) performs the returned [`Action`]s in order and stops at the first that fails. Every
@@ -17,6 +18,7 @@
 
 mod conditions;
 mod launcher;
+pub mod life;
 mod patch;
 mod pods;
 mod start;
