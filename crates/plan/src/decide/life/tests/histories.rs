@@ -3,7 +3,7 @@
 
 use super::super::{service::MOST_SWITCHES, *};
 use super::said;
-use ferrovirt_qemu::protocol::{Ending, State};
+use ferrovirt_qemu::protocol::{self, Ending, State};
 use proptest::prelude::*;
 use std::collections::{BTreeSet, VecDeque};
 

@@ -3,7 +3,7 @@
 mod histories;
 
 use super::{service::MOST_SWITCHES, *};
-use ferrovirt_qemu::protocol::{Ending, State};
+use ferrovirt_qemu::protocol::{self, Ending, State};
 
 pub(super) fn said(state: State) -> Event {
     Event::Said(protocol::Event::State { state, qemu_pid: None })
