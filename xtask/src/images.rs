@@ -69,7 +69,7 @@ pub(crate) fn images(dist: &Path, out: &Path) -> Result<()> {
 fn contents(file: &str, program: &Path) -> Result<Image> {
     ensure!(program.exists(), "{} is missing: run `cargo xtask build`", program.display());
     let mut image = Image {
-        name: format!("docker.io/ferrovirt/{file}:{}", env!("CARGO_PKG_VERSION")),
+        name: format!("localhost/ferrovirt/{file}:{}", env!("CARGO_PKG_VERSION")),
         config: json!({"Entrypoint": [format!("/usr/bin/{file}")], "User": NOBODY}),
         ..Image::default()
     };

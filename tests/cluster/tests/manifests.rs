@@ -12,8 +12,8 @@ use serde_json::Value;
 use std::{io::Write as _, process::Stdio, time::Duration};
 
 const PATIENCE: Duration = Duration::from_secs(180);
-/// The image's name in deploy/scc-webhook.yaml, as container runtimes complete it.
-const IMAGE: &str = concat!("docker.io/ferrovirt/ferrovirt:", env!("CARGO_PKG_VERSION"));
+/// The image's name in deploy/scc-webhook.yaml.
+const IMAGE: &str = concat!("localhost/ferrovirt/ferrovirt:", env!("CARGO_PKG_VERSION"));
 
 /// Applies a file of `deploy/`; kubectl's lines.
 fn apply(cluster: &Cluster, file: &str) -> Result<String> {

@@ -19,7 +19,8 @@ pub const CRD: &str = "securitycontextconstraints.security.openshift.io";
 /// Label and value by which our definition is told from the cluster's own.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "ferrovirt");
 
-const IMAGE: &str = concat!("ferrovirt/ferrovirt:", env!("CARGO_PKG_VERSION"));
+/// Of this machine: nobody has published it, and a name without a host would be looked for where anybody can take it.
+const IMAGE: &str = concat!("localhost/ferrovirt/ferrovirt:", env!("CARGO_PKG_VERSION"));
 const PORT: u16 = 8443;
 /// Longer than a pod waits for the values of its namespace.
 const TIMEOUT_SECONDS: u8 = 15;
