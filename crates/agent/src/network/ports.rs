@@ -252,8 +252,9 @@ impl Network {
             tracing::warn!("making the bridge {bridge} of the pod network, which was gone");
             self.host.make_bridge()?;
         }
-        let ports: Vec<Port> = lock(&self.wanted).ports.values().cloned().collect();
+        // In this order: a port that is admitted meanwhile moves from these to those, and must not be in neither.
         let coming: BTreeSet<String> = lock(&self.coming).values().cloned().collect();
+        let ports: Vec<Port> = lock(&self.wanted).ports.values().cloned().collect();
         let listing = || super::link("listing the ports of the node's bridge");
         let (mut links, _) = sockets().map_err(listing())?;
         let Some(hub) = route::link_named(&mut links, None, bridge).map_err(listing())? else {
