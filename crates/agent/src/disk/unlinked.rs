@@ -12,8 +12,8 @@ use std::{
 pub const MOST_OPEN: u64 = 65_536;
 /// Most mappings of one process that are looked at: the kernel's own limit, `vm.max_map_count`.
 const MOST_MAPPED: usize = 65_536;
-/// How often, and with which pause, a process is looked at again that cannot be looked into: from fork to exec it is as
-/// the launcher is.
+/// How often for one pod, and with which pause, a process is looked at again that cannot be looked into: from fork to exec
+/// it is as the launcher is. Many such processes take no longer than one: other pods wait for the answer.
 const LOOKS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -40,9 +40,14 @@ pub fn unlinked(processes: Processes<'_>, place: &Path) -> io::Result<Usage> {
     let device = fs::metadata(place)?.dev();
     ferrovirt_sys::identity::as_user(processes.user, processes.group, || {
         let mut found = Found { device, user: processes.user, seen: BTreeSet::new(), sum: Usage::default() };
+        let mut looks = LOOKS;
         for process in processes.all {
-            if !found.look(*process) && *process != processes.launcher && hides(*process, processes.user) {
+            if !found.look(*process)
+                && *process != processes.launcher
+                && hides(*process, processes.user, &mut looks)
+            {
                 found.sum.bytes = u64::MAX;
+                break;
             }
         }
         found.sum
@@ -88,9 +93,10 @@ impl Found {
 }
 
 /// Whether a process of this user keeps others of it from looking, and goes on to. Threads of the kernel that work for a
-/// process are root's.
-fn hides(process: u32, user: u32) -> bool {
-    for _ in 0..LOOKS {
+/// process are root's. Uses up `looks`.
+fn hides(process: u32, user: u32, looks: &mut u32) -> bool {
+    while *looks > 0 {
+        *looks -= 1;
         let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
         let of = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next());
         if of.and_then(|uid| uid.parse().ok()) != Some(user) {
