@@ -14,7 +14,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
-use crate::wishes::Wishes;
+use crate::pending::Pending;
 use crate::{Key, Name};
 
 /// Marks launcher pods.
@@ -33,7 +33,7 @@ pub(crate) struct Caches {
 
 impl Caches {
     /// Starts to follow every kind.
-    pub(crate) fn follow(client: &Client, keys: &Wishes<Key>, tasks: &mut JoinSet<()>) -> Self {
+    pub(crate) fn follow(client: &Client, keys: &Pending<Key>, tasks: &mut JoinSet<()>) -> Self {
         let (vms, vm_writer) = reflector::store();
         let (vmis, vmi_writer) = reflector::store();
         let (pods, pod_writer) = reflector::store();
@@ -123,7 +123,7 @@ async fn follow<K>(
     client: Client,
     config: watcher::Config,
     mut writer: Writer<K>,
-    keys: Wishes<Key>,
+    keys: Pending<Key>,
     concerned: impl Fn(&K) -> Vec<Key> + Send,
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,

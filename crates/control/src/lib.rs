@@ -13,7 +13,7 @@
 //! | Task | Takes | Gives | Hides |
 //! |---|---|---|---|
 //! | follow | a watch | the cache of its kind, keys | lists, watches, lost connections |
-//! | queue | keys, ends of rounds | rounds, at most one at a time for a key | back-off, repeated wishes |
+//! | queue | keys, ends of rounds | rounds, at most one at a time for a key | back-off, keys that wait already |
 //! | reconcile | a snapshot of the caches | requests | nothing: it performs what was decided |
 //! | recorder | events | Event objects | counting of repetitions |
 //!
@@ -46,10 +46,10 @@
 
 mod apply;
 mod caches;
+mod pending;
 mod queue;
 mod reconcile;
 mod recorder;
-mod wishes;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -61,9 +61,9 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::caches::Caches;
+use crate::pending::Pending;
 use crate::queue::{End, Queue};
 use crate::reconcile::Controller;
-use crate::wishes::Wishes;
 
 /// Rounds that run at the same time. More would only queue up in the API server.
 const CONCURRENCY: usize = 32;
@@ -105,8 +105,8 @@ pub enum Error {
 pub async fn run(client: kube::Client, defaults: ClusterConfig) -> Result<Infallible, Error> {
     // Dropping the set, with this future, ends every task.
     let mut tasks = JoinSet::new();
-    let wishes = Wishes::default();
-    let caches = Caches::follow(&client, &wishes, &mut tasks);
+    let pending = Pending::default();
+    let caches = Caches::follow(&client, &pending, &mut tasks);
     let (recorder, recording) = recorder::recorder(client.clone());
     tasks.spawn(recording);
 
@@ -132,7 +132,7 @@ pub async fn run(client: kube::Client, defaults: ClusterConfig) -> Result<Infall
         }
         let alarm = queue.next_alarm().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         tokio::select! {
-            key = wishes.recv() => queue.add(key),
+            key = pending.recv() => queue.add(key),
             Some(round) = rounds.join_next() => match round {
                 Ok((key, end)) => queue.done(&key, end, Instant::now(), queue::jitter()),
                 Err(error) => return Err(Error::TaskPanicked(error)),

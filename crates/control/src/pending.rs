@@ -8,26 +8,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// Both ends; clones share everything.
-pub(crate) struct Wishes<K>(Arc<Inner<K>>);
+pub(crate) struct Pending<K>(Arc<Inner<K>>);
 
 struct Inner<K> {
     waiting: Mutex<(VecDeque<K>, HashSet<K>)>,
     news: Notify,
 }
 
-impl<K> Clone for Wishes<K> {
+impl<K> Clone for Pending<K> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<K> Default for Wishes<K> {
+impl<K> Default for Pending<K> {
     fn default() -> Self {
         Self(Arc::new(Inner { waiting: Mutex::default(), news: Notify::new() }))
     }
 }
 
-impl<K: Clone + Eq + Hash> Wishes<K> {
+impl<K: Clone + Eq + Hash> Pending<K> {
     fn waiting(&self) -> MutexGuard<'_, (VecDeque<K>, HashSet<K>)> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -42,7 +42,7 @@ impl<K: Clone + Eq + Hash> Wishes<K> {
         self.0.news.notify_one();
     }
 
-    /// The next key, in the order in which they were wished for first. For one task; safe to cancel.
+    /// The next key, in the order in which they were sent first. For one task; safe to cancel.
     pub(crate) async fn recv(&self) -> K {
         loop {
             {
@@ -65,26 +65,26 @@ mod tests {
 
     #[tokio::test]
     async fn what_nobody_takes_is_kept_once_and_in_order() {
-        let wishes = Wishes::default();
+        let pending = Pending::default();
         for round in 0..10_000 {
-            wishes.send(round % 3);
+            pending.send(round % 3);
         }
-        assert_eq!(wishes.waiting().0.len(), 3);
-        assert_eq!([wishes.recv().await, wishes.recv().await, wishes.recv().await], [0, 1, 2]);
-        assert_eq!(wishes.recv().now_or_never(), None);
-        wishes.send(1);
-        assert_eq!(wishes.recv().await, 1, "what was taken can be wished for again");
+        assert_eq!(pending.waiting().0.len(), 3);
+        assert_eq!([pending.recv().await, pending.recv().await, pending.recv().await], [0, 1, 2]);
+        assert_eq!(pending.recv().now_or_never(), None);
+        pending.send(1);
+        assert_eq!(pending.recv().await, 1, "what was taken can be sent again");
     }
 
     #[tokio::test]
-    async fn a_wish_wakes_who_waits() {
-        let wishes = Wishes::default();
+    async fn a_key_wakes_who_waits() {
+        let pending = Pending::default();
         let taken = tokio::spawn({
-            let wishes = wishes.clone();
-            async move { wishes.recv().await }
+            let pending = pending.clone();
+            async move { pending.recv().await }
         });
         tokio::task::yield_now().await;
-        wishes.send('a');
+        pending.send('a');
         assert_eq!(taken.await.unwrap(), 'a');
     }
 }
