@@ -28,7 +28,7 @@ impl Line {
     }
 }
 
-/// The store. It does not wait for its disk: a test cluster that loses power is made anew.
+/// The store. It does not wait for its disk: a test cluster that loses power is made again.
 pub fn etcd(layout: &Layout) -> Line {
     let peer = "http://127.0.0.1:2380";
     Line::new(

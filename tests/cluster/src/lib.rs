@@ -33,11 +33,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// How long a start may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(240);
+const TIMEOUT: Duration = Duration::from_secs(240);
 /// Between two looks. Most of them start a kubectl, which costs a tenth of a second of a processor.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -64,21 +64,9 @@ pub struct Cluster {
     layout: Layout,
 }
 
-/// Looks again and again until `look` finds something; what fails meanwhile is only told when the time is over.
-pub fn wait<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        let last = match look() {
-            Ok(Some(found)) => return Ok(found),
-            Ok(None) => None,
-            Err(error) => Some(error),
-        };
-        if start.elapsed() > limit {
-            let what = format!("waited {limit:?} for {what}");
-            return Err(last.map_or_else(|| anyhow::anyhow!("{what}"), |error| error.context(what.clone())));
-        }
-        std::thread::sleep(PAUSE);
-    }
+/// Looks again and again until `look` finds something, at the most for `limit`; `what` names it in the error.
+pub fn wait<T>(what: &str, limit: Duration, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    ferrovirt_e2e::look_every(PAUSE, what, limit, look)
 }
 
 impl Cluster {
@@ -170,7 +158,7 @@ impl Cluster {
     /// Waits for something while every process of the cluster lives.
     fn wait<T>(&self, state: &State, what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
         let mut ended = None;
-        let found = wait(what, PATIENCE, || {
+        let found = wait(what, TIMEOUT, || {
             if let Some(process) = state.processes.iter().find(|process| !process.alive()) {
                 ended = Some(process.what.clone());
                 return Ok(Some(None));

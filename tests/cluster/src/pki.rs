@@ -1,4 +1,4 @@
-//! Keys and certificates of one cluster, made anew at each start.
+//! Keys and certificates of one cluster, made again at each start.
 
 use crate::layout::{CONTROL_PLANE, FIRST_SERVICE, Layout};
 use anyhow::{Context, Result};

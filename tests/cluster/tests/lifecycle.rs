@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A pod that says where it is, to whoever asks on port 8080 and in its log, and a Service before it.
 fn pod(node: &str) -> String {
@@ -83,7 +83,7 @@ fn mount_points() -> Vec<PathBuf> {
 }
 
 fn phase(cluster: &Cluster, pod: &str, wanted: &str) -> Result<()> {
-    let found = wait(&format!("{pod} to be {wanted}"), PATIENCE, || {
+    let found = wait(&format!("{pod} to be {wanted}"), TIMEOUT, || {
         let pod = cluster.json(&["get", "pod", pod])?;
         Ok((pod["status"]["phase"] == wanted).then_some(()))
     });
@@ -141,7 +141,7 @@ fn pods(cluster: &Cluster) -> Result<()> {
     for (from, to) in [("node1", "node2"), ("node2", "node1"), ("node1", "node1")] {
         let service = cluster.json(&["get", "service", &format!("to-{to}")])?;
         let address = service["spec"]["clusterIP"].as_str().context("no address")?;
-        let said = wait(&format!("an answer of {to} to {from}"), PATIENCE, || {
+        let said = wait(&format!("an answer of {to} to {from}"), TIMEOUT, || {
             ask(cluster, &format!("on-{from}"), &format!("{address} 80")).map(Some)
         })?;
         ensure!(said.contains(&format!("served by {to}")), "{from} to {to}: {said}");

@@ -11,7 +11,7 @@ use ferrovirt_cluster::{
 use serde_json::Value;
 use std::{io::Write as _, process::Stdio, time::Duration};
 
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 /// The image's name in deploy/scc-webhook.yaml.
 const IMAGE: &str = concat!("localhost/ferrovirt/ferrovirt:", env!("CARGO_PKG_VERSION"));
 
@@ -144,7 +144,7 @@ fn admission(cluster: &Cluster) -> Result<()> {
         let id = cluster.output(&["exec", "-n", "team", name, "--", "id", "-u"])?;
         ensure!(id.trim() == first, "{name} runs as {id}, the range is {range}");
     }
-    let words = wait("the refusal of the privileged Deployment", PATIENCE, || {
+    let words = wait("the refusal of the privileged Deployment", TIMEOUT, || {
         let events =
             cluster.json(&["get", "events", "-n", "team", "--field-selector=reason=FailedCreate"])?;
         let event = events["items"].as_array().and_then(|all| all.first());

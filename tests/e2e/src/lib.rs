@@ -36,7 +36,17 @@ pub fn target() -> PathBuf {
 ///
 /// Looking costs little compared with what is waited for (a guest's boot), so the pause between two looks is short
 /// and fixed; nothing depends on its length.
-pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn wait_for<T>(what: &str, limit: Duration, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    look_every(Duration::from_millis(20), what, limit, look)
+}
+
+/// [`wait_for`] with a pause of its own, where a look costs more.
+pub fn look_every<T>(
+    pause: Duration,
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let start = Instant::now();
     loop {
         let last = match look() {
@@ -50,7 +60,7 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result
                 None => bail!("waited {limit:?} for {what}"),
             }
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(pause);
     }
 }
 
