@@ -35,7 +35,7 @@ impl Metrics {
         for (name, help, value) in [
             (
                 "ferrovirt_launcher_misconduct_total",
-                "Messages of launchers that make no sense, and connections that they closed and took anew.",
+                "Messages of launchers that make no sense, and connections that they closed and opened again.",
                 &self.misconduct,
             ),
             (
