@@ -1,3 +1,4 @@
 //! The privileged part of a machine on its node.
 
 pub mod net;
+pub mod plug;

@@ -1,0 +1,171 @@
+//! The plug-in beside a kubelet of the tests, over real sockets.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+#[path = "plug/kubelet.rs"]
+mod kubelet;
+
+use ferrovirt_handler::plug::{
+    MACHINE,
+    grpc::Channel,
+    messages::{
+        ALLOCATE, AllocateRequest, AllocateResponse, ContainerRequest, ContainerResponse, Empty, Mount,
+        OPTIONS, Options, PREFERRED,
+    },
+    plugin::Plugin,
+    registration::Entry,
+};
+use kubelet::Kubelet;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+/// A plug-in with four devices; the second of the channels says with which cookie the kubelet listens.
+struct Running {
+    socket: PathBuf,
+    listens: watch::Receiver<Option<Option<u64>>>,
+    _tasks: JoinSet<()>,
+}
+
+fn start(kubelet: &Path, socket: &Path) -> Running {
+    let (seen, events) = mpsc::unbounded_channel();
+    let allocate = |devices: &[String]| match devices {
+        [one] => Ok(ContainerResponse {
+            mounts: vec![Mount {
+                container_path: "/run/ferrovirt".to_owned(),
+                host_path: format!("/slots/{one}"),
+                read_only: true,
+            }],
+            ..ContainerResponse::default()
+        }),
+        _ => Err("one for each container".to_owned()),
+    };
+    let plugin = Arc::new(Plugin::new(4, Box::new(allocate), seen));
+    let listener = UnixListener::bind(socket).unwrap();
+    let entry = Entry { resource: MACHINE, kubelet: kubelet.to_owned(), socket: socket.to_owned() };
+    let (say, listens) = watch::channel(None);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(plugin.run(listener));
+    tasks.spawn(entry.keep(events, move |cookie| {
+        say.send_replace(cookie);
+    }));
+    Running { socket: socket.to_owned(), listens, _tasks: tasks }
+}
+
+async fn allocate(socket: &Path, devices: &[&str]) -> Result<AllocateResponse, tonic::Status> {
+    let devices = devices.iter().map(|&name| name.to_owned()).collect();
+    let request = AllocateRequest { containers: vec![ContainerRequest { devices }] };
+    Channel::connect(socket).await.unwrap().unary(ALLOCATE, request, 1 << 20).await
+}
+
+#[tokio::test]
+async fn the_kubelet_learns_the_devices_and_gets_a_directory_for_one_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut kubelet = Kubelet::start(folder.path());
+    // Elsewhere than in the kubelet's directory, and far from it.
+    let own = tempfile::tempdir().unwrap();
+    let plug = start(&kubelet.socket(), &own.path().join("machine.sock"));
+    let request = kubelet.registered().await;
+    assert_eq!((request.version.as_str(), request.resource_name.as_str()), ("v1beta1", MACHINE));
+    assert_eq!(request.options, Some(Options::default()));
+    let names: Vec<_> =
+        kubelet.devices().await.into_iter().map(|device| (device.id, device.health)).collect();
+    let healthy = |name: &str| (name.to_owned(), "Healthy".to_owned());
+    assert_eq!(names, ["0", "1", "2", "3"].map(healthy));
+
+    let answer = allocate(&plug.socket, &["2"]).await.unwrap();
+    let mount = &answer.containers[0].mounts[0];
+    assert_eq!((mount.host_path.as_str(), mount.read_only), ("/slots/2", true));
+    let refused = allocate(&plug.socket, &["2", "3"]).await.unwrap_err();
+    assert_eq!(refused.message(), "one for each container");
+    assert!(allocate(&plug.socket, &["4"]).await.unwrap_err().message().contains("not offered"));
+
+    let call = || async { Channel::connect(&plug.socket).await.unwrap() };
+    let options: Options = call().await.unary(OPTIONS, Empty {}, 1 << 20).await.unwrap();
+    assert_eq!(options, Options::default());
+    let preferred = call().await.unary::<_, Empty>(PREFERRED, Empty {}, 1 << 20).await;
+    assert_eq!(preferred.unwrap_err().code(), tonic::Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let plug = start(&folder.path().join("none"), &folder.path().join("machine.sock"));
+    let names: Vec<String> = (0..20_000).map(|number| number.to_string()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let refused = allocate(&plug.socket, &names).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");
+    assert!(allocate(&plug.socket, &["1"]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_kubelet_that_is_started_again_knows_the_plug_in_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut kubelet = Kubelet::start(folder.path());
+    let mut plug = start(&kubelet.socket(), &folder.path().join("machine.sock"));
+    kubelet.devices().await;
+    plug.listens.wait_for(Option::is_some).await.unwrap();
+    drop(kubelet);
+    plug.listens.wait_for(Option::is_none).await.unwrap();
+    let mut kubelet = Kubelet::start(folder.path());
+    assert_eq!(kubelet.devices().await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_kubelet_that_comes_late_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let plug = start(&folder.path().join("kubelet.sock"), &folder.path().join("machine.sock"));
+    assert!(plug.listens.borrow().is_none());
+    let mut kubelet = Kubelet::start(folder.path());
+    assert_eq!(kubelet.devices().await.len(), 4);
+}
+
+/// As the kubelet does: the last one wins, and it hangs up on both when the one before ends.
+#[tokio::test]
+async fn of_two_with_one_name_the_one_that_lives_is_known_in_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut kubelet = Kubelet::start(folder.path());
+    let mut first = start(&kubelet.socket(), &folder.path().join("first.sock"));
+    kubelet.devices().await;
+    first.listens.wait_for(Option::is_some).await.unwrap();
+    let mut second = start(&kubelet.socket(), &folder.path().join("second.sock"));
+    second.listens.wait_for(Option::is_some).await.unwrap();
+    drop(first);
+    let socket = second.socket.clone();
+    kubelet.until(move |endpoint| endpoint.ends_with(socket.to_str().unwrap())).await;
+    second.listens.wait_for(Option::is_some).await.unwrap();
+}
+
+/// The cookie is that of the namespace from which the kubelet connects, not ours.
+#[tokio::test]
+async fn the_nodes_namespace_is_known_by_the_kubelets_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    let here = ferrovirt_sys::netns::cookie(std::os::fd::AsFd::as_fd(&here)).unwrap();
+    let mut kubelet = Kubelet::start(folder.path());
+    let mut plug = start(&kubelet.socket(), &folder.path().join("machine.sock"));
+    kubelet.devices().await;
+    assert_eq!(*plug.listens.wait_for(Option::is_some).await.unwrap(), Some(Some(here)));
+
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root makes a network namespace");
+        return;
+    }
+    let path = folder.path().join("ns");
+    ferrovirt_sys::netns::create(&path).unwrap();
+    let namespace = ferrovirt_sys::netns::open(&path).unwrap();
+    let (there, stream) = ferrovirt_sys::netns::run_in(&namespace, || {
+        let stream = std::os::unix::net::UnixStream::connect(&plug.socket)?;
+        Ok((ferrovirt_sys::netns::cookie(std::os::fd::AsFd::as_fd(&stream))?, stream))
+    })
+    .unwrap();
+    assert_ne!(there, here);
+    let _listener = kubelet::listen(stream).await;
+    assert_eq!(*plug.listens.wait_for(|seen| *seen != Some(Some(here))).await.unwrap(), Some(Some(there)));
+    ferrovirt_sys::netns::delete(&path).unwrap();
+}
