@@ -2,6 +2,7 @@
 //!
 //! Each object is made when it is missing. One that exists is left alone, so that an administrator's edit stays.
 
+use ferrovirt_kubernetes::json;
 use futures::future::try_join_all;
 use serde_json::{Value, json};
 
@@ -44,13 +45,13 @@ pub async fn install(store: &Store) -> Result<(), StoreError> {
     let mut objects = Vec::new();
     for (name, labels, rules) in roles() {
         let mut role = cluster("ClusterRole");
-        object::set(&mut role, &["rules"], rules.into());
+        json::set(&mut role, &["rules"], rules.into());
         for label in labels {
-            object::set(&mut role, &["metadata", "labels", label], "true".into());
+            json::set(&mut role, &["metadata", "labels", label], "true".into());
         }
         if let Some(level) = aggregated(name) {
             let selector = json!({"matchLabels": {(format!("{GROUP}/aggregate-to-{level}")): "true"}});
-            object::set(&mut role, &["aggregationRule"], json!({"clusterRoleSelectors": [selector]}));
+            json::set(&mut role, &["aggregationRule"], json!({"clusterRoleSelectors": [selector]}));
         }
         objects.push(("clusterroles", name, role));
     }
@@ -58,12 +59,12 @@ pub async fn install(store: &Store) -> Result<(), StoreError> {
         let mut binding = cluster("ClusterRoleBinding");
         let subjects: Vec<Value> =
             groups.iter().map(|group| json!({"apiGroup": GROUP, "kind": "Group", "name": group})).collect();
-        object::set(
+        json::set(
             &mut binding,
             &["roleRef"],
             json!({"apiGroup": GROUP, "kind": "ClusterRole", "name": role}),
         );
-        object::set(&mut binding, &["subjects"], subjects.into());
+        json::set(&mut binding, &["subjects"], subjects.into());
         objects.push(("clusterrolebindings", role, binding));
     }
     let made = objects

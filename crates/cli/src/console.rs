@@ -5,6 +5,7 @@ use crate::{
     machine::{Target, path},
 };
 use anyhow::{Context, Result, bail, ensure};
+use ferrovirt_kubernetes::json;
 use futures::{SinkExt, StreamExt};
 use http::{StatusCode, header};
 use hyper::upgrade::Upgraded;
@@ -81,7 +82,7 @@ pub(crate) async fn open(client: &kube::Client, path: &str) -> Result<WebSocketS
         let code = response.status();
         let body = response.into_body().collect_bytes().await?;
         let status: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        match status.get("message").and_then(serde_json::Value::as_str) {
+        match json::string(&status, "message") {
             Some(message) => bail!("{message}"),
             None => bail!("the API server answers {code}"),
         }

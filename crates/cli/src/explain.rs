@@ -10,6 +10,8 @@ use ferrovirt_api::{
     kubevirt::{VirtualMachine, VirtualMachineInstance},
     validate::{validate_vm, validate_vmi},
 };
+use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::object;
 use ferrovirt_model::{Machine, Profile};
 use ferrovirt_plan::{explain, matrix};
 use ferrovirt_privilege::Surroundings;
@@ -86,9 +88,8 @@ fn read(options: &Options) -> Result<Vec<Machine>> {
     config.feature_gates.insert("HostDisk".to_owned());
     let mut machines = Vec::new();
     for document in documents.into_iter().filter(|document| !document.is_null()) {
-        let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let object =
-            document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name").to_owned();
+        let kind = object::kind(&document).to_owned();
+        let object = json::string(&document, "/metadata/name").unwrap_or("without a name").to_owned();
         let instance = match kind.as_str() {
             "VirtualMachine" => of_machine(document, &config),
             "VirtualMachineInstance" => of_instance(document, &config),

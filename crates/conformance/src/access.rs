@@ -1,9 +1,8 @@
 //! What the authorizer of a case says: a list of grants, or real roles and bindings.
 
+use ferrovirt_kubernetes::json::{list, string, text};
 use ferrovirt_scc::{Authorizer, Subject};
 use serde_json::Value;
-
-use crate::text;
 
 /// The authorizer of one case.
 #[derive(Debug)]
@@ -27,12 +26,8 @@ impl Authorizer for Grants<'_> {
     }
 }
 
-fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    value.get(key).and_then(Value::as_array).into_iter().flatten()
-}
-
 fn granted(grant: &Value, subject: &Subject<'_>, scc: &str, namespace: &str) -> bool {
-    let there = grant.get("namespace").and_then(Value::as_str).is_none_or(|n| n.is_empty() || n == namespace);
+    let there = string(grant, "namespace").is_none_or(|n| n.is_empty() || n == namespace);
     there && text(grant, "scc") == scc && is(subject, text(grant, "kind"), text(grant, "name"), "")
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ferrovirt_kubernetes::json::{self, text};
 use ferrovirt_scc::{
     Admitted, AuditAnnotation, Constraints, Denied, NamespaceValues, Operation, Outcome, Pass, Request,
     exempt_namespace,
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use crate::access::Grants;
 use crate::meaning::places;
-use crate::{sccs, text, texts};
+use crate::{sccs, texts};
 
 /// Our answer to one case.
 #[derive(Debug)]
@@ -102,7 +103,7 @@ fn composed(case: &Value, errors: &[String], pass: Pass) -> String {
 }
 
 fn wanted_audit(want: &Value) -> BTreeMap<String, String> {
-    let map = want.get("audit").and_then(Value::as_object);
+    let map = json::fields(want, "audit");
     map.into_iter().flatten().map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect()
 }
 

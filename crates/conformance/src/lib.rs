@@ -17,6 +17,7 @@ pub mod selinux;
 use std::io::Write;
 use std::path::Path;
 
+use ferrovirt_kubernetes::json::{self, text};
 use ferrovirt_scc::SecurityContextConstraints;
 use serde_json::Value;
 
@@ -113,15 +114,9 @@ pub fn run(folder: &Path, out: &mut dyn Write) -> Result<Summary, Error> {
     Ok(total)
 }
 
-/// A text field; absent is empty.
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
 /// The strings of a list; absent is empty.
 fn texts(value: &Value, key: &str) -> Vec<String> {
-    let list = value.get(key).and_then(Value::as_array);
-    list.into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+    json::texts(value, key).map(str::to_owned).collect()
 }
 
 /// The SCCs of a case: its named set and those given with it, which replace the ones of the same name.
@@ -135,7 +130,7 @@ pub fn sccs(case: &Value, sets: &Value) -> Result<Vec<SecurityContextConstraints
         let list = sets.get(set).and_then(Value::as_array);
         values.extend(list.ok_or_else(|| format!("sccsets.json has no set {set}"))?);
     }
-    values.extend(case.get("sccs").and_then(Value::as_array).into_iter().flatten());
+    values.extend(json::list(case, "sccs"));
     let read =
         |v: &&Value| serde_json::from_value((*v).clone()).map_err(|e| format!("an SCC cannot be read: {e}"));
     values.iter().map(read).collect()

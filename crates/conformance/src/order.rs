@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ferrovirt_kubernetes::json;
 use ferrovirt_scc::{Constraints, SecurityContextConstraints, points, why_before};
 use serde_json::Value;
 
@@ -19,7 +20,7 @@ pub(crate) fn differences(case: &Value) -> Result<Vec<String>, String> {
     let names: Vec<&str> = sorted.iter().map(|s| s.name()).collect();
     compare("order", format!("{:?}", texts(case, "order")), format!("{names:?}"));
     let have: BTreeMap<&str, u64> = sorted.iter().map(|s| (s.name(), points(s).into())).collect();
-    let want = case.get("points").and_then(Value::as_object);
+    let want = json::fields(case, "points");
     let want: BTreeMap<&str, u64> =
         want.into_iter().flatten().map(|(k, v)| (k.as_str(), v.as_u64().unwrap_or(u64::MAX))).collect();
     compare("points", format!("{want:?}"), format!("{have:?}"));

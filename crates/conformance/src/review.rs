@@ -1,11 +1,12 @@
 //! Requests to the review APIs.
 
+use ferrovirt_kubernetes::json::text;
 use ferrovirt_scc::{Constraints, NamespaceValues, ReviewKind, ReviewRequest, review};
 use serde_json::{Value, json};
 
 use crate::access::Grants;
 use crate::meaning::places;
-use crate::{sccs, text, texts};
+use crate::{sccs, texts};
 
 pub(crate) fn differences(case: &Value, sets: &Value) -> Result<Vec<String>, String> {
     let constraints = Constraints::compile(sccs(case, sets)?);

@@ -5,21 +5,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use ferrovirt_api::quantity::Amount;
+use ferrovirt_kubernetes::json::{self, list, text, texts};
+use ferrovirt_kubernetes::object;
 use serde_json::Value;
 
 /// Amounts by resource name, in thousandths of the resource's unit (bytes, CPUs, pieces).
 pub type Amounts = BTreeMap<String, i128>;
 
-fn text<'a>(object: &'a Value, path: &str) -> &'a str {
-    object.pointer(path).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn list<'a>(object: &'a Value, path: &str) -> impl Iterator<Item = &'a Value> {
-    object.pointer(path).and_then(Value::as_array).into_iter().flatten()
-}
-
-fn amounts(map: Option<&Value>) -> Amounts {
-    let fields = map.and_then(Value::as_object).into_iter().flatten();
+fn amounts(object: &Value, place: &str) -> Amounts {
+    let fields = json::entries(object, place);
     fields
         .filter_map(|(name, value)| {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -40,11 +34,11 @@ pub fn add(to: &mut Amounts, more: &Amounts) {
 pub fn requests(pod: &Value) -> Amounts {
     let mut sum = Amounts::new();
     for container in list(pod, "/spec/containers") {
-        add(&mut sum, &amounts(container.pointer("/resources/requests")));
+        add(&mut sum, &amounts(container, "/resources/requests"));
     }
     for container in list(pod, "/spec/initContainers") {
-        let one = amounts(container.pointer("/resources/requests"));
-        if text(container, "/restartPolicy") == "Always" {
+        let one = amounts(container, "/resources/requests");
+        if text(container, "restartPolicy") == "Always" {
             add(&mut sum, &one);
             continue;
         }
@@ -53,7 +47,7 @@ pub fn requests(pod: &Value) -> Amounts {
             *have = (*have).max(amount);
         }
     }
-    add(&mut sum, &amounts(pod.pointer("/spec/overhead")));
+    add(&mut sum, &amounts(pod, "/spec/overhead"));
     add(&mut sum, &Amounts::from([("pods".to_owned(), 1000)]));
     sum
 }
@@ -116,8 +110,8 @@ pub fn misfits(pod: &Value, node: &Value, used: &Amounts) -> Vec<Misfit> {
     {
         out.push(Misfit::Unschedulable);
     }
-    let ready = list(node, "/status/conditions").find(|c| text(c, "/type") == "Ready");
-    if ready.is_none_or(|ready| text(ready, "/status") != "True") {
+    let ready = list(node, "/status/conditions").find(|c| text(c, "type") == "Ready");
+    if ready.is_none_or(|ready| text(ready, "status") != "True") {
         out.push(Misfit::NotReady);
     }
     out.extend(taints(pod, node, |key, effect| {
@@ -136,7 +130,7 @@ pub fn misfits(pod: &Value, node: &Value, used: &Amounts) -> Vec<Misfit> {
 fn taints(pod: &Value, node: &Value, count: impl Fn(&str, &str) -> bool) -> Vec<Misfit> {
     let mut out = Vec::new();
     for taint in list(node, "/spec/taints") {
-        let (key, value, effect) = (text(taint, "/key"), text(taint, "/value"), text(taint, "/effect"));
+        let (key, value, effect) = (text(taint, "key"), text(taint, "value"), text(taint, "effect"));
         if count(key, effect) && !tolerates(pod, key, value, effect) {
             out.push(Misfit::Taint { key: key.to_owned(), value: value.to_owned() });
         }
@@ -145,7 +139,7 @@ fn taints(pod: &Value, node: &Value, count: impl Fn(&str, &str) -> bool) -> Vec<
 }
 
 fn lacks(pod: &Value, node: &Value, used: &Amounts) -> Vec<Misfit> {
-    let allocatable = amounts(node.pointer("/status/allocatable"));
+    let allocatable = amounts(node, "/status/allocatable");
     let mut out = Vec::new();
     for (name, needed) in requests(pod).into_iter().filter(|(_, needed)| *needed > 0) {
         let total = allocatable.get(&name).copied().unwrap_or(0);
@@ -215,36 +209,36 @@ fn insufficient(name: &str, needed: i128, free: i128, total: i128) -> String {
 
 fn tolerates(pod: &Value, key: &str, value: &str, effect: &str) -> bool {
     list(pod, "/spec/tolerations").any(|t| {
-        let (k, e) = (text(t, "/key"), text(t, "/effect"));
-        let exists = text(t, "/operator") == "Exists";
+        let (k, e) = (text(t, "key"), text(t, "effect"));
+        let exists = text(t, "operator") == "Exists";
         (e.is_empty() || e == effect)
-            && ((k.is_empty() && exists) || (k == key && (exists || text(t, "/value") == value)))
+            && ((k.is_empty() && exists) || (k == key && (exists || text(t, "value") == value)))
     })
 }
 
 /// Node selector and required node affinity.
 fn selected(pod: &Value, node: &Value) -> bool {
-    let label = |key: &str| node.pointer("/metadata/labels").and_then(|l| l.get(key)).and_then(Value::as_str);
-    let selector = pod.pointer("/spec/nodeSelector").and_then(Value::as_object);
+    let label = |key: &str| object::label(node, key);
+    let selector = json::fields(pod, "/spec/nodeSelector");
     if !selector.into_iter().flatten().all(|(key, value)| label(key) == value.as_str()) {
         return false;
     }
     let affinity = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution";
     let Some(required) = pod.pointer(affinity).filter(|r| !r.is_null()) else { return true };
-    let name = text(node, "/metadata/name");
-    list(required, "/nodeSelectorTerms").any(|term| {
-        let expressions = list(term, "/matchExpressions").count() + list(term, "/matchFields").count();
+    let name = object::name(node);
+    list(required, "nodeSelectorTerms").any(|term| {
+        let expressions = list(term, "matchExpressions").count() + list(term, "matchFields").count();
         expressions > 0
-            && list(term, "/matchExpressions").all(|e| holds(e, label(text(e, "/key"))))
-            && list(term, "/matchFields").all(|e| text(e, "/key") == "metadata.name" && holds(e, Some(name)))
+            && list(term, "matchExpressions").all(|e| holds(e, label(text(e, "key"))))
+            && list(term, "matchFields").all(|e| text(e, "key") == "metadata.name" && holds(e, Some(name)))
     })
 }
 
 fn holds(expression: &Value, have: Option<&str>) -> bool {
-    let listed = || list(expression, "/values").any(|v| v.as_str() == have && have.is_some());
+    let listed = || list(expression, "values").any(|v| v.as_str() == have && have.is_some());
     let number = |text: Option<&str>| text.and_then(|t| t.parse::<i64>().ok());
-    let bound = || number(list(expression, "/values").next().and_then(Value::as_str));
-    match text(expression, "/operator") {
+    let bound = || number(texts(expression, "values").next());
+    match text(expression, "operator") {
         "In" => listed(),
         "NotIn" => !listed(),
         "Exists" => have.is_some(),

@@ -1,6 +1,7 @@
 //! Files of the repository that are generated from the table, compared by `cargo xtask generate --check`.
 
 use crate::{config::ClusterConfig, matrix, render};
+use ferrovirt_kubernetes::object;
 use ferrovirt_model::Profile;
 use ferrovirt_privilege::{Feature, Right, grants};
 use serde_json::Value;
@@ -38,7 +39,7 @@ const APART: [&str; 2] = ["KubeVirt", "SecurityContextConstraints"];
 /// The objects of one such kind in the installation, or everything else of it.
 fn installed(config: &ClusterConfig, only: Option<&str>) -> Contents {
     let wanted = |manifest: &Value| {
-        let kind = manifest.get("kind").and_then(Value::as_str).unwrap_or_default();
+        let kind = object::kind(manifest);
         only.map_or_else(|| !APART.contains(&kind), |only| only == kind)
     };
     manifests(render::install(config).into_iter().filter(wanted).collect())

@@ -1,5 +1,6 @@
 //! Checks of a rendered plan that do not know how it was made.
 
+use ferrovirt_kubernetes::json;
 use ferrovirt_privilege::Right;
 use ferrovirt_qemu::order::{Backing, Order, Tap};
 use k8s_openapi::api::core::v1::Pod;
@@ -108,10 +109,8 @@ pub fn judge(pod: &Pod, order: &Order, scc: &Value) -> BTreeSet<Finding> {
 }
 
 fn against_scc(pod: &Pod, rights: &BTreeSet<Right<String>>, scc: &Value, out: &mut BTreeSet<Finding>) {
-    let lists = |field: &str, wanted: &str| {
-        let list = scc.get(field).and_then(Value::as_array).into_iter().flatten();
-        list.filter_map(Value::as_str).any(|value| value == wanted || value == "*")
-    };
+    let lists =
+        |field: &str, wanted: &str| json::texts(scc, field).any(|value| value == wanted || value == "*");
     for right in rights {
         if let Right::Capability(name) = right
             && !lists("allowedCapabilities", name)

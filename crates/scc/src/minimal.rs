@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use ferrovirt_kubernetes::json;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
@@ -148,7 +149,6 @@ fn profiles(pod: &Pod<'_>) -> Vec<String> {
 }
 
 fn sysctls(pod: &Pod<'_>) -> Vec<String> {
-    let names: BTreeSet<&str> =
-        pod.sysctls.iter().filter_map(|s| s.get("name").and_then(Value::as_str)).collect();
+    let names: BTreeSet<&str> = pod.sysctls.iter().filter_map(|s| json::string(s, "name")).collect();
     names.into_iter().filter(|n| !SAFE_SYSCTLS.contains(n)).map(str::to_owned).collect()
 }

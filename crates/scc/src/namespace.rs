@@ -1,5 +1,6 @@
 //! Values that belong to a namespace: user ids, SELinux level and groups, and how a new namespace gets them.
 
+use ferrovirt_kubernetes::{json, object};
 use serde_json::Value;
 
 use crate::names::{MCS, SUPPLEMENTAL_GROUPS, UID_RANGE};
@@ -41,8 +42,7 @@ pub struct NamespaceValues<'a> {
 impl<'a> NamespaceValues<'a> {
     /// Reads them off a Namespace object.
     pub fn of(namespace: &'a Value) -> Self {
-        let annotations = namespace.get("metadata").and_then(|m| m.get("annotations"));
-        let get = |key: &str| annotations.and_then(|a| a.get(key)).and_then(Value::as_str);
+        let get = |key: &str| object::annotation(namespace, key);
         Self { uid_range: get(UID_RANGE), mcs: get(MCS), supplemental_groups: get(SUPPLEMENTAL_GROUPS) }
     }
 
@@ -141,8 +141,7 @@ pub struct Ledger {
 impl Ledger {
     /// Reads the keys `next` and `holder` of a config map's data.
     pub fn of(data: Option<&Value>) -> Self {
-        let text =
-            |key: &str| data.and_then(|data| data.get(key)).and_then(Value::as_str).unwrap_or_default();
+        let text = |key: &str| data.map_or("", |data| json::text(data, key));
         Self { next: text("next").parse().unwrap_or(0), holder: text("holder").to_owned() }
     }
 

@@ -1,5 +1,6 @@
 //! The two passes over a pod: the mutating one, which chooses an SCC and applies it, and the validating one.
 
+use ferrovirt_kubernetes::{json, object};
 use std::fmt;
 
 use serde_json::Value;
@@ -574,14 +575,11 @@ impl Constraints {
 }
 
 fn required_of(pod: &Value) -> &str {
-    let annotations = pod.get("metadata").and_then(|m| m.get("annotations"));
-    annotations.and_then(|a| a.get(REQUIRED_SCC)).and_then(Value::as_str).unwrap_or_default()
+    object::annotation(pod, REQUIRED_SCC).unwrap_or_default()
 }
 
 /// The name of an object that could not be read as a pod.
 fn shown_name(name: &str, pod: &Value) -> String {
-    let metadata = pod.get("metadata");
-    let get = |key: &str| metadata.and_then(|m| m.get(key)).and_then(Value::as_str).unwrap_or_default();
-    let names = [name, get("name"), get("generateName"), "Unknown"];
+    let names = [name, object::name(pod), json::text(pod, "/metadata/generateName"), "Unknown"];
     names.into_iter().find(|n| !n.is_empty()).unwrap_or_default().to_owned()
 }

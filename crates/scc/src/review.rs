@@ -4,6 +4,7 @@
 //! SCC has to exist, and an SCC that the subjects may not use does no harm when it is broken. Every SCC is tried on
 //! the template as it was given.
 
+use ferrovirt_kubernetes::json::{list, text, texts};
 use serde_json::{Map, Value, json};
 
 use crate::access::{Authorizer, Subject};
@@ -140,25 +141,17 @@ fn template_spec<'a>(request: &ReviewRequest<'a>) -> &'a Value {
     request.spec.get("template").and_then(|t| t.get("spec")).unwrap_or(&Value::Null)
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn strings<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a str> {
-    value.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
-}
-
 fn groups(request: &ReviewRequest<'_>) -> Vec<String> {
-    strings(request.spec, "groups").map(str::to_owned).collect()
+    texts(request.spec, "groups").map(str::to_owned).collect()
 }
 
 fn validate(request: &ReviewRequest<'_>, spec: &Value) -> Result<(), ReviewError> {
     let mut errors = Vec::new();
-    if spec.get("containers").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+    if list(spec, "containers").len() == 0 {
         errors.push("spec.template.spec.containers: Required value".to_owned());
     }
     if request.kind == ReviewKind::ServiceAccounts {
-        for (index, name) in strings(request.spec, "serviceAccountNames").enumerate() {
+        for (index, name) in texts(request.spec, "serviceAccountNames").enumerate() {
             let field = format!("spec.serviceAccountNames[{index}]: Invalid value: {}", quoted(name));
             let details = subdomain(name).join(", ");
             if name.is_empty() {
@@ -169,7 +162,7 @@ fn validate(request: &ReviewRequest<'_>, spec: &Value) -> Result<(), ReviewError
         }
     }
     let nobody = text(request.spec, "user").is_empty()
-        && strings(request.spec, "groups").next().is_none()
+        && texts(request.spec, "groups").next().is_none()
         && text(spec, "serviceAccountName").is_empty();
     if request.kind == ReviewKind::Subject && nobody {
         let detail = "at least one of user, groups or serviceAccountName must be specified";
@@ -180,7 +173,7 @@ fn validate(request: &ReviewRequest<'_>, spec: &Value) -> Result<(), ReviewError
 
 /// The service accounts that are asked for, all of which must exist.
 fn accounts<'a>(request: &ReviewRequest<'a>, template_account: &'a str) -> Result<Vec<&'a str>, ReviewError> {
-    let mut names: Vec<&str> = strings(request.spec, "serviceAccountNames").collect();
+    let mut names: Vec<&str> = texts(request.spec, "serviceAccountNames").collect();
     if names.is_empty() {
         names.push(if template_account.is_empty() { "default" } else { template_account });
     }

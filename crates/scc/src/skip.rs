@@ -1,5 +1,6 @@
 //! When admission has nothing to say.
 
+use ferrovirt_kubernetes::object;
 use serde_json::{Map, Value};
 
 use crate::equal;
@@ -21,8 +22,7 @@ pub(crate) fn subresource(name: &str) -> bool {
 /// `openshift.io/run-level` (`0` or `1`), or by `security.openshift.io/disable-securitycontextconstraints=true`.
 /// This is the caller's gate; [`crate::Constraints`] looks at every pod that it is given.
 pub fn exempt_namespace(name: &str, namespace: Option<&Value>) -> bool {
-    let labels = namespace.and_then(|n| n.get("metadata")).and_then(|m| m.get("labels"));
-    let label = |key: &str| labels.and_then(|l| l.get(key)).and_then(Value::as_str);
+    let label = |key: &str| object::label(namespace?, key);
     EXEMPT.contains(&name)
         || matches!(label("openshift.io/run-level"), Some("0" | "1"))
         || label("security.openshift.io/disable-securitycontextconstraints") == Some("true")

@@ -1,5 +1,6 @@
 //! Volume types, and the one projected volume that every pod gets.
 
+use ferrovirt_kubernetes::json::{at, list, text};
 use serde_json::{Map, Value};
 
 /// Keys of a pod's volume in the order in which they decide its type, with the names that an SCC uses for them.
@@ -92,22 +93,10 @@ fn only_injected(volume: &Map<String, Value>) -> bool {
     sources.and_then(Value::as_array).is_none_or(|list| list.iter().all(injected))
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn set<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
-    value.get(key).filter(|v| !v.is_null())
-}
-
-fn items(value: &Value) -> &[Value] {
-    value.get("items").and_then(Value::as_array).map_or(&[], Vec::as_slice)
-}
-
 fn injected(source: &Value) -> bool {
-    let token = set(source, "serviceAccountToken");
-    let config = set(source, "configMap");
-    let downward = set(source, "downwardAPI");
+    let token = at(source, "serviceAccountToken");
+    let config = at(source, "configMap");
+    let downward = at(source, "downwardAPI");
     (token.is_some() || config.is_some() || downward.is_some())
         && token.is_none_or(|t| text(t, "path") == "token" && text(t, "audience").is_empty())
         && config.is_none_or(|c| match text(c, "name") {
@@ -115,11 +104,11 @@ fn injected(source: &Value) -> bool {
             "openshift-service-ca.crt" => only_item(c, "service-ca.crt"),
             _ => false,
         })
-        && downward.is_none_or(|d| items(d).iter().all(names_namespace))
+        && downward.is_none_or(|d| list(d, "items").all(names_namespace))
 }
 
 fn only_item(config: &Value, name: &str) -> bool {
-    match items(config) {
+    match list(config, "items").as_slice() {
         [item] => text(item, "key") == name && text(item, "path") == name,
         _ => false,
     }
@@ -127,7 +116,7 @@ fn only_item(config: &Value, name: &str) -> bool {
 
 fn names_namespace(item: &Value) -> bool {
     text(item, "path") == "namespace"
-        && set(item, "fieldRef")
+        && at(item, "fieldRef")
             .is_some_and(|f| text(f, "apiVersion") == "v1" && text(f, "fieldPath") == "metadata.namespace")
 }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrovirt_kubernetes::object;
 use ferrovirt_plan::render::scc_webhook::LEDGER;
 use ferrovirt_scc::{Ledger, MCS, UID_RANGE};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
@@ -61,7 +62,7 @@ fn without_range(cluster: &Cluster) -> Vec<String> {
 }
 
 fn range(namespace: &Value) -> Option<&str> {
-    namespace.pointer("/metadata/annotations")?.get(UID_RANGE)?.as_str()
+    object::annotation(namespace, UID_RANGE)
 }
 
 async fn give(

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ferrovirt_kubernetes::json;
 use ferrovirt_plan::render::scc_webhook::CONFIGURATION;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{
@@ -165,9 +166,8 @@ impl Keeper {
 /// Sets the bundle where it is another one; each webhook is still the one that was looked at.
 fn patch(configuration: &Value, bundle: &str) -> Vec<Value> {
     let mut out = Vec::new();
-    let webhooks = configuration.get("webhooks").and_then(Value::as_array);
-    for (index, webhook) in webhooks.into_iter().flatten().enumerate() {
-        if webhook.pointer("/clientConfig/caBundle").and_then(Value::as_str) != Some(bundle) {
+    for (index, webhook) in json::list(configuration, "webhooks").enumerate() {
+        if json::string(webhook, "/clientConfig/caBundle") != Some(bundle) {
             let name = webhook.get("name").cloned().unwrap_or_default();
             out.push(json!({"op": "test", "path": format!("/webhooks/{index}/name"), "value": name}));
             let path = format!("/webhooks/{index}/clientConfig/caBundle");

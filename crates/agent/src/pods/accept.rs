@@ -15,6 +15,7 @@ use ferrovirt_api::{
     kubevirt::{KubeVirt, VirtualMachineInstance},
     rejection, segment,
 };
+use ferrovirt_kubernetes::json;
 use ferrovirt_model::Machine;
 use ferrovirt_plan::{
     config::{ClusterConfig, KUBEVIRT, NAMESPACE},
@@ -69,7 +70,7 @@ async fn fresh(shared: &Shared, pod: &Pod) -> Result<Value, String> {
     let name = metadata.name.as_deref().unwrap_or_default();
     let found = read::<Pod>(shared, metadata.namespace.as_deref(), name).await;
     let found = found.map_err(|error| format!("reading the pod: {error}"))?;
-    if found.pointer("/metadata/uid").and_then(Value::as_str) != metadata.uid.as_deref() {
+    if json::string(&found, "/metadata/uid") != metadata.uid.as_deref() {
         return Err("reading the pod: another one has its name".to_owned());
     }
     Ok(found)

@@ -1,5 +1,6 @@
 //! Volume claims: their spec is fixed once they exist, but for what a binder fills in.
 
+use ferrovirt_kubernetes::json;
 use serde_json::Value;
 
 use crate::request::{AdmissionRequest, Operation};
@@ -21,7 +22,7 @@ pub(super) fn check(request: &AdmissionRequest<'_>) -> Result<(), ApiError> {
         }
         spec
     };
-    let bound = old.pointer("/spec/volumeName").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
+    let bound = json::string(old, "/spec/volumeName").is_some_and(|name| !name.is_empty());
     if fixed(old, bound) == fixed(request.object, bound) {
         return Ok(());
     }

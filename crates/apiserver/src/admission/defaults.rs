@@ -1,9 +1,10 @@
 //! Defaults of the other kinds.
 
 use base64::Engine as _;
+use ferrovirt_kubernetes::json::{default, text};
 use serde_json::{Value, json};
 
-use super::{default, items_mut, text};
+use super::items_mut;
 use crate::auth::rbac;
 use crate::request::{AdmissionRequest, Operation};
 use crate::status::{ApiError, Cause};

@@ -1,6 +1,7 @@
 //! Secrets and config maps that say `immutable: true` keep their contents for as long as they exist; a secret keeps
 //! its type in any case.
 
+use ferrovirt_kubernetes::json;
 use serde_json::Value;
 
 use crate::request::{AdmissionRequest, Operation};
@@ -23,7 +24,7 @@ pub(super) fn check(request: &AdmissionRequest<'_>) -> Result<(), ApiError> {
     };
     let mut causes = Vec::new();
     if secret && differs("type") {
-        let kind = new.get("type").and_then(Value::as_str).unwrap_or_default();
+        let kind = json::text(new, "type");
         causes.push(Cause {
             reason: "FieldValueInvalid".into(),
             message: format!("Invalid value: {kind:?}: field is immutable"),

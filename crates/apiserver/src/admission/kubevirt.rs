@@ -2,6 +2,7 @@
 
 use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance};
 use ferrovirt_api::{ClusterDefaults, Identity};
+use ferrovirt_kubernetes::json;
 use ferrovirt_plan::config::ClusterConfig;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -133,7 +134,7 @@ fn revert_status(request: &mut AdmissionRequest<'_>) {
 fn stamp_transitions(vmi: &mut Value) {
     let list = vmi.pointer_mut("/status/phaseTransitionTimestamps").and_then(Value::as_array_mut);
     for transition in list.into_iter().flatten() {
-        super::default(transition, "phaseTransitionTimestamp", clock::stamp());
+        json::default(transition, "phaseTransitionTimestamp", clock::stamp());
     }
 }
 

@@ -5,6 +5,8 @@
 
 use ferrovirt_api::ClusterDefaults;
 use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance};
+use ferrovirt_kubernetes::json::text;
+use ferrovirt_kubernetes::object;
 use ferrovirt_plan::config::{ClusterConfig, LauncherRights};
 use ferrovirt_plan::rights::{self, ANNOTATIONS, Asker, Decision, Problem, Question};
 use ferrovirt_scc::NamespaceValues;
@@ -117,21 +119,17 @@ fn configuration(app: &App) -> Result<ClusterConfig, String> {
 
 /// The VirtualMachine that an instance says it belongs to, if it exists.
 fn owner(app: &App, request: &AdmissionRequest<'_>) -> Option<std::sync::Arc<Value>> {
-    let owners = request.object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    let text =
-        |owner: &Value, field: &str| owner.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let owner = owners.into_iter().flatten().find(|owner| {
-        owner.get("controller") == Some(&Value::Bool(true)) && text(owner, "kind") == "VirtualMachine"
-    })?;
-    let key = Key::new(GROUP, "virtualmachines", request.namespace, &text(owner, "name"));
+    let controls = |owner: &&Value| owner.get("controller") == Some(&Value::Bool(true));
+    let mut owners = object::owners(request.object).filter(controls);
+    let owner = owners.find(|owner| object::kind(owner) == "VirtualMachine")?;
+    let key = Key::new(GROUP, "virtualmachines", request.namespace, text(owner, "name"));
     let entry = app.store.get(&key)?;
-    let same = entry.object.pointer("/metadata/uid").and_then(Value::as_str) == Some(&text(owner, "uid"));
+    let same = object::uid(&entry.object) == text(owner, "uid");
     same.then_some(entry.object)
 }
 
 fn recorded(object: &Value) -> Option<Decision> {
-    let annotations = object.pointer("/metadata/annotations");
-    Decision::read(|key| annotations?.get(key)?.as_str())
+    Decision::read(|key| object::annotation(object, key))
 }
 
 /// Writes the decision, or that there is none, over whatever was sent.

@@ -103,26 +103,7 @@ fn forbidden(request: &AdmissionRequest<'_>, why: &str) -> ApiError {
     )
 }
 
-/// Sets a field that is absent or null.
-fn default(object: &mut Value, field: &str, value: impl Into<Value>) {
-    if let Value::Object(fields) = object {
-        let place = fields.entry(field).or_insert(Value::Null);
-        if place.is_null() {
-            *place = value.into();
-        }
-    }
-}
-
 /// The objects of a list field; none when it is absent.
 fn items_mut<'a>(object: &'a mut Value, field: &str) -> impl Iterator<Item = &'a mut Value> {
     object.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten()
-}
-
-/// The objects of a list field; none when it is absent.
-fn items<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
-    object.get(field).and_then(Value::as_array).into_iter().flatten()
-}
-
-fn text<'a>(object: &'a Value, field: &str) -> &'a str {
-    object.get(field).and_then(Value::as_str).unwrap_or_default()
 }

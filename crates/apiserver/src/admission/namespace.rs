@@ -1,5 +1,6 @@
 //! Namespaces: nothing is made in one that is missing or going away.
 
+use ferrovirt_kubernetes::json;
 use serde_json::{Value, json};
 
 use super::forbidden;
@@ -46,9 +47,9 @@ pub(super) fn prepare(request: &mut AdmissionRequest<'_>) -> Result<(), ApiError
         return Ok(());
     }
     if request.operation == Operation::Create {
-        super::default(request.object, "spec", json!({}));
+        json::default(request.object, "spec", json!({}));
         if let Some(spec) = request.object.get_mut("spec") {
-            super::default(spec, "finalizers", json!(["kubernetes"]));
+            json::default(spec, "finalizers", json!(["kubernetes"]));
         }
         if let Value::Object(fields) = &mut *request.object {
             fields.insert("status".into(), json!({"phase": "Active"}));
@@ -65,7 +66,7 @@ pub(super) fn prepare(request: &mut AdmissionRequest<'_>) -> Result<(), ApiError
         };
     }
     if let Some(metadata) = request.object.get_mut("metadata") {
-        super::default(metadata, "labels", json!({}));
+        json::default(metadata, "labels", json!({}));
         if let Some(Value::Object(labels)) = metadata.get_mut("labels") {
             labels.insert("kubernetes.io/metadata.name".into(), request.name.into());
         }
@@ -75,7 +76,7 @@ pub(super) fn prepare(request: &mut AdmissionRequest<'_>) -> Result<(), ApiError
     let mut causes = Vec::new();
     for mode in ["enforce", "warn", "audit"] {
         let key = format!("pod-security.kubernetes.io/{mode}");
-        let value = new.get(&key).and_then(Value::as_str).unwrap_or_default();
+        let value = json::text(&new, &key);
         let known = ["", "privileged", "baseline", "restricted"].contains(&value);
         if !known && old.get(&key) != new.get(&key) {
             causes.push(Cause {

@@ -1,9 +1,10 @@
 //! Who may make an object hold up the deletion of its owner, and who may change owners: upstream's admission plug-in
 //! `OwnerReferencesPermissionEnforcement`, which OKD has switched on.
 
+use ferrovirt_kubernetes::json::{list, text};
 use serde_json::Value;
 
-use super::{forbidden, items, text};
+use super::forbidden;
 use crate::auth::Authorizer;
 use crate::registry::find_kind;
 use crate::request::{AdmissionRequest, Attributes, Operation};
@@ -15,9 +16,8 @@ pub(super) fn check(authorizer: &Authorizer, request: &AdmissionRequest<'_>) -> 
     if request.operation == Operation::Delete || !request.subresource.is_empty() {
         return Ok(());
     }
-    let references = |object: &Value| -> Vec<Value> {
-        object.get("metadata").into_iter().flat_map(|data| items(data, "ownerReferences")).cloned().collect()
-    };
+    let references =
+        |object: &Value| -> Vec<Value> { list(object, "/metadata/ownerReferences").cloned().collect() };
     let (new, old) = (references(request.object), request.old.map(references).unwrap_or_default());
     if new == old {
         return Ok(());

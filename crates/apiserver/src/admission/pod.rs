@@ -1,5 +1,6 @@
 //! Pods: the chain that every pod passes.
 
+use ferrovirt_kubernetes::json;
 use serde_json::{Value, json};
 
 use super::pod_security::{self, Level};
@@ -52,7 +53,7 @@ fn keep_set_fields(old: &Value, new: &mut Value) {
     let (Some(old), Some(new)) = (old.get("spec"), new.get_mut("spec")) else { return };
     for field in ["nodeName", "serviceAccountName", "serviceAccount", "priority", "preemptionPolicy"] {
         if let Some(value) = old.get(field) {
-            super::default(new, field, value.clone());
+            json::default(new, field, value.clone());
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The defaults that Kubernetes' API gives a pod.
 
+use ferrovirt_kubernetes::json::{self, default, text};
 use serde_json::{Value, json};
 
-use super::{default, items, items_mut, text};
+use super::items_mut;
 
 const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
@@ -82,7 +83,7 @@ fn pull_policy(image: &str) -> &'static str {
 /// A limit without a request is also the request.
 fn requests_from_limits(container: &mut Value) {
     let Some(resources) = container.get_mut("resources") else { return };
-    let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else { return };
+    let Some(limits) = json::fields(resources, "limits").cloned() else { return };
     default(resources, "requests", json!({}));
     if let Some(requests) = resources.get_mut("requests") {
         for (name, amount) in limits {
@@ -119,7 +120,7 @@ fn volume(volume: &mut Value) {
 fn tolerations(spec: &mut Value) {
     let mut missing = Vec::new();
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let said = items(spec, "tolerations").any(|t| {
+        let said = json::list(spec, "tolerations").any(|t| {
             let (k, effect) = (text(t, "key"), text(t, "effect"));
             (k == key || k.is_empty()) && (effect == "NoExecute" || effect.is_empty())
         });
@@ -141,7 +142,7 @@ fn tolerations(spec: &mut Value) {
 pub(super) fn quality_of_service(pod: &Value) -> &'static str {
     let Some(spec) = pod.get("spec") else { return "BestEffort" };
     let (mut any, mut guaranteed) = (false, true);
-    for container in ["initContainers", "containers"].into_iter().flat_map(|list| items(spec, list)) {
+    for container in ["initContainers", "containers"].into_iter().flat_map(|list| json::list(spec, list)) {
         let get = |kind: &str, name: &str| container.pointer(&format!("/resources/{kind}/{name}"));
         for name in ["cpu", "memory"] {
             let (request, limit) = (get("requests", name), get("limits", name));

@@ -1,10 +1,10 @@
 //! The part of Kubernetes' pod validation that keeps nonsense out of the store.
 
+use ferrovirt_kubernetes::json::{self, text};
 use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{items, text};
 use crate::request::{AdmissionRequest, Operation};
 use crate::status::{ApiError, Cause};
 
@@ -61,7 +61,7 @@ fn remove(object: &mut Value, fields: &[&str]) {
 
 fn validate(spec: &Value, causes: &mut Vec<Cause>) {
     let mut volumes = HashSet::new();
-    for (i, volume) in items(spec, "volumes").enumerate() {
+    for (i, volume) in json::list(spec, "volumes").enumerate() {
         let at = format!("spec.volumes[{i}]");
         name(volume, &at, &mut volumes, causes);
         let sources =
@@ -70,12 +70,12 @@ fn validate(spec: &Value, causes: &mut Vec<Cause>) {
             push(causes, at, "FieldValueForbidden", "Forbidden: may not specify more than 1 volume type");
         }
     }
-    if items(spec, "containers").next().is_none() {
+    if json::list(spec, "containers").next().is_none() {
         push(causes, "spec.containers", "FieldValueRequired", "Required value");
     }
     let mut names = HashSet::new();
     for list in ["initContainers", "containers", "ephemeralContainers"] {
-        for (i, container) in items(spec, list).enumerate() {
+        for (i, container) in json::list(spec, list).enumerate() {
             let at = format!("spec.{list}[{i}]");
             name(container, &at, &mut names, causes);
             validate_container(container, &at, &volumes, causes);
@@ -147,7 +147,7 @@ fn validate_container(container: &Value, at: &str, volumes: &HashSet<&str>, caus
     }
     let mut paths = HashSet::new();
     for (list, path_field) in [("volumeMounts", "mountPath"), ("volumeDevices", "devicePath")] {
-        for (i, mount) in items(container, list).enumerate() {
+        for (i, mount) in json::list(container, list).enumerate() {
             let at = format!("{at}.{list}[{i}]");
             let (volume, path) = (text(mount, "name"), text(mount, path_field));
             if !volumes.contains(volume) {

@@ -1,5 +1,6 @@
 //! The review APIs of security.openshift.io: which SCC would admit a pod template. Nothing is made.
 
+use ferrovirt_kubernetes::json;
 use ferrovirt_scc::{NamespaceValues, ReviewKind, ReviewRequest, UID_RANGE};
 use serde_json::{Value, json};
 
@@ -60,7 +61,7 @@ pub async fn review(
 
 /// A question has no name and is not labelled; only the namespace may be repeated.
 fn misplaced(body: &Value, namespace: &str) -> Vec<Cause> {
-    let fields = body.get("metadata").and_then(Value::as_object).into_iter().flatten();
+    let fields = json::entries(body, "metadata");
     let fine = |field: &str, value: &Value| value.is_null() || (field == "namespace" && *value == namespace);
     fields
         .filter(|(field, value)| !fine(field, value))

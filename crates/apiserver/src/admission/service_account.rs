@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use ferrovirt_kubernetes::json::{self, default, text};
 use serde_json::{Value, json};
 
-use super::{default, forbidden, items, text};
+use super::forbidden;
 use crate::request::AdmissionRequest;
 use crate::status::ApiError;
 use crate::store::{Entry, Key, Prefix, Store};
@@ -79,14 +80,15 @@ pub(super) async fn wait_for(store: &Store, namespace: &str, name: &str) -> Opti
 }
 
 fn mount_token(spec: &mut Value) {
-    let needs =
-        |container: &Value| !items(container, "volumeMounts").any(|m| text(m, "mountPath") == MOUNT_PATH);
+    let needs = |container: &Value| {
+        !json::list(container, "volumeMounts").any(|m| text(m, "mountPath") == MOUNT_PATH)
+    };
     let lists = ["initContainers", "containers"];
-    if !lists.iter().any(|list| items(spec, list).any(needs)) {
+    if !lists.iter().any(|list| json::list(spec, list).any(needs)) {
         return;
     }
     let existing =
-        items(spec, "volumes").map(|v| text(v, "name")).find(|n| n.starts_with("kube-api-access-"));
+        json::list(spec, "volumes").map(|v| text(v, "name")).find(|n| n.starts_with("kube-api-access-"));
     let volume = match existing {
         Some(name) => name.to_owned(),
         None => {

@@ -1,7 +1,7 @@
 //! From credentials to a user.
 
+use ferrovirt_kubernetes::object;
 use http::HeaderMap;
-use serde_json::Value;
 
 use super::token::{Bound, BoundRef, Claims, ISSUER, NODE_ISSUER};
 use super::user::{AUTHENTICATED, EXTRA_NODE, NODES, split_service_account};
@@ -106,9 +106,8 @@ impl Auth {
     /// The object must exist, with the same UID: an account that was made again is another account.
     fn alive(&self, resource: &str, namespace: &str, wanted: &BoundRef) -> Result<(), String> {
         let entry = self.store.get(&Key::new("", resource, namespace, &wanted.name));
-        let uid = entry.as_ref().and_then(|e| e.object.pointer("/metadata/uid")).and_then(Value::as_str);
-        match uid {
-            None => Err(format!("{resource} {namespace}/{} does not exist", wanted.name)),
+        match entry.as_ref().map(|entry| object::uid(&entry.object)) {
+            None | Some("") => Err(format!("{resource} {namespace}/{} does not exist", wanted.name)),
             Some(uid) if uid != wanted.uid => {
                 Err(format!("{resource} {namespace}/{} was made again", wanted.name))
             }
@@ -218,7 +217,7 @@ impl Auth {
             .store
             .get(&Key::new("", "serviceaccounts", namespace, name))
             .ok_or_else(|| ApiError::not_found("", "serviceaccounts", name))?;
-        let uid = entry.object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+        let uid = object::uid(&entry.object);
         let bound = Bound {
             namespace: namespace.into(),
             serviceaccount: BoundRef { name: name.into(), uid: uid.into() },

@@ -3,6 +3,7 @@
 //! A role may be written by who holds all of its rules, or the verb `escalate` on it; a binding by who holds all rules
 //! of the role it refers to, or the verb `bind` on that role.
 
+use ferrovirt_kubernetes::json;
 use serde_json::Value;
 
 use super::authorizer::Authorizer;
@@ -59,7 +60,7 @@ fn check_binding(
     authorizer: &Authorizer,
     request: &AdmissionRequest<'_>,
 ) -> Result<(), ApiError> {
-    let text = |path: &str| request.object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+    let text = |path: &str| json::text(request.object, path);
     let (kind, role) = (text("/roleRef/kind"), text("/roleRef/name"));
     let same = |field: &str| request.old.is_some_and(|old| old.get(field) == request.object.get(field));
     if same("roleRef") && same("subjects") {

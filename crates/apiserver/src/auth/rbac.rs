@@ -3,6 +3,7 @@
 //! It changes with each stored role and binding, by as much as changed there: a binding of many subjects costs its author
 //! and nobody else. A request looks only at the bindings of its own user and groups, in its own namespace.
 
+use ferrovirt_kubernetes::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -95,7 +96,7 @@ impl Index {
     }
 
     fn bind(&mut self, object: &Value, namespace: Option<&str>, name: &str) {
-        let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text = |path: &str| json::text(object, path).to_owned();
         let (kind, role) = (text("/roleRef/kind"), text("/roleRef/name"));
         // A cluster role binding cannot refer to a role, and must not reach the cluster role of the same name by it.
         let home = match (kind.as_str(), namespace) {
@@ -286,7 +287,7 @@ fn collect<'a>(role: &Value, all: &[&'a Value], seen: &mut Vec<&'a str>, out: &m
 }
 
 fn name_of(role: &Value) -> &str {
-    role.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
+    json::text(role, "/metadata/name")
 }
 
 /// Whether a label selector (`matchLabels` and `matchExpressions`) takes an object.
@@ -295,18 +296,18 @@ pub fn selects(selector: &Value, object: &Value) -> bool {
     let label = |key: &str| {
         object.pointer("/metadata/labels").and_then(|labels| labels.get(key)).and_then(Value::as_str)
     };
-    let exact = selector.get("matchLabels").and_then(Value::as_object);
+    let exact = json::fields(selector, "matchLabels");
     let expressions = selector.get("matchExpressions").and_then(Value::as_array);
     exact.into_iter().flatten().all(|(key, value)| label(key) == value.as_str())
         && expressions.into_iter().flatten().all(|term| {
-            let have = term.get("key").and_then(Value::as_str).and_then(label);
+            let have = json::string(term, "key").and_then(label);
             let values = term.get("values").and_then(Value::as_array);
             let listed = || {
                 have.is_some_and(|have| {
                     values.into_iter().flatten().any(|value| value.as_str() == Some(have))
                 })
             };
-            match term.get("operator").and_then(Value::as_str) {
+            match json::string(term, "operator") {
                 Some("In") => listed(),
                 Some("NotIn") => !listed(),
                 Some("Exists") => have.is_some(),

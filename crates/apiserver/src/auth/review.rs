@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ferrovirt_kubernetes::{json, object};
 use serde_json::{Value, json};
 
 use super::authenticator::Tie;
@@ -48,8 +49,7 @@ impl Auth {
             "SelfSubjectAccessReview" => self.access(kind, user, &spec)?,
             "SubjectAccessReview" | "LocalSubjectAccessReview" => {
                 if kind == "LocalSubjectAccessReview"
-                    && spec.pointer("/resourceAttributes/namespace").and_then(Value::as_str)
-                        != Some(namespace)
+                    && json::string(&spec, "/resourceAttributes/namespace") != Some(namespace)
                 {
                     return Err(invalid(
                         kind,
@@ -68,7 +68,7 @@ impl Auth {
                 self.access(kind, &subject, &spec)?
             }
             "SelfSubjectRulesReview" => {
-                let namespace = spec.get("namespace").and_then(Value::as_str).unwrap_or_default();
+                let namespace = json::text(&spec, "namespace");
                 if namespace.is_empty() {
                     return Err(ApiError::bad_request("no namespace on request"));
                 }
@@ -84,9 +84,7 @@ impl Auth {
     }
 
     fn access(&self, kind: &str, user: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
-        let text = |object: &Value, key: &str| {
-            object.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
-        };
+        let text = |object: &Value, key: &str| json::text(object, key).to_owned();
         let resource = spec.get("resourceAttributes").filter(|v| v.is_object());
         let path = spec.get("nonResourceAttributes").filter(|v| v.is_object());
         let request = match (resource, path) {
@@ -117,11 +115,11 @@ impl Auth {
     }
 
     fn token_review(&self, spec: &Value) -> Result<Value, ApiError> {
-        let token = spec.get("token").and_then(Value::as_str).unwrap_or_default();
+        let token = json::text(spec, "token");
         if token.is_empty() {
             return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
         }
-        let mut audiences = strings(spec.get("audiences"));
+        let mut audiences = strings(&spec, "audiences");
         if audiences.is_empty() {
             audiences.push(ISSUER.to_owned());
         }
@@ -149,7 +147,7 @@ impl Auth {
             ));
         }
         let seconds = seconds.min(MAX_TOKEN_SECONDS);
-        let mut audiences = strings(spec.get("audiences"));
+        let mut audiences = strings(&spec, "audiences");
         if audiences.is_empty() {
             audiences.push(ISSUER.to_owned());
         }
@@ -175,7 +173,7 @@ impl Auth {
 
     fn tie(&self, namespace: &str, account: &str, wanted: Option<&Value>) -> Result<Tie, ApiError> {
         let Some(wanted) = wanted.filter(|v| v.is_object()) else { return Ok(Tie::default()) };
-        let text = |key: &str| wanted.get(key).and_then(Value::as_str).unwrap_or_default();
+        let text = |key: &str| json::text(wanted, key);
         let (resource, home) = match text("kind") {
             "Pod" => ("pods", namespace),
             "Secret" => ("secrets", namespace),
@@ -191,8 +189,8 @@ impl Auth {
             .store
             .get(&Key::new("", resource, home, name))
             .ok_or_else(|| ApiError::not_found("", resource, name))?;
-        let at = |path: &str| entry.object.pointer(path).and_then(Value::as_str).unwrap_or_default();
-        let uid = at("/metadata/uid");
+        let at = |path: &str| json::text(&entry.object, path);
+        let uid = object::uid(&entry.object);
         if !text("uid").is_empty() && text("uid") != uid {
             let why = format!(
                 "the UID in the bound object reference ({}) does not match the UID in record",
@@ -211,11 +209,8 @@ impl Auth {
                 let node = at("/spec/nodeName");
                 let node = (!node.is_empty()).then(|| {
                     let stored = self.store.get(&Key::new("", "nodes", "", node));
-                    let uid = stored
-                        .as_ref()
-                        .and_then(|e| e.object.pointer("/metadata/uid"))
-                        .and_then(Value::as_str);
-                    BoundRef { name: node.into(), uid: uid.unwrap_or_default().into() }
+                    let uid = stored.as_ref().map_or("", |stored| object::uid(&stored.object));
+                    BoundRef { name: node.into(), uid: uid.into() }
                 });
                 Tie { pod: reference, node, ..Tie::default() }
             }
@@ -230,18 +225,17 @@ fn invalid(kind: &str, field: &str, message: &str) -> ApiError {
     ApiError::invalid("authorization.k8s.io", kind, "", &[cause])
 }
 
-fn strings(value: Option<&Value>) -> Vec<String> {
-    let list = value.and_then(Value::as_array);
-    list.into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+fn strings(object: &Value, place: &str) -> Vec<String> {
+    json::texts(object, place).map(str::to_owned).collect()
 }
 
 fn subject(spec: &Value) -> UserInfo {
-    let text = |key: &str| spec.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |key: &str| json::text(spec, key).to_owned();
     let mut extra = BTreeMap::new();
-    for (key, values) in spec.get("extra").and_then(Value::as_object).into_iter().flatten() {
-        extra.insert(key.clone(), strings(Some(values)));
+    for (key, values) in json::entries(spec, "extra") {
+        extra.insert(key.clone(), strings(values, ""));
     }
-    UserInfo { name: text("user"), uid: text("uid"), groups: strings(spec.get("groups")), extra }
+    UserInfo { name: text("user"), uid: text("uid"), groups: strings(spec, "groups"), extra }
 }
 
 fn rules_status(rules: &[Rule]) -> Value {

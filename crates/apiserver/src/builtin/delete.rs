@@ -1,8 +1,10 @@
 //! Deletion as the API means it: finalizers first, pods with grace.
 
+use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::json::{set, text};
+use ferrovirt_kubernetes::object::{is_deleting, no_finalizers};
 use serde_json::{Value, json};
 
-use super::object::{deleting, no_finalizers, set, text};
 use crate::clock;
 use crate::store::{Change, Key, Store, StoreError};
 
@@ -29,7 +31,7 @@ pub async fn request_if(store: &Store, key: &Key, wanted: impl Fn(&Value) -> boo
             if no_finalizers(object) && grace == 0 && !has_content(object) {
                 return Ok(Change::Delete);
             }
-            if deleting(object) {
+            if is_deleting(object) {
                 return Ok(Change::Keep);
             }
             Ok(Change::Write(marked(object, grace)))
@@ -54,7 +56,7 @@ fn grace(key: &Key, object: &Value) -> i64 {
 
 /// A namespace is removed only by the controller that has emptied it, and that takes its name off `spec.finalizers`.
 fn has_content(object: &Value) -> bool {
-    object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
+    json::list(object, "/spec/finalizers").len() > 0
 }
 
 fn marked(object: &Value, grace: i64) -> Value {

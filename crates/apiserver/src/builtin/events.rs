@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use ferrovirt_api::text::plain;
+use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::json::{set, text};
+use ferrovirt_kubernetes::object::uid;
 use serde_json::{Value, json};
 
 use super::Wake;
-use super::object::{create, set, text, uid};
+use super::object::create;
 use crate::clock;
 use crate::store::{Change, Key, Preconditions, Prefix, Store, StoreError};
 
@@ -56,7 +59,7 @@ pub async fn record(
             let event = json!({
                 "apiVersion": "v1", "kind": "Event", "type": level, "reason": reason, "message": message,
                 "involvedObject": {
-                    "apiVersion": about.get("apiVersion").and_then(Value::as_str).unwrap_or("v1"), "kind": kind,
+                    "apiVersion": json::string(about, "apiVersion").unwrap_or("v1"), "kind": kind,
                     "name": name, "namespace": namespace, "uid": uid(about),
                     "resourceVersion": text(about, "/metadata/resourceVersion"),
                 },

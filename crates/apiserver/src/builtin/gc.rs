@@ -10,11 +10,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use ferrovirt_kubernetes::json::{list, text};
+use ferrovirt_kubernetes::object::{drop_finalizer, has_finalizer, is_deleting, uid};
 use serde_json::Value;
 
 use super::delete;
 use super::events;
-use super::object::{deleting, drop_finalizer, has_finalizer, list, text, uid};
 use crate::registry;
 use crate::store::{Change, Event, EventKind, Key, Prefix, Store, StoreError};
 
@@ -58,7 +59,7 @@ struct Graph {
 
 /// UIDs that an object names as its owners, whether or not they are.
 fn owners(object: &Value) -> impl Iterator<Item = &str> {
-    list(object, "/metadata/ownerReferences").map(|owner| text(owner, "/uid"))
+    list(object, "/metadata/ownerReferences").map(|owner| text(owner, "uid"))
 }
 
 /// What an owner reference comes to.
@@ -96,14 +97,14 @@ impl Graph {
 
     /// Who stands behind a reference of the object at `dependent`.
     fn owner(&self, dependent: &Key, reference: &Value) -> Owner {
-        let version = text(reference, "/apiVersion");
+        let version = text(reference, "apiVersion");
         let group = version.rsplit_once('/').map_or("", |(group, _)| group);
-        let Some(kind) = registry::find_kind(group, text(reference, "/kind")) else { return Owner::Unknown };
+        let Some(kind) = registry::find_kind(group, text(reference, "kind")) else { return Owner::Unknown };
         if kind.namespaced && dependent.namespace().is_empty() {
             return Owner::Unknown;
         }
-        match self.alive.get(text(reference, "/uid")) {
-            Some(key) if *key == kind.key(dependent.namespace(), text(reference, "/name")) => Owner::Present,
+        match self.alive.get(text(reference, "uid")) {
+            Some(key) if *key == kind.key(dependent.namespace(), text(reference, "name")) => Owner::Present,
             Some(key) if kind.namespaced && key.namespace() != dependent.namespace() => Owner::Elsewhere,
             _ => Owner::Absent,
         }
@@ -137,7 +138,7 @@ impl Graph {
                 touched.extend(self.dependents.get(uid(&event.object)).into_iter().flatten().cloned());
             } else {
                 self.add(&event.key, &event.object);
-                if owners(&event.object).next().is_some() || deleting(&event.object) {
+                if owners(&event.object).next().is_some() || is_deleting(&event.object) {
                     touched.insert(event.key.clone());
                 }
             }
@@ -163,14 +164,14 @@ async fn look(store: &Store, graph: &Graph, key: &Key) -> Result<(), StoreError>
         return Ok(());
     }
     let object = &entry.object;
-    if !deleting(object) {
+    if !is_deleting(object) {
         let mut absent = Vec::new();
         for reference in list(object, "/metadata/ownerReferences") {
             match graph.owner(key, reference) {
                 Owner::Present | Owner::Unknown => {}
-                Owner::Absent => absent.push(text(reference, "/uid")),
+                Owner::Absent => absent.push(text(reference, "uid")),
                 Owner::Elsewhere => {
-                    absent.push(text(reference, "/uid"));
+                    absent.push(text(reference, "uid"));
                     tell_elsewhere(store, key, object, reference).await;
                 }
             }
@@ -197,16 +198,16 @@ async fn look(store: &Store, graph: &Graph, key: &Key) -> Result<(), StoreError>
             let Some(entry) = store.get(dependent) else { continue };
             // One that names another object by this one's UID goes or stays by itself.
             let reference = list(&entry.object, "/metadata/ownerReferences")
-                .find(|r| text(r, "/uid") == uid(object) && graph.owner(dependent, r) == Owner::Present);
+                .find(|r| text(r, "uid") == uid(object) && graph.owner(dependent, r) == Owner::Present);
             let Some(reference) = reference else { continue };
             blocked |= reference.get("blockOwnerDeletion") == Some(&Value::Bool(true));
             // Something else that owns it, too, keeps it.
             let others = list(&entry.object, "/metadata/ownerReferences").any(|other| {
-                text(other, "/uid") != uid(object) && graph.owner(dependent, other) == Owner::Present
+                text(other, "uid") != uid(object) && graph.owner(dependent, other) == Owner::Present
             });
             if others {
                 forget_owners(store, dependent, &[uid(object)]).await?;
-            } else if !deleting(&entry.object) {
+            } else if !is_deleting(&entry.object) {
                 delete::request(store, dependent).await?;
                 blocked &= store.get(dependent).is_some();
             }
@@ -230,7 +231,7 @@ async fn tell_elsewhere(store: &Store, key: &Key, object: &Value, reference: &Va
         part("/uid"),
         key.namespace()
     );
-    let kind = text(object, "/kind").to_owned();
+    let kind = text(object, "kind").to_owned();
     let source = "garbage-collector-controller";
     events::record(store, object, &kind, "Warning", "OwnerRefInvalidNamespace", &message, source).await;
 }
@@ -240,7 +241,7 @@ async fn forget_owners(store: &Store, key: &Key, gone: &[&str]) -> Result<(), St
     let edit = |object: &Value| -> Result<Change, StoreError> {
         let mut object = object.clone();
         if let Some(Value::Array(list)) = object.pointer_mut("/metadata/ownerReferences") {
-            list.retain(|reference| !gone.contains(&text(reference, "/uid")));
+            list.retain(|reference| !gone.contains(&text(reference, "uid")));
         }
         Ok(Change::Write(object))
     };

@@ -1,9 +1,11 @@
 //! What each namespace has from its birth, and how it goes.
 
+use ferrovirt_kubernetes::json::{list, set, text};
+use ferrovirt_kubernetes::object::{is_deleting, no_finalizers};
 use ferrovirt_scc::Ledger;
 use serde_json::{Value, json};
 
-use super::object::{create, deleting, list, no_finalizers, set, text};
+use super::object::create;
 use super::{Wake, delete};
 use crate::app::SccAdmission;
 use crate::clock;
@@ -28,7 +30,7 @@ pub async fn run(store: Store, ca_pem: String, scc: SccAdmission) {
 
 async fn reconcile(store: &Store, ca_pem: &str, scc: SccAdmission) -> Result<(), StoreError> {
     for (key, entry) in store.list(&Prefix::resource("", "namespaces")).entries {
-        if deleting(&entry.object) {
+        if is_deleting(&entry.object) {
             empty(store, &key, &entry.object).await?;
         } else {
             equip(store, &key, &entry.object, ca_pem, scc).await?;
@@ -138,7 +140,7 @@ async fn empty(store: &Store, key: &Key, namespace: &Value) -> Result<(), StoreE
         change(store, key, |object| set(object, &["status", "phase"], "Terminating".into())).await?;
     }
     for (key, entry) in &inside {
-        if !deleting(&entry.object) {
+        if !is_deleting(&entry.object) {
             delete::request(store, key).await?;
         }
     }
@@ -148,7 +150,7 @@ async fn empty(store: &Store, key: &Key, namespace: &Value) -> Result<(), StoreE
     }
     let result = store
         .guaranteed_update(key, |object| -> Result<Change, StoreError> {
-            if !deleting(object) {
+            if !is_deleting(object) {
                 // Somebody else let it go, and it was made again meanwhile.
                 return Ok(Change::Keep);
             }

@@ -8,10 +8,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use ferrovirt_kubernetes::json::{list, set, text};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::object::{list, set, set_condition, text};
+use super::object::set_condition;
 use super::{Wake, events};
 use crate::clock;
 use crate::store::{Change, Key, Prefix, Store, StoreError};
@@ -85,9 +86,9 @@ const DISK_PRESSURE: &str = "node.kubernetes.io/disk-pressure";
 
 /// Gives the node the taint, or takes it away, as its condition says. `None` when it is as it should be.
 fn tainted(node: &Value) -> Option<Value> {
-    let is_ours = |taint: &&Value| text(taint, "/key") == DISK_PRESSURE;
+    let is_ours = |taint: &&Value| text(taint, "key") == DISK_PRESSURE;
     let short = list(node, "/status/conditions")
-        .any(|condition| text(condition, "/type") == "DiskPressure" && text(condition, "/status") == "True");
+        .any(|condition| text(condition, "type") == "DiskPressure" && text(condition, "status") == "True");
     if short == list(node, "/spec/taints").any(|taint| is_ours(&taint)) {
         return None;
     }
@@ -122,8 +123,8 @@ const NOT_READY: &str = "NodeNotReady";
 /// Makes the pods of a silent node not ready, and those that were made so ready again once it is not silent any more.
 pub(super) async fn pods(store: &Store, node: &str, silent: bool) -> Result<(), StoreError> {
     let condition = |pod: &Value, kind: &str| {
-        let found = list(pod, "/status/conditions").find(|c| text(c, "/type") == kind);
-        found.map(|c| (text(c, "/status").to_owned(), text(c, "/reason").to_owned())).unwrap_or_default()
+        let found = list(pod, "/status/conditions").find(|c| text(c, "type") == kind);
+        found.map(|c| (text(c, "status").to_owned(), text(c, "reason").to_owned())).unwrap_or_default()
     };
     let wrong = |pod: &Value| {
         let (status, reason) = condition(pod, "Ready");
@@ -170,8 +171,8 @@ pub(super) async fn pods(store: &Store, node: &str, silent: bool) -> Result<(), 
 
 pub(super) async fn judge(store: &Store, key: &Key, node: &Value, silent: bool) -> Result<(), StoreError> {
     let ready = |node: &Value| {
-        let condition = list(node, "/status/conditions").find(|c| text(c, "/type") == "Ready");
-        condition.map(|c| (text(c, "/status").to_owned(), text(c, "/reason").to_owned()))
+        let condition = list(node, "/status/conditions").find(|c| text(c, "type") == "Ready");
+        condition.map(|c| (text(c, "status").to_owned(), text(c, "reason").to_owned()))
     };
     let (wrong, status, reason, message) = match (ready(node), silent) {
         (Some((status, _)), true) if status != "Unknown" => {
@@ -227,7 +228,7 @@ mod tests {
         assert_eq!(tainted(&node("False", json!([own]))), None);
         assert_eq!(tainted(&json!({"metadata": {"name": "n"}})), None);
         let short = tainted(&node("True", json!([own]))).unwrap();
-        let keys: Vec<&str> = list(&short, "/spec/taints").map(|taint| text(taint, "/key")).collect();
+        let keys: Vec<&str> = list(&short, "/spec/taints").map(|taint| text(taint, "key")).collect();
         assert_eq!(keys, ["gpu", DISK_PRESSURE]);
         assert_eq!(tainted(&short), None);
         let over = tainted(&node("False", short["spec"]["taints"].clone())).unwrap();

@@ -1,9 +1,9 @@
 //! Aggregated cluster roles: their `rules` are written for those who read them. The authorizer does not depend on it.
 
+use ferrovirt_kubernetes::json::set;
 use serde_json::{Value, json};
 
 use super::Wake;
-use super::object::set;
 use crate::auth::rbac::{GROUP, aggregate};
 use crate::store::{Change, Prefix, Store, StoreError};
 

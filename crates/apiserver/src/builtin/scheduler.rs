@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use ferrovirt_kubernetes::json::{list, set, text};
+use ferrovirt_kubernetes::object::is_deleting;
 use ferrovirt_plan::fit;
 use serde_json::{Value, json};
 
-use super::object::{deleting, list, set, set_condition, text};
+use super::object::set_condition;
 use super::{Wake, events};
 use crate::store::{Change, Entry, Key, Prefix, Store, StoreError};
 
@@ -32,7 +34,7 @@ fn waiting(pod: &Value) -> bool {
         && text(pod, "/spec/schedulerName") == NAME
         && list(pod, "/spec/schedulingGates").next().is_none()
         && fit::takes(pod)
-        && !deleting(pod)
+        && !is_deleting(pod)
 }
 
 async fn schedule(store: &Store) -> Result<(), StoreError> {
@@ -103,7 +105,7 @@ fn claims(store: &Store, pod: &Value) -> Option<String> {
         let key = Key::new("", "persistentvolumeclaims", text(pod, "/metadata/namespace"), name);
         match store.get(&key) {
             None => return Some(format!("persistentvolumeclaim {name:?} not found")),
-            Some(claim) if deleting(&claim.object) => {
+            Some(claim) if is_deleting(&claim.object) => {
                 return Some(format!("persistentvolumeclaim {name:?} is being deleted"));
             }
             Some(claim) if text(&claim.object, "/status/phase") != "Bound" => {
@@ -148,8 +150,8 @@ async fn refuse(store: &Store, key: &Key, message: &str) -> Result<(), StoreErro
     let mut news = false;
     let result = store
         .guaranteed_update(key, |pod| -> Result<Change, StoreError> {
-            let old = list(pod, "/status/conditions").find(|c| text(c, "/type") == "PodScheduled");
-            news = waiting(pod) && old.is_none_or(|c| text(c, "/message") != message);
+            let old = list(pod, "/status/conditions").find(|c| text(c, "type") == "PodScheduled");
+            news = waiting(pod) && old.is_none_or(|c| text(c, "message") != message);
             if !news {
                 return Ok(Change::Keep);
             }

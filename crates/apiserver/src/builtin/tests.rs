@@ -1,8 +1,10 @@
 use std::time::Duration;
 
+use ferrovirt_kubernetes::json::{self, list, text};
+use ferrovirt_kubernetes::object::is_deleting;
 use serde_json::{Value, json};
 
-use super::object::{create, deleting, list, text};
+use super::object::create;
 use super::*;
 use crate::app::SccAdmission;
 use crate::store::{Change, Key, Preconditions, StoreError};
@@ -111,7 +113,7 @@ async fn every_namespace_is_equipped_and_no_uid_block_is_given_twice() {
         .await;
     let key = Key::new("", "namespaces", "", "one");
     world
-        .edit(&key, |ns| object::set(ns, &["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z".into()))
+        .edit(&key, |ns| json::set(ns, &["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z".into()))
         .await;
     world.gone(&key).await;
     assert!(world.store.get(&Key::new("", "serviceaccounts", "one", "default")).is_none());
@@ -129,19 +131,21 @@ async fn a_namespace_waits_for_finalizers_in_it() {
     let free = world.add("configmaps", "n", "free", json!({"kind": "ConfigMap"})).await;
     let key = Key::new("", "namespaces", "", "n");
     world
-        .edit(&key, |ns| object::set(ns, &["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z".into()))
+        .edit(&key, |ns| json::set(ns, &["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z".into()))
         .await;
     world.gone(&free).await;
-    world.until("marked", |store| store.get(&held).is_some_and(|e| deleting(&e.object))).await;
+    world.until("marked", |store| store.get(&held).is_some_and(|e| is_deleting(&e.object))).await;
     world
         .until("it says why", |store| {
             store.get(&key).is_some_and(|ns| {
                 list(&ns.object, "/status/conditions")
-                    .any(|c| text(c, "/message").contains("example.com/hold in 1 resource instances"))
+                    .any(|c| text(c, "message").contains("example.com/hold in 1 resource instances"))
             })
         })
         .await;
-    world.edit(&held, |object| object::drop_finalizer(object, "example.com/hold")).await;
+    world
+        .edit(&held, |object| ferrovirt_kubernetes::object::drop_finalizer(object, "example.com/hold"))
+        .await;
     world.store.delete(held, Preconditions::default()).await.unwrap();
     world.gone(&key).await;
 }
@@ -155,7 +159,7 @@ async fn a_namespace_is_never_removed_before_it_is_empty() {
     // As the garbage collector asks, for an owner that is gone or when it takes its own finalizer off.
     for _ in 0..2 {
         delete::request(&store, &key).await.unwrap();
-        assert!(deleting(&store.get(&key).unwrap().object));
+        assert!(is_deleting(&store.get(&key).unwrap().object));
     }
 }
 
@@ -190,16 +194,18 @@ async fn foreground_waits_and_orphan_cuts_loose() {
         let child = world.add("secrets", "default", &format!("c-{survives}"), child).await;
         world
             .edit(&parent, |p| {
-                object::set(p, &["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z".into())
+                json::set(p, &["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z".into())
             })
             .await;
         if survives {
             world.gone(&parent).await;
             let left = world.store.get(&child).unwrap();
-            assert!(!deleting(&left.object));
+            assert!(!is_deleting(&left.object));
             assert_eq!(list(&left.object, "/metadata/ownerReferences").count(), 0);
         } else {
-            world.until("child marked", |store| store.get(&child).is_some_and(|c| deleting(&c.object))).await;
+            world
+                .until("child marked", |store| store.get(&child).is_some_and(|c| is_deleting(&c.object)))
+                .await;
             assert!(world.store.get(&parent).is_some(), "it waits for its dependent");
             world.store.delete(child, Preconditions::default()).await.unwrap();
             world.gone(&parent).await;
@@ -214,8 +220,8 @@ async fn pods_are_placed_when_the_node_has_room_and_told_why_not() {
     let message = |store: &Store| {
         let pod = store.get(&waiting).unwrap();
         list(&pod.object, "/status/conditions")
-            .find(|c| text(c, "/type") == "PodScheduled")
-            .map(|c| text(c, "/message").to_owned())
+            .find(|c| text(c, "type") == "PodScheduled")
+            .map(|c| text(c, "message").to_owned())
             .unwrap_or_default()
     };
     world.until("no node", |store| message(store) == "no nodes available to schedule pods").await;
@@ -230,17 +236,17 @@ async fn pods_are_placed_when_the_node_has_room_and_told_why_not() {
         })
     };
     world.until("event", |store| about(store, "FailedScheduling")).await;
-    world.edit(&node, |n| object::set(n, &["status", "allocatable", "hugepages-2Mi"], "6Mi".into())).await;
+    world.edit(&node, |n| json::set(n, &["status", "allocatable", "hugepages-2Mi"], "6Mi".into())).await;
     world.until("placed", |store| text(&store.get(&waiting).unwrap().object, "/spec/nodeName") == "n1").await;
     world.until("event", |store| about(store, "Scheduled")).await;
     let second = world.add("pods", "default", "b", pod(json!({"hugepages-2Mi": "2Mi"}))).await;
     world
         .until("refused while a runs", |store| {
             list(&store.get(&second).unwrap().object, "/status/conditions")
-                .any(|c| text(c, "/reason") == "Unschedulable")
+                .any(|c| text(c, "reason") == "Unschedulable")
         })
         .await;
-    world.edit(&waiting, |p| object::set(p, &["status", "phase"], "Succeeded".into())).await;
+    world.edit(&waiting, |p| json::set(p, &["status", "phase"], "Succeeded".into())).await;
     world
         .until("its pages are free again", |store| {
             text(&store.get(&second).unwrap().object, "/spec/nodeName") == "n1"
@@ -299,7 +305,7 @@ async fn a_silent_node_is_not_ready_until_its_agent_is_back() {
     let node = world.add("nodes", "", "n1", ready_node()).await;
     let condition = |store: &Store| {
         let node = store.get(&node).unwrap();
-        let ready = list(&node.object, "/status/conditions").find(|c| text(c, "/type") == "Ready").cloned();
+        let ready = list(&node.object, "/status/conditions").find(|c| text(c, "type") == "Ready").cloned();
         text(&ready.unwrap(), "/status").to_owned()
     };
     assert_eq!(condition(&world.store), "True");
@@ -321,7 +327,7 @@ async fn owners_of_other_namespaces_keep_nothing_and_are_kept_by_nothing() {
     // It would never go, and hold up its owner's end.
     let mine = json!({"kind": "ConfigMap", "metadata": {"ownerReferences": foreign, "finalizers": ["example.com/hold"]}});
     let mine = world.add("configmaps", "alpha", "mine", mine).await;
-    world.until("it goes", |store| store.get(&mine).is_some_and(|entry| deleting(&entry.object))).await;
+    world.until("it goes", |store| store.get(&mine).is_some_and(|entry| is_deleting(&entry.object))).await;
     world
         .until("it is told", |store| {
             let events = store.list(&Prefix::namespace("", "events", "alpha")).entries;
@@ -331,10 +337,10 @@ async fn owners_of_other_namespaces_keep_nothing_and_are_kept_by_nothing() {
             })
         })
         .await;
-    assert!(!deleting(&world.store.get(&theirs).unwrap().object));
+    assert!(!is_deleting(&world.store.get(&theirs).unwrap().object));
     world
         .edit(&theirs, |object| {
-            object::set(object, &["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z".into());
+            json::set(object, &["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z".into());
         })
         .await;
     world.gone(&theirs).await;
@@ -369,7 +375,7 @@ async fn pods_of_a_silent_node_are_not_ready_until_its_agent_is_back() {
     let elsewhere = world.add("pods", "default", "elsewhere", running("n2", "Running")).await;
     let ready = |key: &Key| {
         let pod = world.store.get(key).unwrap();
-        let ready = list(&pod.object, "/status/conditions").find(|c| text(c, "/type") == "Ready").cloned();
+        let ready = list(&pod.object, "/status/conditions").find(|c| text(c, "type") == "Ready").cloned();
         let ready = ready.unwrap();
         (text(&ready, "/status").to_owned(), text(&ready, "/reason").to_owned())
     };

@@ -4,9 +4,10 @@
 //! volume's `claimRef` is written first and decides: a crash in between is finished on the next look.
 
 use ferrovirt_api::quantity::Amount;
+use ferrovirt_kubernetes::json::{list, set, text};
+use ferrovirt_kubernetes::object::{drop_finalizer, has_finalizer, is_deleting, no_finalizers, uid};
 use serde_json::{Value, json};
 
-use super::object::{deleting, drop_finalizer, has_finalizer, list, no_finalizers, set, text, uid};
 use super::{Wake, delete};
 use crate::auth::rbac::selects;
 use crate::store::{Change, Key, Prefix, Store, StoreError};
@@ -69,7 +70,7 @@ async fn volume(store: &Store, key: &Key, volume: &Value) -> Result<(), StoreErr
         (false, true, false) => "Bound",
         (false, false, false) => "Released",
     };
-    if deleting(volume) {
+    if is_deleting(volume) {
         if phase != "Bound" && has_finalizer(volume, VOLUME_PROTECTION) {
             change(store, key, |object| drop_finalizer(object, VOLUME_PROTECTION)).await?;
             return delete::request(store, key).await;
@@ -87,7 +88,7 @@ async fn volume(store: &Store, key: &Key, volume: &Value) -> Result<(), StoreErr
 }
 
 fn protect(object: &mut Value, finalizer: &str) {
-    if deleting(object) || has_finalizer(object, finalizer) {
+    if is_deleting(object) || has_finalizer(object, finalizer) {
         return;
     }
     if no_finalizers(object) {
@@ -99,7 +100,7 @@ fn protect(object: &mut Value, finalizer: &str) {
 }
 
 async fn claim(store: &Store, key: &Key, claim: &Value) -> Result<(), StoreError> {
-    if deleting(claim) {
+    if is_deleting(claim) {
         if has_finalizer(claim, CLAIM_PROTECTION) && !used(store, key) {
             change(store, key, |object| drop_finalizer(object, CLAIM_PROTECTION)).await?;
             return delete::request(store, key).await;
@@ -195,7 +196,7 @@ fn fits(volume_key: &Key, volume: &Value, claim_key: &Key, claim: &Value) -> boo
     };
     let has_mode = |wanted: &Value| list(volume, "/spec/accessModes").any(|have| have == wanted);
     let selector = claim.pointer("/spec/selector").filter(|s| !s.is_null());
-    !deleting(volume)
+    !is_deleting(volume)
         && (ours || free)
         && (named.is_empty() || named == volume_key.name())
         && text(volume, "/spec/storageClassName") == text(claim, "/spec/storageClassName")

@@ -1,5 +1,7 @@
 //! DELETE: at once, after a grace period, or when finalizers let go.
 
+use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::object;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
@@ -54,7 +56,7 @@ impl Call {
         self.query.dry_run = options.dry_run;
         let deleted = self.delete_one(&self.name, &options, warnings).await?;
         if deleted.gone && !self.answers_with_object() {
-            let uid = meta::text(&deleted.object, "uid");
+            let uid = object::uid(&deleted.object);
             let mut details = json!({"name": self.name, "kind": self.kind.plural, "uid": uid});
             if !self.kind.group.is_empty()
                 && let Value::Object(fields) = &mut details
@@ -105,7 +107,7 @@ impl Call {
     /// Options in the body win over those in the query.
     fn options(&self, headers: &HeaderMap, bytes: &[u8]) -> Result<Options, ApiError> {
         let body = if bytes.is_empty() { Value::Null } else { body::read(headers, bytes)? };
-        let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let text = |pointer: &str| json::string(&body, pointer).map(str::to_owned);
         let kind = text("/kind").unwrap_or_default();
         if !matches!(kind.as_str(), "" | "DeleteOptions") {
             return Err(ApiError::bad_request(format!(
@@ -192,7 +194,7 @@ impl Call {
     }
 
     fn check_delete(&self, name: &str, current: &Entry, options: &Options) -> Result<(), ApiError> {
-        let found = meta::text(&current.object, "uid");
+        let found = object::uid(&current.object);
         if let Some(expected) = options.uid.as_deref().filter(|expected| *expected != found) {
             let error = StoreError::UidMismatch { expected: expected.to_owned(), found: found.to_owned() };
             return Err(self.store_error(error, name));
@@ -216,7 +218,8 @@ impl Call {
         let is = |group: &str, plural: &str| self.kind.group == group && self.kind.plural == plural;
         let grace = if is("", "pods") { pod_grace(old, options.grace) } else { 0 };
 
-        let mut finalizers = meta::finalizers(old);
+        let before: Vec<String> = object::finalizers(old).map(str::to_owned).collect();
+        let mut finalizers = before.clone();
         if let Some(policy) = options.policy {
             finalizers.retain(|one| one != FOREGROUND && one != ORPHAN);
             match policy {
@@ -225,17 +228,13 @@ impl Call {
                 Policy::Orphan => finalizers.push(ORPHAN.to_owned()),
             }
         }
-        let held = !finalizers.is_empty()
-            || (is("", "namespaces")
-                && old
-                    .pointer("/spec/finalizers")
-                    .and_then(Value::as_array)
-                    .is_some_and(|list| !list.is_empty()));
+        let held =
+            !finalizers.is_empty() || (is("", "namespaces") && json::list(old, "/spec/finalizers").len() > 0);
         let metadata = meta::of(&mut object)?;
-        if meta::finalizers(old) != finalizers {
+        if before != finalizers {
             metadata.insert("finalizers".to_owned(), json!(finalizers));
         }
-        let already = meta::is_deleting(old);
+        let already = object::is_deleting(old);
         let pending = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
         let grace = match (already, pending) {
             // A second delete can only shorten the wait.
@@ -247,7 +246,8 @@ impl Call {
         }
         if !already || pending != Some(grace) {
             let now = clock::now();
-            let asked = match (already, pending, clock::parse(meta::text(old, "deletionTimestamp"))) {
+            let asked = match (already, pending, clock::parse(json::text(old, "/metadata/deletionTimestamp")))
+            {
                 (true, Some(pending), Some(end)) => end.saturating_sub(pending),
                 _ => now,
             };
@@ -266,7 +266,7 @@ impl Call {
 
 /// How long a pod may take to end. One that never ran or has ended needs no time.
 fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
-    let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let text = |pointer: &str| json::text(pod, pointer);
     if text("/spec/nodeName").is_empty() || matches!(text("/status/phase"), "Succeeded" | "Failed") {
         return 0;
     }

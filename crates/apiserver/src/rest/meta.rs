@@ -1,5 +1,7 @@
 //! `metadata`: what the server sets, what must not change, and what names may look like.
 
+use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::object;
 use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
@@ -34,26 +36,6 @@ pub(super) fn of(object: &mut Value) -> Result<&mut Map<String, Value>, ApiError
         Value::Object(metadata) => Ok(metadata),
         _ => Err(ApiError::bad_request("metadata is not an object")),
     }
-}
-
-/// A string of the metadata, or nothing.
-pub(super) fn text<'a>(object: &'a Value, field: &str) -> &'a str {
-    object
-        .get("metadata")
-        .and_then(|metadata| metadata.get(field))
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-}
-
-/// True when the object is on its way out.
-pub(super) fn is_deleting(object: &Value) -> bool {
-    !text(object, "deletionTimestamp").is_empty()
-}
-
-/// The finalizers of an object.
-pub(super) fn finalizers(object: &Value) -> Vec<String> {
-    let list = object.pointer("/metadata/finalizers").and_then(Value::as_array);
-    list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// What a new object's metadata gets from the server.
@@ -186,7 +168,8 @@ pub(crate) fn settle(
     object: &mut Value,
 ) -> Result<(), ApiError> {
     for field in ["name", "namespace"] {
-        if text(before, field) != text(object, field) {
+        let place = format!("/metadata/{field}");
+        if json::text(before, &place) != json::text(object, &place) {
             return Err(ApiError::bad_request(format!("metadata.{field} cannot be changed by a webhook")));
         }
     }
@@ -239,7 +222,7 @@ impl Call {
                 });
             }
         };
-        let name = text(object, "name");
+        let name = object::name(object);
         if old.is_none() {
             if self.kind.loose_names {
                 if name.contains(['/', '%']) || matches!(name, "." | "..") {
@@ -266,15 +249,15 @@ impl Call {
                 }
             }
         }
-        for finalizer in finalizers(object) {
-            if !is_qualified_name(&finalizer) {
-                invalid("metadata.finalizers", &finalizer, QUALIFIED_RULE);
+        for finalizer in object::finalizers(object) {
+            if !is_qualified_name(finalizer) {
+                invalid("metadata.finalizers", finalizer, QUALIFIED_RULE);
             }
         }
-        if let Some(old) = old.filter(|old| is_deleting(old)) {
-            let before: HashSet<String> = finalizers(old).into_iter().collect();
-            let added: Vec<String> =
-                finalizers(object).into_iter().filter(|one| !before.contains(one)).collect();
+        if let Some(old) = old.filter(|old| object::is_deleting(old)) {
+            let before: HashSet<&str> = object::finalizers(old).collect();
+            let added: Vec<&str> =
+                object::finalizers(object).filter(|finalizer| !before.contains(finalizer)).collect();
             if !added.is_empty() {
                 causes.push(Cause {
                     reason: "FieldValueForbidden".into(),

@@ -1,5 +1,6 @@
 //! Label and field selectors.
 
+use ferrovirt_kubernetes::json;
 use serde_json::Value;
 
 use crate::status::ApiError;
@@ -41,14 +42,14 @@ impl Labels {
     #[must_use]
     pub fn from_object(selector: &Value) -> Self {
         let mut requirements = Vec::new();
-        for (key, value) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
+        for (key, value) in json::entries(selector, "matchLabels") {
             let value = value.as_str().unwrap_or_default().to_owned();
             requirements.push(Requirement::In(key.clone(), vec![value]));
         }
-        for one in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
+        for one in json::list(selector, "matchExpressions") {
             let text = |field: &str| one.get(field).and_then(Value::as_str).unwrap_or_default();
             let key = text("key").to_owned();
-            let values = one.get("values").and_then(Value::as_array).into_iter().flatten();
+            let values = json::list(one, "values");
             let values = values.filter_map(Value::as_str).map(str::to_owned).collect();
             requirements.push(match text("operator") {
                 "In" => Requirement::In(key, values),

@@ -1,5 +1,6 @@
 //! How large an object may be: Kubernetes' limits, and a few where Kubernetes has none and one object costs everybody.
 
+use ferrovirt_kubernetes::json;
 use serde_json::{Map, Value};
 
 use super::Call;
@@ -20,7 +21,7 @@ const MAX_RBAC_ITEMS: usize = 1000;
 /// Adds what is too large about `object`. What is stored already stays, so that it can be made smaller or deleted.
 pub(super) fn check(kind: (&str, &str), object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let changed = |path: &str| old.and_then(|old| old.pointer(path)) != object.pointer(path);
-    let entries = |path: &str| object.pointer(path).and_then(Value::as_object);
+    let entries = |path: &str| json::fields(object, path);
     if changed("/metadata/annotations") && entries("/metadata/annotations").is_some_and(annotations_are_large)
     {
         causes.push(too_long("metadata.annotations", MAX_ANNOTATIONS));
@@ -46,7 +47,7 @@ pub(super) fn check(kind: (&str, &str), object: &Value, old: Option<&Value>, cau
         }
         (rbac::GROUP, _) => {
             for field in ["subjects", "rules"] {
-                let count = object.get(field).and_then(Value::as_array).map_or(0, Vec::len);
+                let count = json::list(object, field).len();
                 if count > MAX_RBAC_ITEMS && changed(&format!("/{field}")) {
                     causes.push(Cause {
                         reason: "FieldValueTooMany".into(),

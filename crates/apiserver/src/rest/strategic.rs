@@ -3,6 +3,7 @@
 //! Which list has which key is a property of the built-in types. The names of these lists are unambiguous enough that
 //! the table below goes by the name of the field, and for the one that is not (`ports`) by what the items look like.
 
+use ferrovirt_kubernetes::json;
 use serde_json::{Map, Value};
 
 /// Lists of objects that are merged by a key, and the key.
@@ -155,7 +156,7 @@ fn merge_list(field: &str, place: &mut Value, patch: &[Value]) -> Result<(), Str
 }
 
 fn merge_by_key(field: &str, key: &str, old: Vec<Value>, patch: &[Value]) -> Result<Vec<Value>, String> {
-    let directive = |item: &Value| item.get("$patch").and_then(Value::as_str).map(str::to_owned);
+    let directive = |item: &Value| json::string(item, "$patch").map(str::to_owned);
     // `- $patch: replace` as an item: the other items are the whole list.
     if patch.iter().any(|item| directive(item).as_deref() == Some("replace")) {
         return Ok(patch.iter().filter(|item| directive(item).is_none()).cloned().collect());

@@ -1,5 +1,7 @@
 //! POST and PUT, and the update path that PATCH shares.
 
+use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::object;
 use http::HeaderMap;
 use serde_json::Value;
 
@@ -32,15 +34,15 @@ impl Call {
         object: Value,
         warnings: &mut Warnings,
     ) -> Result<Entry, ApiError> {
-        if !meta::text(&object, "resourceVersion").is_empty() {
+        if !json::text(&object, "/metadata/resourceVersion").is_empty() {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
         self.check_definition(&object)?;
-        let prefix = match meta::text(&object, "name") {
-            "" => meta::text(&object, "generateName").to_owned(),
+        let prefix = match object::name(&object) {
+            "" => json::text(&object, "/metadata/generateName").to_owned(),
             _ => String::new(),
         };
-        if prefix.is_empty() && meta::text(&object, "name").is_empty() {
+        if prefix.is_empty() && object::name(&object).is_empty() {
             let cause = Cause {
                 reason: "FieldValueRequired".into(),
                 message: "Required value: name or generateName is required".into(),
@@ -57,7 +59,7 @@ impl Call {
             }
             self.drop_status(&mut object);
             self.check_meta(&object, None)?;
-            let name = meta::text(&object, "name").to_owned();
+            let name = object::name(&object).to_owned();
             self.admit(Operation::Create, &name, None, &mut object, warnings).await?;
             let place = (self.namespace.as_str(), name.as_str());
             self.app.quota.check(&self.requester, self.kind, place, &object, None)?;
@@ -112,12 +114,12 @@ impl Call {
         if self.kind.group != "apiextensions.k8s.io" {
             return Ok(());
         }
-        let at = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let at = |pointer: &str| json::text(object, pointer);
         let (group, plural) = (at("/spec/group"), at("/spec/names/plural"));
         if registry::find(group, plural).is_some() {
             return Ok(());
         }
-        let name = meta::text(object, "name");
+        let name = object::name(object);
         let message = format!(
             "customresourcedefinitions.apiextensions.k8s.io \"{name}\" is forbidden: not supported yet: this server \
              serves only the custom resources that are built into it"
@@ -170,7 +172,7 @@ impl Call {
 
     /// Name and namespace in the body are those of the path.
     fn check_place(&self, object: &Value) -> Result<(), ApiError> {
-        let (name, namespace) = (meta::text(object, "name"), meta::text(object, "namespace"));
+        let (name, namespace) = (object::name(object), object::namespace(object));
         if name != self.name {
             let url = &self.name;
             return Err(ApiError::bad_request(if name.is_empty() {
@@ -241,14 +243,14 @@ impl Call {
     /// Optimistic concurrency: what the client says about the object that it read must still be so.
     fn check_preconditions(&self, old: &Value, object: &Value) -> Result<(), ApiError> {
         let (group, plural) = (self.kind.group, self.kind.plural);
-        let uid = meta::text(object, "uid");
-        let stored_uid = meta::text(old, "uid");
+        let uid = object::uid(object);
+        let stored_uid = object::uid(old);
         if !uid.is_empty() && uid != stored_uid {
             let why =
                 format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {stored_uid}");
             return Err(ApiError::conflict(group, plural, &self.name, &why));
         }
-        match meta::text(object, "resourceVersion") {
+        match json::text(object, "/metadata/resourceVersion") {
             "" if self.kind.class == Class::Custom => {
                 let cause = Cause {
                     reason: "FieldValueInvalid".into(),
@@ -258,7 +260,7 @@ impl Call {
                 Err(ApiError::invalid(group, self.kind.kind, &self.name, &[cause]))
             }
             "" => Ok(()),
-            version if version == meta::text(old, "resourceVersion") => Ok(()),
+            version if version == json::text(old, "/metadata/resourceVersion") => Ok(()),
             _ => Err(ApiError::modified(group, plural, &self.name)),
         }
     }
@@ -298,7 +300,7 @@ impl Call {
 /// The new object as an update of exactly the old one.
 fn at_revision_of(old: &Value, mut object: Value) -> Value {
     if let Ok(metadata) = meta::of(&mut object) {
-        metadata.insert("resourceVersion".to_owned(), meta::text(old, "resourceVersion").into());
+        metadata.insert("resourceVersion".to_owned(), json::text(old, "/metadata/resourceVersion").into());
     }
     object
 }
@@ -306,21 +308,17 @@ fn at_revision_of(old: &Value, mut object: Value) -> Value {
 /// True when a deleted object waits for nothing any more.
 fn may_go(object: &Value) -> bool {
     let grace = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
-    meta::is_deleting(object)
+    object::is_deleting(object)
         && grace == 0
-        && meta::finalizers(object).is_empty()
+        && object::no_finalizers(object)
         // A namespace has finalizers of its own.
-        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_none_or(Vec::is_empty)
+        && json::list(object, "/spec/finalizers").len() == 0
 }
 
 /// Status of a definition whose kind is built in: it is served from the start.
 fn established(definition: &serde_json::Map<String, Value>) -> Value {
     let spec = definition.get("spec").cloned().unwrap_or_default();
-    let versions: Vec<&Value> = spec
-        .get("versions")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
+    let versions: Vec<&Value> = json::list(&spec, "versions")
         .filter(|version| version.get("storage").and_then(Value::as_bool) == Some(true))
         .filter_map(|version| version.get("name"))
         .collect();

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use ferrovirt_kubernetes::json;
 
 use super::ServerError;
 use crate::auth::pki;
@@ -50,7 +50,7 @@ pub(super) fn bind(pki: &Path, id: &str) -> Result<(), ServerError> {
 /// The identity in the store; nothing while it is empty.
 pub(super) fn of(store: &Store) -> Option<String> {
     let namespace = store.get(&Key::new("", "namespaces", "", "kube-system"))?;
-    namespace.object.pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned)
+    json::string(&namespace.object, "/metadata/uid").map(str::to_owned)
 }
 
 fn refuse_old_keys(store: &Path, pki: &Path) -> Result<(), ServerError> {

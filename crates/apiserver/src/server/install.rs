@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::object;
 use futures::future::try_join_all;
 use http::HeaderMap;
 use serde_json::{Value, json};
@@ -41,13 +43,13 @@ impl Server {
     }
 
     async fn ensure_one(&self, manifest: &Value) -> Result<(), ServerError> {
-        let text = |pointer: &str| manifest.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let text = |pointer: &str| json::text(manifest, pointer);
         let what = format!("{} {}", text("/kind"), text("/metadata/name"));
         self.put(manifest).await.map_err(|source| ServerError::Install { what, source })
     }
 
     async fn put(&self, manifest: &Value) -> Result<(), ApiError> {
-        let text = |pointer: &str| manifest.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let text = |pointer: &str| json::text(manifest, pointer);
         let call = self.call(
             text("/apiVersion"),
             text("/kind"),
@@ -61,8 +63,8 @@ impl Server {
         match self.app.store.get(&call.kind.key(&call.namespace, &call.name)) {
             None => call.install(wanted).await,
             Some(entry) => {
-                let found = entry.object.pointer("/metadata/annotations").and_then(|all| all.get(INSTALLED));
-                let stale = found.and_then(Value::as_str).is_some_and(|found| found != mark);
+                let found = object::annotation(&entry.object, INSTALLED);
+                let stale = found.is_some_and(|found| found != mark);
                 if !stale || call.kind.kind == "KubeVirt" { Ok(()) } else { call.reinstall(wanted).await }
             }
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ferrovirt_kubernetes::object;
 use serde_json::Value;
 
 use super::{Entry, Event, EventKind, Key, Operation, Preconditions, StoreError};
@@ -39,7 +40,7 @@ pub(super) fn apply(
 
 fn check(preconditions: &Preconditions, old: &Entry) -> Result<(), StoreError> {
     if let Some(expected) = &preconditions.uid {
-        let found = old.object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+        let found = object::uid(&old.object);
         if found != expected {
             return Err(StoreError::UidMismatch { expected: expected.clone(), found: found.to_owned() });
         }

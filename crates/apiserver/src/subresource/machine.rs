@@ -1,6 +1,8 @@
 //! Subresources of machines and their instances (group subresources.kubevirt.io).
 
 use ferrovirt_api::kubevirt::{VirtualMachine, VirtualMachineInstance};
+use ferrovirt_kubernetes::condition;
+use ferrovirt_kubernetes::json::{self, text};
 use ferrovirt_plan::subresource::{self as plan, Patches, Refusal};
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use hyper::body::Incoming;
@@ -35,10 +37,6 @@ fn options<T: DeserializeOwned>(body: Value) -> Result<T, ApiError> {
     serde_json::from_value(body).map_err(|why| {
         ApiError::bad_request(format!("Can not unmarshal Request body to struct, error: {why}"))
     })
-}
-
-fn text<'a>(object: &'a Value, path: &str) -> &'a str {
-    object.pointer(path).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// `start`, `stop` and `restart`: the decision is pure, its patches are performed here.
@@ -132,18 +130,14 @@ pub(super) async fn pause(app: &App, target: &Target, body: Value) -> Result<Ans
     if text(&vmi, "/status/phase") != "Running" {
         return Err(conflict(target, "VMI is not running"));
     }
-    let conditions = vmi.pointer("/status/conditions").and_then(Value::as_array);
-    let paused = conditions
-        .into_iter()
-        .flatten()
-        .any(|c| text(c, "/type") == "Paused" && text(c, "/status") == "True");
+    let paused = condition::is_true(&vmi, "Paused");
     let action = target.attributes.subresource.as_str();
     match (action, paused) {
         ("pause", true) => return Err(conflict(target, "VMI is already paused")),
         ("unpause", false) => return Err(conflict(target, "VMI is not paused")),
         _ => {}
     }
-    let probe = vmi.pointer("/spec/livenessProbe").filter(|p| !p.is_null());
+    let probe = json::at(&vmi, "/spec/livenessProbe");
     if action == "pause" && probe.is_some_and(|probe| probe.get("guestAgentPing").is_none()) {
         let message = "Pausing VMIs with LivenessProbe is currently not supported";
         return Err(ApiError::forbidden(GROUP, INSTANCES, &target.attributes.name, message));

@@ -1,6 +1,7 @@
 //! Subresources of pods.
 
 use bytes::Bytes;
+use ferrovirt_kubernetes::json::text;
 use http::{HeaderMap, Method, Request};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -19,10 +20,6 @@ fn find(app: &App, target: &Target) -> Result<(Key, Entry), ApiError> {
     Ok((key, entry))
 }
 
-fn text<'a>(object: &'a Value, path: &str) -> &'a str {
-    object.pointer(path).and_then(Value::as_str).unwrap_or_default()
-}
-
 /// The log of one container, from the agent of the pod's node.
 pub(super) async fn log(app: &App, target: &Target, request: &Request<Incoming>) -> Result<Answer, ApiError> {
     let (key, entry) = find(app, target)?;
@@ -39,7 +36,7 @@ pub(super) async fn log(app: &App, target: &Target, request: &Request<Incoming>)
     let lists = ["initContainers", "containers", "ephemeralContainers"];
     let names = |list: &str| {
         let containers = pod.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
-        containers.into_iter().flatten().map(|c| text(c, "/name").to_owned()).collect::<Vec<_>>()
+        containers.into_iter().flatten().map(|c| text(c, "name").to_owned()).collect::<Vec<_>>()
     };
     let container = if asked.is_empty() {
         let mut main = names("containers");

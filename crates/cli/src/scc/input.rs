@@ -4,6 +4,8 @@ use crate::explain::{of_instance, of_machine, refused};
 use anyhow::{Context, Result, bail, ensure};
 use ferrovirt_api::{config::ClusterDefaults, convert::machine, kubevirt::VirtualMachineInstance};
 use ferrovirt_apiserver::admission::complete_pod;
+use ferrovirt_kubernetes::json::{self, text};
+use ferrovirt_kubernetes::object::{self, kind};
 use ferrovirt_model::Profile;
 use ferrovirt_plan::{
     config::{ClusterConfig, LauncherRights},
@@ -59,22 +61,13 @@ fn read(file: &Path) -> Result<Vec<Value>> {
     Ok(out)
 }
 
-pub(super) fn kind(object: &Value) -> &str {
-    object.get("kind").and_then(Value::as_str).unwrap_or_default()
-}
-
-/// A text below the object; absent is empty.
-pub(super) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
-}
-
 /// The pods that a file implies; objects that imply none are left out.
 pub(super) fn implied(file: &Path, namespace: &str, profile: Profile) -> Result<Vec<Implied>> {
     let mut all = Vec::new();
     for document in read(file)? {
-        let own = text(&document, "/metadata/namespace");
+        let own = object::namespace(&document);
         let namespace = if own.is_empty() { namespace } else { own }.to_owned();
-        let name = match (text(&document, "/metadata/name"), text(&document, "/metadata/generateName")) {
+        let name = match (object::name(&document), text(&document, "/metadata/generateName")) {
             ("", "") => "without a name".to_owned(),
             ("", prefix) => format!("{prefix}..."),
             (name, _) => name.to_owned(),
@@ -127,17 +120,12 @@ fn pod(document: Value, namespace: &str, profile: Profile) -> Result<Option<Valu
 
 /// The pods of a StatefulSet have a volume for each of its claims.
 fn claims(document: &Value, pod: &mut Value) {
-    let claims = document.pointer("/spec/volumeClaimTemplates").and_then(Value::as_array);
-    let names: Vec<&str> = claims
-        .into_iter()
-        .flatten()
-        .map(|claim| text(claim, "/metadata/name"))
-        .filter(|n| !n.is_empty())
-        .collect();
+    let claims = json::list(document, "/spec/volumeClaimTemplates");
+    let names: Vec<&str> = claims.map(object::name).filter(|n| !n.is_empty()).collect();
     let Some(Value::Object(spec)) = pod.get_mut("spec").filter(|_| !names.is_empty()) else { return };
     let volumes = spec.entry("volumes").or_insert_with(|| json!([]));
     if let Value::Array(volumes) = volumes {
-        volumes.retain(|volume| !names.contains(&text(volume, "/name")));
+        volumes.retain(|volume| !names.contains(&text(volume, "name")));
         volumes.extend(
             names.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})),
         );

@@ -3,6 +3,7 @@
 use super::{Answer, Change, Form, Source, changes, input::Implied, state::State};
 use anyhow::{Result, bail};
 use clap::Args;
+use ferrovirt_kubernetes::json;
 use ferrovirt_scc::{
     Denied, Form as RefusalForm, Operation, Outcome, Pass, Refused, Request, SubjectType, Verdict,
 };
@@ -138,7 +139,7 @@ fn report(state: &State, person: &Person, implied: &Implied) -> Report {
         user: &person.user,
         groups: &person.groups,
     };
-    let account = super::input::text(pod, "/spec/serviceAccountName");
+    let account = json::text(pod, "/spec/serviceAccountName");
     let words = |subject: SubjectType| match subject {
         SubjectType::User => person.words.clone(),
         SubjectType::ServiceAccount => format!("service account {namespace}/{account}"),

@@ -1,7 +1,8 @@
 //! Who may use an SCC: its own users and groups, and roles.
 
-use super::input::{kind, text};
 use ferrovirt_apiserver::{auth::rules::Rule, request::Attributes};
+use ferrovirt_kubernetes::json::{self, text};
+use ferrovirt_kubernetes::object::{self, kind};
 use ferrovirt_scc::{Authorizer, SecurityContextConstraints, Subject};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -24,15 +25,13 @@ impl Roles {
         self.objects.iter().filter(move |binding| {
             let here = match kind(binding) {
                 "ClusterRoleBinding" => "",
-                "RoleBinding" if text(binding, "/metadata/namespace") == namespace => namespace,
+                "RoleBinding" if object::namespace(binding) == namespace => namespace,
                 _ => return false,
             };
             let (role_kind, name) = (text(binding, "/roleRef/kind"), text(binding, "/roleRef/name"));
             let place = if role_kind == "Role" { here } else { "" };
             let role = self.objects.iter().find(|role| {
-                kind(role) == role_kind
-                    && text(role, "/metadata/name") == name
-                    && text(role, "/metadata/namespace") == place
+                kind(role) == role_kind && object::name(role) == name && object::namespace(role) == place
             });
             role.is_some_and(|role| Rule::list(role).iter().any(|rule| rule.allows(&to_use(scc))))
         })
@@ -50,7 +49,7 @@ impl Roles {
                 String::new()
             };
             for subject in subjects(binding) {
-                let name = text(subject, "/name");
+                let name = text(subject, "name");
                 let who = match kind(subject) {
                     "User" => format!("user {name}"),
                     "Group" => format!("group {name}"),
@@ -64,11 +63,11 @@ impl Roles {
 }
 
 fn subjects(binding: &Value) -> impl Iterator<Item = &Value> {
-    binding.get("subjects").and_then(Value::as_array).into_iter().flatten()
+    json::list(binding, "subjects")
 }
 
 fn home<'a>(subject: &'a Value, namespace: &'a str) -> &'a str {
-    let own = text(subject, "/namespace");
+    let own = text(subject, "namespace");
     if own.is_empty() { namespace } else { own }
 }
 
@@ -89,7 +88,7 @@ impl Authorizer for Roles {
             return true;
         }
         self.bindings(scc, namespace).flat_map(subjects).any(|bound| {
-            let name = text(bound, "/name");
+            let name = text(bound, "name");
             match kind(bound) {
                 "User" => subject.user == name,
                 "Group" => subject.groups.iter().any(|group| group == name),

@@ -3,6 +3,7 @@
 use super::{Known, input, roles::Roles};
 use crate::client;
 use anyhow::{Context, Result};
+use ferrovirt_kubernetes::{json, object};
 use ferrovirt_plan::{config::ClusterConfig, render};
 use ferrovirt_privilege::cluster_grants;
 use ferrovirt_scc::{Constraints, NamespaceValues, SecurityContextConstraints, defaults};
@@ -33,10 +34,9 @@ pub(super) fn built_in() -> Vec<SecurityContextConstraints> {
 /// The SCCs among these objects.
 pub(super) fn sccs(objects: &[Value]) -> Result<Vec<SecurityContextConstraints>> {
     let mut all = Vec::new();
-    for object in objects.iter().filter(|object| input::kind(object) == "SecurityContextConstraints") {
-        let scc: SecurityContextConstraints = serde_json::from_value(object.clone()).with_context(|| {
-            format!("SecurityContextConstraints {}", input::text(object, "/metadata/name"))
-        })?;
+    for object in objects.iter().filter(|object| object::kind(object) == "SecurityContextConstraints") {
+        let scc: SecurityContextConstraints = serde_json::from_value(object.clone())
+            .with_context(|| format!("SecurityContextConstraints {}", object::name(object)))?;
         all.push(scc);
     }
     Ok(all)
@@ -92,9 +92,9 @@ impl State {
         let list = async |path: String, kind: &str| -> Result<Vec<Value>> {
             let request = http::Request::get(&path).body(Vec::new())?;
             let answer: Value = client.request(request).await.with_context(|| path)?;
-            let items = answer.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+            let items = json::list(&answer, "items").cloned();
             // Items of a list do not say what they are.
-            let typed = items.into_iter().map(|mut item| {
+            let typed = items.map(|mut item| {
                 if let Value::Object(fields) = &mut item {
                     fields.insert("kind".to_owned(), kind.into());
                 }

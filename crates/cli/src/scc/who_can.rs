@@ -3,6 +3,7 @@
 use super::{Answer, Form, Source, diff, input::Implied, state::State};
 use anyhow::{Context, Result};
 use clap::Args;
+use ferrovirt_kubernetes::object;
 use ferrovirt_plan::scc::{Excess, excess};
 use ferrovirt_scc::{Operation, Request, SecurityContextConstraints, least, minimal, prepare};
 use serde_json::{Value, json};
@@ -125,7 +126,7 @@ impl Report<'_> {
             }
             None => writeln!(said, "{object} in namespace {namespace}: no SCC admits it")?,
         }
-        let name = super::input::text(&self.made, "/metadata/name");
+        let name = object::name(&self.made);
         writeln!(said, "the SCC below admits it and little else; nobody may use it yet")?;
         beyond_base(&mut said, name, &self.made_grants)?;
         for line in said.lines() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ferrovirt_kubernetes::json::text;
 use ferrovirt_model::Profile;
 use ferrovirt_plan::denial;
 use ferrovirt_privilege::{Right, cluster_grants};
@@ -9,7 +10,6 @@ use ferrovirt_selinux::avc::{self, RecordKind};
 use serde_json::Value;
 
 use super::report::Report;
-use crate::text;
 
 const KIND: &str = "denials";
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ferrovirt_kubernetes::json;
 use ferrovirt_selinux::{
     Database, LookupError,
     diff::{Access, Side, Sign, between_types},
@@ -19,7 +20,7 @@ type Rules = BTreeMap<(String, String), BTreeSet<String>>;
 
 pub(super) fn check(value: &Value, policies: Beside<'_>, report: &mut Report) {
     let side = |key: &str| {
-        let name = value.get(key).and_then(Value::as_str).unwrap_or_default();
+        let name = json::text(value, key);
         policies.named(name).map(|known| &known.database)
     };
     let (Some(left), Some(right)) = (side("left"), side("right")) else {

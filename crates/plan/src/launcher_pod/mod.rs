@@ -11,6 +11,7 @@ mod tests;
 
 use crate::{config::ClusterConfig, config::LabelPods, decide, render};
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
+use ferrovirt_kubernetes::json;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeSet, fmt};
@@ -249,7 +250,7 @@ impl<'a> Walk<'a> {
         });
         self.within(Part::Key("annotations"), |walk| {
             let should = of("annotations").and_then(Value::as_object);
-            let actual = actual.get("annotations").and_then(Value::as_object);
+            let actual = json::fields(actual, "annotations");
             let keys = should.into_iter().chain(actual).flat_map(Map::keys).filter(|key| table::counts(key));
             for key in keys.collect::<BTreeSet<_>>() {
                 let of = |all: Option<&'a Map<String, Value>>| all.and_then(|all| all.get(key));
@@ -279,15 +280,15 @@ impl<'a> Walk<'a> {
                 self.within(Part::Key(field), |walk| walk.differs(None, value));
             }
         }
-        for condition in items(status.get("conditions")) {
-            let kind = condition.get("type").and_then(Value::as_str).unwrap_or_default();
+        for condition in json::list(status, "conditions") {
+            let kind = json::text(condition, "type");
             if kind.starts_with("PodResize") && condition.get("status").is_some_and(|status| status == "True")
             {
                 self.within(Part::Key("conditions"), |walk| walk.differs(None, Some(condition)));
             }
         }
         self.within(Part::Key("containerStatuses"), |walk| {
-            for (index, container) in items(status.get("containerStatuses")).enumerate() {
+            for (index, container) in json::list(status, "containerStatuses").enumerate() {
                 walk.within(Part::Index(index), |walk| walk.container_status(container));
             }
         });
@@ -302,9 +303,7 @@ impl<'a> Walk<'a> {
             }
         }
         let requests = self.should.pointer("/spec/containers/0/resources/requests");
-        for (name, actual) in
-            container.get("allocatedResources").and_then(Value::as_object).into_iter().flatten()
-        {
+        for (name, actual) in json::entries(container, "allocatedResources") {
             let should = requests.and_then(|requests| requests.get(name));
             if !should.is_some_and(|should| table::same_amount(should, actual)) {
                 self.within(Part::Key("allocatedResources"), |walk| {
@@ -318,10 +317,6 @@ impl<'a> Walk<'a> {
 /// Null and an empty list are nothing: Kubernetes leaves both out.
 fn there(value: Option<&Value>) -> Option<&Value> {
     value.filter(|value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()))
-}
-
-fn items(list: Option<&Value>) -> impl Iterator<Item = &Value> {
-    list.and_then(Value::as_array).into_iter().flatten()
 }
 
 /// Short, and without what a terminal or a log would act on: users write these bytes.

@@ -1,8 +1,9 @@
 //! What may be in a launcher pod beyond what was rendered: for each field who adds it and which values are allowed.
 
-use super::{Place, items};
+use super::Place;
 use crate::render::pod::KEPT_BACK;
 use ferrovirt_api::quantity::Amount;
+use ferrovirt_kubernetes::json;
 use ferrovirt_scc::{NamespaceValues, REQUIRED_SCC, SCC, SECCOMP_POD, SUBJECT_TYPE};
 use serde_json::{Value, json};
 
@@ -68,7 +69,7 @@ pub const TABLE: &[Row] = &[
         values: "no restart for any resource",
         allows: |g| {
             g.should.is_none()
-                && items(Some(g.actual)).all(|policy| {
+                && json::list(g.actual, "").all(|policy| {
                     has_only(policy, &["resourceName", "restartPolicy"])
                         && policy.get("restartPolicy").is_some_and(|policy| policy == "NotRequired")
                 })
@@ -103,7 +104,7 @@ pub const TABLE: &[Row] = &[
         by: ACCOUNT,
         values: "the account's name, under its old key",
         allows: |g| {
-            let account = g.rendered.pointer("/spec/serviceAccountName").and_then(Value::as_str);
+            let account = json::string(g.rendered, "/spec/serviceAccountName");
             g.added(&[account.unwrap_or("default")])
         },
     },
@@ -111,7 +112,7 @@ pub const TABLE: &[Row] = &[
         field: &["spec", "imagePullSecrets"],
         by: ACCOUNT,
         values: "names of secrets",
-        allows: |g| g.should.is_none() && items(Some(g.actual)).all(|secret| has_only(secret, &["name"])),
+        allows: |g| g.should.is_none() && json::list(g.actual, "").all(|secret| has_only(secret, &["name"])),
     },
     Row {
         field: &["spec", "tolerations", "*"],
@@ -143,7 +144,7 @@ pub const TABLE: &[Row] = &[
         values: "nodes that are kept for a device that the pod asks for",
         allows: |g| {
             let requests = g.rendered.pointer("/spec/containers/0/resources/requests");
-            let key = g.actual.get("key").and_then(Value::as_str).unwrap_or_default();
+            let key = json::text(g.actual, "key");
             has_only(g.actual, &["key", "operator"])
                 && g.is("operator", &["Exists"])
                 && key.contains('/')
@@ -179,7 +180,7 @@ pub const TABLE: &[Row] = &[
         by: PRIORITY,
         values: "up to 1000000000; more with a class of the system that was rendered",
         allows: |g| {
-            let class = g.rendered.pointer("/spec/priorityClassName").and_then(Value::as_str);
+            let class = json::string(g.rendered, "/spec/priorityClassName");
             let system = class.is_some_and(|class| class.starts_with("system-"));
             g.should.is_none()
                 && g.actual.as_i64().is_some_and(|priority| system || priority <= HIGHEST_PRIORITY)
@@ -226,7 +227,7 @@ pub const TABLE: &[Row] = &[
         field: &["spec", "securityContext", "supplementalGroups"],
         by: CONSTRAINT,
         values: "the namespace's groups",
-        allows: |g| g.should.is_none() && items(Some(g.actual)).all(|group| g.is_a_group(group)),
+        allows: |g| g.should.is_none() && json::list(g.actual, "").all(|group| g.is_a_group(group)),
     },
     Row {
         field: &["spec", "securityContext", "seLinuxOptions"],
@@ -266,8 +267,12 @@ pub const TABLE: &[Row] = &[
         by: CONSTRAINT,
         values: "what was rendered, and more",
         allows: |g| {
-            let dropped: Vec<&Value> = items(Some(g.actual)).collect();
-            g.should.is_some() && items(g.should).all(|name| dropped.contains(&name))
+            let dropped: Vec<&Value> = json::list(g.actual, "").collect();
+            g.should.is_some()
+                && g.should
+                    .into_iter()
+                    .flat_map(|names| json::list(names, ""))
+                    .all(|name| dropped.contains(&name))
         },
     },
     Row {

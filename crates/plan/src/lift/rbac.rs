@@ -1,5 +1,6 @@
 //! Who may do what, out of roles and bindings.
 
+use ferrovirt_kubernetes::json;
 use ferrovirt_privilege::{Held, Right, Subject};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,9 +35,7 @@ pub enum RbacError {
 /// # Errors
 /// Rights whose holder or form the table does not know.
 pub fn lift(manifests: &[Value]) -> Result<BTreeSet<Held>, RbacError> {
-    let text = |value: &Value, path: &str| {
-        value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
+    let text = |value: &Value, path: &str| json::text(value, path).to_owned();
     let kind = |value: &Value| text(value, "/kind");
     let mut roles = BTreeMap::new();
     let mut bound = Vec::new();
@@ -45,8 +44,7 @@ pub fn lift(manifests: &[Value]) -> Result<BTreeSet<Held>, RbacError> {
         match kind(manifest).as_str() {
             "ClusterRole" | "Role" => {
                 let name = text(manifest, "/metadata/name");
-                let labels = manifest.pointer("/metadata/labels").and_then(Value::as_object);
-                for label in labels.into_iter().flatten().map(|(label, _)| label) {
+                for (label, _) in json::entries(manifest, "/metadata/labels") {
                     if let Some(into) = label.strip_prefix("rbac.authorization.k8s.io/aggregate-to-") {
                         bound.push((kind(manifest), String::new(), name.clone(), aggregated(into)));
                     }
@@ -59,7 +57,7 @@ pub fn lift(manifests: &[Value]) -> Result<BTreeSet<Held>, RbacError> {
                     "Role" => namespace,
                     _ => String::new(),
                 };
-                let subjects = manifest.get("subjects").and_then(Value::as_array).into_iter().flatten();
+                let subjects = json::list(manifest, "subjects");
                 for subject in subjects {
                     let holder =
                         [text(subject, "/kind"), text(subject, "/namespace"), text(subject, "/name")];
@@ -77,11 +75,8 @@ pub fn lift(manifests: &[Value]) -> Result<BTreeSet<Held>, RbacError> {
         let manifest = roles
             .get(&(kind, namespace.clone(), role.clone()))
             .ok_or_else(|| RbacError::Missing { role: role.clone() })?;
-        for rule in manifest.get("rules").and_then(Value::as_array).into_iter().flatten() {
-            let list = |field: &str| {
-                let list = rule.get(field).and_then(Value::as_array).into_iter().flatten();
-                list.filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
-            };
+        for rule in json::list(manifest, "rules") {
+            let list = |field: &str| json::texts(rule, field).map(str::to_owned).collect::<Vec<_>>();
             if rule.get("nonResourceURLs").is_some() {
                 return Err(RbacError::Form { role });
             }

@@ -1,6 +1,7 @@
 //! What an SCC allows.
 
 use crate::render::scc::MACHINE;
+use ferrovirt_kubernetes::object;
 use ferrovirt_privilege::Right;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -8,7 +9,7 @@ use std::collections::BTreeSet;
 /// Every field that allows something: true booleans, elements of lists, types of strategies. Restrictions (dropped
 /// capabilities, a read-only root, forbidden sysctls) grant nothing.
 pub fn lift(scc: &Value) -> BTreeSet<Right<String>> {
-    let machine = scc.pointer("/metadata/name").and_then(Value::as_str) == Some(MACHINE);
+    let machine = object::name(scc) == MACHINE;
     let mut out = BTreeSet::new();
     let skipped = [
         "apiVersion",

@@ -1,5 +1,6 @@
 //! System calls out of an OCI seccomp profile.
 
+use ferrovirt_kubernetes::json;
 use ferrovirt_privilege::Right;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -10,13 +11,12 @@ use std::collections::BTreeSet;
 pub fn lift(profile: &Value) -> BTreeSet<Right<String>> {
     let mut out = BTreeSet::new();
     let refusing = ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD"];
-    let default = profile.get("defaultAction").and_then(Value::as_str).unwrap_or_default();
+    let default = json::text(profile, "defaultAction");
     if !refusing.contains(&default) {
         out.insert(Right::Syscall("*".to_owned()));
     }
-    for rule in profile.get("syscalls").and_then(Value::as_array).into_iter().flatten() {
-        let names = rule.get("names").and_then(Value::as_array).into_iter().flatten();
-        out.extend(names.filter_map(Value::as_str).map(|name| Right::Syscall(name.to_owned())));
+    for rule in json::list(profile, "syscalls") {
+        out.extend(json::texts(rule, "names").map(|name| Right::Syscall(name.to_owned())));
     }
     out
 }

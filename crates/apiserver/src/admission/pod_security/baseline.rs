@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use ferrovirt_kubernetes::json;
 use serde_json::Value;
 
 use super::{
-    Violation, containers, context, name, named, plural, pod_context, quoted, setters, text, user_namespace,
+    Violation, containers, context, name, named, plural, pod_context, quoted, setters, user_namespace,
     violation, which,
 };
 
@@ -67,7 +68,7 @@ pub(super) fn check(pod: &Value, for_restricted: bool) -> Vec<Violation> {
 fn apparmor(pod: &Value) -> Option<Violation> {
     let mut values = BTreeSet::new();
     let mut bad = |profile: Option<&Value>| {
-        let Some(kind) = profile.map(|p| text(p, "/type").unwrap_or_default()) else { return false };
+        let Some(kind) = profile.map(|p| json::text(p, "type")) else { return false };
         let bad = kind != "RuntimeDefault" && kind != "Localhost";
         if bad {
             values.insert(kind.to_owned());
@@ -76,11 +77,7 @@ fn apparmor(pod: &Value) -> Option<Violation> {
     };
     let by_pod = bad(pod_context(pod, "appArmorProfile"));
     let by_containers = which(pod, |c| bad(context(c, "appArmorProfile")));
-    let mut annotations: Vec<String> = pod
-        .pointer("/metadata/annotations")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
+    let mut annotations: Vec<String> = json::entries(pod, "/metadata/annotations")
         .filter_map(|(key, value)| Some((key, value.as_str()?)))
         .filter(|(key, value)| {
             let fine = value.is_empty() || *value == "runtime/default" || value.starts_with("localhost/");
@@ -126,8 +123,7 @@ fn capabilities(pod: &Value) -> Option<Violation> {
 
 /// Capabilities that a container adds.
 pub(super) fn added(container: &Value) -> impl Iterator<Item = &str> {
-    let list = context(container, "capabilities").and_then(|c| c.get("add")).and_then(Value::as_array);
-    list.into_iter().flatten().filter_map(Value::as_str)
+    json::texts(container, "/securityContext/capabilities/add")
 }
 
 fn host_namespaces(pod: &Value) -> Option<Violation> {
@@ -140,11 +136,8 @@ fn host_namespaces(pod: &Value) -> Option<Violation> {
 }
 
 fn host_path(pod: &Value) -> Option<Violation> {
-    let volumes = pod.pointer("/spec/volumes").and_then(Value::as_array);
-    let bad: Vec<&str> = volumes
-        .into_iter()
-        .flatten()
-        .filter(|volume| volume.get("hostPath").is_some_and(|h| !h.is_null()))
+    let bad: Vec<&str> = json::list(pod, "/spec/volumes")
+        .filter(|volume| json::at(volume, "hostPath").is_some())
         .map(name)
         .collect();
     if bad.is_empty() {
@@ -156,7 +149,7 @@ fn host_path(pod: &Value) -> Option<Violation> {
 fn host_ports(pod: &Value) -> Option<Violation> {
     let mut ports = BTreeSet::new();
     let bad = which(pod, |c| {
-        let list = c.get("ports").and_then(Value::as_array).into_iter().flatten();
+        let list = json::list(c, "ports");
         let used: Vec<i64> = list.filter_map(|p| p.get("hostPort")?.as_i64()).filter(|p| *p != 0).collect();
         ports.extend(used.iter().map(ToString::to_string));
         !used.is_empty()
@@ -185,7 +178,7 @@ fn probe_hosts(pod: &Value) -> Option<Violation> {
         let mut any = false;
         for handler in HANDLERS {
             for action in ["httpGet", "tcpSocket"] {
-                match text(c, &format!("{handler}/{action}/host")) {
+                match json::string(c, &format!("{handler}/{action}/host")) {
                     None | Some("") => {}
                     Some(host) => {
                         hosts.insert(host);
@@ -246,7 +239,7 @@ fn selinux(pod: &Value) -> Option<Violation> {
     let (mut user, mut role) = (false, false);
     let mut bad = |options: Option<&Value>| {
         let Some(options) = options else { return false };
-        let field = |key: &str| options.get(key).and_then(Value::as_str).unwrap_or_default();
+        let field = |key: &str| json::text(options, key);
         let wrong_type = !SELINUX_TYPES.contains(&field("type"));
         if wrong_type {
             types.insert(field("type").to_owned());
@@ -279,7 +272,7 @@ fn selinux(pod: &Value) -> Option<Violation> {
 fn seccomp(pod: &Value) -> Option<Violation> {
     let mut values = BTreeSet::new();
     let mut bad = |profile: Option<&Value>| {
-        let Some(kind) = profile.map(|p| text(p, "/type").unwrap_or_default()) else { return false };
+        let Some(kind) = profile.map(|p| json::text(p, "type")) else { return false };
         let bad = !allowed_seccomp(kind);
         if bad {
             values.insert(kind.to_owned());
@@ -301,8 +294,8 @@ pub(super) fn allowed_seccomp(kind: &str) -> bool {
 }
 
 fn sysctls(pod: &Value) -> Option<Violation> {
-    let set = pod_context(pod, "sysctls").and_then(Value::as_array);
-    let bad: Vec<&str> = set.into_iter().flatten().map(name).filter(|n| !SYSCTLS.contains(n)).collect();
+    let set = json::list(pod, "/spec/securityContext/sysctls");
+    let bad: Vec<&str> = set.map(name).filter(|n| !SYSCTLS.contains(n)).collect();
     if bad.is_empty() { None } else { violation("forbidden sysctls", bad.join(", ")) }
 }
 

@@ -6,6 +6,7 @@
 mod baseline;
 mod restricted;
 
+use ferrovirt_kubernetes::{json, object};
 use serde_json::Value;
 
 /// Prefix of the namespace labels.
@@ -60,8 +61,7 @@ fn violation(reason: impl Into<String>, detail: impl Into<String>) -> Option<Vio
 /// is not a level counts as the strictest one, so that a slip of the pen does not open the namespace.
 #[must_use]
 pub fn policy(namespace: &Value, mode: &str) -> (Level, String) {
-    let labels = namespace.pointer("/metadata/labels");
-    let label = |key: String| labels.and_then(|l| l.get(&key)).and_then(Value::as_str).unwrap_or_default();
+    let label = |key: String| object::label(namespace, &key).unwrap_or_default();
     let level = match label(format!("{LABEL}{mode}")) {
         "" => Level::Privileged,
         text => Level::parse(text).unwrap_or(Level::Restricted),
@@ -100,27 +100,23 @@ pub fn message(level: Level, version: &str, pod: &Value, verb: &str) -> Option<S
 
 /// All containers in the standard's order: init, regular, ephemeral.
 fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
-    ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|list| {
-        pod.get("spec").and_then(|spec| spec.get(list)).and_then(Value::as_array).into_iter().flatten()
-    })
+    ["initContainers", "containers", "ephemeralContainers"]
+        .into_iter()
+        .flat_map(|list| json::at(pod, "spec").into_iter().flat_map(|spec| json::list(spec, list)))
 }
 
 fn name(object: &Value) -> &str {
-    object.get("name").and_then(Value::as_str).unwrap_or_default()
-}
-
-fn text<'a>(object: &'a Value, path: &str) -> Option<&'a str> {
-    object.pointer(path).and_then(Value::as_str)
+    json::text(object, "name")
 }
 
 /// A field of the pod's security context.
 fn pod_context<'a>(pod: &'a Value, field: &str) -> Option<&'a Value> {
-    pod.pointer("/spec/securityContext").and_then(|c| c.get(field)).filter(|v| !v.is_null())
+    json::at(json::at(pod, "/spec/securityContext")?, field)
 }
 
 /// A field of a container's security context.
 fn context<'a>(container: &'a Value, field: &str) -> Option<&'a Value> {
-    container.get("securityContext").and_then(|c| c.get(field)).filter(|v| !v.is_null())
+    json::at(json::at(container, "securityContext")?, field)
 }
 
 /// Names of the containers for which `bad` holds.
@@ -153,7 +149,7 @@ fn setters(pod: bool, containers: &[&str]) -> Option<String> {
 
 /// Windows pods cannot set Linux fields, so some controls do not ask them to.
 fn windows(pod: &Value) -> bool {
-    text(pod, "/spec/os/name") == Some("windows")
+    json::text(pod, "/spec/os/name") == "windows"
 }
 
 /// A pod in a user namespace: root inside is nobody outside.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use ferrovirt_kubernetes::json;
 use serde_json::Value;
 
 use super::baseline::{added, allowed_seccomp, proc_mount};
 use super::{
-    Violation, context, name, named, plural, pod_context, quoted, setters, text, user_namespace, violation,
-    which, windows,
+    Violation, context, name, named, plural, pod_context, quoted, setters, user_namespace, violation, which,
+    windows,
 };
 
 /// `image` is on the list since Kubernetes 1.33: whoever may run an image may read one.
@@ -57,8 +58,7 @@ fn capabilities(pod: &Value) -> Option<Violation> {
         return None;
     }
     let keeping = which(pod, |c| {
-        let drop = context(c, "capabilities").and_then(|c| c.get("drop")).and_then(Value::as_array);
-        !drop.into_iter().flatten().any(|capability| capability.as_str() == Some("ALL"))
+        !json::texts(c, "/securityContext/capabilities/drop").any(|capability| capability == "ALL")
     });
     let mut found = BTreeSet::new();
     let adding = which(pod, |c| {
@@ -82,11 +82,10 @@ fn capabilities(pod: &Value) -> Option<Violation> {
 }
 
 fn volumes(pod: &Value) -> Option<Violation> {
-    let list = pod.pointer("/spec/volumes").and_then(Value::as_array);
     let mut types = BTreeSet::new();
     let mut bad = Vec::new();
-    for volume in list.into_iter().flatten() {
-        let fields = volume.as_object().into_iter().flatten();
+    for volume in json::list(pod, "/spec/volumes") {
+        let fields = json::entries(volume, "");
         let sources: Vec<&str> = fields
             .filter(|(key, value)| *key != "name" && !value.is_null())
             .map(|(key, _)| key.as_str())
@@ -140,7 +139,7 @@ fn seccomp(pod: &Value) -> Option<Violation> {
         return None;
     }
     const REASON: &str = "seccompProfile";
-    let kind = |profile: &Value| text(profile, "/type").unwrap_or_default().to_owned();
+    let kind = |profile: &Value| json::text(profile, "type").to_owned();
     let mut values = BTreeSet::new();
     let pod_kind = pod_context(pod, "seccompProfile").map(kind);
     let pod_set = pod_kind.as_deref().is_some_and(allowed_seccomp);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrovirt_kubernetes::json;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -73,7 +74,7 @@ pub(super) struct Match {
 
 impl Hook {
     pub(super) fn read(class: Class, configuration: &str, webhook: &Value) -> Self {
-        let text = |pointer: &str| webhook.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let text = |pointer: &str| json::text(webhook, pointer);
         let place = match text("/clientConfig/url") {
             "" => Place::Service {
                 namespace: text("/clientConfig/service/namespace").to_owned(),
@@ -88,7 +89,7 @@ impl Hook {
             url => Place::Url(url.to_owned()),
         };
         let labels = |field: &str| webhook.get(field).map(Labels::from_object).unwrap_or_default();
-        let rules = webhook.get("rules").and_then(Value::as_array).into_iter().flatten();
+        let rules = json::list(webhook, "rules");
         Self {
             class,
             configuration: configuration.to_owned(),
@@ -120,16 +121,13 @@ impl Hook {
 
 impl Rule {
     fn read(rule: &Value) -> Self {
-        let list = |field: &str| {
-            let items = rule.get(field).and_then(Value::as_array).into_iter().flatten();
-            items.filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
-        };
+        let list = |field: &str| json::texts(rule, field).map(str::to_owned).collect::<Vec<_>>();
         Self {
             operations: list("operations"),
             groups: list("apiGroups"),
             versions: list("apiVersions"),
             resources: list("resources"),
-            scope: rule.get("scope").and_then(Value::as_str).unwrap_or("*").to_owned(),
+            scope: json::string(rule, "scope").unwrap_or("*").to_owned(),
         }
     }
 

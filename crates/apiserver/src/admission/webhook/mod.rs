@@ -13,6 +13,7 @@ mod service;
 
 use std::collections::BTreeSet;
 
+use ferrovirt_kubernetes::json;
 use futures::future::join_all;
 use serde_json::Value;
 
@@ -47,8 +48,8 @@ pub fn hooks(store: Store) -> HookCache {
         for class in [Class::Mutating, Class::Validating] {
             // The store lists by name, which is the order of the configurations.
             for (key, entry) in store.list(&Prefix::resource(GROUP, class.resource())).entries {
-                let list = entry.object.get("webhooks").and_then(Value::as_array);
-                all.extend(list.into_iter().flatten().map(|one| Hook::read(class, key.name(), one)));
+                let list = json::list(&entry.object, "webhooks");
+                all.extend(list.map(|one| Hook::read(class, key.name(), one)));
             }
         }
         Hooks(all)

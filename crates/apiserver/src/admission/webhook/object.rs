@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use ferrovirt_kubernetes::json::{self, default};
 use serde_json::{Value, json};
 
 use super::hook::{Class, trust};
-use crate::admission::{default, items_mut};
+use crate::admission::items_mut;
 use crate::request::{AdmissionRequest, Operation};
 use crate::status::{ApiError, Cause};
 
@@ -81,8 +82,7 @@ impl Wrong {
 fn check(object: &Value) -> Vec<Cause> {
     let mut wrong = Wrong(Vec::new());
     let mut names = BTreeSet::new();
-    let webhooks = object.get("webhooks").and_then(Value::as_array);
-    for (index, webhook) in webhooks.into_iter().flatten().enumerate() {
+    for (index, webhook) in json::list(object, "webhooks").enumerate() {
         let at = |field: &str| format!("webhooks[{index}].{field}");
         let get = |field: &str| webhook.get(field).unwrap_or(&Value::Null);
         let name = get("name").as_str().unwrap_or_default();
@@ -95,8 +95,7 @@ fn check(object: &Value) -> Vec<Cause> {
             wrong.add("FieldValueDuplicate", at("name"), format!("Duplicate value: {name:?}"));
         }
         client_config(&mut wrong, &at("clientConfig"), get("clientConfig"));
-        let rules = webhook.get("rules").and_then(Value::as_array);
-        for (number, rule) in rules.into_iter().flatten().enumerate() {
+        for (number, rule) in json::list(webhook, "rules").enumerate() {
             check_rule(&mut wrong, &at(&format!("rules[{number}]")), rule);
         }
         wrong.one_of(at("failurePolicy"), get("failurePolicy"), &["Fail", "Ignore"]);
@@ -126,7 +125,7 @@ fn check(object: &Value) -> Vec<Cause> {
 }
 
 fn versions(wrong: &mut Wrong, field: String, versions: &Value) {
-    let versions: Vec<&str> = versions.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let versions: Vec<&str> = json::texts(versions, "").collect();
     if versions.is_empty() {
         wrong.required(field, "must specify one of v1, v1beta1");
     } else if !versions.contains(&SPOKEN) {
@@ -139,7 +138,7 @@ fn versions(wrong: &mut Wrong, field: String, versions: &Value) {
 }
 
 fn client_config(wrong: &mut Wrong, field: &str, config: &Value) {
-    let url = config.get("url").and_then(Value::as_str);
+    let url = json::string(config, "url");
     let service = config.get("service").filter(|service| service.is_object());
     match (url, service) {
         (Some(url), None) => {
@@ -149,11 +148,11 @@ fn client_config(wrong: &mut Wrong, field: &str, config: &Value) {
         }
         (None, Some(service)) => {
             for name in ["name", "namespace"] {
-                if service.get(name).and_then(Value::as_str).is_none_or(str::is_empty) {
+                if json::text(service, name).is_empty() {
                     wrong.required(format!("{field}.service.{name}"), &format!("service {name} is required"));
                 }
             }
-            let path = service.get("path").and_then(Value::as_str).unwrap_or_default();
+            let path = json::text(service, "path");
             if !path.is_empty()
                 && (!path.starts_with('/') || path.contains(['?', '#']) || path.contains("//"))
             {
@@ -168,7 +167,7 @@ fn client_config(wrong: &mut Wrong, field: &str, config: &Value) {
         }
         _ => wrong.required(field.to_owned(), "exactly one of url or service is required"),
     }
-    let bundle = config.get("caBundle").and_then(Value::as_str).unwrap_or_default();
+    let bundle = json::text(config, "caBundle");
     if !bundle.is_empty()
         && let Err(why) = trust(bundle)
     {
@@ -195,9 +194,7 @@ fn check_url(url: &str) -> Result<(), &'static str> {
 }
 
 fn check_rule(wrong: &mut Wrong, field: &str, rule: &Value) {
-    let list = |name: &str| -> Vec<&str> {
-        rule.get(name).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
-    };
+    let list = |name: &str| -> Vec<&str> { json::texts(rule, name).collect() };
     for name in ["operations", "apiGroups", "apiVersions", "resources"] {
         let values = list(name);
         if values.is_empty() {
@@ -229,11 +226,10 @@ fn check_rule(wrong: &mut Wrong, field: &str, rule: &Value) {
 }
 
 fn check_selector(wrong: &mut Wrong, field: &str, selector: &Value) {
-    let expressions = selector.get("matchExpressions").and_then(Value::as_array);
-    for (index, one) in expressions.into_iter().flatten().enumerate() {
+    for (index, one) in json::list(selector, "matchExpressions").enumerate() {
         let at = |name: &str| format!("{field}.matchExpressions[{index}].{name}");
-        let count = one.get("values").and_then(Value::as_array).map_or(0, Vec::len);
-        match one.get("operator").and_then(Value::as_str).unwrap_or_default() {
+        let count = json::list(one, "values").len();
+        match json::text(one, "operator") {
             "In" | "NotIn" if count == 0 => {
                 wrong.required(at("values"), "must be specified when `operator` is 'In' or 'NotIn'");
             }

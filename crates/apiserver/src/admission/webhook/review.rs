@@ -1,6 +1,7 @@
 //! The AdmissionReview: what a webhook is sent, and what it may answer.
 
 use base64::Engine as _;
+use ferrovirt_kubernetes::json;
 use serde_json::{Map, Value, json};
 
 use super::call;
@@ -161,7 +162,7 @@ pub(super) async fn send(
 }
 
 fn read(hook: &Hook, uid: &str, answer: &Value) -> Result<Verdict, String> {
-    let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let text = |pointer: &str| json::text(answer, pointer);
     let response = answer.get("response").filter(|response| response.is_object());
     let response = response.ok_or("webhook response was absent")?;
     if text("/response/uid") != uid {
@@ -174,12 +175,10 @@ fn read(hook: &Hook, uid: &str, answer: &Value) -> Result<Verdict, String> {
         ));
     }
     let patch = patch(hook.class, text("/response/patch"), text("/response/patchType"))?;
-    let annotations = response.get("auditAnnotations").and_then(Value::as_object);
-    for (key, value) in annotations.into_iter().flatten() {
+    for (key, value) in json::entries(response, "auditAnnotations") {
         tracing::debug!(key = format!("{}/{key}", hook.name), %value, "audit annotation of a webhook");
     }
-    let warnings = response.get("warnings").and_then(Value::as_array).into_iter().flatten();
-    let warnings = warnings.filter_map(Value::as_str).map(str::to_owned).collect();
+    let warnings = json::texts(response, "warnings").map(str::to_owned).collect();
     let allowed = response.get("allowed").and_then(Value::as_bool).unwrap_or_default();
     let denied = (!allowed).then(|| denied(&hook.name, response.get("status").unwrap_or(&Value::Null)));
     Ok(Verdict { denied, patch, warnings })
@@ -210,7 +209,7 @@ fn patch(class: Class, patch: &str, kind: &str) -> Result<Option<json_patch::Pat
 
 /// The refusal that a webhook worded, in upstream's frame.
 fn denied(webhook: &str, status: &Value) -> ApiError {
-    let text = |field: &str| status.get(field).and_then(Value::as_str).unwrap_or_default();
+    let text = |field: &str| json::text(status, field);
     let denied = format!("admission webhook {webhook:?} denied the request");
     let (message, reason) = (text("message"), text("reason"));
     let message = match (message, reason) {

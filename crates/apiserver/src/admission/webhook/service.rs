@@ -1,5 +1,7 @@
 //! Where a Service leads: this server runs on the node, and there is nobody who gives Services addresses of their own.
 
+use ferrovirt_kubernetes::json::{self, list};
+use ferrovirt_kubernetes::{condition, object};
 use serde_json::Value;
 
 use crate::store::{Key, Prefix, Store};
@@ -15,25 +17,21 @@ pub(super) fn resolve(
         .get(&Key::new("", "services", namespace, name))
         .ok_or_else(|| format!("service {name:?} not found"))?;
     let service = &entry.object;
-    let text = |pointer: &str| service.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let text = |pointer: &str| json::text(service, pointer);
     if text("/spec/type") == "ExternalName" {
         return Ok((text("/spec/externalName").to_owned(), port));
     }
-    let ports = service.pointer("/spec/ports").and_then(Value::as_array);
-    let wanted = ports
-        .into_iter()
-        .flatten()
+    let wanted = list(service, "/spec/ports")
         .find(|one| one.get("port").and_then(Value::as_u64) == Some(port.into()))
         .ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
-    let selector = service.pointer("/spec/selector").and_then(Value::as_object);
+    let selector = json::fields(service, "/spec/selector");
     let selector = selector.filter(|labels| !labels.is_empty()).ok_or_else(|| {
         format!("service {name:?} has no selector: endpoints by hand are not supported yet")
     })?;
     for (_, entry) in store.list(&Prefix::namespace("", "pods", namespace)).entries {
         let pod = entry.object.as_ref();
-        let labels = pod.pointer("/metadata/labels");
-        let selected = selector.iter().all(|(key, value)| labels.and_then(|all| all.get(key)) == Some(value));
-        let ip = pod.pointer("/status/podIP").and_then(Value::as_str).filter(|ip| !ip.is_empty());
+        let selected = selector.iter().all(|(key, value)| object::label(pod, key) == value.as_str());
+        let ip = json::string(pod, "/status/podIP").filter(|ip| !ip.is_empty());
         if let (true, true, Some(ip), Some(port)) = (selected, is_ready(pod), ip, target(wanted, port, pod)) {
             return Ok((ip.to_owned(), port));
         }
@@ -42,10 +40,7 @@ pub(super) fn resolve(
 }
 
 fn is_ready(pod: &Value) -> bool {
-    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
-    let is = |one: &Value, field: &str, value: &str| one.get(field).and_then(Value::as_str) == Some(value);
-    pod.pointer("/metadata/deletionTimestamp").is_none()
-        && conditions.into_iter().flatten().any(|one| is(one, "type", "Ready") && is(one, "status", "True"))
+    !object::is_deleting(pod) && condition::is_true(pod, "Ready")
 }
 
 /// The port of the pod: a number, or the name of a container's port.
@@ -54,13 +49,8 @@ fn target(wanted: &Value, port: u16, pod: &Value) -> Option<u16> {
     match wanted.get("targetPort") {
         None | Some(Value::Null) => Some(port),
         Some(Value::String(name)) => {
-            let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
-            let mut ports = containers
-                .into_iter()
-                .flatten()
-                .filter_map(|container| container.get("ports")?.as_array())
-                .flatten();
-            let found = ports.find(|port| port.get("name").and_then(Value::as_str) == Some(name))?;
+            let mut ports = list(pod, "/spec/containers").flat_map(|container| list(container, "ports"));
+            let found = ports.find(|port| json::string(port, "name") == Some(name))?;
             number(found.get("containerPort")?)
         }
         Some(value) => number(value),

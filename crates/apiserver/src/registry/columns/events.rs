@@ -1,8 +1,9 @@
 //! Columns of events, in both views.
 
+use ferrovirt_kubernetes::json::{at, text};
 use serde_json::{Value, json};
 
-use super::{Cell, Column, NAME, since, text};
+use super::{Cell, Column, NAME, since};
 
 /// Columns of core events.
 pub const COLUMNS: &[Column] = &[
@@ -12,7 +13,7 @@ pub const COLUMNS: &[Column] = &[
     Column::new("Object", Cell::Made(|event| object(event, "/involvedObject"))),
     Column::new("Subobject", Cell::Made(|event| json!(text(event, "/involvedObject/fieldPath")))).wide(),
     Column::new("Source", Cell::Made(source)).wide(),
-    Column::new("Message", Cell::Made(|event| json!(text(event, "/message").trim()))),
+    Column::new("Message", Cell::Made(|event| json!(text(event, "message").trim()))),
     Column::new("First Seen", Cell::Made(first_seen)).wide(),
     Column::new("Count", Cell::Made(count)).wide(),
     NAME.wide(),
@@ -24,12 +25,12 @@ pub const NEW_COLUMNS: &[Column] = &[
     Column::new("Type", Cell::At("/type")),
     Column::new("Reason", Cell::At("/reason")),
     Column::new("Object", Cell::Made(|event| object(event, "/regarding"))),
-    Column::new("Message", Cell::Made(|event| json!(text(event, "/note").trim()))),
+    Column::new("Message", Cell::Made(|event| json!(text(event, "note").trim()))),
     NAME.wide(),
 ];
 
 fn time<'a>(event: &'a Value, pointers: &[&str]) -> Option<&'a Value> {
-    pointers.iter().filter_map(|pointer| event.pointer(pointer)).find(|time| !time.is_null())
+    pointers.iter().find_map(|pointer| at(event, pointer))
 }
 
 fn last_seen(event: &Value) -> Value {
@@ -59,7 +60,7 @@ fn object(event: &Value, pointer: &str) -> Value {
 
 fn source(event: &Value) -> Value {
     let component = match text(event, "/source/component") {
-        "" => text(event, "/reportingComponent"),
+        "" => text(event, "reportingComponent"),
         component => component,
     };
     let host = text(event, "/source/host");

@@ -8,6 +8,8 @@ pub mod pods;
 pub mod rbac;
 pub mod storage;
 
+use ferrovirt_kubernetes::condition;
+use ferrovirt_kubernetes::json::texts;
 use serde_json::Value;
 
 use crate::clock;
@@ -63,7 +65,7 @@ impl Column {
         match self.cell {
             Cell::At(pointer) => object.pointer(pointer).cloned().unwrap_or(Value::Null),
             Cell::Since(pointer) => since(object.pointer(pointer)),
-            Cell::Condition(kind) => condition(object, kind)
+            Cell::Condition(kind) => condition::find(object, kind)
                 .and_then(|condition| condition.get("status"))
                 .cloned()
                 .unwrap_or_default(),
@@ -78,23 +80,9 @@ const AGE: Column = Column::new("Age", Cell::Since("/metadata/creationTimestamp"
 /// The columns of a kind that has none of its own.
 pub const NAME_AGE: &[Column] = &[NAME, AGE];
 
-/// The string at a pointer, or nothing.
-fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// The list at a pointer, or an empty one.
-fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
-}
-
 /// `<none>` instead of nothing.
 fn or_none(text: &str) -> Value {
     Value::String(if text.is_empty() { "<none>".to_owned() } else { text.to_owned() })
-}
-
-fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
-    list(object, "/status/conditions").iter().find(|condition| text(condition, "/type") == kind)
 }
 
 /// How many entries the map or list at a pointer has.
@@ -112,7 +100,7 @@ fn joined<'a>(items: impl Iterator<Item = &'a str>) -> String {
 
 /// Short names of access modes.
 fn access_modes(object: &Value, pointer: &str) -> String {
-    joined(list(object, pointer).iter().filter_map(Value::as_str).map(|mode| match mode {
+    joined(texts(object, pointer).map(|mode| match mode {
         "ReadWriteOnce" => "RWO",
         "ReadOnlyMany" => "ROX",
         "ReadWriteMany" => "RWX",

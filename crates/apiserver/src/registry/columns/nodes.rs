@@ -1,8 +1,10 @@
 //! Columns of nodes.
 
+use ferrovirt_kubernetes::condition;
+use ferrovirt_kubernetes::json::{self, list, text};
 use serde_json::{Value, json};
 
-use super::{AGE, Cell, Column, NAME, condition, list, or_none, text};
+use super::{AGE, Cell, Column, NAME, or_none};
 
 /// Columns of nodes.
 pub const COLUMNS: &[Column] = &[
@@ -29,7 +31,7 @@ fn or_unknown(node: &Value, pointer: &str) -> Value {
 }
 
 fn status(node: &Value) -> Value {
-    let ready = match condition(node, "Ready").map(|condition| text(condition, "/status")) {
+    let ready = match condition::find(node, "Ready").map(|condition| text(condition, "status")) {
         Some("True") => "Ready",
         Some(_) => "NotReady",
         None => "Unknown",
@@ -39,7 +41,7 @@ fn status(node: &Value) -> Value {
 }
 
 fn roles(node: &Value) -> Value {
-    let labels = node.pointer("/metadata/labels").and_then(Value::as_object);
+    let labels = json::fields(node, "/metadata/labels");
     let mut roles: Vec<&str> = labels
         .into_iter()
         .flatten()
@@ -54,6 +56,6 @@ fn roles(node: &Value) -> Value {
 }
 
 fn address(node: &Value, kind: &str) -> Value {
-    let found = list(node, "/status/addresses").iter().find(|address| text(address, "/type") == kind);
-    or_none(found.map_or("", |address| text(address, "/address")))
+    let found = list(node, "/status/addresses").find(|address| text(address, "type") == kind);
+    or_none(found.map_or("", |address| text(address, "address")))
 }

@@ -1,8 +1,10 @@
 //! Columns of small kinds.
 
+use ferrovirt_kubernetes::json::{self, list, text, texts};
+use ferrovirt_kubernetes::object;
 use serde_json::{Value, json};
 
-use super::{AGE, Cell, Column, NAME, count, joined, list, or_none, text};
+use super::{AGE, Cell, Column, NAME, count, joined, or_none};
 
 /// Columns of namespaces.
 pub const NAMESPACES: &[Column] = &[NAME, Column::new("Status", Cell::At("/status/phase")), AGE];
@@ -99,15 +101,14 @@ fn external_ip(service: &Value) -> Value {
     if service_type(service) == "ExternalName" {
         return or_none(text(service, "/spec/externalName"));
     }
-    or_none(&joined(list(service, "/spec/externalIPs").iter().filter_map(Value::as_str)))
+    or_none(&joined(texts(service, "/spec/externalIPs")))
 }
 
 fn ports(service: &Value) -> Value {
     let ports: Vec<String> = list(service, "/spec/ports")
-        .iter()
         .map(|port| {
             let number = |field: &str| port.get(field).and_then(Value::as_u64).unwrap_or_default();
-            let protocol = match text(port, "/protocol") {
+            let protocol = match text(port, "protocol") {
                 "" => "TCP",
                 protocol => protocol,
             };
@@ -121,7 +122,7 @@ fn ports(service: &Value) -> Value {
 }
 
 fn selector(service: &Value) -> Value {
-    let labels = service.pointer("/spec/selector").and_then(Value::as_object);
+    let labels = json::fields(service, "/spec/selector");
     let labels: Vec<String> = labels
         .into_iter()
         .flatten()
@@ -135,19 +136,16 @@ fn global_default(class: &Value) -> Value {
 }
 
 fn preemption(class: &Value) -> Value {
-    json!(match text(class, "/preemptionPolicy") {
+    json!(match text(class, "preemptionPolicy") {
         "" => "PreemptLowerPriority",
         policy => policy,
     })
 }
 
 fn controller(revision: &Value) -> Value {
-    let owner = list(revision, "/metadata/ownerReferences")
-        .iter()
-        .find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true));
-    let Some(owner) = owner else { return or_none("") };
-    let group = text(owner, "/apiVersion").split_once('/').map_or("", |(group, _)| group);
-    let kind = text(owner, "/kind").to_lowercase();
+    let Some(owner) = object::controller(revision) else { return or_none("") };
+    let group = text(owner, "apiVersion").split_once('/').map_or("", |(group, _)| group);
+    let kind = text(owner, "kind").to_lowercase();
     let kind = if group.is_empty() { kind } else { format!("{kind}.{group}") };
-    json!(format!("{kind}/{}", text(owner, "/name")))
+    json!(format!("{kind}/{}", text(owner, "name")))
 }

@@ -1,8 +1,11 @@
 //! Columns of pods. The STATUS column is not a field: it is the worst thing that the containers say.
 
+use ferrovirt_kubernetes::condition;
+use ferrovirt_kubernetes::json::{list, text};
+use ferrovirt_kubernetes::object;
 use serde_json::{Value, json};
 
-use super::{AGE, Cell, Column, NAME, list, or_none, since, text};
+use super::{AGE, Cell, Column, NAME, or_none, since};
 
 /// Columns of pods.
 pub const COLUMNS: &[Column] = &[
@@ -19,7 +22,6 @@ pub const COLUMNS: &[Column] = &[
 
 fn ready(pod: &Value) -> Value {
     let ready = list(pod, "/status/containerStatuses")
-        .iter()
         .filter(|status| {
             status.get("ready").and_then(Value::as_bool) == Some(true)
                 && status.pointer("/state/running").is_some()
@@ -31,9 +33,8 @@ fn ready(pod: &Value) -> Value {
 fn restarts(pod: &Value) -> Value {
     let statuses = list(pod, "/status/containerStatuses");
     let count: u64 =
-        statuses.iter().filter_map(|status| status.get("restartCount").and_then(Value::as_u64)).sum();
+        statuses.clone().filter_map(|status| status.get("restartCount").and_then(Value::as_u64)).sum();
     let last = statuses
-        .iter()
         .filter_map(|status| status.pointer("/lastState/terminated/finishedAt"))
         .max_by_key(|time| time.as_str().map(str::to_owned));
     match (count, last) {
@@ -49,14 +50,14 @@ fn status(pod: &Value) -> Value {
     if !text(pod, "/status/reason").is_empty() {
         reason = text(pod, "/status/reason").to_owned();
     }
-    if list(pod, "/status/conditions").iter().any(|condition| {
-        text(condition, "/type") == "PodScheduled" && text(condition, "/reason") == "SchedulingGated"
+    if list(pod, "/status/conditions").any(|condition| {
+        text(condition, "type") == "PodScheduled" && text(condition, "reason") == "SchedulingGated"
     }) {
         reason = "SchedulingGated".to_owned();
     }
     let mut initializing = false;
     let of_init = list(pod, "/spec/initContainers").len();
-    for (index, container) in list(pod, "/status/initContainerStatuses").iter().enumerate() {
+    for (index, container) in list(pod, "/status/initContainerStatuses").enumerate() {
         if let Some(code) = exit_code(container) {
             if code == 0 {
                 continue;
@@ -72,7 +73,7 @@ fn status(pod: &Value) -> Value {
     }
     if !initializing {
         let mut running = false;
-        for container in list(pod, "/status/containerStatuses").iter().rev() {
+        for container in list(pod, "/status/containerStatuses").rev() {
             let waiting = text(container, "/state/waiting/reason");
             if !waiting.is_empty() {
                 reason = waiting.to_owned();
@@ -88,7 +89,7 @@ fn status(pod: &Value) -> Value {
             reason = "Running".to_owned();
         }
     }
-    if pod.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null()) {
+    if object::is_deleting(pod) {
         let phase = text(pod, "/status/phase");
         if text(pod, "/status/reason") == "NodeLost" {
             reason = "Unknown".to_owned();
@@ -121,16 +122,12 @@ fn ip(pod: &Value) -> Value {
 
 fn gates(pod: &Value) -> Value {
     let gates = list(pod, "/spec/readinessGates");
-    if gates.is_empty() {
+    if gates.len() == 0 {
         return or_none("");
     }
-    let met = gates
-        .iter()
-        .filter(|gate| {
-            super::condition(pod, text(gate, "/conditionType")).is_some_and(|c| text(c, "/status") == "True")
-        })
-        .count();
-    json!(format!("{met}/{}", gates.len()))
+    let all = gates.len();
+    let met = gates.filter(|gate| condition::is_true(pod, text(gate, "conditionType"))).count();
+    json!(format!("{met}/{all}"))
 }
 
 #[cfg(test)]

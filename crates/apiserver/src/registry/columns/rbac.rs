@@ -1,8 +1,9 @@
 //! Columns of roles and bindings.
 
+use ferrovirt_kubernetes::json::{list, text};
 use serde_json::{Value, json};
 
-use super::{AGE, Cell, Column, NAME, list, text};
+use super::{AGE, Cell, Column, NAME};
 
 /// Columns of roles.
 pub const ROLES: &[Column] = &[NAME, Column::new("Created At", Cell::At("/metadata/creationTimestamp"))];
@@ -22,12 +23,11 @@ fn role(binding: &Value) -> Value {
 }
 
 fn subjects(binding: &Value, kind: &str) -> Value {
-    let names: Vec<String> = list(binding, "/subjects")
-        .iter()
-        .filter(|subject| text(subject, "/kind") == kind)
+    let names: Vec<String> = list(binding, "subjects")
+        .filter(|subject| text(subject, "kind") == kind)
         .map(|subject| match kind {
-            "ServiceAccount" => format!("{}/{}", text(subject, "/namespace"), text(subject, "/name")),
-            _ => text(subject, "/name").to_owned(),
+            "ServiceAccount" => format!("{}/{}", text(subject, "namespace"), text(subject, "name")),
+            _ => text(subject, "name").to_owned(),
         })
         .collect();
     json!(names.join(", "))

@@ -1,8 +1,10 @@
 //! Columns of volumes, claims and storage classes.
 
+use ferrovirt_kubernetes::json::text;
+use ferrovirt_kubernetes::object;
 use serde_json::{Value, json};
 
-use super::{AGE, Cell, Column, NAME, access_modes, text};
+use super::{AGE, Cell, Column, NAME, access_modes};
 
 /// Columns of persistent volumes.
 pub const VOLUMES: &[Column] = &[
@@ -45,8 +47,8 @@ pub const CLAIMS: &[Column] = &[
 pub const CLASSES: &[Column] = &[
     Column { cell: Cell::Made(class_name), ..NAME },
     Column::new("Provisioner", Cell::At("/provisioner")),
-    Column::new("ReclaimPolicy", Cell::Made(|class| or(text(class, "/reclaimPolicy"), "Delete"))),
-    Column::new("VolumeBindingMode", Cell::Made(|class| or(text(class, "/volumeBindingMode"), "Immediate"))),
+    Column::new("ReclaimPolicy", Cell::Made(|class| or(text(class, "reclaimPolicy"), "Delete"))),
+    Column::new("VolumeBindingMode", Cell::Made(|class| or(text(class, "volumeBindingMode"), "Immediate"))),
     Column::new("AllowVolumeExpansion", Cell::Made(expansion)),
     AGE,
 ];
@@ -56,11 +58,7 @@ fn or(text: &str, otherwise: &str) -> Value {
 }
 
 fn phase(object: &Value) -> &str {
-    if object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null()) {
-        "Terminating"
-    } else {
-        text(object, "/status/phase")
-    }
+    if object::is_deleting(object) { "Terminating" } else { text(object, "/status/phase") }
 }
 
 fn if_bound(claim: &Value, value: &str) -> String {
@@ -82,9 +80,9 @@ fn mode(object: &Value) -> Value {
 }
 
 fn class_name(class: &Value) -> Value {
-    let default = class.pointer("/metadata/annotations/storageclass.kubernetes.io~1is-default-class");
-    let name = text(class, "/metadata/name");
-    json!(if default == Some(&json!("true")) { format!("{name} (default)") } else { name.to_owned() })
+    let default = object::annotation(class, "storageclass.kubernetes.io/is-default-class");
+    let name = object::name(class);
+    json!(if default == Some("true") { format!("{name} (default)") } else { name.to_owned() })
 }
 
 fn expansion(class: &Value) -> Value {

@@ -1,0 +1,8 @@
+//! What every part of Kubernetes says in the same way, written down once: how objects are read as JSON, what their
+//! metadata holds, and whatever else more than one crate needs to know of Kubernetes itself.
+//!
+//! Pure: no clock, no file, no socket. Nothing here knows of machines.
+
+pub mod condition;
+pub mod json;
+pub mod object;
