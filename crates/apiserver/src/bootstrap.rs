@@ -3,6 +3,7 @@
 //! Each object is made when it is missing. One that exists is left alone, so that an administrator's edit stays.
 
 use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::subject::{AUTHENTICATED, MASTERS, UNAUTHENTICATED};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
 
@@ -75,10 +76,10 @@ pub async fn install(store: &Store) -> Result<(), StoreError> {
 
 /// Default bindings; each has its role's name.
 const BINDINGS: &[(&str, &[&str])] = &[
-    ("cluster-admin", &["system:masters"]),
-    ("system:basic-user", &["system:authenticated"]),
-    ("system:discovery", &["system:authenticated"]),
-    ("system:public-info-viewer", &["system:authenticated", "system:unauthenticated"]),
+    ("cluster-admin", &[MASTERS]),
+    ("system:basic-user", &[AUTHENTICATED]),
+    ("system:discovery", &[AUTHENTICATED]),
+    ("system:public-info-viewer", &[AUTHENTICATED, UNAUTHENTICATED]),
 ];
 
 /// The level whose labelled roles a role collects. Its own rules are in a `system:aggregate-to-*` role.

@@ -1,6 +1,7 @@
 //! What the authorizer of a case says: a list of grants, or real roles and bindings.
 
 use ferrovirt_kubernetes::json::{list, string, text};
+use ferrovirt_kubernetes::subject::service_account;
 use ferrovirt_scc::{Authorizer, Subject};
 use serde_json::Value;
 
@@ -35,7 +36,7 @@ fn is(subject: &Subject<'_>, kind: &str, name: &str, namespace: &str) -> bool {
     match kind {
         "User" => subject.user == name,
         "Group" => subject.groups.iter().any(|g| g == name),
-        "ServiceAccount" => subject.user == format!("system:serviceaccount:{namespace}:{name}"),
+        "ServiceAccount" => subject.user == service_account(namespace, name),
         _ => false,
     }
 }

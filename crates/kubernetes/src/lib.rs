@@ -5,4 +5,6 @@
 
 pub mod condition;
 pub mod json;
+pub mod names;
 pub mod object;
+pub mod subject;

@@ -1,6 +1,7 @@
 //! Which SCC admits a launcher pod on a cluster as it is installed, asked of the same crate as the cluster's admission.
 
 use crate::config::NAMESPACE;
+use ferrovirt_kubernetes::subject;
 use ferrovirt_scc::{
     Constraints, NamespaceValues, Operation, Outcome, Request, SecurityContextConstraints, Subject, defaults,
     prepare,
@@ -35,8 +36,8 @@ pub fn admit(pod: &Pod, own: &[Value]) -> Result<Admitted, String> {
     }
     let constraints = Constraints::compile(all);
     let everybody = |_: &Subject<'_>, scc: &str, _: &str| scc == "restricted-v2";
-    let user = format!("system:serviceaccount:{NAMESPACE}:kubevirt-controller");
-    let groups = ["system:serviceaccounts", "system:authenticated"].map(str::to_owned);
+    let user = subject::service_account(NAMESPACE, crate::render::scc::CONTROLLER);
+    let groups = [subject::SERVICE_ACCOUNTS, subject::AUTHENTICATED].map(str::to_owned);
     let request = Request {
         operation: Operation::Create,
         subresource: "",

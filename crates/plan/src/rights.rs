@@ -10,6 +10,7 @@ use std::fmt;
 
 use ferrovirt_api::ClusterDefaults;
 use ferrovirt_api::kubevirt::{VirtualMachine, VirtualMachineInstance};
+use ferrovirt_kubernetes::subject;
 use ferrovirt_model::Machine;
 use ferrovirt_privilege::{Right, Surface, Surroundings, machine_grants};
 use ferrovirt_scc::{
@@ -223,10 +224,9 @@ fn person<A: Authorizer>(
     groups: &[String],
 ) -> Result<Decision, Problem> {
     let theirs = question.consider(pod, user, groups)?;
-    let controller = format!("system:serviceaccount:{NAMESPACE}:{}", render::scc::CONTROLLER);
-    let accounts = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{NAMESPACE}")];
-    let controllers_groups: Vec<String> =
-        accounts.into_iter().chain(["system:authenticated".to_owned()]).collect();
+    let controller = subject::service_account(NAMESPACE, render::scc::CONTROLLER);
+    let mut controllers_groups = subject::service_account_groups(NAMESPACE).to_vec();
+    controllers_groups.push(subject::AUTHENTICATED.to_owned());
     let controllers = question.consider(pod, &controller, &controllers_groups)?;
     let account = machine.scheduling.service_account.as_deref();
     let fits = |verdict: &&Verdict| verdict.subject.is_some() && verdict.admits.is_ok();

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use ferrovirt_kubernetes::names::{label_value_errors, qualified_errors, subdomain_errors};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::object::FieldError;
 use crate::quote::{json_list, quoted};
 
-const DNS_LENGTH: usize = 253;
-const PART_LENGTH: usize = 63;
 const ANNOTATIONS_LENGTH: usize = 256 * 1024;
 
 /// Adds every reason why the metadata is invalid.
@@ -21,11 +20,11 @@ pub(crate) fn validate(metadata: &ObjectMeta, errors: &mut Vec<FieldError>) {
             Some((byte, stem)) if byte.is_ascii() => format!("{stem}a"),
             _ => generate.to_owned(),
         };
-        add("metadata.generateName", generate, subdomain(&masked), errors);
+        add("metadata.generateName", generate, subdomain_errors(&masked), errors);
     }
     let name = metadata.name.as_deref().unwrap_or_default();
     if !name.is_empty() {
-        add("metadata.name", name, subdomain(name), errors);
+        add("metadata.name", name, subdomain_errors(name), errors);
     } else {
         // Where a name is generated, that was done before.
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
@@ -38,13 +37,13 @@ pub(crate) fn validate(metadata: &ObjectMeta, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::invalid("metadata.generation", generation, detail));
     }
     for (key, value) in metadata.labels.iter().flatten() {
-        add("metadata.labels", key, qualified(key), errors);
-        add("metadata.labels", value, label_value(value), errors);
+        add("metadata.labels", key, qualified_errors(key), errors);
+        add("metadata.labels", value, label_value_errors(value), errors);
     }
     annotations(metadata.annotations.as_ref(), errors);
     metadata.owner_references.iter().flatten().for_each(|owner| owner_reference(owner, errors));
     for finalizer in metadata.finalizers.iter().flatten() {
-        add("metadata.finalizers", finalizer, qualified(finalizer), errors);
+        add("metadata.finalizers", finalizer, qualified_errors(finalizer), errors);
     }
     let finalizers = metadata.finalizers.as_deref().unwrap_or_default();
     if ["orphan", "foregroundDeletion"].iter().all(|name| finalizers.iter().any(|f| f == name)) {
@@ -73,7 +72,7 @@ fn annotations(annotations: Option<&BTreeMap<String, String>>, errors: &mut Vec<
     let Some(annotations) = annotations else { return };
     for key in annotations.keys() {
         // Capital letters are fine in the prefix here.
-        add("metadata.annotations", key, qualified(&key.to_lowercase()), errors);
+        add("metadata.annotations", key, qualified_errors(&key.to_lowercase()), errors);
     }
     let size: usize = annotations.iter().map(|(k, v)| k.len() + v.len()).sum();
     if size > ANNOTATIONS_LENGTH {
@@ -85,101 +84,12 @@ fn add(field: &str, shown: &str, details: Vec<String>, errors: &mut Vec<FieldErr
     errors.extend(details.into_iter().map(|detail| FieldError::invalid(field, quoted(shown), detail)));
 }
 
-/// Why a name is no DNS subdomain.
-pub(crate) fn subdomain(name: &str) -> Vec<String> {
-    let mut details = Vec::new();
-    if name.len() > DNS_LENGTH {
-        // Names are counted in characters, qualified names and label values in bytes, as upstream words it.
-        details.push(format!("must be no more than {DNS_LENGTH} characters"));
-    }
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let label =
-        |l: &str| l.starts_with(plain) && l.ends_with(plain) && l.chars().all(|c| plain(c) || c == '-');
-    if !name.split('.').all(label) {
-        details.push(
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
-             and must start and end with an alphanumeric character (e.g. 'example.com', regex used for \
-             validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
-                .to_owned(),
-        );
-    }
-    details
-}
-
-/// Letters, digits and inner dashes, underscores and dots.
-fn is_part(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric();
-    text.starts_with(plain)
-        && text.ends_with(plain)
-        && text.chars().all(|c| plain(c) || matches!(c, '-' | '_' | '.'))
-}
-
-const PART: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
-                    alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation \
-                    is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-
-/// A name with an optional prefix and a slash.
-fn qualified(key: &str) -> Vec<String> {
-    let mut details = Vec::new();
-    let parts: Vec<&str> = key.split('/').collect();
-    let name = match parts.as_slice() {
-        [name] => *name,
-        [prefix, name] => {
-            if prefix.is_empty() {
-                details.push("prefix part must be non-empty".to_owned());
-            } else {
-                details.extend(subdomain(prefix).into_iter().map(|detail| format!("prefix part {detail}")));
-            }
-            *name
-        }
-        _ => {
-            return vec![format!(
-                "a qualified name {PART} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
-            )];
-        }
-    };
-    if name.is_empty() {
-        details.push("name part must be non-empty".to_owned());
-    } else if name.len() > PART_LENGTH {
-        details.push(format!("name part must be no more than {PART_LENGTH} bytes"));
-    }
-    if !is_part(name) {
-        details.push(format!("name part {PART}"));
-    }
-    details
-}
-
-fn label_value(value: &str) -> Vec<String> {
-    let mut details = Vec::new();
-    if value.len() > PART_LENGTH {
-        details.push(format!("must be no more than {PART_LENGTH} bytes"));
-    }
-    if !value.is_empty() && !is_part(value) {
-        details.push(
-            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must \
-             start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used \
-             for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
-                .to_owned(),
-        );
-    }
-    details
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_labels_and_annotations() {
-        for good in ["a", "a.b/c", "A_b.c-d", "kubevirt.io/created-by"] {
-            assert_eq!(qualified(good), [""; 0], "{good}");
-        }
-        for bad in ["", "/a", "a/", "a/b/c", "A.b/c", "-a", "a_", "é", &"a".repeat(64)] {
-            assert_ne!(qualified(bad), [""; 0], "{bad}");
-        }
-        assert_eq!(label_value(""), [""; 0]);
-        assert_eq!(label_value("a b").len(), 1);
-        assert_eq!(subdomain(&"a".repeat(254)), ["must be no more than 253 characters"]);
+    fn every_field_of_the_metadata_is_looked_at() {
         let mut errors = Vec::new();
         let named = ObjectMeta { name: Some("x".into()), ..ObjectMeta::default() };
         let metadata = ObjectMeta { generate_name: Some("a-".into()), ..named.clone() };

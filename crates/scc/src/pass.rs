@@ -1,8 +1,8 @@
 //! The two passes over a pod: the mutating one, which chooses an SCC and applies it, and the validating one.
 
-use ferrovirt_kubernetes::{json, object};
 use std::fmt;
 
+use ferrovirt_kubernetes::{json, object, subject};
 use serde_json::Value;
 
 use crate::access::{Authorizer, Bits, Grants, Subject, SubjectType};
@@ -220,10 +220,7 @@ impl<'a, A: Authorizer> Rights<'a, A> {
         user: Option<Subject<'a>>,
     ) -> Self {
         let account = (!account.is_empty()).then(|| {
-            // Put together in one piece: this is done for every pod.
-            let groups =
-                ["system:serviceaccounts".to_owned(), ["system:serviceaccounts:", namespace].concat()];
-            (["system:serviceaccount:", namespace, ":", account].concat(), groups)
+            (subject::service_account(namespace, account), subject::service_account_groups(namespace))
         });
         let len = constraints.list.len();
         let (mut account_bits, mut user_bits) = (Bits::new(len), Bits::new(len));

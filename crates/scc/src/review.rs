@@ -5,12 +5,12 @@
 //! the template as it was given.
 
 use ferrovirt_kubernetes::json::{list, text, texts};
+use ferrovirt_kubernetes::names::subdomain_errors;
 use serde_json::{Map, Value, json};
 
 use crate::access::{Authorizer, Subject};
 use crate::compiled::{Compiled, Constraints};
 use crate::evaluate::{Evaluation, Record, Resolved};
-use crate::metadata::subdomain;
 use crate::namespace::NamespaceValues;
 use crate::pass::Rights;
 use crate::patch::Patch;
@@ -153,7 +153,7 @@ fn validate(request: &ReviewRequest<'_>, spec: &Value) -> Result<(), ReviewError
     if request.kind == ReviewKind::ServiceAccounts {
         for (index, name) in texts(request.spec, "serviceAccountNames").enumerate() {
             let field = format!("spec.serviceAccountNames[{index}]: Invalid value: {}", quoted(name));
-            let details = subdomain(name).join(", ");
+            let details = subdomain_errors(name).join(", ");
             if name.is_empty() {
                 errors.push(field);
             } else if !details.is_empty() {

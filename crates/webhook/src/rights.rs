@@ -5,13 +5,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use ferrovirt_kubernetes::subject::{MASTERS, service_account};
 use ferrovirt_scc::{Authorizer, Grants, Subject};
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef, Subject as Bound};
 
 use crate::follow::Key;
-
-/// Whom Kubernetes' authorizers let do everything.
-const MASTERS: &str = "system:masters";
 
 /// The SCCs that a role lets use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,7 +67,7 @@ impl Binding {
             "Group" => Some(Holder::Group(subject.name.clone())),
             "ServiceAccount" => {
                 let home = subject.namespace.as_deref().unwrap_or(namespace);
-                Some(Holder::User(format!("system:serviceaccount:{home}:{}", subject.name)))
+                Some(Holder::User(service_account(home, &subject.name)))
             }
             _ => None,
         });

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use ferrovirt_kubernetes::names;
+
 use super::{Rules, text};
 use crate::{
     cause::{Path, Reason},
@@ -118,7 +120,7 @@ impl Rules<'_> {
             }
             self.disk_bus(index, disk);
             self.disk_options(&path, index, disk);
-            for error in text::label_errors(&disk.name) {
+            for error in names::label_errors(&disk.name) {
                 let path = self.doubled("disks", index).child("name");
                 self.report.invalid(path, error);
             }

@@ -1,13 +1,14 @@
 //! What upstream does not ask of a machine, and its launcher does: the rules of a command line ([`ferrovirt_qemu::rules`])
 //! for every value that becomes part of one, and names that are names wherever another object is named.
 
+use ferrovirt_kubernetes::names;
 use ferrovirt_qemu::{
     command::has_places,
     order::Bus,
     rules::{self, Broken},
 };
 
-use super::{Rules, text};
+use super::Rules;
 use crate::{
     cause::Path,
     kubevirt::{Disk, Volume},
@@ -89,7 +90,7 @@ impl Rules<'_> {
     /// A name that is given must be one (RFC 1123 subdomain).
     fn name(&mut self, path: &Path, name: Option<&str>) {
         let Some(name) = name.filter(|name| !name.is_empty()) else { return };
-        let errors = text::subdomain_errors(name);
+        let errors = names::subdomain_errors(name);
         if !errors.is_empty() {
             self.report.invalid(path, format!("{path} is not a name of an object: {}", errors.join("; ")));
         }

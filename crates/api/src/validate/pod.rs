@@ -2,13 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::{Rules, text};
+use ferrovirt_kubernetes::names;
+
+use super::Rules;
 use crate::{cause::Path, kubevirt::Probe};
 
 impl Rules<'_> {
     pub(super) fn host_names(&mut self) {
         if let Some(name) = self.spec.hostname.as_deref().filter(|name| !name.is_empty()) {
-            let errors = text::label_errors(name);
+            let errors = names::label_errors(name);
             if !errors.is_empty() {
                 let path = self.path.child("hostname");
                 let message = format!(
@@ -19,7 +21,7 @@ impl Rules<'_> {
             }
         }
         if let Some(name) = self.spec.subdomain.as_deref().filter(|name| !name.is_empty()) {
-            let errors = text::subdomain_errors(name);
+            let errors = names::subdomain_errors(name);
             if !errors.is_empty() {
                 let path = self.path.child("subdomain");
                 let message = format!(
@@ -137,7 +139,7 @@ impl Rules<'_> {
                 "must not have more than 256 characters (including spaces) in the search list",
             );
         }
-        for error in searches.iter().flat_map(|search| text::subdomain_errors(search)) {
+        for error in searches.iter().flat_map(|search| names::subdomain_errors(search)) {
             self.report.invalid("searchDomains", error);
         }
         for option in config.options.as_deref().unwrap_or_default() {
@@ -152,7 +154,7 @@ impl Rules<'_> {
             return;
         };
         let path = self.path.child("serviceAccountName");
-        let errors = text::subdomain_errors(name);
+        let errors = names::subdomain_errors(name);
         if !errors.is_empty() {
             let message = format!("{path} is not a valid service account name: {}", errors.join("; "));
             self.report.invalid(&path, message);

@@ -1,42 +1,4 @@
-//! Names and addresses, with the wording of Kubernetes.
-
-const LABEL_RULE: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and \
-    must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
-    '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
-const SUBDOMAIN_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
-    or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
-    '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-
-/// What is wrong with a DNS label, if anything.
-pub(crate) fn label_errors(text: &str) -> Vec<String> {
-    let mut errors = Vec::new();
-    if text.len() > 63 {
-        errors.push("must be no more than 63 characters".to_owned());
-    }
-    if !is_label_text(text) {
-        errors.push(LABEL_RULE.to_owned());
-    }
-    errors
-}
-
-/// What is wrong with a DNS subdomain, if anything.
-pub(crate) fn subdomain_errors(text: &str) -> Vec<String> {
-    let mut errors = Vec::new();
-    if text.len() > 253 {
-        errors.push("must be no more than 253 characters".to_owned());
-    }
-    if !text.split('.').all(is_label_text) {
-        errors.push(SUBDOMAIN_RULE.to_owned());
-    }
-    errors
-}
-
-fn is_label_text(text: &str) -> bool {
-    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    text.bytes().all(|b| word(b) || b == b'-')
-        && text.bytes().next().is_some_and(word)
-        && text.bytes().last().is_some_and(word)
-}
+//! Names of ports, addresses, paths and patterns.
 
 /// An IANA service name: at most 15 characters with at least one letter.
 pub(crate) fn is_port_name(text: &str) -> bool {
@@ -124,11 +86,6 @@ mod tests {
 
     #[test]
     fn words() {
-        assert!(
-            label_errors("a-1").is_empty() && !label_errors("-a").is_empty() && !label_errors("A").is_empty()
-        );
-        assert!(!label_errors("").is_empty() && !label_errors(&"a".repeat(64)).is_empty());
-        assert!(subdomain_errors("a.b-c").is_empty() && !subdomain_errors("a..b").is_empty());
         assert!(is_port_name("http") && !is_port_name("80") && !is_port_name("a--b") && !is_port_name(""));
         assert!(
             is_pci_address("0000:81:01.0") && !is_pci_address("0000:81:01.8") && !is_pci_address("81:01.0")

@@ -44,7 +44,7 @@ pub(super) fn is_kubevirt(user: &UserInfo) -> bool {
         "kubevirt-operator",
         "kubevirt-synchronization-controller",
     ];
-    crate::auth::split_service_account(&user.name)
+    ferrovirt_kubernetes::subject::split_service_account(&user.name)
         .is_some_and(|(namespace, name)| namespace == HOME && ACCOUNTS.contains(&name))
 }
 

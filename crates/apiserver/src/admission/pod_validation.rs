@@ -1,8 +1,9 @@
 //! The part of Kubernetes' pod validation that keeps nonsense out of the store.
 
-use ferrovirt_kubernetes::json::{self, text};
 use std::collections::HashSet;
 
+use ferrovirt_kubernetes::json::{self, text};
+use ferrovirt_kubernetes::names;
 use serde_json::Value;
 
 use crate::request::{AdmissionRequest, Operation};
@@ -116,25 +117,12 @@ fn name<'a>(object: &'a Value, at: &str, seen: &mut HashSet<&'a str>, causes: &m
     let field = format!("{at}.name");
     if name.is_empty() {
         push(causes, field, "FieldValueRequired", "Required value");
-    } else if !is_label(name) {
-        let message = format!(
-            "Invalid value: {name:?}: a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', \
-             and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
-             '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
-        );
+    } else if !names::is_label(name) {
+        let message = format!("Invalid value: {name:?}: {}", names::LABEL_RULE);
         push(causes, field, "FieldValueInvalid", message);
     } else if !seen.insert(name) {
         push(causes, field, "FieldValueDuplicate", format!("Duplicate value: {name:?}"));
     }
-}
-
-/// A DNS label: at most 63 of `a-z0-9-`, letters and digits at both ends.
-fn is_label(text: &str) -> bool {
-    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    text.len() <= 63
-        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-        && edge(text.chars().next())
-        && edge(text.chars().last())
 }
 
 fn validate_container(container: &Value, at: &str, volumes: &HashSet<&str>, causes: &mut Vec<Cause>) {

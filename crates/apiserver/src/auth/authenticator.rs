@@ -1,10 +1,13 @@
 //! From credentials to a user.
 
 use ferrovirt_kubernetes::object;
+use ferrovirt_kubernetes::subject::{
+    AUTHENTICATED, NODES, UNAUTHENTICATED, service_account, split_service_account,
+};
 use http::HeaderMap;
 
 use super::token::{Bound, BoundRef, Claims, ISSUER, NODE_ISSUER};
-use super::user::{AUTHENTICATED, EXTRA_NODE, NODES, split_service_account};
+use super::user::EXTRA_NODE;
 use super::{Auth, pki};
 use crate::clock;
 use crate::request::{Attributes, UserInfo};
@@ -170,11 +173,8 @@ impl Auth {
             }
             None => {
                 self.authorizer.check(&user, &ask("", "users", "", "", name))?;
-                let added = if name == "system:anonymous" {
-                    vec![super::user::UNAUTHENTICATED.to_owned()]
-                } else {
-                    vec![]
-                };
+                let added =
+                    if name == "system:anonymous" { vec![UNAUTHENTICATED.to_owned()] } else { vec![] };
                 UserInfo { name: name.into(), groups: added, ..UserInfo::default() }
             }
         };
@@ -184,10 +184,7 @@ impl Auth {
         if !groups.is_empty() {
             out.groups = groups;
         }
-        if name != "system:anonymous"
-            && !out.in_group(AUTHENTICATED)
-            && !out.in_group(super::user::UNAUTHENTICATED)
-        {
+        if name != "system:anonymous" && !out.in_group(AUTHENTICATED) && !out.in_group(UNAUTHENTICATED) {
             out.groups.push(AUTHENTICATED.to_owned());
         }
         if !uid.is_empty() {
@@ -225,7 +222,7 @@ impl Auth {
             secret: tie.secret,
             node: tie.node,
         };
-        self.sign(ISSUER, super::user::service_account_name(namespace, name), audiences, seconds, Some(bound))
+        self.sign(ISSUER, service_account(namespace, name), audiences, seconds, Some(bound))
     }
 
     /// A token of `system:node:NAME` for the node's agent.

@@ -17,7 +17,6 @@ pub mod user;
 pub use authenticator::{Tie, node_of};
 pub use authorizer::{Authorizer, denied};
 pub use pki::Pki;
-pub use user::{service_account_name, split_service_account};
 
 use crate::request::{Attributes, Decision, UserInfo};
 use crate::status::ApiError;

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use ferrovirt_kubernetes::subject::MASTERS;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
@@ -140,8 +141,7 @@ impl Pki {
         let mut server = leaf_params("kube-apiserver", None, ExtendedKeyUsagePurpose::ServerAuth, now);
         server.subject_alt_names = server_names(addresses);
         let server = leaf(dir, "server", server, &issuer, &ca_der, now)?;
-        let admin =
-            leaf_params("kubernetes-admin", Some("system:masters"), ExtendedKeyUsagePurpose::ClientAuth, now);
+        let admin = leaf_params("kubernetes-admin", Some(MASTERS), ExtendedKeyUsagePurpose::ClientAuth, now);
         let admin = leaf(dir, "admin", admin, &issuer, &ca_der, now)?;
         let token_key = key(&dir.join("sa.key"))?.serialize_der();
         Ok(Self { ca_pem, ca_der, server, admin, token_key })

@@ -3,16 +3,16 @@
 //! It changes with each stored role and binding, by as much as changed there: a binding of many subjects costs its author
 //! and nobody else. A request looks only at the bindings of its own user and groups, in its own namespace.
 
-use ferrovirt_kubernetes::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use ferrovirt_kubernetes::json;
 use serde_json::Value;
 
 use super::rules::Rule;
-use super::user::{MASTERS, service_account_name, split_service_account};
 use crate::request::{Attributes, Decision, UserInfo};
 use crate::store::Key;
+use ferrovirt_kubernetes::subject::{MASTERS, service_account, split_service_account};
 
 /// API group of roles and bindings.
 pub const GROUP: &str = "rbac.authorization.k8s.io";
@@ -248,7 +248,7 @@ fn subjects(binding: &Value) -> impl Iterator<Item = Subject> {
             "User" => Some(Subject::User(name.to_owned())),
             "Group" => Some(Subject::Group(name.to_owned())),
             // A role binding's subject without a namespace is no account: Kubernetes demands it, too.
-            "ServiceAccount" => Some(Subject::User(service_account_name(field("namespace")?, name))),
+            "ServiceAccount" => Some(Subject::User(service_account(field("namespace")?, name))),
             _ => None,
         }
     })

@@ -1,15 +1,8 @@
 //! Who is asking.
 
-use crate::request::UserInfo;
+use ferrovirt_kubernetes::subject::{self, AUTHENTICATED, MASTERS, NODES, UNAUTHENTICATED};
 
-/// Group of every authenticated user.
-pub const AUTHENTICATED: &str = "system:authenticated";
-/// Group of those who said nothing about themselves.
-pub const UNAUTHENTICATED: &str = "system:unauthenticated";
-/// Group that may do everything: the authorizer does not even look at roles.
-pub const MASTERS: &str = "system:masters";
-/// Group of node agents.
-pub const NODES: &str = "system:nodes";
+use crate::request::UserInfo;
 
 /// Group of the service accounts of Ferrovirt's own namespace.
 const OWN_ACCOUNTS: &str = "system:serviceaccounts:kubevirt";
@@ -45,8 +38,8 @@ impl UserInfo {
     /// A service account.
     #[must_use]
     pub fn service_account(namespace: &str, name: &str, uid: &str) -> Self {
-        let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
-        let mut user = Self::authenticated(service_account_name(namespace, name), groups);
+        let user = subject::service_account(namespace, name);
+        let mut user = Self::authenticated(user, subject::service_account_groups(namespace));
         user.uid = uid.into();
         user
     }
@@ -80,19 +73,6 @@ impl UserInfo {
     }
 }
 
-/// The user name of a service account.
-#[must_use]
-pub fn service_account_name(namespace: &str, name: &str) -> String {
-    format!("system:serviceaccount:{namespace}:{name}")
-}
-
-/// Namespace and name of the service account behind a user name.
-#[must_use]
-pub fn split_service_account(user: &str) -> Option<(&str, &str)> {
-    let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
-    (!namespace.is_empty() && !name.is_empty() && !name.contains(':')).then_some((namespace, name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,7 +85,5 @@ mod tests {
             user.groups,
             ["system:serviceaccounts", "system:serviceaccounts:kubevirt", "system:authenticated"]
         );
-        assert_eq!(split_service_account(&user.name), Some(("kubevirt", "kubevirt-controller")));
-        assert_eq!(split_service_account("system:node:a"), None);
     }
 }

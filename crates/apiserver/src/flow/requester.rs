@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::auth::user::split_service_account;
 use crate::request::UserInfo;
+use ferrovirt_kubernetes::subject::split_service_account;
 
 /// Who a request counts for: the authenticated user, whoever they act as, and for service accounts the namespace. Whoever
 /// may make or impersonate accounts of a namespace would be as many users as they like otherwise.

@@ -1,9 +1,9 @@
 //! `metadata`: what the server sets, what must not change, and what names may look like.
 
-use ferrovirt_kubernetes::json;
-use ferrovirt_kubernetes::object;
 use std::collections::HashSet;
 
+use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::{names, object};
 use serde_json::{Map, Value, json};
 
 use super::Call;
@@ -229,29 +229,30 @@ impl Call {
                     invalid("metadata.name", name, "may not contain '/' or '%', or be '.' or '..'");
                 }
             } else if matches!((self.kind.group, self.kind.plural), ("", "namespaces" | "services")) {
-                if !is_label(name) {
-                    invalid("metadata.name", name, LABEL_RULE);
+                if !names::is_label(name) {
+                    invalid("metadata.name", name, names::LABEL_RULE);
                 }
-            } else if !is_subdomain(name) {
-                invalid("metadata.name", name, SUBDOMAIN_RULE);
+            } else if !names::is_subdomain(name) {
+                invalid("metadata.name", name, names::SUBDOMAIN_RULE);
             }
         }
+        let qualified_rule = format!("name part {}", names::PART_RULE);
         for map in ["labels", "annotations"] {
             let field = format!("metadata.{map}");
             let Some(Value::Object(entries)) = object.pointer(&format!("/metadata/{map}")) else { continue };
             for (key, value) in entries {
-                if !is_qualified_name(key) {
-                    invalid(&field, key, QUALIFIED_RULE);
+                if !names::is_qualified(key) {
+                    invalid(&field, key, &qualified_rule);
                 }
                 let value = value.as_str().unwrap_or_default();
-                if map == "labels" && !is_label_value(value) {
-                    invalid(&field, value, VALUE_RULE);
+                if map == "labels" && !names::is_label_value(value) {
+                    invalid(&field, value, names::LABEL_VALUE_RULE);
                 }
             }
         }
         for finalizer in object::finalizers(object) {
-            if !is_qualified_name(finalizer) {
-                invalid("metadata.finalizers", finalizer, QUALIFIED_RULE);
+            if !names::is_qualified(finalizer) {
+                invalid("metadata.finalizers", finalizer, &qualified_rule);
             }
         }
         if let Some(old) = old.filter(|old| object::is_deleting(old)) {
@@ -277,78 +278,16 @@ impl Call {
     }
 }
 
-const SUBDOMAIN_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
-or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
-'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-const LABEL_RULE: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and \
-must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
-'[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
-const QUALIFIED_RULE: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and \
-end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
-'([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-const VALUE_RULE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or \
-'.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used \
-for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
-
-fn ends_are_alphanumeric(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.ends_with(|c: char| c.is_ascii_alphanumeric())
-}
-
-fn is_label(text: &str) -> bool {
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    text.len() <= 63 && ends_are_alphanumeric(text) && text.chars().all(good)
-}
-
-fn is_subdomain(text: &str) -> bool {
-    let part = |part: &str| {
-        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        ends_are_alphanumeric(part) && part.chars().all(good)
-    };
-    text.len() <= 253 && text.split('.').all(part)
-}
-
-fn is_name_part(text: &str) -> bool {
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    text.len() <= 63 && ends_are_alphanumeric(text) && text.chars().all(good)
-}
-
-fn is_qualified_name(text: &str) -> bool {
-    match text.split_once('/') {
-        // Annotation prefixes are compared without case upstream.
-        Some((prefix, name)) => is_subdomain(&prefix.to_lowercase()) && is_name_part(name),
-        None => is_name_part(text),
-    }
-}
-
-fn is_label_value(text: &str) -> bool {
-    text.is_empty() || is_name_part(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names() {
-        for good in ["a", "a-b.c", "0"] {
-            assert!(is_subdomain(good), "{good}");
-        }
-        for bad in ["", "A", "-a", "a-", "a..b", "a_b", &"a".repeat(254)] {
-            assert!(!is_subdomain(bad), "{bad}");
-        }
-        assert!(is_qualified_name("kubevirt.io/foregroundDeleteVirtualMachine"));
-        assert!(is_qualified_name("foregroundDeletion"));
-        assert!(!is_qualified_name("a/b/c") && !is_qualified_name("/a") && !is_qualified_name(""));
-        assert!(is_label_value("") && is_label_value("A_b.c") && !is_label_value("-a"));
-    }
 
     #[test]
     fn generated_names_differ_and_fit() {
         let (a, b) = (generate_name("pod-").unwrap(), generate_name("pod-").unwrap());
         assert_ne!(a, b);
         assert_eq!(a.len(), 9);
-        assert!(is_subdomain(&a));
+        assert!(names::is_subdomain(&a));
         assert_eq!(generate_name(&"x".repeat(100)).unwrap().len(), 63);
     }
 

@@ -50,7 +50,10 @@ impl Credentials {
     /// [`ServerError::Credential`] when there is no such account.
     pub fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> Result<String, ServerError> {
         let token = self.service_account_token(namespace, name)?;
-        Ok(self.kubeconfig(&crate::auth::service_account_name(namespace, name), &json!({"token": token})))
+        Ok(self.kubeconfig(
+            &ferrovirt_kubernetes::subject::service_account(namespace, name),
+            &json!({"token": token}),
+        ))
     }
 
     /// A token of a service account that exists.
@@ -60,7 +63,7 @@ impl Credentials {
     pub fn service_account_token(&self, namespace: &str, name: &str) -> Result<String, ServerError> {
         let token =
             self.app.auth.service_account_token(namespace, name, TOKEN_SECONDS, Vec::new(), Tie::default());
-        let who = crate::auth::service_account_name(namespace, name);
+        let who = ferrovirt_kubernetes::subject::service_account(namespace, name);
         token.map_err(|source| ServerError::Credential { who, source })
     }
 

@@ -61,7 +61,7 @@ async fn respond(
         trail.impersonated(&user);
     }
     let requester = Requester::of(&own);
-    if !own.in_group(auth::user::UNAUTHENTICATED) {
+    if !own.in_group(ferrovirt_kubernetes::subject::UNAUTHENTICATED) {
         visitor.connection.belongs_to(&requester, &app.flow, &visitor.waiting).await?;
     }
     match path::route(request.uri().path())? {

@@ -3,7 +3,7 @@
 use super::{Answer, Change, Form, Source, changes, input::Implied, state::State};
 use anyhow::{Result, bail};
 use clap::Args;
-use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::{json, subject};
 use ferrovirt_scc::{
     Denied, Form as RefusalForm, Operation, Outcome, Pass, Refused, Request, SubjectType, Verdict,
 };
@@ -35,7 +35,7 @@ struct Person {
 impl Options {
     fn person(&self, assumed: &mut Vec<String>) -> Result<Person> {
         let mut groups = self.groups.clone();
-        let everybody = "system:authenticated".to_owned();
+        let everybody = subject::AUTHENTICATED.to_owned();
         if !groups.contains(&everybody) {
             groups.push(everybody);
         }
@@ -45,9 +45,8 @@ impl Options {
             else {
                 bail!("--serviceaccount {account}: write NAMESPACE/NAME");
             };
-            groups.push("system:serviceaccounts".to_owned());
-            groups.push(format!("system:serviceaccounts:{namespace}"));
-            let user = format!("system:serviceaccount:{namespace}:{name}");
+            groups.extend(subject::service_account_groups(namespace));
+            let user = subject::service_account(namespace, name);
             return Ok(Person { user, groups, words: format!("service account {account}") });
         }
         if let Some(user) = &self.user {

@@ -3,6 +3,7 @@
 use ferrovirt_apiserver::{auth::rules::Rule, request::Attributes};
 use ferrovirt_kubernetes::json::{self, text};
 use ferrovirt_kubernetes::object::{self, kind};
+use ferrovirt_kubernetes::subject::{MASTERS, service_account};
 use ferrovirt_scc::{Authorizer, SecurityContextConstraints, Subject};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -84,7 +85,7 @@ fn to_use(scc: &str) -> Attributes {
 impl Authorizer for Roles {
     fn may_use(&self, subject: &Subject<'_>, scc: &str, namespace: &str) -> bool {
         // The API server's authorizer does not look at roles for these.
-        if subject.groups.iter().any(|group| group == "system:masters") {
+        if subject.groups.iter().any(|group| group == MASTERS) {
             return true;
         }
         self.bindings(scc, namespace).flat_map(subjects).any(|bound| {
@@ -92,9 +93,7 @@ impl Authorizer for Roles {
             match kind(bound) {
                 "User" => subject.user == name,
                 "Group" => subject.groups.iter().any(|group| group == name),
-                "ServiceAccount" => {
-                    subject.user == format!("system:serviceaccount:{}:{name}", home(bound, namespace))
-                }
+                "ServiceAccount" => subject.user == service_account(home(bound, namespace), name),
                 _ => false,
             }
         })

@@ -2,6 +2,7 @@
 
 use super::{rbac, scc};
 use crate::config::{ClusterConfig, KUBEVIRT, NAMESPACE};
+use ferrovirt_kubernetes::subject;
 use ferrovirt_model::Profile;
 use ferrovirt_privilege::{Subject, cluster_grants};
 use serde_json::{Value, json};
@@ -102,7 +103,7 @@ fn for_everybody(role: &str) -> Value {
         "metadata": {"name": role},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
         "subjects": [
-            {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:authenticated"},
+            {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": subject::AUTHENTICATED},
         ],
     })
 }

@@ -2,6 +2,7 @@
 
 use super::scc_webhook;
 use crate::config::NAMESPACE;
+use ferrovirt_kubernetes::subject;
 use ferrovirt_privilege::{GrantSet, Right, Subject};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,13 +21,13 @@ fn identity(subject: Subject) -> Option<Identity> {
     match subject {
         Subject::Qemu | Subject::Launcher | Subject::Supervisor | Subject::ApiServer => None,
         Subject::NodeAgent => Some(Identity::Account { namespace: NAMESPACE, name: "kubevirt-handler" }),
-        Subject::Node => Some(Identity::Group { role: "system:node", group: "system:nodes" }),
+        Subject::Node => Some(Identity::Group { role: "system:node", group: subject::NODES }),
         Subject::Controller => Some(Identity::Account { namespace: NAMESPACE, name: "kubevirt-controller" }),
         Subject::SccWebhook => {
             Some(Identity::Account { namespace: scc_webhook::NAME, name: scc_webhook::NAME })
         }
         Subject::Anybody => {
-            Some(Identity::Group { role: "kubevirt.io:default", group: "system:authenticated" })
+            Some(Identity::Group { role: "kubevirt.io:default", group: subject::AUTHENTICATED })
         }
         Subject::Viewer => Some(Identity::Aggregated { role: "kubevirt.io:view", into: "view" }),
         Subject::Editor => Some(Identity::Aggregated { role: "kubevirt.io:edit", into: "edit" }),
