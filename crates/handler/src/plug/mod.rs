@@ -10,11 +10,15 @@
 //! 2. [`grpc`]: how they travel over Unix sockets.
 //! 3. [`plugin`]: what is answered to the kubelet.
 //! 4. [`registration`]: that the kubelet knows the plug-in, also after either of them was started again.
+//! 5. [`table`]: which pod holds which slot; [`look`] asks the kubelet, and [`store`] is the disk.
 
 pub mod grpc;
+pub mod look;
 pub mod messages;
 pub mod plugin;
 pub mod registration;
+pub mod store;
+pub mod table;
 
 /// A place for a machine on a node.
 pub const MACHINE: &str = "devices.ferrovirt.io/machine";

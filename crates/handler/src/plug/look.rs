@@ -1,0 +1,94 @@
+//! Who holds which slot, as the kubelet's pod-resources API shows it.
+
+use super::{
+    grpc::Channel,
+    messages::{Empty, LIST, PodList},
+    table::{Holder, Shown},
+};
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+/// Bytes of the kubelet's answer: its own limit.
+const ANSWER: usize = 16 << 20;
+/// How long it may take.
+const CALL: Duration = Duration::from_secs(10);
+/// Names of pods and namespaces are names of DNS.
+const NAME: usize = 253;
+
+/// Asks the kubelet at this socket.
+///
+/// # Errors
+/// In words: there is no kubelet, or it does not answer in time or with something else.
+pub async fn list(socket: &Path) -> Result<PodList, String> {
+    let call = async {
+        let channel = Channel::connect(socket).await.map_err(|error| error.to_string())?;
+        channel.unary(LIST, Empty {}, ANSWER).await.map_err(|status| status.message().to_owned())
+    };
+    tokio::time::timeout(CALL, call).await.unwrap_or_else(|_| Err("it does not answer".to_owned()))
+}
+
+/// Who holds devices of this resource. Names that no pod can have are left out.
+pub fn shown(list: &PodList, resource: &str) -> Shown {
+    let mut shown = Shown::default();
+    let mut names = BTreeSet::new();
+    for pod in &list.pods {
+        if !names.insert((pod.namespace.as_str(), pod.name.as_str())) {
+            shown.twins.insert((pod.namespace.clone(), pod.name.clone()));
+        }
+        for container in &pod.containers {
+            if ![&pod.namespace, &pod.name, &container.name].into_iter().all(|name| is_name(name)) {
+                continue;
+            }
+            let slots = container.devices.iter().filter(|devices| devices.resource_name == resource);
+            for slot in slots.flat_map(|devices| &devices.ids) {
+                let holder = Holder {
+                    namespace: pod.namespace.clone(),
+                    pod: pod.name.clone(),
+                    container: container.name.clone(),
+                };
+                shown.holders.entry(slot.clone()).or_default().insert(holder);
+            }
+        }
+    }
+    shown
+}
+
+fn is_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    (1..=NAME).contains(&name.len()) && name.bytes().all(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plug::messages::{Container, ContainerDevices, Pod};
+
+    fn pod(namespace: &str, name: &str, devices: &[(&str, &[&str])]) -> Pod {
+        let devices = devices.iter().map(|(resource, ids)| ContainerDevices {
+            resource_name: (*resource).to_owned(),
+            ids: ids.iter().map(|&id| id.to_owned()).collect(),
+        });
+        let container = Container { name: "compute".to_owned(), devices: devices.collect() };
+        Pod { name: name.to_owned(), namespace: namespace.to_owned(), containers: vec![container] }
+    }
+
+    #[test]
+    fn holders_are_of_the_resource_and_twins_of_any() {
+        let pods = vec![
+            pod("a", "one", &[("machine", &["1"]), ("other", &["2"])]),
+            pod("b", "one", &[("machine", &["3"])]),
+            pod("a", "two", &[]),
+            pod("a", "two", &[("machine", &["1"])]),
+            pod("../..", "three", &[("machine", &["4"])]),
+        ];
+        let shown = shown(&PodList { pods }, "machine");
+        let holder = |namespace: &str, pod: &str| Holder {
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            container: "compute".to_owned(),
+        };
+        assert_eq!(shown.holders["1"], BTreeSet::from([holder("a", "one"), holder("a", "two")]));
+        assert_eq!(shown.holders["3"], BTreeSet::from([holder("b", "one")]));
+        assert_eq!(shown.holders.len(), 2);
+        assert_eq!(shown.twins, BTreeSet::from([("a".to_owned(), "two".to_owned())]));
+    }
+}
