@@ -17,6 +17,8 @@ pub enum Subject {
     NodeAgent,
     /// The same process in its second role, the pods of its node, as a kubelet; embedded default only.
     Node,
+    /// `virt-handler plug`, which speaks with the kubelet; on clusters with kubelets.
+    Plug,
     /// `ferrovirt up` itself, which starts API server and node agent; embedded default only.
     Supervisor,
     /// The process of the API server and the controllers; embedded default only.
@@ -37,11 +39,12 @@ pub enum Subject {
 
 impl Subject {
     /// Every subject, in the order of the documents.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Qemu,
         Self::Launcher,
         Self::NodeAgent,
         Self::Node,
+        Self::Plug,
         Self::Supervisor,
         Self::ApiServer,
         Self::Controller,
@@ -59,6 +62,7 @@ impl Subject {
             Self::Launcher => "virt-launcher",
             Self::NodeAgent => "virt-handler",
             Self::Node => "node",
+            Self::Plug => "virt-handler plug",
             Self::Supervisor => "supervisor",
             Self::ApiServer => "api-server",
             Self::Controller => "kubevirt-controller",

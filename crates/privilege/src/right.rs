@@ -99,6 +99,13 @@ pub enum Right<T> {
     OwnSyscall(T),
     /// A descriptor that a process of ours is started with, for what it could not open itself.
     Descriptor(T),
+    /// A path of the node that a process of ours sees in its pod.
+    NodePath {
+        /// On the node, and in the pod.
+        path: T,
+        /// How.
+        access: Access,
+    },
     /// One permission of the SELinux policy.
     Selinux {
         /// Domain.
@@ -250,7 +257,9 @@ impl<T> Right<T> {
             Self::MachineScc { .. } => Surface::MachineScc,
             Self::Verb { .. } => Surface::Rbac,
             Self::OwnSyscall(_) => Surface::Filter,
-            Self::Host { .. } | Self::Sysctl { .. } | Self::Descriptor(_) => Surface::Node,
+            Self::Host { .. } | Self::Sysctl { .. } | Self::Descriptor(_) | Self::NodePath { .. } => {
+                Surface::Node
+            }
         }
     }
 
@@ -274,6 +283,7 @@ impl<T> Right<T> {
             Self::Syscall(name) => Right::Syscall(f(name)),
             Self::OwnSyscall(name) => Right::OwnSyscall(f(name)),
             Self::Descriptor(what) => Right::Descriptor(f(what)),
+            Self::NodePath { path, access } => Right::NodePath { path: f(path), access: *access },
             Self::Selinux { source, target, class, permission } => Right::Selinux {
                 source: f(source),
                 target: f(target),
@@ -343,6 +353,7 @@ impl<T: fmt::Display> fmt::Display for Right<T> {
             Self::Mount { path, source, access, .. } => write!(f, "mount {path} ({access}) of {source}"),
             Self::Syscall(name) | Self::OwnSyscall(name) => write!(f, "system call {name}"),
             Self::Descriptor(what) => write!(f, "descriptor: {what}"),
+            Self::NodePath { path, access } => write!(f, "node path {path} ({access})"),
             Self::Selinux { source, target, class, permission } => {
                 write!(f, "selinux {source} {target} {class} {permission}")
             }

@@ -26,6 +26,8 @@ pub enum Scenario {
     Webhook,
     /// `tests/hostile/tests/processes.rs`: a whole Ferrovirt, whose own processes are looked at and traced.
     Processes,
+    /// `crates/agent/tests/plug.rs`: `virt-handler plug` beside a kubelet of the tests, traced. Root.
+    Plug,
     /// `tests/e2e/tests/witnesses.rs`: a whole Ferrovirt, in which the node agent lacks a verb.
     Whole,
     /// `ferrovirt selinux prove`: a kernel that enforces the policy, in a virtual machine.
@@ -46,6 +48,7 @@ impl Scenario {
             Self::Launcher => "launcher",
             Self::Webhook => "webhook",
             Self::Processes => "processes",
+            Self::Plug => "plug",
             Self::Whole => "whole",
             Self::Selinux => "selinux",
             Self::DocumentedOnly(_) => "none: documented only",
@@ -90,6 +93,11 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("base-syscalls", Scenario::Launcher),
     ("launcher-syscalls", Scenario::Launcher),
     ("api-calls", Scenario::Processes),
+    ("plug-calls", Scenario::Plug),
+    ("plug-holders", Scenario::Plug),
+    ("plug-registers", Scenario::Plug),
+    ("plug-slots", Scenario::Plug),
+    ("plug-user", Scenario::Plug),
     ("base-sockets", Scenario::Node),
     ("bridge-enslave", Scenario::Node),
     ("dhcp-agent-binds", Scenario::Node),

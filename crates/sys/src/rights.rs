@@ -84,6 +84,25 @@ pub(crate) fn become_user(user: u32) -> io::Result<()> {
     Ok(set_no_new_privs(true)?)
 }
 
+/// Keeps no capability in any set, and no way to gain one. Root may call it in a container that has none already.
+///
+/// # Errors
+/// What the kernel says.
+pub fn give_up() -> io::Result<()> {
+    set_no_new_privs(true)?;
+    match limit(CapabilitySet::empty()) {
+        // Without CAP_SETPCAP the bounding set stays: with no_new_privs no program gets anything of it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => match clear_ambient_capability_set()
+        {
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(error) => return Err(error.into()),
+        },
+        other => other?,
+    }
+    let none = CapabilitySet::empty();
+    Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
+}
+
 /// Whether this process has no capability, can gain none, and is not root.
 ///
 /// # Errors
@@ -117,6 +136,22 @@ mod tests {
     fn names_of_capabilities() {
         assert_eq!(set(["KILL", "CHOWN"]), Some(CapabilitySet::KILL | CapabilitySet::CHOWN));
         assert_eq!(set(["KILL", "NONE"]), None);
+    }
+
+    #[test]
+    fn root_gives_everything_up_and_may_do_so_twice() {
+        // Of the thread alone.
+        let thread = std::thread::spawn(|| {
+            give_up().unwrap();
+            give_up().unwrap();
+            let sets = capabilities(None).unwrap();
+            let program =
+                Command::new("/bin/sh").args(["-c", "grep CapPrm /proc/self/status"]).output().unwrap();
+            (sets.effective | sets.permitted | sets.inheritable, String::from_utf8(program.stdout).unwrap())
+        });
+        let (left, program) = thread.join().unwrap();
+        assert!(left.is_empty());
+        assert_eq!(program, "CapPrm:\t0000000000000000\n");
     }
 
     #[test]

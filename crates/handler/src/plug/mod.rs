@@ -11,11 +11,13 @@
 //! 3. [`plugin`]: what is answered to the kubelet.
 //! 4. [`registration`]: that the kubelet knows the plug-in, also after either of them was started again.
 //! 5. [`table`]: which pod holds which slot; [`look`] asks the kubelet, and [`store`] is the disk.
+//! 6. [`program`]: how it all runs, and what it gives up before.
 
 pub mod grpc;
 pub mod look;
 pub mod messages;
 pub mod plugin;
+pub mod program;
 pub mod registration;
 pub mod store;
 pub mod table;

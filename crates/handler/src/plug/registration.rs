@@ -197,8 +197,14 @@ impl Entry {
         mut listens: impl FnMut(Option<Option<u64>>),
     ) {
         let mut state = Registration::new(Instant::now());
+        let mut missing = false;
         loop {
-            state.step(Event::Looked(self.look()), Instant::now());
+            let kubelet = self.look();
+            if kubelet.is_none() && !missing {
+                tracing::warn!("there is no kubelet at {}: is that its directory?", self.kubelet.display());
+            }
+            missing = kubelet.is_none();
+            state.step(Event::Looked(kubelet), Instant::now());
             state.step(Event::Waited, Instant::now());
             if state.begin(Instant::now()) {
                 let answer = self.register().await;

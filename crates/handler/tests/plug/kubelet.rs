@@ -3,7 +3,7 @@
 
 use ferrovirt_handler::plug::{
     grpc::{self, Channel},
-    messages::{Device, Devices, Empty, LIST_AND_WATCH, REGISTER, RegisterRequest},
+    messages::{Device, Devices, Empty, LIST, LIST_AND_WATCH, PodList, REGISTER, RegisterRequest},
 };
 use std::{
     path::{Component, Path, PathBuf},
@@ -74,6 +74,7 @@ impl Kubelet {
         Self { shared, requests: seen, lists: listed }
     }
 
+    #[allow(dead_code)]
     pub(crate) fn socket(&self) -> PathBuf {
         self.shared.directory.join("kubelet.sock")
     }
@@ -148,4 +149,39 @@ async fn connect(shared: Arc<Shared>, request: RegisterRequest) -> Result<Empty,
     });
     drop(shared.requests.send(request));
     Ok(Empty {})
+}
+
+/// The API that says who holds what.
+#[allow(dead_code)]
+pub(crate) struct Pods {
+    /// What it says.
+    pub(crate) list: Arc<Mutex<PodList>>,
+    _tasks: JoinSet<()>,
+}
+
+#[allow(dead_code)]
+impl Pods {
+    pub(crate) fn start(socket: &Path) -> Self {
+        let listener = UnixListener::bind(socket).unwrap();
+        let list = Arc::<Mutex<PodList>>::default();
+        let shown = Arc::clone(&list);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let shown = Arc::clone(&shown);
+                let connection = grpc::serve(stream, move |request| {
+                    let shown = Arc::clone(&shown);
+                    async move {
+                        assert_eq!(request.uri().path(), LIST);
+                        let list = shown.lock().unwrap().clone();
+                        grpc::unary(request, 1 << 16, move |_: Empty| std::future::ready(Ok(list.clone())))
+                            .await
+                    }
+                });
+                tokio::spawn(async { drop(connection.await) });
+            }
+        });
+        Self { list, _tasks: tasks }
+    }
 }

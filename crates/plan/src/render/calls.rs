@@ -45,6 +45,7 @@ pub fn file() -> String {
     let (launcher, qemu) = (names(&grants, Subject::Launcher), names(&grants, Subject::Qemu));
     let lists = [
         ("API_SERVER", "The API server with the controllers.", names(&grants, Subject::ApiServer)),
+        ("PLUG", "The handler's part for the kubelet.", names(&grants, Subject::Plug)),
         // QEMU is its child, and filters add up.
         ("LAUNCHER", "The launcher, with what QEMU may make.", &launcher | &qemu),
         ("QEMU", "QEMU.", qemu),

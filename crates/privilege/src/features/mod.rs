@@ -17,6 +17,7 @@ mod kvm;
 mod multi_queue;
 mod network;
 mod node;
+mod plug;
 mod processes;
 mod scc_webhook;
 mod selinux_label;

@@ -39,11 +39,14 @@ fn one() -> Table {
     table
 }
 
+/// What one look shows: slots with pods.
+type Look = &'static [(&'static str, &'static str)];
+
 /// Each row: what is shown one look after another, and what becomes of the slot.
 #[test]
 fn a_slot_is_its_one_holders_and_nobodys_while_it_is_doubtful() {
-    let none: &[(&str, &str)] = &[];
-    let rows: [(&[&[(&str, &str)]], State); 8] = [
+    let none: Look = &[];
+    let rows: [(&[Look], State); 8] = [
         (&[none], State::Waiting),
         (&[&[("8", "a")]], State::Waiting),
         (&[&[("7", "a")]], held("a")),
