@@ -62,6 +62,8 @@ fn on_kubernetes() -> Result<()> {
             "lifecycle",
             "--test",
             "manifests",
+            "--test",
+            "slots",
         ]),
         Err(error) if error.is::<ferrovirt_cluster::Unavailable>() => {
             let ci = std::env::var_os("CI").is_some_and(|value| value == "true");

@@ -288,8 +288,13 @@ pub struct Own(Cluster);
 impl Own {
     /// Removes what an earlier, killed run left, and starts a cluster of two nodes.
     pub fn start(name: &str) -> Result<Self> {
-        Cluster::down(name)?;
-        Cluster::up(&Options { name: name.to_owned(), ..Options::default() }).map(Self)
+        Self::with(Options { name: name.to_owned(), ..Options::default() })
+    }
+
+    /// The same with other options.
+    pub fn with(options: Options) -> Result<Self> {
+        Cluster::down(&options.name)?;
+        Cluster::up(&options).map(Self)
     }
 }
 
