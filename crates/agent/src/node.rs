@@ -6,7 +6,8 @@ use crate::{
     pods::Shared,
     policy::{Installer, Report},
 };
-use ferrovirt_api::{kubevirt::KubeVirt, quantity::Amount};
+use ferrovirt_api::kubevirt::KubeVirt;
+use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_model::{Bytes, Profile};
 use ferrovirt_plan::{
     config::{ClusterConfig, KUBEVIRT, NAMESPACE},
@@ -226,7 +227,7 @@ fn status(name: &str, capacity: &Value, reserve: u64, policy: &Report, short: bo
     let mut allocatable = capacity.clone();
     if let Some(all) = allocatable.as_object_mut() {
         let whole = all.get("ephemeral-storage").and_then(Value::as_str).unwrap_or_default();
-        let whole = Amount::parse(whole).and_then(Amount::bytes).map_or(0, |bytes| bytes.0);
+        let whole = Amount::parse(whole).and_then(Amount::bytes).unwrap_or_default();
         all.insert("ephemeral-storage".to_owned(), json!(Bytes(whole.saturating_sub(reserve)).to_string()));
     }
     let now = clock::now();

@@ -1,6 +1,7 @@
 //! Defaulting, in the order of KubeVirt's mutating webhooks. Idempotent; never an error: what is wrong is left for
 //! validation to refuse.
 
+use ferrovirt_kubernetes::quantity::Amount;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::{
@@ -10,7 +11,6 @@ use crate::{
         Machine, Memory, MemoryStatus, Network, PodNetwork, VirtualMachine, VirtualMachineInstance,
         VirtualMachineInstancePhaseTransitionTimestamp, VirtualMachineInstanceSpec, phase,
     },
-    quantity::Amount,
 };
 
 /// Keeps a VirtualMachineInstance until its pods are gone.

@@ -7,7 +7,6 @@ mod crd;
 pub mod defaults;
 pub mod document;
 pub mod kubevirt;
-pub mod quantity;
 mod segment;
 pub mod support;
 pub mod validate;

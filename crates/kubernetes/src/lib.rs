@@ -7,4 +7,6 @@ pub mod condition;
 pub mod json;
 pub mod names;
 pub mod object;
+pub mod quantity;
+pub mod selector;
 pub mod subject;

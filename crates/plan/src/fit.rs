@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use ferrovirt_api::quantity::Amount;
-use ferrovirt_kubernetes::json::{self, list, text, texts};
+use ferrovirt_kubernetes::json::{self, list, text};
 use ferrovirt_kubernetes::object;
+use ferrovirt_kubernetes::quantity::Amount;
+use ferrovirt_kubernetes::selector::Requirement;
 use serde_json::Value;
 
 /// Amounts by resource name, in thousandths of the resource's unit (bytes, CPUs, pieces).
@@ -229,24 +230,11 @@ fn selected(pod: &Value, node: &Value) -> bool {
     list(required, "nodeSelectorTerms").any(|term| {
         let expressions = list(term, "matchExpressions").count() + list(term, "matchFields").count();
         expressions > 0
-            && list(term, "matchExpressions").all(|e| holds(e, label(text(e, "key"))))
-            && list(term, "matchFields").all(|e| text(e, "key") == "metadata.name" && holds(e, Some(name)))
+            && list(term, "matchExpressions").map(Requirement::of_node).all(|r| r.is_met(label(r.key())))
+            && list(term, "matchFields")
+                .map(Requirement::of_node)
+                .all(|r| r.key() == "metadata.name" && r.is_met(Some(name)))
     })
-}
-
-fn holds(expression: &Value, have: Option<&str>) -> bool {
-    let listed = || list(expression, "values").any(|v| v.as_str() == have && have.is_some());
-    let number = |text: Option<&str>| text.and_then(|t| t.parse::<i64>().ok());
-    let bound = || number(texts(expression, "values").next());
-    match text(expression, "operator") {
-        "In" => listed(),
-        "NotIn" => !listed(),
-        "Exists" => have.is_some(),
-        "DoesNotExist" => have.is_none(),
-        "Gt" => number(have).zip(bound()).is_some_and(|(have, bound)| have > bound),
-        "Lt" => number(have).zip(bound()).is_some_and(|(have, bound)| have < bound),
-        _ => false,
-    }
 }
 
 /// Sums the requests of pods.

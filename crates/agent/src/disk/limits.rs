@@ -1,7 +1,7 @@
 //! When a pod takes too much, and which pod has to go when the node has too little: pure, and in a kubelet's words.
 
 use super::usage::{Free, Usage};
-use ferrovirt_api::quantity::Amount;
+use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_model::Bytes;
 use k8s_openapi::{
     api::core::v1::{Container, Pod},
@@ -63,7 +63,7 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
 }
 
 fn bytes(quantity: &Quantity) -> Option<u64> {
-    Amount::parse(&quantity.0).and_then(Amount::bytes).ok().map(|bytes| bytes.0)
+    Amount::parse(&quantity.0).and_then(Amount::bytes).ok()
 }
 
 /// Bytes of disk that the containers of a pod ask for.
@@ -123,7 +123,7 @@ impl FromStr for Threshold {
     fn from_str(text: &str) -> Result<Self, String> {
         let found = match text.strip_suffix('%') {
             Some(percent) => percent.parse().ok().filter(|percent| *percent <= 100).map(Self::Percent),
-            None => Amount::parse(text).and_then(Amount::bytes).ok().map(|bytes| Self::Amount(bytes.0)),
+            None => Amount::parse(text).and_then(Amount::bytes).ok().map(Self::Amount),
         };
         found.ok_or_else(|| format!("{text:?} is neither an amount such as 1Gi nor a part such as 10%"))
     }

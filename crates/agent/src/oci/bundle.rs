@@ -5,7 +5,7 @@ use super::{
     sources::Sources,
 };
 use crate::{disk::MOST_OPEN, selinux::Label};
-use ferrovirt_api::quantity::Amount;
+use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_plan::paths;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
@@ -89,7 +89,7 @@ pub enum Error {
     },
     /// A resource amount that cannot be read.
     #[error("resources: {0}")]
-    Quantity(#[from] ferrovirt_api::quantity::QuantityError),
+    Quantity(#[from] ferrovirt_kubernetes::quantity::QuantityError),
     /// A seccomp profile that is not there.
     #[error("seccompProfile.localhostProfile: this node has none: use RuntimeDefault")]
     Localhost,
@@ -299,7 +299,7 @@ pub fn huge_pages(container: &Container) -> Result<BTreeMap<u64, u64>, Error> {
     let Some(resources) = &container.resources else { return Ok(limits) };
     for (name, value) in resources.limits.iter().flatten() {
         if let Some(size) = name.strip_prefix("hugepages-") {
-            limits.insert(Amount::parse(size)?.bytes()?.0, Amount::parse(&value.0)?.bytes()?.0);
+            limits.insert(Amount::parse(size)?.bytes()?, Amount::parse(&value.0)?.bytes()?);
         }
     }
     Ok(limits)
@@ -465,7 +465,7 @@ fn resources(container: &Container, devices: &[Device], huge: HugeLimit) -> Resu
     let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
     let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
     if let Some(limit) = limits.and_then(|l| l.get("memory")) {
-        all.insert("memory".to_owned(), json!({"limit": Amount::parse(&limit.0)?.bytes()?.0}));
+        all.insert("memory".to_owned(), json!({"limit": Amount::parse(&limit.0)?.bytes()?}));
     }
     let mut cpu = serde_json::Map::new();
     if let Some(request) = requests.and_then(|r| r.get("cpu")) {

@@ -1,7 +1,7 @@
 //! Who dies first when memory runs out: guests before the system, by their quality of service as a kubelet orders them.
 
 use crate::node::memory;
-use ferrovirt_api::quantity::Amount;
+use ferrovirt_kubernetes::quantity::Amount;
 use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use std::{fs, sync::OnceLock};
 
@@ -56,7 +56,7 @@ fn adjust(pod: &Pod, capacity: u64) -> i64 {
 }
 
 fn bytes(quantity: &str) -> u64 {
-    Amount::parse(quantity).and_then(|amount| amount.bytes()).map(|bytes| bytes.0).unwrap_or_default()
+    Amount::parse(quantity).and_then(Amount::bytes).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Claims bound to volumes of this node.
 
 use super::marks::{Mark, Name};
+use ferrovirt_kubernetes::quantity::Amount;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use std::path::{Path, PathBuf};
 
@@ -45,7 +46,7 @@ impl Claim {
             (None, None) => return None,
         };
         let capacity = spec.capacity.as_ref().and_then(|all| all.get("storage"));
-        let capacity = capacity.and_then(|size| ferrovirt_api::quantity::bytes(size).ok());
+        let capacity = capacity.and_then(|size| Amount::parse(&size.0).and_then(Amount::bytes).ok());
         Some(Self {
             mark: Mark {
                 file: marks.join(owner),
@@ -58,7 +59,7 @@ impl Claim {
             path: PathBuf::from(path),
             create,
             block: spec.volume_mode.as_deref() == Some("Block"),
-            capacity: capacity.unwrap_or_default().0,
+            capacity: capacity.unwrap_or_default(),
         })
     }
 }

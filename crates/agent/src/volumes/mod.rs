@@ -15,7 +15,7 @@ use crate::{
     oci::bundle::{self, Device, Identity, Mount},
     selinux,
 };
-use ferrovirt_api::quantity::Amount;
+use ferrovirt_kubernetes::quantity::Amount;
 use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, Secret, Volume,
 };
@@ -84,7 +84,7 @@ pub enum Error {
         /// The volume.
         volume: String,
         /// What is wrong.
-        source: ferrovirt_api::quantity::QuantityError,
+        source: ferrovirt_kubernetes::quantity::QuantityError,
     },
 }
 
@@ -307,14 +307,14 @@ impl Context<'_> {
             "Memory" => {
                 if let Some(size) = &source.size_limit {
                     let bytes = Amount::parse(&size.0).and_then(Amount::bytes).map_err(quantity)?;
-                    options.push(format!("size={}", bytes.0));
+                    options.push(format!("size={bytes}"));
                 }
                 Ok(Backing::Special { kind: "tmpfs", options })
             }
             medium if medium.starts_with("HugePages") => {
                 let limits = bundle::huge_pages(container)?;
                 let page = match medium.strip_prefix("HugePages-") {
-                    Some(size) => Amount::parse(size).and_then(Amount::bytes).map_err(quantity)?.0,
+                    Some(size) => Amount::parse(size).and_then(Amount::bytes).map_err(quantity)?,
                     None => match limits.keys().collect::<Vec<_>>().as_slice() {
                         [one] => **one,
                         _ => return Err(unsupported(name, "name the page size as HugePages-SIZE")),

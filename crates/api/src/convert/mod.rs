@@ -7,6 +7,7 @@
 mod devices;
 mod storage;
 
+use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_model::{
     Bytes, Machine, PageSize,
     machine::{Cpu, Devices, Firmware, KernelBoot, Memory, Scheduling},
@@ -16,7 +17,6 @@ use crate::{
     cause::{Cause, Path, Report},
     defaults::GRACE_SECONDS,
     kubevirt::{self, VirtualMachineInstance, VirtualMachineInstanceSpec},
-    quantity::{self, Amount},
     support,
 };
 
@@ -152,9 +152,8 @@ impl Resources {
         };
         let mut read = |list: &str, name: &str| {
             let quantity = if list == "limits" { limits.get(name) } else { requests.get(name) }?;
-            let amount = Amount::parse(&quantity.0).and_then(|amount| {
-                if name == "cpu" { amount.millis() } else { amount.bytes().map(|bytes| bytes.0) }
-            });
+            let amount = Amount::parse(&quantity.0)
+                .and_then(|amount| if name == "cpu" { amount.millis() } else { amount.bytes() });
             amount
                 .map_err(|error| {
                     let path = path.child(list).child(name);
@@ -214,8 +213,8 @@ fn memory(
     if let Some(kubevirt::Memory { guest: wanted, hugepages, max_guest: _, reserved_overhead: _ }) = memory {
         if let Some(wanted) = wanted {
             let path = path.child("guest");
-            match quantity::bytes(wanted) {
-                Ok(bytes) => guest = Some(bytes),
+            match Amount::parse(&wanted.0).and_then(Amount::bytes) {
+                Ok(bytes) => guest = Some(Bytes(bytes)),
                 Err(error) => report.invalid(&path, format!("{path} '{}': {error}", wanted.0)),
             }
         }
@@ -224,7 +223,7 @@ fn memory(
             let text = page_size.as_deref().unwrap_or_default();
             match Amount::parse(text).and_then(Amount::bytes) {
                 Ok(bytes) => {
-                    huge_pages = PageSize::new(bytes.0);
+                    huge_pages = PageSize::new(bytes);
                     if huge_pages.is_none() {
                         report.invalid(&path, format!("{path} '{text}': must be greater than 0"));
                     }

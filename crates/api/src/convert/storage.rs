@@ -1,6 +1,7 @@
 //! Disks and the volumes behind them.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_model::{
     Bytes,
     machine::{Bus, Cache, Disk, DiskTarget, Payload, Source},
@@ -10,7 +11,6 @@ use k8s_openapi::{api::core::v1::LocalObjectReference, apimachinery::pkg::api::r
 use crate::{
     cause::{Path, Report},
     kubevirt::{self, Volume},
-    quantity,
 };
 
 pub(super) fn disks(
@@ -231,7 +231,9 @@ fn payload(
 }
 
 fn bytes(path: &Path, quantity: &Quantity, report: &mut Report) -> Option<Bytes> {
-    quantity::bytes(quantity)
+    Amount::parse(&quantity.0)
+        .and_then(Amount::bytes)
+        .map(Bytes)
         .map_err(|error| report.invalid(path, format!("{path} '{}': {error}", quantity.0)))
         .ok()
 }

@@ -1,7 +1,9 @@
 //! Processors: topology, dedicated placement, NUMA, realtime, features.
 
+use ferrovirt_kubernetes::quantity::Amount;
+
 use super::{Rules, text};
-use crate::{cause::Reason, kubevirt::Cpu, quantity::Amount};
+use crate::{cause::Reason, kubevirt::Cpu};
 
 /// The product of a topology in which nothing stands for 1, and 0 when nothing at all is given.
 fn vcpus(cpu: &Cpu) -> u64 {

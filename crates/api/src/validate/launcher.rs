@@ -2,6 +2,7 @@
 //! for every value that becomes part of one, and names that are names wherever another object is named.
 
 use ferrovirt_kubernetes::names;
+use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_qemu::{
     command::has_places,
     order::Bus,
@@ -12,7 +13,6 @@ use super::Rules;
 use crate::{
     cause::Path,
     kubevirt::{Disk, Volume},
-    quantity::Amount,
 };
 
 impl Rules<'_> {
@@ -116,8 +116,8 @@ impl Rules<'_> {
     fn memory_size(&mut self) {
         let memory = self.spec.domain.memory.as_ref();
         let page = memory.and_then(|memory| memory.hugepages.as_ref()?.page_size.as_deref());
-        let page = page.and_then(|size| Amount::parse(size).ok()?.bytes().ok()).filter(|size| size.0 != 0);
-        if let Some(Err(rule)) = page.map(|size| rules::huge_page(size.0)) {
+        let page = page.and_then(|size| Amount::parse(size).ok()?.bytes().ok()).filter(|size| *size != 0);
+        if let Some(Err(rule)) = page.map(rules::huge_page) {
             let path = self.domain("memory.hugepages.pageSize");
             self.report.invalid(&path, format!("{path} {rule}"));
         }
@@ -130,7 +130,7 @@ impl Rules<'_> {
         let Some((amount, field)) = given.into_iter().find(|(amount, _)| !amount.is_zero()) else { return };
         // What is no amount at all has been reported.
         let Ok(bytes) = amount.bytes() else { return };
-        if let Err(rule) = rules::memory(bytes.0) {
+        if let Err(rule) = rules::memory(bytes) {
             let path = self.domain(field);
             self.report.invalid(&path, format!("{path} '{amount}' {rule}"));
         }

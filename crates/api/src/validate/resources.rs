@@ -1,12 +1,10 @@
 //! Memory, huge pages and the resources of the pod.
 
+use ferrovirt_kubernetes::quantity::{Amount, QuantityError};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::Rules;
-use crate::{
-    cause::{Path, Reason},
-    quantity::{Amount, QuantityError},
-};
+use crate::cause::{Path, Reason};
 
 /// The amount of a quantity that [`Rules::quantities`] has accepted; nothing for one that it has refused.
 fn amount(quantity: Option<&Quantity>) -> Amount {

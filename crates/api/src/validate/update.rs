@@ -1,9 +1,10 @@
 //! Updates of a VirtualMachineInstance.
 
+use ferrovirt_kubernetes::quantity::Amount;
+
 use crate::{
     cause::{Cause, Reason, Report},
     kubevirt::{Memory, VirtualMachineInstance},
-    quantity::Amount,
 };
 
 use super::metadata::reserved_labels;

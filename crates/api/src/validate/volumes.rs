@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_qemu::rules;
 use k8s_openapi::api::core::v1::LocalObjectReference;
 
@@ -10,7 +11,6 @@ use super::{Rules, text};
 use crate::{
     cause::{Path, Reason},
     kubevirt::{HostDisk, Volume},
-    quantity::Amount,
 };
 
 /// The most bytes of user or network data that an object may carry itself.

@@ -162,7 +162,7 @@ fn validate_container(container: &Value, at: &str, volumes: &HashSet<&str>, caus
 fn resources(container: &Value, at: &str, causes: &mut Vec<Cause>) {
     let amount = |value: &Value| {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        ferrovirt_api::quantity::Amount::parse(&text).ok().map(|a| (a.thousandths(), text))
+        ferrovirt_kubernetes::quantity::Amount::parse(&text).ok().map(|a| (a.thousandths(), text))
     };
     let list = |kind: &str| container.get("resources").and_then(|r| r.get(kind)).and_then(Value::as_object);
     for kind in ["limits", "requests"] {

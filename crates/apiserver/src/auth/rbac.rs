@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::selector::Labels;
 use serde_json::Value;
 
 use super::rules::Rule;
@@ -267,7 +268,8 @@ pub fn aggregate(role: &Value, all: &[&Value]) -> Vec<Rule> {
 fn collect<'a>(role: &Value, all: &[&'a Value], seen: &mut Vec<&'a str>, out: &mut Vec<Rule>) {
     let selectors = role.pointer("/aggregationRule/clusterRoleSelectors").and_then(Value::as_array);
     for selector in selectors.into_iter().flatten() {
-        for other in all.iter().filter(|other| selects(selector, other)) {
+        let selector = Labels::from_object(selector);
+        for other in all.iter().filter(|other| selector.matches(other)) {
             let name = name_of(other);
             if seen.contains(&name) {
                 continue;
@@ -288,33 +290,6 @@ fn collect<'a>(role: &Value, all: &[&'a Value], seen: &mut Vec<&'a str>, out: &m
 
 fn name_of(role: &Value) -> &str {
     json::text(role, "/metadata/name")
-}
-
-/// Whether a label selector (`matchLabels` and `matchExpressions`) takes an object.
-#[must_use]
-pub fn selects(selector: &Value, object: &Value) -> bool {
-    let label = |key: &str| {
-        object.pointer("/metadata/labels").and_then(|labels| labels.get(key)).and_then(Value::as_str)
-    };
-    let exact = json::fields(selector, "matchLabels");
-    let expressions = selector.get("matchExpressions").and_then(Value::as_array);
-    exact.into_iter().flatten().all(|(key, value)| label(key) == value.as_str())
-        && expressions.into_iter().flatten().all(|term| {
-            let have = json::string(term, "key").and_then(label);
-            let values = term.get("values").and_then(Value::as_array);
-            let listed = || {
-                have.is_some_and(|have| {
-                    values.into_iter().flatten().any(|value| value.as_str() == Some(have))
-                })
-            };
-            match json::string(term, "operator") {
-                Some("In") => listed(),
-                Some("NotIn") => !listed(),
-                Some("Exists") => have.is_some(),
-                Some("DoesNotExist") => have.is_none(),
-                _ => false,
-            }
-        })
 }
 
 #[cfg(test)]

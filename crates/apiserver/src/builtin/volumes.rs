@@ -3,13 +3,13 @@
 //! A claim gets the smallest available volume that fits its size, access modes, class, volume mode and selector. The
 //! volume's `claimRef` is written first and decides: a crash in between is finished on the next look.
 
-use ferrovirt_api::quantity::Amount;
 use ferrovirt_kubernetes::json::{list, set, text};
 use ferrovirt_kubernetes::object::{drop_finalizer, has_finalizer, is_deleting, no_finalizers, uid};
+use ferrovirt_kubernetes::quantity::Amount;
+use ferrovirt_kubernetes::selector::Labels;
 use serde_json::{Value, json};
 
 use super::{Wake, delete};
-use crate::auth::rbac::selects;
 use crate::store::{Change, Key, Prefix, Store, StoreError};
 
 const VOLUMES: &str = "persistentvolumes";
@@ -203,5 +203,5 @@ fn fits(volume_key: &Key, volume: &Value, claim_key: &Key, claim: &Value) -> boo
         && mode(volume) == mode(claim)
         && list(claim, "/spec/accessModes").all(has_mode)
         && size(volume, "/spec/capacity/storage") >= size(claim, "/spec/resources/requests/storage")
-        && selector.is_none_or(|selector| selects(selector, volume))
+        && selector.is_none_or(|selector| Labels::from_object(selector).matches(volume))
 }

@@ -1,7 +1,9 @@
 //! The query string: options of every verb.
 
+use ferrovirt_kubernetes::selector::Labels;
+
 use super::path::unescape;
-use super::selector::{Fields, Labels};
+use super::selector::Fields;
 use crate::status::ApiError;
 
 /// What happens to unknown fields.
@@ -59,7 +61,9 @@ impl Query {
             "watch" => self.watch = truth(&value),
             "allowWatchBookmarks" => self.bookmarks = truth(&value),
             "sendInitialEvents" => self.send_initial_events = truth(&value),
-            "labelSelector" => self.labels = Labels::parse(&value)?,
+            "labelSelector" => {
+                self.labels = Labels::parse(&value).map_err(|why| ApiError::bad_request(why.to_string()))?
+            }
             "fieldSelector" => self.fields = Fields::parse(&value)?,
             "limit" => self.limit = Some(number(name, &value)?).filter(|limit| *limit > 0),
             "continue" => self.continue_from = Some(value).filter(|token| !token.is_empty()),

@@ -2,8 +2,8 @@
 
 use super::Place;
 use crate::render::pod::KEPT_BACK;
-use ferrovirt_api::quantity::Amount;
 use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_scc::{NamespaceValues, REQUIRED_SCC, SCC, SECCOMP_POD, SUBJECT_TYPE};
 use serde_json::{Value, json};
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::selector::Labels;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
 use super::review::Asked;
-use crate::rest::selector::Labels;
 
 /// Where distributions keep the authorities that a machine trusts; for webhooks without a bundle of their own.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";

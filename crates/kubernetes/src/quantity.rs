@@ -5,27 +5,35 @@
 
 use std::{cmp::Ordering, fmt};
 
-use ferrovirt_model::Bytes;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-
 /// Billionths in one.
 const NANO: i128 = 1_000_000_000;
 /// The largest power of ten that is tried; every larger number is out of range.
 const MAX_EXPONENT: i32 = 40;
 
 /// Why a text is not a usable quantity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuantityError {
     /// Not of the grammar. The text is the one that Kubernetes uses, since clients know it.
-    #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
     Format,
     /// Larger than 64 bits can say.
-    #[error("the amount is too large: use less than 16Ei")]
     TooLarge,
     /// Negative where only an amount makes sense.
-    #[error("must be greater than or equal to 0")]
     Negative,
 }
+
+impl fmt::Display for QuantityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Format => {
+                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+            }
+            Self::TooLarge => "the amount is too large: use less than 16Ei",
+            Self::Negative => "must be greater than or equal to 0",
+        })
+    }
+}
+
+impl std::error::Error for QuantityError {}
 
 /// How a quantity was written, and so how it is written back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +110,8 @@ impl Amount {
     }
 
     /// As a number of bytes (or of anything whole).
-    pub fn bytes(self) -> Result<Bytes, QuantityError> {
-        unsigned(self.whole()).map(Bytes)
+    pub fn bytes(self) -> Result<u64, QuantityError> {
+        unsigned(self.whole())
     }
 
     /// As thousandths, such as thousandths of a processor.
@@ -164,21 +172,6 @@ impl fmt::Display for Amount {
         };
         write!(f, "{mantissa}{suffix}")
     }
-}
-
-/// The number of bytes that a quantity stands for.
-pub fn bytes(quantity: &Quantity) -> Result<Bytes, QuantityError> {
-    Amount::parse(&quantity.0)?.bytes()
-}
-
-/// The thousandths that a quantity stands for.
-pub fn millis(quantity: &Quantity) -> Result<u64, QuantityError> {
-    Amount::parse(&quantity.0)?.millis()
-}
-
-/// The quantity of a number of bytes, in canonical form.
-pub fn from_bytes(bytes: Bytes) -> Quantity {
-    Quantity(Amount::from_bytes(bytes.0).to_string())
 }
 
 enum Scale {
@@ -336,9 +329,10 @@ mod tests {
         {
             assert_eq!(Amount::parse(text), Err(QuantityError::TooLarge), "{text}");
         }
-        assert_eq!(bytes(&Quantity("16Ei".into())), Err(QuantityError::TooLarge));
-        assert_eq!(bytes(&Quantity("-1".into())), Err(QuantityError::Negative));
-        assert_eq!(bytes(&Quantity("18446744073709551615".into())), Ok(Bytes(u64::MAX)));
+        let bytes = |text: &str| Amount::parse(text).and_then(Amount::bytes);
+        assert_eq!(bytes("16Ei"), Err(QuantityError::TooLarge));
+        assert_eq!(bytes("-1"), Err(QuantityError::Negative));
+        assert_eq!(bytes("18446744073709551615"), Ok(u64::MAX));
     }
 
     proptest! {
@@ -357,7 +351,8 @@ mod tests {
 
         #[test]
         fn bytes_survive(value in any::<u64>()) {
-            prop_assert_eq!(bytes(&from_bytes(Bytes(value))), Ok(Bytes(value)));
+            let written = Amount::from_bytes(value).to_string();
+            prop_assert_eq!(Amount::parse(&written).and_then(Amount::bytes), Ok(value));
         }
     }
 }
