@@ -3,11 +3,11 @@
 //! Each object is made when it is missing. One that exists is left alone, so that an administrator's edit stays.
 
 use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::rbac::GROUP;
 use ferrovirt_kubernetes::subject::{AUTHENTICATED, MASTERS, UNAUTHENTICATED};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
 
-use crate::auth::rbac::GROUP;
 use crate::builtin::{namespaces, object};
 use crate::store::{Store, StoreError};
 

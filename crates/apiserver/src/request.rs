@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+pub use ferrovirt_kubernetes::rbac::{Attributes, Decision};
 use serde_json::Value;
 
 use crate::flow::Requester;
@@ -18,37 +19,6 @@ pub struct UserInfo {
     pub groups: Vec<String>,
     /// What else the credential says.
     pub extra: BTreeMap<String, Vec<String>>,
-}
-
-/// What authorization is asked about.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attributes {
-    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, or an own verb such as `use`;
-    /// for paths that are no resources the method in small letters.
-    pub verb: String,
-    /// API group, empty for core.
-    pub group: String,
-    /// API version.
-    pub version: String,
-    /// Plural resource name; empty when the request is for a path that is no resource.
-    pub resource: String,
-    /// Subresource or empty.
-    pub subresource: String,
-    /// Namespace or empty.
-    pub namespace: String,
-    /// Object name or empty.
-    pub name: String,
-    /// The path.
-    pub path: String,
-}
-
-/// What authorization answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// Yes, and by which binding.
-    Allow(String),
-    /// No. The reason may be empty; the caller words the 403.
-    Deny(String),
 }
 
 /// The verb of admission.

@@ -8,5 +8,6 @@ pub mod json;
 pub mod names;
 pub mod object;
 pub mod quantity;
+pub mod rbac;
 pub mod selector;
 pub mod subject;

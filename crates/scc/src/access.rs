@@ -1,5 +1,13 @@
 //! Who may use an SCC.
 
+use ferrovirt_kubernetes::rbac::{Action, Rights, User};
+use ferrovirt_kubernetes::subject::MASTERS;
+
+use crate::names::GROUP;
+
+/// What lets somebody use an SCC.
+pub const USE: Action<'static> = Action { verb: "use", group: GROUP, resource: "securitycontextconstraints" };
+
 /// Somebody whose right to use an SCC is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
@@ -7,6 +15,12 @@ pub struct Subject<'a> {
     pub user: &'a str,
     /// Groups, exactly those that count for this question.
     pub groups: &'a [String],
+}
+
+impl<'a> Subject<'a> {
+    fn user(&self) -> User<'a> {
+        User { name: self.user, groups: self.groups }
+    }
 }
 
 /// Whose right admitted a pod.
@@ -52,6 +66,30 @@ pub trait Authorizer {
     fn grants<'a>(&'a self, subject: &Subject<'_>, namespace: &str) -> Grants<'a> {
         let _ = (subject, namespace);
         Grants::Ask
+    }
+}
+
+/// Rights to [`USE`], out of roles and bindings.
+impl Authorizer for Rights {
+    fn may_use(&self, subject: &Subject<'_>, scc: &str, namespace: &str) -> bool {
+        let user = subject.user();
+        user.in_group(MASTERS) || self.of(user, namespace).any(|objects| objects.has(scc))
+    }
+
+    fn grants<'a>(&'a self, subject: &Subject<'_>, namespace: &str) -> Grants<'a> {
+        let user = subject.user();
+        // API servers do not look at roles for these.
+        if user.in_group(MASTERS) {
+            return Grants::All;
+        }
+        let mut names = Vec::new();
+        for objects in self.of(user, namespace) {
+            if objects.all() {
+                return Grants::All;
+            }
+            names.extend(objects.names());
+        }
+        Grants::Named(names)
     }
 }
 
@@ -121,7 +159,42 @@ impl Bits {
 
 #[cfg(test)]
 mod tests {
-    use super::Bits;
+    use ferrovirt_kubernetes::object;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn both_answers_of_roles_and_bindings_agree() {
+        let role = |name: &str, names: &[&str]| {
+            json!({"kind": "ClusterRole", "metadata": {"name": name}, "rules": [{"verbs": [USE.verb],
+                   "apiGroups": [USE.group], "resources": [USE.resource], "resourceNames": names}]})
+        };
+        let binding = |role: &str, kind: &str, name: &str| {
+            json!({"kind": "ClusterRoleBinding", "roleRef": {"kind": "ClusterRole", "name": role},
+                   "subjects": [{"kind": kind, "name": name}]})
+        };
+        let objects = [
+            role("one", &["one"]),
+            role("all", &[]),
+            binding("one", "Group", "staff"),
+            binding("all", "User", "root"),
+        ];
+        let rights = Rights::read(objects.iter().map(|object| (object::kind(object), object)), &USE);
+        let may = |user: &str, group: &str, scc: &str| {
+            let groups = [group.to_owned()];
+            let subject = Subject { user, groups: &groups };
+            let listed = match rights.grants(&subject, "n") {
+                Grants::All => true,
+                Grants::Named(names) => names.contains(&scc),
+                Grants::Ask => panic!("rights can be listed"),
+            };
+            assert_eq!(listed, rights.may_use(&subject, scc, "n"));
+            listed
+        };
+        assert!(may("eve", "staff", "one") && !may("eve", "staff", "two") && !may("eve", "others", "one"));
+        assert!(may("root", "others", "anything") && may("nobody", MASTERS, "anything"));
+    }
 
     #[test]
     fn positions_are_found_in_order_within_and_beyond_the_words_in_place() {

@@ -55,7 +55,7 @@ mod types;
 mod volume;
 pub mod webhook;
 
-pub use access::{Authorizer, Grants, Subject, SubjectType};
+pub use access::{Authorizer, Grants, Subject, SubjectType, USE};
 pub use audit::AuditAnnotation;
 pub use compare::{Beyond, beyond};
 pub use compiled::{Constraints, STANDARD_NAMES};

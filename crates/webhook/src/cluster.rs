@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use ferrovirt_kubernetes::rbac::{Binding, Objects, Rights, Rule, Subject, role_name};
 use ferrovirt_plan::render::scc_webhook::{CRD, MANAGED_BY};
-use ferrovirt_scc::{Constraints, MCS, SUPPLEMENTAL_GROUPS, SecurityContextConstraints, UID_RANGE};
+use ferrovirt_scc::{Constraints, MCS, SUPPLEMENTAL_GROUPS, SecurityContextConstraints, UID_RANGE, USE};
 use futures::join;
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::{
+    ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject as BindingSubject,
+};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client, ResourceExt as _};
@@ -16,7 +19,6 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::follow::{Table, follow as keep};
-use crate::rights::{Binding, Rights, Uses};
 
 /// The group of SCCs.
 pub(crate) const GROUP: &str = "security.openshift.io";
@@ -46,8 +48,8 @@ pub(crate) struct Cluster {
     /// Of each namespace the uid, and the labels and annotations that matter.
     pub(crate) namespaces: Table<Arc<Value>>,
     sccs: Table<SecurityContextConstraints>,
-    cluster_roles: Table<Uses>,
-    roles: Table<Uses>,
+    cluster_roles: Table<Objects>,
+    roles: Table<Objects>,
     cluster_bindings: Table<Binding>,
     bindings: Table<Binding>,
     owner: RwLock<Owner>,
@@ -125,13 +127,14 @@ impl Cluster {
 
     fn rights_changed(&self) {
         let none = HashMap::new();
-        let (no_binding, other) = (HashMap::new(), HashMap::new());
         let (cluster_roles, roles) = (self.cluster_roles.read(), self.roles.read());
         let (cluster_bindings, bindings) = (self.cluster_bindings.read(), self.bindings.read());
+        let all = [cluster_bindings.as_ref(), bindings.as_ref()];
+        let all = all.into_iter().flatten().flatten();
         let rights = Rights::new(
-            cluster_roles.as_ref().unwrap_or(&none),
             roles.as_ref().unwrap_or(&none),
-            &[cluster_bindings.as_ref().unwrap_or(&no_binding), bindings.as_ref().unwrap_or(&other)],
+            cluster_roles.as_ref().unwrap_or(&none),
+            all.map(|((namespace, _), binding)| (namespace.as_str(), binding)),
         );
         *self.rights.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rights);
         self.changes.send_replace(());
@@ -169,30 +172,22 @@ pub(crate) async fn follow(client: Client, cluster: Arc<Cluster>) {
         keep(
             Api::<ClusterRole>::all(client.clone()),
             &at.cluster_roles,
-            |role| { Uses::of(role.rules.as_deref().unwrap_or_default()) },
+            |role| usable(role.rules.as_deref()),
             rights
         ),
-        keep(
-            Api::<Role>::all(client.clone()),
-            &at.roles,
-            |role| { Uses::of(role.rules.as_deref().unwrap_or_default()) },
-            rights
-        ),
+        keep(Api::<Role>::all(client.clone()), &at.roles, |role| usable(role.rules.as_deref()), rights),
         keep(
             Api::<ClusterRoleBinding>::all(client.clone()),
             &at.cluster_bindings,
-            |binding| { Binding::of("", &binding.role_ref, binding.subjects.as_ref()) },
+            |binding| bound("", &binding.role_ref, binding.subjects.as_deref()),
             rights
         ),
         keep(
             Api::<RoleBinding>::all(client.clone()),
             &at.bindings,
             |binding| {
-                Binding::of(
-                    &binding.namespace().unwrap_or_default(),
-                    &binding.role_ref,
-                    binding.subjects.as_ref(),
-                )
+                let namespace = binding.namespace().unwrap_or_default();
+                bound(&namespace, &binding.role_ref, binding.subjects.as_deref())
             },
             rights
         ),
@@ -214,6 +209,17 @@ async fn owner(client: &Client) -> kube::Result<Owner> {
         return Ok(if ours { Owner::Us } else { Owner::Cluster });
     }
     Ok(if served(GROUP) { Owner::Cluster } else { Owner::Nobody })
+}
+
+/// On which SCCs the rules of a role grant what it takes to use them.
+fn usable(rules: Option<&[PolicyRule]>) -> Option<Objects> {
+    Objects::of(rules.unwrap_or_default().iter().map(Rule::from), &USE)
+}
+
+fn bound(namespace: &str, role: &RoleRef, subjects: Option<&[BindingSubject]>) -> Option<Binding> {
+    let subjects = subjects.unwrap_or_default().iter();
+    let subjects = subjects.filter_map(|subject| Subject::typed(subject, namespace));
+    Binding::of(role_name(&role.kind, &role.name, namespace), subjects)
 }
 
 fn scc(object: &DynamicObject) -> Option<SecurityContextConstraints> {

@@ -17,7 +17,6 @@ mod cluster;
 mod follow;
 mod identity;
 mod ranges;
-mod rights;
 mod secret;
 mod serve;
 

@@ -2,10 +2,10 @@
 
 use base64::Engine as _;
 use ferrovirt_kubernetes::json::{default, text};
+use ferrovirt_kubernetes::rbac;
 use serde_json::{Value, json};
 
 use super::items_mut;
-use crate::auth::rbac;
 use crate::request::{AdmissionRequest, Operation};
 use crate::status::{ApiError, Cause};
 

@@ -1,11 +1,12 @@
 //! The authorizer: the RBAC index, kept as fresh as the store.
 
-use super::rbac::Index;
-use super::rules::Rule;
+use ferrovirt_kubernetes::rbac::{GROUP, Index, Rule};
+use serde_json::Value;
+
 use crate::fresh::Followed;
 use crate::request::{Attributes, Decision, UserInfo};
 use crate::status::ApiError;
-use crate::store::Store;
+use crate::store::{Key, Store};
 
 /// Answers "may this user do this?" from the stored roles and bindings.
 pub struct Authorizer {
@@ -16,13 +17,13 @@ impl Authorizer {
     /// An authorizer over the roles and bindings of `store`.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { index: Followed::new(store, Index::apply) }
+        Self { index: Followed::new(store, apply) }
     }
 
     /// Decides one request. What was written before is counted, and what was taken away is not.
     #[must_use]
     pub fn authorize(&self, user: &UserInfo, request: &Attributes) -> Decision {
-        self.index.read(|index| index.authorize(user, request))
+        self.index.read(|index| index.authorize(user.subject(), request))
     }
 
     /// True when the user may.
@@ -45,7 +46,15 @@ impl Authorizer {
     /// All rules that the user has in a namespace (cluster-wide ones included).
     #[must_use]
     pub fn rules_of(&self, user: &UserInfo, namespace: &str) -> Vec<Rule> {
-        self.index.read(|index| index.rules_of(user, namespace))
+        self.index.read(|index| index.rules_of(user.subject(), namespace))
+    }
+}
+
+/// Takes a change of a stored object into the index; most are none of its business.
+fn apply(index: &mut Index, key: &Key, old: Option<&Value>, new: Option<&Value>) {
+    let mut parts = key.as_str().split('/').skip(1);
+    if parts.next() == Some(GROUP) {
+        index.apply(parts.next().unwrap_or_default(), (key.namespace(), key.name()), old, new);
     }
 }
 
@@ -82,8 +91,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::auth::rbac::GROUP;
-    use crate::store::{Key, Preconditions};
+    use crate::store::Preconditions;
 
     #[test]
     fn denials_are_worded_as_kubernetes_words_them() {

@@ -4,11 +4,10 @@
 //! of the role it refers to, or the verb `bind` on that role.
 
 use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::rbac::{GROUP, Rule, aggregate, not_covered};
 use serde_json::Value;
 
 use super::authorizer::Authorizer;
-use super::rbac::{GROUP, aggregate};
-use super::rules::{Rule, not_covered};
 use crate::request::{AdmissionRequest, Attributes, Operation};
 use crate::status::ApiError;
 use crate::store::{Key, Prefix, Store};
@@ -45,12 +44,7 @@ fn check_role(authorizer: &Authorizer, request: &AdmissionRequest<'_>) -> Result
     }
     if request.object.get("aggregationRule").is_some_and(|rule| !rule.is_null()) {
         // Whoever can aggregate can collect anything, so only the holder of everything may without `escalate`.
-        let all = || vec!["*".to_owned()];
-        let everything = [
-            Rule { api_groups: all(), resources: all(), verbs: all(), ..Rule::default() },
-            Rule { non_resource_urls: all(), verbs: all(), ..Rule::default() },
-        ];
-        refuse_missing(authorizer, request, &everything)?;
+        refuse_missing(authorizer, request, &Rule::everything())?;
     }
     refuse_missing(authorizer, request, &rules)
 }

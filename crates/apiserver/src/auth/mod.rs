@@ -8,9 +8,7 @@ mod authenticator;
 mod authorizer;
 pub mod escalation;
 pub mod pki;
-pub mod rbac;
 mod review;
-pub mod rules;
 pub mod token;
 pub mod user;
 

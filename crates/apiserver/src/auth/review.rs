@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use ferrovirt_kubernetes::rbac::Rule;
 use ferrovirt_kubernetes::{json, object};
 use serde_json::{Value, json};
 
+use super::Auth;
 use super::authenticator::Tie;
 use super::token::{BoundRef, ISSUER};
-use super::{Auth, rules::Rule};
 use crate::clock;
 use crate::registry::Kind;
 use crate::request::{Attributes, Decision, UserInfo};

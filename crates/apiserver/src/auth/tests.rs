@@ -1,10 +1,10 @@
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::rbac::GROUP;
 use super::token::ISSUER;
 use super::*;
 use crate::store::{Key, Preconditions};
+use ferrovirt_kubernetes::rbac::GROUP;
 
 async fn fixture() -> (tempfile::TempDir, Store, Auth) {
     let dir = tempfile::tempdir().unwrap();

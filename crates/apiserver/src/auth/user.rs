@@ -1,5 +1,6 @@
 //! Who is asking.
 
+use ferrovirt_kubernetes::rbac::User;
 use ferrovirt_kubernetes::subject::{self, AUTHENTICATED, MASTERS, NODES, UNAUTHENTICATED};
 
 use crate::request::UserInfo;
@@ -44,10 +45,16 @@ impl UserInfo {
         user
     }
 
+    /// As roles and bindings know the user.
+    #[must_use]
+    pub fn subject(&self) -> User<'_> {
+        User { name: &self.name, groups: &self.groups }
+    }
+
     /// True for members of `group`.
     #[must_use]
     pub fn in_group(&self, group: &str) -> bool {
-        self.groups.iter().any(|g| g == group)
+        self.subject().in_group(group)
     }
 
     /// True for the accounts that the system works with: administrators by certificate, nodes, and the service accounts of

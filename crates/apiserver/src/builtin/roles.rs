@@ -1,10 +1,10 @@
 //! Aggregated cluster roles: their `rules` are written for those who read them. The authorizer does not depend on it.
 
 use ferrovirt_kubernetes::json::set;
+use ferrovirt_kubernetes::rbac::{GROUP, aggregate};
 use serde_json::{Value, json};
 
 use super::Wake;
-use crate::auth::rbac::{GROUP, aggregate};
 use crate::store::{Change, Prefix, Store, StoreError};
 
 /// Aggregates until the store closes.

@@ -1,10 +1,10 @@
 //! How large an object may be: Kubernetes' limits, and a few where Kubernetes has none and one object costs everybody.
 
 use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::rbac;
 use serde_json::{Map, Value};
 
 use super::Call;
-use crate::auth::rbac;
 use crate::quota::serialized;
 use crate::status::{ApiError, Cause};
 

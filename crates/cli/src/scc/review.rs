@@ -144,8 +144,8 @@ fn report(state: &State, person: &Person, implied: &Implied) -> Report {
         SubjectType::ServiceAccount => format!("service account {namespace}/{account}"),
     };
     let mut changed = pod.clone();
-    let outcome = state.constraints.admit(&request, &state.roles, &mut changed);
-    let candidates = match state.constraints.consider(&request, &state.roles, pod) {
+    let outcome = state.constraints.admit(&request, &state.rights, &mut changed);
+    let candidates = match state.constraints.consider(&request, &state.rights, pod) {
         Ok(verdicts) => verdicts.into_iter().map(|verdict| candidate(verdict, &words)).collect(),
         Err(_) => Vec::new(),
     };

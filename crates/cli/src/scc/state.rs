@@ -1,8 +1,9 @@
 //! The state that a decision depends on: from files, from a cluster, or assumed.
 
-use super::{Known, input, roles::Roles};
+use super::{Known, input, roles};
 use crate::client;
 use anyhow::{Context, Result};
+use ferrovirt_kubernetes::rbac::Rights;
 use ferrovirt_kubernetes::{json, object};
 use ferrovirt_plan::{config::ClusterConfig, render};
 use ferrovirt_privilege::cluster_grants;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 /// SCCs, roles and namespaces, and what of them was made up.
 pub(super) struct State {
     pub(super) constraints: Constraints,
-    pub(super) roles: Roles,
+    pub(super) rights: Rights,
     /// By name; empty when they are assumed.
     namespaces: BTreeMap<String, Value>,
     assumed_namespace: Option<Value>,
@@ -82,8 +83,8 @@ impl State {
         let annotations: BTreeMap<&str, &str> =
             block.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let assumed_namespace = Some(json!({"metadata": {"annotations": annotations}}));
-        let (constraints, roles) = (Constraints::compile(all), Roles::of(roles));
-        Ok(Self { constraints, roles, namespaces: BTreeMap::new(), assumed_namespace, assumed })
+        let (constraints, rights) = (Constraints::compile(all), roles::rights(&roles));
+        Ok(Self { constraints, rights, namespaces: BTreeMap::new(), assumed_namespace, assumed })
     }
 
     async fn ask(names: &[&str]) -> Result<Self> {
@@ -117,7 +118,7 @@ impl State {
         }
         Ok(Self {
             constraints: Constraints::compile(all),
-            roles: Roles::of(roles),
+            rights: roles::rights(&roles),
             namespaces,
             assumed_namespace: None,
             assumed: Vec::new(),

@@ -1,6 +1,6 @@
 //! `ferrovirt scc who-can`.
 
-use super::{Answer, Form, Source, diff, input::Implied, state::State};
+use super::{Answer, Form, Source, diff, input::Implied, roles, state::State};
 use anyhow::{Context, Result};
 use clap::Args;
 use ferrovirt_kubernetes::object;
@@ -74,12 +74,12 @@ fn report<'a>(state: &'a State, options: &Options, object: &'a Implied) -> Resul
     };
     let verdicts = state
         .constraints
-        .consider(&request, &state.roles, pod)
+        .consider(&request, &state.rights, pod)
         .map_err(|cause| anyhow::anyhow!("{}: {cause:?}", object.object))?;
     let base = ferrovirt_scc::defaults::all().into_iter().find(|scc| scc.name() == BASE).unwrap_or_default();
     let least = least(&verdicts)
         .and_then(|verdict| state.constraints.get(&verdict.scc))
-        .map(|scc| (scc, excess(scc, &base), state.roles.holders(scc, namespace)));
+        .map(|scc| (scc, excess(scc, &base), roles::holders(&state.rights, scc, namespace)));
     let all = verdicts.iter().filter(|v| v.admits.is_ok()).map(|v| v.scc.clone()).collect();
     let name = options.name.clone().unwrap_or_else(|| {
         let name = object.object.rsplit(' ').next().unwrap_or_default().trim_end_matches('.');

@@ -1,8 +1,10 @@
 //! RBAC rules: what one rule grants, and whether a set of rules covers another.
 
+use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde::Deserialize;
 
-use crate::request::Attributes;
+use super::{Action, Attributes};
+use crate::json;
 
 /// One `PolicyRule` of `rbac.authorization.k8s.io/v1`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
@@ -32,8 +34,7 @@ impl Rule {
     /// The rules of a stored role; anything that is not a rule grants nothing.
     #[must_use]
     pub fn list(role: &serde_json::Value) -> Vec<Self> {
-        let rules = role.get("rules").and_then(serde_json::Value::as_array);
-        rules.into_iter().flatten().filter_map(|rule| Self::deserialize(rule).ok()).collect()
+        json::list(role, "rules").filter_map(|rule| Self::deserialize(rule).ok()).collect()
     }
 
     /// Whether this rule grants the request.
@@ -48,6 +49,25 @@ impl Rule {
         has(&self.api_groups, &request.group)
             && self.covers_resource(&request.resource, &request.subresource)
             && (self.resource_names.is_empty() || self.resource_names.contains(&request.name))
+    }
+
+    /// The names of the objects on which this rule grants an action, empty for all; nothing when it does not grant it.
+    #[must_use]
+    pub fn objects(&self, action: &Action<'_>) -> Option<&[String]> {
+        let grants = has(&self.verbs, action.verb)
+            && has(&self.api_groups, action.group)
+            && self.covers_resource(action.resource, "");
+        grants.then_some(&self.resource_names)
+    }
+
+    /// The two rules of whoever may do everything.
+    #[must_use]
+    pub fn everything() -> [Self; 2] {
+        let all = || vec!["*".to_owned()];
+        [
+            Self { api_groups: all(), resources: all(), verbs: all(), ..Self::default() },
+            Self { non_resource_urls: all(), verbs: all(), ..Self::default() },
+        ]
     }
 
     fn covers_resource(&self, resource: &str, subresource: &str) -> bool {
@@ -140,6 +160,19 @@ pub fn not_covered(held: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
         .collect()
 }
 
+impl From<&PolicyRule> for Rule {
+    fn from(rule: &PolicyRule) -> Self {
+        let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+        Self {
+            api_groups: list(&rule.api_groups),
+            resources: list(&rule.resources),
+            resource_names: list(&rule.resource_names),
+            non_resource_urls: list(&rule.non_resource_urls),
+            verbs: rule.verbs.clone(),
+        }
+    }
+}
+
 impl std::fmt::Display for Rule {
     /// The compact form of Kubernetes' escalation message: `{APIGroups:[""], Resources:["pods"], Verbs:["get"]}`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -204,6 +237,11 @@ mod tests {
         assert!(one.allows(&ask("get", "secrets", "", "a")));
         assert!(!one.allows(&ask("get", "secrets", "", "b")));
         assert!(!one.allows(&ask("create", "secrets", "", "")));
+        let action = |verb| Action { verb, group: "", resource: "secrets" };
+        assert_eq!(one.objects(&action("get")), Some(&["a".to_owned()][..]));
+        assert_eq!(one.objects(&action("delete")), None);
+        assert_eq!(rule(&["*"], &["*"], &[], &["*"]).objects(&action("get")), Some(&[][..]));
+        assert_eq!(rule(&[""], &["secrets/x", "*/x"], &[], &["get"]).objects(&action("get")), None);
     }
 
     #[test]
