@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use ferrovirt_kubernetes::status;
 use serde_json::{Value, json};
 
 use crate::store::StoreError;
@@ -178,14 +179,7 @@ impl ApiError {
     /// The `Status` object.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let mut status = json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
-        });
-        if let (Value::Object(fields), false) = (&mut status, self.details.is_null()) {
-            fields.insert("details".to_owned(), self.details.clone());
-        }
-        status
+        status::failure(self.code, &self.reason, &self.message, &self.details)
     }
 }
 

@@ -4,10 +4,12 @@
 //! Pure: no clock, no file, no socket. Nothing here knows of machines.
 
 pub mod condition;
+pub mod conditions;
 pub mod json;
 pub mod names;
 pub mod object;
 pub mod quantity;
 pub mod rbac;
 pub mod selector;
+pub mod status;
 pub mod subject;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use ferrovirt_kubernetes::status;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -272,12 +273,9 @@ impl Answer {
             uid,
             allowed: self.is_allowed(),
             status: self.refusal.as_ref().map(|(code, reason, message, details)| {
-                let mut status =
-                    json!({"status": "Failure", "code": code, "reason": reason, "message": message});
-                if let (Value::Object(fields), false) = (&mut status, details.is_null()) {
-                    fields.insert("details".to_owned(), details.clone());
-                }
-                status
+                let mut fields = Map::from_iter(status::refusal(*code, reason, message, details));
+                fields.insert("status".to_owned(), "Failure".into());
+                Value::Object(fields)
             }),
             patch_type: patch.is_some().then_some("JSONPatch"),
             patch,

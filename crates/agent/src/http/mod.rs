@@ -5,6 +5,7 @@ mod logs;
 
 use crate::pods::{Manager, Refusal};
 use bytes::Bytes;
+use ferrovirt_kubernetes::status;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::Incoming;
@@ -156,17 +157,8 @@ fn text(status: StatusCode, text: &'static str) -> Response<Body> {
 
 /// An error as Kubernetes says it.
 fn refuse(code: StatusCode, message: &str) -> Response<Body> {
-    let reason = match code {
-        StatusCode::NOT_FOUND => "NotFound",
-        StatusCode::CONFLICT => "Conflict",
-        StatusCode::BAD_REQUEST => "BadRequest",
-        StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
-        _ => "InternalError",
-    };
-    let status = serde_json::json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": message, "reason": reason, "code": code.as_u16(),
-    });
+    let reason = status::reason(code.as_u16());
+    let status = status::failure(code.as_u16(), reason, message, &serde_json::Value::Null);
     let mut response = Response::new(full(status.to_string()));
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));

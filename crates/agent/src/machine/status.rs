@@ -4,6 +4,7 @@ use crate::redacted::Redacted;
 use ferrovirt_api::kubevirt::{
     VirtualMachineInstance, VirtualMachineInstanceCondition, VirtualMachineInstanceNetworkInterface,
 };
+use ferrovirt_kubernetes::conditions::{Condition, find, remove, set};
 use serde_json::{Value, json};
 
 /// What the agent knows about a machine.
@@ -75,15 +76,20 @@ pub fn step(vmi: &VirtualMachineInstance, known: &Known, now: &str) -> Step {
     if matches!(current, "Succeeded" | "Failed") {
         return Step::Done;
     }
+    let time = now.parse().unwrap_or_default();
     let owned = matches!(current, "Scheduled" | "Running");
     let mut conditions = status.conditions.clone();
     match &known.trouble {
         Some((reason, message)) => {
-            set(&mut conditions, "Synchronized", "False", reason, message.as_str(), now)
+            set(&mut conditions, Condition::new("Synchronized", "False", reason, message.as_str()), time)
         }
-        None => remove(&mut conditions, "Synchronized", |c| {
-            c.status == "False" && TROUBLES.contains(&c.reason.as_deref().unwrap_or_default())
-        }),
+        None => {
+            let ours =
+                |c: &VirtualMachineInstanceCondition| c.status() == "False" && TROUBLES.contains(&c.reason());
+            if find(&conditions, "Synchronized").is_some_and(ours) {
+                remove(&mut conditions, "Synchronized");
+            }
+        }
     }
     let mut patch = json!({});
     if known.phase != Phase::Starting && !owned {
@@ -101,19 +107,23 @@ pub fn step(vmi: &VirtualMachineInstance, known: &Known, now: &str) -> Step {
             // Only together with the phase: afterwards the condition is the controller's, which mirrors the pod's. Two
             // writers that both insist would overwrite each other for as long as a stopping guest takes.
             if running {
-                set(&mut conditions, "Ready", "True", "", "", now);
+                set(&mut conditions, Condition::new("Ready", "True", "", ""), time);
             } else {
                 let message = "Guest VM is not reported as running";
-                set(&mut conditions, "Ready", "False", "GuestNotRunning", message, now);
+                set(&mut conditions, Condition::new("Ready", "False", "GuestNotRunning", message), time);
             }
         }
         if let Some((status, reason, message)) = &known.enforced {
-            set(&mut conditions, "SELinuxEnforced", status, reason, message, now);
+            set(&mut conditions, Condition::new("SELinuxEnforced", status, reason, message), time);
         }
         if known.paused && running {
-            set(&mut conditions, "Paused", "True", "PausedByUser", "VMI was paused by user", now);
+            set(
+                &mut conditions,
+                Condition::new("Paused", "True", "PausedByUser", "VMI was paused by user"),
+                time,
+            );
         } else {
-            remove(&mut conditions, "Paused", |_| true);
+            remove(&mut conditions, "Paused");
         }
         let reason = if running { None } else { known.reason.clone() };
         if reason != status.reason {
@@ -179,44 +189,6 @@ fn put(patch: &mut Value, name: &str, value: Value) {
     if let Some(fields) = patch.as_object_mut() {
         fields.insert(name.to_owned(), value);
     }
-}
-
-fn set(
-    conditions: &mut Vec<VirtualMachineInstanceCondition>,
-    kind: &str,
-    status: &str,
-    reason: &str,
-    message: &str,
-    now: &str,
-) {
-    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let time = serde_json::from_value(json!(now)).ok();
-    match conditions.iter_mut().find(|c| c.r#type == kind) {
-        Some(known) => {
-            if known.status != status {
-                known.status = status.to_owned();
-                known.last_transition_time = time;
-            }
-            known.reason = text(reason);
-            known.message = text(message);
-        }
-        None => conditions.push(VirtualMachineInstanceCondition {
-            r#type: kind.to_owned(),
-            status: status.to_owned(),
-            reason: text(reason),
-            message: text(message),
-            last_transition_time: time,
-            last_probe_time: None,
-        }),
-    }
-}
-
-fn remove(
-    conditions: &mut Vec<VirtualMachineInstanceCondition>,
-    kind: &str,
-    which: impl Fn(&VirtualMachineInstanceCondition) -> bool,
-) {
-    conditions.retain(|c| c.r#type != kind || !which(c));
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 #![allow(missing_docs)]
 
 mod cluster;
+mod conditions;
 mod credentials;
 mod devices;
 mod disk;

@@ -1,5 +1,6 @@
 //! What each namespace has from its birth, and how it goes.
 
+use ferrovirt_kubernetes::condition;
 use ferrovirt_kubernetes::json::{list, set, text};
 use ferrovirt_kubernetes::object::{is_deleting, no_finalizers};
 use ferrovirt_scc::Ledger;
@@ -194,7 +195,7 @@ async fn remaining(
     change(store, key, |object| {
         let mut put = |kind: &str, on: bool, reason: &str, message: &str| {
             let status = if on { "True" } else { "False" };
-            super::object::set_condition(object, kind, status, reason, message);
+            condition::set(object, kind, status, (reason, message), &clock::stamp());
         };
         put("NamespaceContentRemaining", true, "SomeResourcesRemain", &content);
         put("NamespaceFinalizersRemaining", !finalizers.is_empty(), "SomeFinalizersRemain", &held);

@@ -8,11 +8,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use ferrovirt_kubernetes::condition;
 use ferrovirt_kubernetes::json::{list, set, text};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::object::set_condition;
 use super::{Wake, events};
 use crate::clock;
 use crate::store::{Change, Key, Prefix, Store, StoreError};
@@ -145,7 +145,7 @@ pub(super) async fn pods(store: &Store, node: &str, silent: bool) -> Result<(), 
             }
             let mut object = object.clone();
             let (status, reason) = if silent { ("False", NOT_READY) } else { ("True", "") };
-            set_condition(&mut object, "Ready", status, reason, "");
+            condition::set(&mut object, "Ready", status, (reason, ""), &clock::stamp());
             Ok(Change::Write(object))
         };
         match store.guaranteed_update(&key, change).await {
@@ -191,7 +191,7 @@ pub(super) async fn judge(store: &Store, key: &Key, node: &Value, silent: bool) 
                 return Ok(Change::Keep);
             }
             let mut object = object.clone();
-            set_condition(&mut object, "Ready", status, reason, message);
+            condition::set(&mut object, "Ready", status, (reason, message), &clock::stamp());
             Ok(Change::Write(object))
         })
         .await;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use ferrovirt_kubernetes::condition;
 use ferrovirt_kubernetes::json::{list, set, text};
 use ferrovirt_kubernetes::object::is_deleting;
 use ferrovirt_plan::fit;
 use serde_json::{Value, json};
 
-use super::object::set_condition;
 use super::{Wake, events};
+use crate::clock;
 use crate::store::{Change, Entry, Key, Prefix, Store, StoreError};
 
 /// The scheduler that pods ask for by name.
@@ -142,7 +143,7 @@ async fn bind(store: &Store, key: &Key, node: &str) -> Result<bool, StoreError> 
 pub fn bound(pod: &Value, node: &str) -> Value {
     let mut pod = pod.clone();
     set(&mut pod, &["spec", "nodeName"], json!(node));
-    set_condition(&mut pod, "PodScheduled", "True", "", "");
+    condition::set(&mut pod, "PodScheduled", "True", ("", ""), &clock::stamp());
     pod
 }
 
@@ -150,13 +151,13 @@ async fn refuse(store: &Store, key: &Key, message: &str) -> Result<(), StoreErro
     let mut news = false;
     let result = store
         .guaranteed_update(key, |pod| -> Result<Change, StoreError> {
-            let old = list(pod, "/status/conditions").find(|c| text(c, "type") == "PodScheduled");
+            let old = condition::find(pod, "PodScheduled");
             news = waiting(pod) && old.is_none_or(|c| text(c, "message") != message);
             if !news {
                 return Ok(Change::Keep);
             }
             let mut pod = pod.clone();
-            set_condition(&mut pod, "PodScheduled", "False", "Unschedulable", message);
+            condition::set(&mut pod, "PodScheduled", "False", ("Unschedulable", message), &clock::stamp());
             Ok(Change::Write(pod))
         })
         .await;

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use ferrovirt_kubernetes::condition;
 use ferrovirt_kubernetes::json::{self, list, text};
 use ferrovirt_kubernetes::object::is_deleting;
 use serde_json::{Value, json};
@@ -385,7 +386,11 @@ async fn pods_of_a_silent_node_are_not_ready_until_its_agent_is_back() {
     nodes::pods(&world.store, "n1", false).await.unwrap();
     assert_eq!(ready(&here), ("True".into(), String::new()));
     // What the agent itself says of a pod is not taken back.
-    world.edit(&here, |pod| object::set_condition(pod, "Ready", "False", "ContainersNotReady", "")).await;
+    world
+        .edit(&here, |pod| {
+            condition::set(pod, "Ready", "False", ("ContainersNotReady", ""), &crate::clock::stamp())
+        })
+        .await;
     nodes::pods(&world.store, "n1", false).await.unwrap();
     assert_eq!(ready(&here).1, "ContainersNotReady");
 }

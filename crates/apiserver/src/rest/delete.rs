@@ -2,6 +2,7 @@
 
 use ferrovirt_kubernetes::json;
 use ferrovirt_kubernetes::object;
+use ferrovirt_kubernetes::status;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
@@ -63,8 +64,8 @@ impl Call {
             {
                 fields.insert("group".to_owned(), self.kind.group.into());
             }
-            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-                "details": details});
+            let mut status = status::success();
+            json::set(&mut status, &["details"], details);
             return Ok(app::json(200, &status));
         }
         Ok(app::bytes(200, self.output.form.content_type(), self.output.object(&deleted.object)))

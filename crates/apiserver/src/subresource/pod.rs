@@ -1,10 +1,11 @@
 //! Subresources of pods.
 
 use bytes::Bytes;
-use ferrovirt_kubernetes::json::text;
+use ferrovirt_kubernetes::json::{self, text};
+use ferrovirt_kubernetes::status;
 use http::{HeaderMap, Method, Request};
 use hyper::body::Incoming;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::agent;
 use crate::app::{self, Answer, App};
@@ -105,10 +106,14 @@ pub(super) async fn binding(
         .guaranteed_update(&key, bound)
         .await
         .map_err(|fail| fail.answer(key.name()))?;
-    Ok(app::json(
-        201,
-        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
-    ))
+    Ok(created())
+}
+
+/// The answer to what was made but is no object to show.
+fn created() -> Answer {
+    let mut status = status::success();
+    json::set(&mut status, &["code"], 201.into());
+    app::json(201, &status)
 }
 
 /// A refusal or the store's error, inside an update.
@@ -160,8 +165,5 @@ pub(super) async fn eviction(
             .await
             .map_err(|e| ApiError::from_store(e, "", "pods", key.name()))?;
     }
-    Ok(app::json(
-        201,
-        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
-    ))
+    Ok(created())
 }

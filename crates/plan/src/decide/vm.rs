@@ -9,10 +9,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
-use super::conditions::{Condition, set};
 use super::start::{self, Want};
 use super::vm_status::{self, Observed};
 use super::{Action, Claim, Decision, Event, Refused, VM_FINALIZER, patch};
+use ferrovirt_kubernetes::conditions::{Condition, set};
 
 /// What is known about a VirtualMachine.
 #[derive(Clone, Copy, Debug)]

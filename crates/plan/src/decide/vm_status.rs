@@ -5,10 +5,10 @@ use ferrovirt_api::kubevirt::{
 };
 use k8s_openapi::jiff::Timestamp;
 
-use super::conditions::{Condition, find, is_true, remove, set};
 use super::start::{self, is_final, phase};
 use super::vm::VmSnapshot;
 use super::{ClaimState, GENERATION_ANNOTATION, TEMPLATE_ANNOTATION};
+use ferrovirt_kubernetes::conditions::{Condition, find, is_true, remove, set};
 
 /// Conditions that the VM controller writes itself; every other one mirrors the instance's.
 const OWN: [&str; 4] = ["Ready", "Failure", "RestartRequired", "ManualRecoveryRequired"];

@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
-use super::conditions::{Condition, find, remove, set};
 use super::{Claim, ClaimState, NODE_LABEL, pods};
+use ferrovirt_kubernetes::conditions::{Condition, find, remove, set};
 
 /// Reasons of `Synchronized=False` that are the controller's alone; they end when there is a pod.
 const BEFORE_THE_POD: [&str; 4] = ["FailedCreate", "FailedPvcNotFound", "InvalidMachine", "NoFreeLevel"];
