@@ -69,6 +69,17 @@ pub fn entries<'a>(
     fields(object, place).into_iter().flatten()
 }
 
+/// Writes the name of a field as a step of a JSON pointer.
+pub fn escape(name: &str, pointer: &mut String) {
+    for char in name.chars() {
+        match char {
+            '~' => pointer.push_str("~0"),
+            '/' => pointer.push_str("~1"),
+            char => pointer.push(char),
+        }
+    }
+}
+
 /// Sets a field of the object at a path of keys, making its parents where they are missing or null. Nothing happens
 /// where a parent is something else than an object.
 pub fn set(object: &mut Value, path: &[&str], value: Value) {
@@ -131,6 +142,11 @@ mod tests {
         }
         assert_eq!((at(&object, "a"), at(&object, "x")), (object.get("a"), None));
         assert_eq!(at(&object["a"], "b/c"), Some(&json!(1)));
+        for name in ["b/c", "~", "a"] {
+            let mut place = "/a/".to_owned();
+            escape(name, &mut place);
+            assert_eq!(at(&object, &place), object["a"].get(name), "{place}");
+        }
         for null in ["/n", "/l/1"] {
             assert!(at(&object, null).is_none() && object.pointer(null).is_some(), "{null}");
         }

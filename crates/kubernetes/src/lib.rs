@@ -5,6 +5,7 @@
 
 pub mod condition;
 pub mod conditions;
+pub mod difference;
 pub mod json;
 pub mod names;
 pub mod object;
@@ -13,3 +14,4 @@ pub mod rbac;
 pub mod selector;
 pub mod status;
 pub mod subject;
+pub mod time;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use ferrovirt_kubernetes::difference::{Form, difference};
 use ferrovirt_kubernetes::status;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -172,7 +173,7 @@ impl Review {
             Pass::Mutating => {
                 let mut pod = self.object.clone();
                 let outcome = constraints.mutate(&request, authorizer, &mut pod)?;
-                (outcome, difference(&self.object, &pod))
+                (outcome, difference(&self.object, &pod, Form::Exact))
             }
             Pass::Validating => (constraints.validate(&request, authorizer, &self.object)?, Vec::new()),
         };
@@ -203,7 +204,7 @@ impl Review {
         }
         match (prepare(self.object.clone()), pass) {
             (Ok(prepared), Pass::Mutating) => {
-                Answer { patch: difference(&self.object, &prepared), ..Answer::allowed() }
+                Answer { patch: difference(&self.object, &prepared, Form::Exact), ..Answer::allowed() }
             }
             // The validating pass says what is wrong.
             (Err(_), Pass::Mutating) | (Ok(_), Pass::Validating) => Answer::allowed(),
@@ -312,56 +313,6 @@ struct Response<'a> {
     audit_annotations: Map<String, Value>,
 }
 
-/// The operations that make `new` out of `old`. Lists of the same length are compared item by item, others replaced.
-fn difference(old: &Value, new: &Value) -> Vec<Value> {
-    let mut out = Vec::new();
-    differ(&mut String::new(), old, new, &mut out);
-    out
-}
-
-/// Values read from a body are nested no deeper than the reader allows, so that the recursion is bounded.
-fn differ(path: &mut String, old: &Value, new: &Value, out: &mut Vec<Value>) {
-    let length = path.len();
-    match (old, new) {
-        (Value::Object(old), Value::Object(new)) => {
-            for name in old.keys().filter(|name| !new.contains_key(*name)) {
-                step(path, name);
-                out.push(json!({"op": "remove", "path": path}));
-                path.truncate(length);
-            }
-            for (name, value) in new {
-                step(path, name);
-                match old.get(name) {
-                    Some(before) => differ(path, before, value, out),
-                    None => out.push(json!({"op": "add", "path": path, "value": value})),
-                }
-                path.truncate(length);
-            }
-        }
-        (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
-            for (index, (before, value)) in old.iter().zip(new).enumerate() {
-                step(path, &index.to_string());
-                differ(path, before, value, out);
-                path.truncate(length);
-            }
-        }
-        (old, new) if old == new => {}
-        (_, new) => out.push(json!({"op": "replace", "path": path, "value": new})),
-    }
-}
-
-/// One more part of a JSON pointer, escaped.
-fn step(path: &mut String, name: &str) {
-    path.push('/');
-    for char in name.chars() {
-        match char {
-            '~' => path.push_str("~0"),
-            '/' => path.push_str("~1"),
-            char => path.push(char),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -440,20 +391,5 @@ mod tests {
         assert_eq!(code, 422);
         assert!(message.contains("priority") && message.contains("runAsUser"), "{message}");
         assert_eq!(details["causes"].as_array().unwrap().len(), 2);
-    }
-
-    #[test]
-    fn differences_are_patches() {
-        let (old, new) =
-            (json!({"a": [1, 2], "b": {"c": 1}, "d": 1}), json!({"a": [1], "b": {"c": 2, "e/f": 3}}));
-        assert_eq!(
-            difference(&old, &new),
-            [
-                json!({"op": "remove", "path": "/d"}),
-                json!({"op": "replace", "path": "/a", "value": [1]}),
-                json!({"op": "replace", "path": "/b/c", "value": 2}),
-                json!({"op": "add", "path": "/b/e~1f", "value": 3}),
-            ]
-        );
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ferrovirt_kubernetes::rbac::Rule;
+use ferrovirt_kubernetes::time;
 use ferrovirt_kubernetes::{json, object};
 use serde_json::{Value, json};
 
@@ -153,7 +154,7 @@ impl Auth {
             audiences.push(ISSUER.to_owned());
         }
         let tie = self.tie(namespace, name, spec.get("boundObjectRef"))?;
-        let expires = clock::text(clock::now().saturating_add(seconds));
+        let expires = time::text(clock::now().saturating_add(seconds));
         let token = self.service_account_token(namespace, name, seconds, audiences.clone(), tie)?;
         let Value::Object(fields) = &mut body else {
             return Err(ApiError::bad_request("the body is not an object"));

@@ -3,6 +3,7 @@
 use ferrovirt_kubernetes::json;
 use ferrovirt_kubernetes::json::{set, text};
 use ferrovirt_kubernetes::object::{is_deleting, no_finalizers};
+use ferrovirt_kubernetes::time;
 use serde_json::{Value, json};
 
 use crate::clock;
@@ -61,7 +62,7 @@ fn has_content(object: &Value) -> bool {
 
 fn marked(object: &Value, grace: i64) -> Value {
     let mut object = object.clone();
-    let when = clock::text(clock::now().saturating_add(grace));
+    let when = time::text(clock::now().saturating_add(grace));
     set(&mut object, &["metadata", "deletionTimestamp"], when.into());
     set(&mut object, &["metadata", "deletionGracePeriodSeconds"], json!(grace));
     object

@@ -6,6 +6,7 @@ use ferrovirt_api::text::plain;
 use ferrovirt_kubernetes::json;
 use ferrovirt_kubernetes::json::{set, text};
 use ferrovirt_kubernetes::object::uid;
+use ferrovirt_kubernetes::time;
 use serde_json::{Value, json};
 
 use super::Wake;
@@ -113,5 +114,5 @@ pub async fn run(store: Store) {
 fn last_seen(event: &Value) -> Option<i64> {
     ["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"]
         .into_iter()
-        .find_map(|path| clock::parse(text(event, path)))
+        .find_map(|path| time::parse(text(event, path)))
 }

@@ -3,6 +3,7 @@ use std::time::Duration;
 use ferrovirt_kubernetes::condition;
 use ferrovirt_kubernetes::json::{self, list, text};
 use ferrovirt_kubernetes::object::is_deleting;
+use ferrovirt_kubernetes::time;
 use serde_json::{Value, json};
 
 use super::object::create;
@@ -288,7 +289,7 @@ async fn claims_bind_to_the_smallest_volume_that_fits() {
 #[tokio::test]
 async fn old_events_are_forgotten_and_young_ones_kept() {
     let world = World::new().await;
-    let old = json!({"kind": "Event", "lastTimestamp": crate::clock::text(crate::clock::now() - 3601)});
+    let old = json!({"kind": "Event", "lastTimestamp": time::text(crate::clock::now() - 3601)});
     let old = world.add("events", "default", "old", old).await;
     let young = json!({"kind": "Event", "lastTimestamp": crate::clock::stamp()});
     // The task may be asleep until a younger event expires; a store that is opened again starts it anew.

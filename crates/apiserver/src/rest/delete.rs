@@ -3,6 +3,7 @@
 use ferrovirt_kubernetes::json;
 use ferrovirt_kubernetes::object;
 use ferrovirt_kubernetes::status;
+use ferrovirt_kubernetes::time;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
@@ -247,13 +248,13 @@ impl Call {
         }
         if !already || pending != Some(grace) {
             let now = clock::now();
-            let asked = match (already, pending, clock::parse(json::text(old, "/metadata/deletionTimestamp")))
+            let asked = match (already, pending, time::parse(json::text(old, "/metadata/deletionTimestamp")))
             {
                 (true, Some(pending), Some(end)) => end.saturating_sub(pending),
                 _ => now,
             };
             let end = asked.saturating_add(grace).max(if already { now } else { asked });
-            metadata.insert("deletionTimestamp".to_owned(), clock::text(end).into());
+            metadata.insert("deletionTimestamp".to_owned(), time::text(end).into());
             metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
         }
         if is("", "namespaces")

@@ -1,5 +1,6 @@
 //! JSON patches from two versions of a typed object.
 
+use ferrovirt_kubernetes::difference::{Form, difference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -12,8 +13,7 @@ pub(super) fn between<T: Serialize>(meta: &ObjectMeta, old: &T, new: &T) -> Vec<
     let (Ok(old), Ok(new)) = (serde_json::to_value(old), serde_json::to_value(new)) else {
         return Vec::new();
     };
-    let mut ops = Vec::new();
-    compare(&mut String::new(), &old, &new, &mut ops);
+    let mut ops = difference(&old, &new, Form::Tolerant);
     if !ops.is_empty() {
         ops.splice(0..0, unchanged(meta));
     }
@@ -24,34 +24,6 @@ pub(super) fn between<T: Serialize>(meta: &ObjectMeta, old: &T, new: &T) -> Vec<
 pub(super) fn unchanged(meta: &ObjectMeta) -> Vec<Value> {
     let test = |version| json!({"op": "test", "path": "/metadata/resourceVersion", "value": version});
     meta.resource_version.as_ref().map(test).into_iter().collect()
-}
-
-fn compare(path: &mut String, old: &Value, new: &Value, ops: &mut Vec<Value>) {
-    match (old, new) {
-        (Value::Object(old), Value::Object(new)) => {
-            for key in old.keys().filter(|key| !new.contains_key(*key)) {
-                ops.push(json!({"op": "remove", "path": format!("{path}/{}", escape(key))}));
-            }
-            for (key, value) in new {
-                let length = path.len();
-                path.push('/');
-                path.push_str(&escape(key));
-                match old.get(key) {
-                    Some(before) => compare(path, before, value, ops),
-                    None => ops.push(json!({"op": "add", "path": *path, "value": value})),
-                }
-                path.truncate(length);
-            }
-        }
-        (old, new) if old == new => {}
-        // `add` replaces an existing member, and does not mind when the stored object lacks it.
-        (_, new) => ops.push(json!({"op": "add", "path": *path, "value": new})),
-    }
-}
-
-/// A key as part of a JSON pointer (RFC 6901).
-fn escape(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }
 
 #[cfg(test)]

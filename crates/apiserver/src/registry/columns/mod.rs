@@ -10,6 +10,7 @@ pub mod storage;
 
 use ferrovirt_kubernetes::condition;
 use ferrovirt_kubernetes::json::texts;
+use ferrovirt_kubernetes::time::parse;
 use serde_json::Value;
 
 use crate::clock;
@@ -111,7 +112,7 @@ fn access_modes(object: &Value, pointer: &str) -> String {
 
 /// Age of a `metav1.Time`, as kubectl writes ages.
 fn since(time: Option<&Value>) -> Value {
-    let seconds = time.and_then(Value::as_str).and_then(clock::parse);
+    let seconds = time.and_then(Value::as_str).and_then(parse);
     Value::String(match seconds {
         Some(then) => duration(clock::now().saturating_sub(then)),
         None => "<unknown>".to_owned(),
