@@ -197,3 +197,29 @@ fn details(group: &str, resource: &str, name: &str) -> Value {
     }
     Value::Object(details)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_disk_says_is_for_the_log_and_users_see_no_path_of_the_host() {
+        let path = "/var/lib/ferrovirt/api/store.redb";
+        let errors = [
+            StoreError::Disk(format!("{path}: Input/output error")),
+            StoreError::Keys { path: path.into(), why: "cannot be read".to_owned() },
+            StoreError::NoKey {
+                path: path.into(),
+                keys: path.into(),
+                what: vec!["Secret beta/s: key 2".to_owned()],
+            },
+        ];
+        for error in errors {
+            let said = error.to_string();
+            assert!(said.contains(path), "{said}");
+            let answer = ApiError::from_store(error, "", "secrets", "s");
+            assert_eq!((answer.code, &*answer.reason), (500, "InternalError"));
+            assert!(!answer.to_json().to_string().contains("store.redb"), "{answer:?}");
+        }
+    }
+}
