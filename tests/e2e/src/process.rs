@@ -77,8 +77,17 @@ impl Process {
 
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
-        let text = self.status("VmRSS")?;
-        Ok(text.split_whitespace().next().unwrap_or("0").parse()?)
+        self.kib("VmRSS")
+    }
+
+    /// The most resident memory that the process ever had, in KiB.
+    pub fn peak_kib(&self) -> Result<u64> {
+        self.kib("VmHWM")
+    }
+
+    fn kib(&self, field: &str) -> Result<u64> {
+        let text = self.status(field)?;
+        Ok(text.split_whitespace().next().with_context(|| format!("no {field}"))?.parse()?)
     }
 
     /// Processor time of this process and of its children that have ended.

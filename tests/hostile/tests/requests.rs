@@ -23,9 +23,19 @@ fn map(name: &str, data: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
 }
 
+/// Data of many small values: it weighs much more in memory than as text.
+fn small(count: usize) -> Value {
+    (0..count).map(|key| (format!("k{key}"), json!("v"))).collect::<serde_json::Map<_, _>>().into()
+}
+
 /// Resident memory of the API server, KiB.
 fn memory(cluster: &Cluster) -> Result<u64> {
     cluster.api().context("no API server")?.resident_kib()
+}
+
+/// The most that it ever was, KiB.
+fn peak(cluster: &Cluster) -> Result<u64> {
+    cluster.api().context("no API server")?.peak_kib()
 }
 
 /// Bob, who has nothing to do with it, is served: he reads and writes in his own namespace.
@@ -105,7 +115,7 @@ fn bodies_that_are_hard_to_read_hold_up_nobody() -> Result<()> {
         }
         Ok(())
     })?;
-    let used = memory(&cluster)?;
+    let used = peak(&cluster)?;
     ensure!(used < MEMORY, "{used} KiB");
     drop(users);
     cluster.stop()
@@ -118,9 +128,6 @@ fn what_a_namespace_stores_is_bounded_and_goes_back() -> Result<()> {
     let server = Server::of(&cluster.kubeconfig())?;
     let alice = &users.alice.token;
     let before = memory(&cluster)?;
-    let small = |count: usize| -> Value {
-        (0..count).map(|key| (format!("k{key}"), json!("v"))).collect::<serde_json::Map<_, _>>().into()
-    };
     let refused = server.post(alice, MAPS, &map("large", &json!({"a": "x".repeat((1 << 20) + 1)})))?;
     ensure!(refused.code == 422, "{refused:?}");
     let said = "ConfigMap \"large\" is invalid: []: Too long: may not be more than 1048576 bytes";
@@ -142,7 +149,7 @@ fn what_a_namespace_stores_is_bounded_and_goes_back() -> Result<()> {
     ensure!(full.code == 403 && full.status("message").contains("exceeded quota: stored-bytes"), "{full:?}");
     ensure!(made > 2, "{made}");
     bob_is_served(&server, &users.bob, 100)?;
-    let used = memory(&cluster)?;
+    let used = peak(&cluster)?;
     ensure!(used < MEMORY, "{used} KiB with {made} maps");
 
     // Lists that nobody takes.
@@ -155,7 +162,7 @@ fn what_a_namespace_stores_is_bounded_and_goes_back() -> Result<()> {
     for turn in 200..210 {
         bob_is_served(&server, &users.bob, turn)?;
     }
-    let used = memory(&cluster)?;
+    let used = peak(&cluster)?;
     ensure!(used < MEMORY, "{used} KiB with lists that nobody takes");
     drop(held);
     wait_for("a list to be whole again", Duration::from_secs(60), || {
@@ -179,6 +186,46 @@ fn what_a_namespace_stores_is_bounded_and_goes_back() -> Result<()> {
         Ok((now < before + (64 << 10)).then_some(()))
     })?;
     drop(users);
+    cluster.stop()
+}
+
+#[test]
+fn changes_of_large_objects_cost_little_however_many_watches_nobody_takes() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    let users = Users::new(&cluster)?;
+    let server = Server::of(&cluster.kubeconfig())?;
+    let alice = &users.alice.token;
+    let mut held: Vec<Connection> = Vec::new();
+    for token in [alice, &users.adam.token] {
+        for _ in 0..60 {
+            let mut connection = server.connect()?;
+            connection.send(token, "GET", &format!("{MAPS}?watch=1"), "", b"")?;
+            held.push(connection);
+        }
+    }
+    for turn in 0..5 {
+        for number in 0..3 {
+            let made = server.post(alice, MAPS, &map(&format!("m{turn}-{number}"), &small(50_000)))?;
+            ensure!(made.code == 201, "{}", made.status("message"));
+        }
+        let gone = server.ask(alice, "DELETE", MAPS, "application/json", b"")?;
+        ensure!(gone.code == 200, "{}", gone.status("message"));
+        bob_is_served(&server, &users.bob, turn)?;
+    }
+    let used = peak(&cluster)?;
+    ensure!(used < MEMORY, "{used} KiB");
+    // Who takes an event has it whole, with the revision of the deletion.
+    let made = server.post(alice, MAPS, &map("last", &small(5000)))?.json()?;
+    let from = made["metadata"]["resourceVersion"].as_str().context("no revision")?.to_owned();
+    let gone = server.ask(alice, "DELETE", &format!("{MAPS}/last"), "application/json", b"")?;
+    ensure!(gone.code == 200, "{}", gone.status("message"));
+    let seen =
+        server.get(alice, &format!("{MAPS}?watch=1&timeoutSeconds=1&resourceVersion={from}"))?.json()?;
+    let object = &seen["object"];
+    ensure!(seen["type"] == "DELETED" && object["data"].as_object().is_some_and(|data| data.len() == 5000));
+    let revision = object["metadata"]["resourceVersion"].as_str().context("no revision")?;
+    ensure!(revision.parse::<u64>()? > from.parse()?, "{from}, then {revision}");
+    drop((held, users));
     cluster.stop()
 }
 
@@ -209,7 +256,7 @@ fn bindings_of_many_subjects_cost_their_author_alone() -> Result<()> {
         ensure!(matches!(made.code, 201 | 403 | 429), "{made:?}");
         Ok(())
     })?;
-    let used = memory(&cluster)?;
+    let used = peak(&cluster)?;
     ensure!(used < MEMORY, "{used} KiB");
 
     // A right that is taken away does not count any more.

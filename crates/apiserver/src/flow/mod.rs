@@ -11,6 +11,7 @@
 //! | KiB of bodies that are being read | 6,144 | 24,576 |
 //! | large requests that are worked on, apart from the async workers | 1 | 3 |
 //! | KiB of objects that lists, and watches before their first event, keep until their client has taken them | 65,536 | 393,216 |
+//! | KiB of pieces of watches over 32 KiB that their client has not taken; the next ones wait | 8,192 | 32,768 |
 //! | watches | 64 | 1,024 |
 //! | followed logs, consoles, screens | 32 | 256 |
 //! | connections | 100 | 1,000 |
@@ -60,6 +61,8 @@ pub struct Flow {
     pub(crate) large: Arc<Share>,
     /// KiB of objects, as they weigh in memory, that are kept for answers on their way: stored ones may be others by then.
     pub(crate) snapshots: Arc<Share>,
+    /// KiB of large pieces of watches that their clients have not taken.
+    pieces: Arc<Share>,
     /// Watches.
     pub(crate) watches: Arc<Share>,
     /// Logs that are followed, consoles and screens.
@@ -75,6 +78,7 @@ impl Default for Flow {
             bodies: Share::queued(6 << 10, 24 << 10),
             large: Share::queued(1, 3),
             snapshots: Share::queued(64 << 10, 384 << 10),
+            pieces: Share::queued(8 << 10, 32 << 10),
             watches: Share::strict(64, 1024),
             streams: Share::strict(32, 256),
             connections: Share::strict(100, 1000),
@@ -130,6 +134,20 @@ impl Flow {
 }
 
 impl Flow {
+    /// Waits for a part of what may be on the way to clients of watches: `size` bytes, from now on until the place is
+    /// dropped. Small pieces have it at once. Nothing else that the user shares may be held meanwhile.
+    pub(crate) async fn room(&self, user: &Requester, size: usize) -> Place {
+        if size <= LARGE {
+            return Place::default();
+        }
+        loop {
+            match self.pieces.take(user, size / 1024).await {
+                Ok(place) => return place,
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    }
+
     /// An object as a client sees it. A large one is written where that holds up nobody else: the answer that it is a part of
     /// has begun and is not refused any more, so it waits.
     pub(crate) async fn written(

@@ -1,6 +1,7 @@
 //! Watch: a stream of events, pushed as they are committed.
 
 use std::convert::Infallible;
+use std::iter::Peekable;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Call;
 use crate::app::{self, Answer};
 use crate::flow::Place;
+use crate::quota;
 use crate::status::ApiError;
 use crate::store::{Event, EventKind, StoreError, Watcher};
 
@@ -33,13 +35,23 @@ struct Stream {
     end: Instant,
     next_bookmark: Instant,
     /// Initial state that is still to be sent, as lines.
-    initial: std::vec::IntoIter<Arc<Value>>,
+    initial: Peekable<std::vec::IntoIter<Arc<Value>>>,
     /// What the initial state counts as, until it is sent.
     kept: Place,
+    /// What the last piece counts as, until the client has taken it.
+    on_the_way: Place,
     initial_bookmark: Option<u64>,
     /// No event was sent yet: tables name their columns in the first.
     first: bool,
     ended: bool,
+}
+
+/// What a change is to a client.
+struct Line {
+    kind: &'static str,
+    object: Arc<Value>,
+    /// The revision to write instead of the object's own.
+    revision: Option<u64>,
 }
 
 /// Why a waiting stream goes on.
@@ -96,8 +108,9 @@ impl Call {
             shutdown: self.app.shutdown.clone(),
             end: now.checked_add(life).unwrap_or(now + DEFAULT_LIFE),
             next_bookmark: now + BOOKMARKS,
-            initial: initial.into_iter(),
+            initial: initial.into_iter().peekable(),
             kept,
+            on_the_way: Place::default(),
             initial_bookmark,
             first: true,
             ended: false,
@@ -127,11 +140,21 @@ impl Stream {
     /// The next piece of the stream; nothing at its end.
     async fn next(&mut self) -> Option<Bytes> {
         let mut out = Vec::new();
-        while let Some(object) = self.initial.next() {
-            self.line(&mut out, "ADDED", object).await;
-            if out.len() > FRAME {
-                return Some(out.into());
-            }
+        // Asked for more, the client has room.
+        self.on_the_way = Place::default();
+        let mut lines = Vec::new();
+        let mut size = 0;
+        while size <= FRAME
+            && let Some(object) = self.initial.next()
+        {
+            size += quota::serialized(&object);
+            lines.push(Line { kind: "ADDED", object, revision: None });
+        }
+        if !lines.is_empty() {
+            self.lines(&mut out, lines).await;
+        }
+        if self.initial.peek().is_some() {
+            return Some(out.into());
         }
         self.kept = Place::default();
         if let Some(revision) = self.initial_bookmark.take() {
@@ -151,14 +174,14 @@ impl Stream {
                 _ = self.shutdown.wait_for(|stop| *stop) => Woken::End,
             };
             match woken {
-                Woken::Events(Ok(events)) => self.lines(&mut out, &events).await,
+                Woken::Events(Ok(events)) => self.events(&mut out, &events).await,
                 Woken::Events(Err(StoreError::Closed)) => return None,
                 Woken::End => {
                     // The last word says from where to go on: of a quiet kind the client's own revision is old by now,
                     // and the history may not reach back to it. What happened until now comes first.
                     if self.call.query.bookmarks {
                         if let Some(Ok(events)) = self.watcher.next().now_or_never() {
-                            self.lines(&mut out, &events).await;
+                            self.events(&mut out, &events).await;
                         }
                         put(&mut out, "BOOKMARK", &self.call.output.bookmark(self.watcher.revision(), false));
                     }
@@ -188,37 +211,52 @@ impl Stream {
 
     /// What an event means to a client that sees only what its selectors want: an object that no longer fits is
     /// deleted for it.
-    fn seen(&self, event: &Event) -> Option<(&'static str, Arc<Value>)> {
+    fn seen(&self, event: &Event) -> Option<Line> {
         let fits_now = event.kind != EventKind::Deleted && self.call.selects(&event.object);
         let fitted = event.old.as_ref().is_some_and(|old| self.call.selects(old));
+        let line = |kind, object, revision| Some(Line { kind, object: Arc::clone(object), revision });
         match (fitted, fits_now) {
-            (false, true) => Some(("ADDED", Arc::clone(&event.object))),
-            (true, true) => Some(("MODIFIED", Arc::clone(&event.object))),
+            (false, true) => line("ADDED", &event.object, None),
+            (true, true) => line("MODIFIED", &event.object, None),
+            // Upstream sends the last state that the client knew, with the revision of the change.
             (true, false) => {
-                // Upstream sends the last state that the client knew, with the revision of the change.
-                let mut object = Value::clone(event.old.as_ref().unwrap_or(&event.object));
-                if let Some(revision) = object.pointer_mut("/metadata/resourceVersion") {
-                    *revision = Value::String(event.revision.to_string());
-                }
-                Some(("DELETED", Arc::new(object)))
+                line("DELETED", event.old.as_ref().unwrap_or(&event.object), Some(event.revision))
             }
             (false, false) => None,
         }
     }
 
-    async fn lines(&mut self, out: &mut Vec<u8>, events: &[Arc<Event>]) {
-        for event in events {
-            if let Some((kind, object)) = self.seen(event) {
-                self.line(out, kind, object).await;
-            }
-        }
+    async fn events(&mut self, out: &mut Vec<u8>, events: &[Arc<Event>]) {
+        let lines = events.iter().filter_map(|event| self.seen(event)).collect();
+        self.lines(out, lines).await;
     }
 
-    async fn line(&mut self, out: &mut Vec<u8>, kind: &str, object: Arc<Value>) {
-        let (output, first) = (self.call.output.clone(), std::mem::take(&mut self.first));
-        let write = move |object: &Value| output.event_object(object, first);
-        put(out, kind, &self.call.app.flow.written(&self.call.requester, object, write).await);
+    /// Writes `lines`, once the user has room for them: there are many watches, and each may have a client that takes
+    /// nothing.
+    async fn lines(&mut self, out: &mut Vec<u8>, lines: Vec<Line>) {
+        let (flow, user) = (&self.call.app.flow, &self.call.requester);
+        if !user.is_system() {
+            let size = lines.iter().map(|line| quota::serialized(&line.object)).sum();
+            self.on_the_way = flow.room(user, size).await;
+        }
+        for Line { kind, object, revision } in lines {
+            let (output, first) = (self.call.output.clone(), std::mem::take(&mut self.first));
+            // The object is everybody's: what is written differently is copied by whoever writes it, one at a time.
+            let write = move |object: &Value| match revision {
+                Some(revision) => output.event_object(&with_revision(object, revision), first),
+                None => output.event_object(object, first),
+            };
+            put(out, kind, &flow.written(user, object, write).await);
+        }
     }
+}
+
+fn with_revision(object: &Value, revision: u64) -> Value {
+    let mut object = object.clone();
+    if let Some(known) = object.pointer_mut("/metadata/resourceVersion") {
+        *known = Value::String(revision.to_string());
+    }
+    object
 }
 
 fn put(out: &mut Vec<u8>, kind: &str, object: &[u8]) {
