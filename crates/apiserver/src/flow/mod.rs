@@ -24,6 +24,7 @@ pub(crate) mod body;
 pub(crate) mod connections;
 mod requester;
 mod share;
+mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use serde_json::Value;
 
 pub use requester::Requester;
 pub use share::{Place, Share};
+use workers::Workers;
 
 use crate::quota;
 use crate::request::Attributes;
@@ -69,6 +71,8 @@ pub struct Flow {
     pub(crate) streams: Arc<Share>,
     /// Connections.
     pub(crate) connections: Arc<Share>,
+    /// Where large requests of users are worked on.
+    workers: Workers,
 }
 
 impl Default for Flow {
@@ -82,6 +86,7 @@ impl Default for Flow {
             watches: Share::strict(64, 1024),
             streams: Share::strict(32, 256),
             connections: Share::strict(100, 1000),
+            workers: Workers::default(),
         }
     }
 }
@@ -125,10 +130,14 @@ impl Flow {
             return Ok(work());
         }
         let place = self.large.take(user, 1).await?;
-        let work = tokio::task::spawn_blocking(move || {
+        let work = move || {
             let _place = place;
             APART.sync_scope((), work)
-        });
+        };
+        let work = match user.key() {
+            Some(_) => self.workers.spawn(work),
+            None => tokio::task::spawn_blocking(work),
+        };
         work.await.map_err(|_| ApiError::internal("the request could not be worked on"))
     }
 }

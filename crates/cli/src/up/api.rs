@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    runtime::{Builder, Handle},
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
@@ -55,11 +56,14 @@ pub(crate) fn api_server(settings: &str) -> Result<()> {
     Filter::new(calls::API_SERVER, Some(confine::NETWORK))?.apply()?;
     memory::watch();
     let place = settings.directory.display().to_string();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(run(settings, &token)).with_context(|| format!("the API server in {place}"))
+    let runtime = |threads| Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    // What the controllers do does not wait behind what users ask for.
+    let controllers = runtime(1)?;
+    let outcome = runtime(2)?.block_on(run(settings, &token, controllers.handle()));
+    outcome.with_context(|| format!("the API server in {place}"))
 }
 
-async fn run(settings: Settings, token: &Token) -> Result<()> {
+async fn run(settings: Settings, token: &Token, controllers: &Handle) -> Result<()> {
     let listener = TcpListener::from(inherited(LISTENER)?);
     let supervisor = UnixStream::from(inherited(CONTROL)?);
     // Both are open as long as this process runs: one is a way, the other a lock.
@@ -93,7 +97,8 @@ async fn run(settings: Settings, token: &Token) -> Result<()> {
     let credentials = server.credentials();
     let hand_out = |credentials: &Credentials| hand_out(&supervisor, credentials, &settings.node_name, token);
     hand_out(&credentials)?;
-    let controller = controller(&credentials, token).await?;
+    let account = credentials.kubeconfig_for_service_account("kubevirt", CONTROLLER)?;
+    let token_file = token.path();
 
     let mut terminate = signal(SignalKind::terminate())?;
     // Ctrl-C reaches every process of the terminal; the supervisor says when it is this one's turn.
@@ -101,7 +106,10 @@ async fn run(settings: Settings, token: &Token) -> Result<()> {
     let cluster = server.cluster().to_owned();
     let (stop, stopped) = watch::channel(false);
     let mut serving = tokio::spawn(server.serve(stopped));
-    let mut controllers = tokio::spawn(ferrovirt_control::run(controller, config));
+    let mut controllers = controllers.spawn(async move {
+        let client = controller(&account, token_file).await?;
+        anyhow::Ok(ferrovirt_control::run(client, config).await?)
+    });
     control::say(&supervisor, &Said::Ready { cluster })?;
     let outcome = tokio::select! {
         _ = terminate.recv() => Ok(()),
@@ -151,11 +159,10 @@ impl Token {
 }
 
 /// A client of the controllers, which reads its token again while it runs.
-async fn controller(credentials: &Credentials, token: &Token) -> Result<kube::Client> {
-    let kubeconfig = credentials.kubeconfig_for_service_account("kubevirt", CONTROLLER)?;
-    let mut kubeconfig = kube::config::Kubeconfig::from_yaml(&kubeconfig)?;
+async fn controller(kubeconfig: &str, token_file: String) -> Result<kube::Client> {
+    let mut kubeconfig = kube::config::Kubeconfig::from_yaml(kubeconfig)?;
     for user in kubeconfig.auth_infos.iter_mut().filter_map(|user| user.auth_info.as_mut()) {
-        (user.token, user.token_file) = (None, Some(token.path()));
+        (user.token, user.token_file) = (None, Some(token_file.clone()));
     }
     let options = kube::config::KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;

@@ -82,7 +82,7 @@ pub(super) const GRANTS: &[Grant] = &[
         Phase::Running,
         CALLS,
         "kernel: __seccomp_filter returns EPERM for every call that its own filter does not name",
-        "network, files of its directory, threads and time; no program, no namespace, no other process",
+        "network, files of its directory, threads (those for large requests give way) and time; no program, no namespace, no other process",
         "api-calls",
     ),
 ];
@@ -93,12 +93,12 @@ const CALLS: &[Right<&'static str>] = calls![
     "accept4" "access" "arch_prctl" "bind" "brk" "chmod" "clock_getres" "clock_gettime" "clock_nanosleep"
     "clone" "clone3" "close" "connect" "dup" "epoll_create1" "epoll_ctl" "epoll_pwait" "epoll_wait" "eventfd2"
     "exit" "exit_group" "fallocate" "fchmod" "fcntl" "fdatasync" "flock" "fstat" "fstatfs" "fsync" "ftruncate"
-    "futex" "getcwd" "getdents64" "getegid" "geteuid" "getgid" "getpeername" "getpid" "getppid" "getrandom"
-    "getrlimit" "getsockname" "getsockopt" "gettid" "gettimeofday" "getuid" "ioctl" "lseek" "lstat" "madvise"
-    "mkdir" "mmap" "mprotect" "mremap" "munmap" "nanosleep" "newfstatat" "open" "openat" "pipe2" "poll" "ppoll"
-    "prctl" "pread64" "prlimit64" "pwrite64" "read" "readlink" "readv" "recvfrom" "recvmmsg" "recvmsg" "rename"
-    "restart_syscall" "rseq" "rt_sigaction" "rt_sigprocmask" "rt_sigreturn" "sched_getaffinity" "sched_yield"
-    "sendmmsg" "sendmsg" "sendto" "set_robust_list" "set_tid_address" "setsockopt" "shutdown" "sigaltstack"
-    "socket" "socketpair" "stat" "statfs" "statx" "sysinfo" "tgkill" "umask" "uname" "unlink" "unlinkat" "write"
-    "writev"
+    "futex" "getcwd" "getdents64" "getegid" "geteuid" "getgid" "getpeername" "getpid" "getppid" "getpriority"
+    "getrandom" "getrlimit" "getsockname" "getsockopt" "gettid" "gettimeofday" "getuid" "ioctl" "lseek"
+    "lstat" "madvise" "mkdir" "mmap" "mprotect" "mremap" "munmap" "nanosleep" "newfstatat" "open" "openat"
+    "pipe2" "poll" "ppoll" "prctl" "pread64" "prlimit64" "pwrite64" "read" "readlink" "readv" "recvfrom"
+    "recvmmsg" "recvmsg" "rename" "restart_syscall" "rseq" "rt_sigaction" "rt_sigprocmask" "rt_sigreturn"
+    "sched_getaffinity" "sched_yield" "sendmmsg" "sendmsg" "sendto" "set_robust_list" "set_tid_address"
+    "setpriority" "setsockopt" "shutdown" "sigaltstack" "socket" "socketpair" "stat" "statfs" "statx"
+    "sysinfo" "tgkill" "umask" "uname" "unlink" "unlinkat" "write" "writev"
 ];
