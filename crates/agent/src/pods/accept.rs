@@ -15,7 +15,7 @@ use ferrovirt_api::{
     kubevirt::{KubeVirt, VirtualMachineInstance},
     rejection, segment,
 };
-use ferrovirt_kubernetes::json;
+use ferrovirt_kubernetes::{json, object::is_deleting};
 use ferrovirt_model::Machine;
 use ferrovirt_plan::{
     config::{ClusterConfig, KUBEVIRT, NAMESPACE},
@@ -74,10 +74,6 @@ async fn fresh(shared: &Shared, pod: &Pod) -> Result<Value, String> {
         return Err("reading the pod: another one has its name".to_owned());
     }
     Ok(found)
-}
-
-fn is_deleting(pod: &Value) -> bool {
-    pod.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null())
 }
 
 /// Reads a pod and everything that decides what it should be, and compares.

@@ -1,7 +1,7 @@
 //! Defaults of the other kinds.
 
 use base64::Engine as _;
-use ferrovirt_kubernetes::json::{default, text};
+use ferrovirt_kubernetes::json::{default, set, text};
 use ferrovirt_kubernetes::rbac;
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ pub(super) fn apply(request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> 
                 }
             }
             if creating {
-                set(object, "status", json!({"phase": "Pending"}));
+                set(object, &["status"], json!({"phase": "Pending"}));
             }
         }
         ("", "persistentvolumeclaims") => {
@@ -35,7 +35,7 @@ pub(super) fn apply(request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> 
                 default(spec, "volumeMode", "Filesystem");
             }
             if creating {
-                set(object, "status", json!({"phase": "Pending"}));
+                set(object, &["status"], json!({"phase": "Pending"}));
             }
         }
         (rbac::GROUP, "rolebindings" | "clusterrolebindings") => {
@@ -61,12 +61,6 @@ pub(super) fn apply(request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> 
         _ => {}
     }
     Ok(())
-}
-
-fn set(object: &mut Value, field: &str, value: Value) {
-    if let Value::Object(fields) = object {
-        fields.insert(field.into(), value);
-    }
 }
 
 /// `stringData` is for writing only: it ends up in `data`, encoded, and wins over what is there.

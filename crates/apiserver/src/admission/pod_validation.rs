@@ -164,7 +164,7 @@ fn resources(container: &Value, at: &str, causes: &mut Vec<Cause>) {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         ferrovirt_kubernetes::quantity::Amount::parse(&text).ok().map(|a| (a.thousandths(), text))
     };
-    let list = |kind: &str| container.get("resources").and_then(|r| r.get(kind)).and_then(Value::as_object);
+    let list = |kind: &str| json::fields(json::at(container, "resources")?, kind);
     for kind in ["limits", "requests"] {
         for (name, value) in list(kind).into_iter().flatten() {
             let field = format!("{at}.resources.{kind}[{name}]");

@@ -121,7 +121,7 @@ impl Auth {
         if token.is_empty() {
             return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
         }
-        let mut audiences = strings(&spec, "audiences");
+        let mut audiences = strings(spec, "audiences");
         if audiences.is_empty() {
             audiences.push(ISSUER.to_owned());
         }

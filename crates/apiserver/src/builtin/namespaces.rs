@@ -6,7 +6,7 @@ use ferrovirt_kubernetes::object::{is_deleting, no_finalizers};
 use ferrovirt_scc::Ledger;
 use serde_json::{Value, json};
 
-use super::object::create;
+use super::object::{change, create};
 use super::{Wake, delete};
 use crate::app::SccAdmission;
 use crate::clock;
@@ -71,21 +71,6 @@ async fn equip(
         Some(_) => {}
     }
     Ok(())
-}
-
-/// Changes an object that may be gone by now.
-async fn change(store: &Store, key: &Key, mut edit: impl FnMut(&mut Value)) -> Result<(), StoreError> {
-    let result = store
-        .guaranteed_update(key, |object| -> Result<Change, StoreError> {
-            let mut object = object.clone();
-            edit(&mut object);
-            Ok(Change::Write(object))
-        })
-        .await;
-    match result {
-        Ok(_) | Err(StoreError::NotFound) => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 /// Gives a namespace its uid block. The ledger is durable before the block is used.

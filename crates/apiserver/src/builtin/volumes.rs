@@ -9,8 +9,9 @@ use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_kubernetes::selector::Labels;
 use serde_json::{Value, json};
 
+use super::object::change;
 use super::{Wake, delete};
-use crate::store::{Change, Key, Prefix, Store, StoreError};
+use crate::store::{Key, Prefix, Store, StoreError};
 
 const VOLUMES: &str = "persistentvolumes";
 const CLAIMS: &str = "persistentvolumeclaims";
@@ -41,20 +42,6 @@ async fn reconcile(store: &Store) -> Result<(), StoreError> {
         claim(store, &key, &entry.object).await?;
     }
     Ok(())
-}
-
-async fn change(store: &Store, key: &Key, edit: impl Fn(&mut Value)) -> Result<(), StoreError> {
-    let result = store
-        .guaranteed_update(key, |object| -> Result<Change, StoreError> {
-            let mut object = object.clone();
-            edit(&mut object);
-            Ok(Change::Write(object))
-        })
-        .await;
-    match result {
-        Ok(_) | Err(StoreError::NotFound) => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 /// A volume's phase follows from its claim: Available, Bound, or Released when the claim is gone.

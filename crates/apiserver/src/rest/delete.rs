@@ -146,7 +146,7 @@ impl Call {
                 ApiError::bad_request(format!("preconditions.resourceVersion must be a number: {text}"))
             })?),
         };
-        let dry_run = body.get("dryRun").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+        let dry_run = json::list(&body, "dryRun").len() > 0;
         Ok(Options {
             grace: body.get("gracePeriodSeconds").and_then(Value::as_i64).or(self.query.grace_period_seconds),
             uid: text("/preconditions/uid"),

@@ -36,8 +36,8 @@ pub(super) async fn log(app: &App, target: &Target, request: &Request<Incoming>)
     }
     let lists = ["initContainers", "containers", "ephemeralContainers"];
     let names = |list: &str| {
-        let containers = pod.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
-        containers.into_iter().flatten().map(|c| text(c, "name").to_owned()).collect::<Vec<_>>()
+        let containers = json::list(pod, &format!("/spec/{list}"));
+        containers.map(|container| text(container, "name").to_owned()).collect::<Vec<_>>()
     };
     let container = if asked.is_empty() {
         let mut main = names("containers");
@@ -159,8 +159,7 @@ pub(super) async fn eviction(
         return Err(ApiError::conflict("", "pods", key.name(), &why));
     }
     // `kubectl drain --dry-run=server` says it in the body.
-    let options = body.pointer("/deleteOptions/dryRun").and_then(Value::as_array);
-    if !dry_run && options.is_none_or(Vec::is_empty) {
+    if !dry_run && json::list(&body, "/deleteOptions/dryRun").len() == 0 {
         delete::request(&app.writer(&target.requester), &key)
             .await
             .map_err(|e| ApiError::from_store(e, "", "pods", key.name()))?;

@@ -105,7 +105,7 @@ pub fn candidates(
 pub fn essence(pod: &Value) -> Value {
     let metadata = pod.get("metadata").unwrap_or(&Value::Null);
     let kept = |field: &str, keep: &dyn Fn(&str) -> bool| -> Map<String, Value> {
-        let all = metadata.get(field).and_then(Value::as_object).into_iter().flatten();
+        let all = json::entries(metadata, field);
         all.filter(|(key, _)| keep(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
     };
     json!({
