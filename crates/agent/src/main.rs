@@ -76,8 +76,9 @@ struct Options {
     #[arg(long)]
     selinux_installer: Option<PathBuf>,
     /// Milliseconds that a virtual processor of KVM may take to run a few instructions; one that works needs some.
-    #[arg(long, default_value_t = kvm::PATIENCE)]
-    kvm_patience: u32,
+    // The alias is the name that it had: to go with the next release.
+    #[arg(long, alias = "kvm-patience", default_value_t = kvm::TIMEOUT)]
+    kvm_timeout: u32,
     #[command(flatten)]
     images: Images,
     /// When the node is short of disk space, as a kubelet's option of this name: unused images go then, and pods after
@@ -183,8 +184,8 @@ fn drop_rights() -> anyhow::Result<()> {
 }
 
 async fn run(options: Options) -> anyhow::Result<()> {
-    let patience = Duration::from_millis(options.kvm_patience.into());
-    let kvm = tokio::task::spawn_blocking(move || kvm::probe(patience));
+    let timeout = Duration::from_millis(options.kvm_timeout.into());
+    let kvm = tokio::task::spawn_blocking(move || kvm::probe(timeout));
     let data = std::path::absolute(&options.data_dir)?;
     let mut config = Config {
         node: options.node_name,
@@ -194,7 +195,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         launcher: fs::canonicalize(&options.launcher)?,
         usr: PathBuf::from("/usr"),
     };
-    for (folder, mode) in [
+    for (directory, mode) in [
         (&data, 0o711),
         (&config.pods(), 0o711),
         (&config.netns(), 0o700),
@@ -202,8 +203,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
         (&config.programs(), 0o711),
         (&config.claims(), 0o700),
     ] {
-        let made = fs::DirBuilder::new().recursive(true).mode(mode).create(folder);
-        made.with_context(|| format!("making {}", folder.display()))?;
+        let made = fs::DirBuilder::new().recursive(true).mode(mode).create(directory);
+        made.with_context(|| format!("making {}", directory.display()))?;
     }
     let _alone = alone(&data).await?;
     let selinux = Kernel::default();

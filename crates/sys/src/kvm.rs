@@ -21,7 +21,7 @@ pub enum Kvm {
 }
 
 /// Milliseconds after which a virtual processor counts as hanging: one that works answers within some.
-pub const PATIENCE: u32 = 150;
+pub const TIMEOUT: u32 = 150;
 
 /// Runs a few instructions in 64-bit mode in a virtual processor, in a child process that is killed at the deadline.
 ///

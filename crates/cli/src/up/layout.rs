@@ -53,11 +53,11 @@ impl Layout {
         let own = std::env::current_exe()?;
         let programs = match &options.program_dir {
             Some(dir) => dir.clone(),
-            None => own.parent().context("this program has no folder")?.to_owned(),
+            None => own.parent().context("this program has no directory")?.to_owned(),
         };
         for program in ["virt-handler", "virt-launcher"] {
             if !programs.join(program).is_file() {
-                bail!("{program} is not in {}: name its folder with --program-dir", programs.display());
+                bail!("{program} is not in {}: name its directory with --program-dir", programs.display());
             }
         }
         directory(&options.data_dir, 0o700)?;

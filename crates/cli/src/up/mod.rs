@@ -42,7 +42,7 @@ pub(crate) struct Options {
     /// run under it; it needs no entry in /etc/passwd
     #[arg(long, default_value_t = API_USER, value_parser = user)]
     api_user: u32,
-    /// Folder of OCI layouts and archives that machines may name; DATA_DIR/images when absent
+    /// Directory of OCI layouts and archives that machines may name; DATA_DIR/images when absent
     #[arg(long)]
     image_dir: Option<PathBuf>,
     /// Name of the node; the host name when absent
@@ -55,12 +55,13 @@ pub(crate) struct Options {
     install_selinux_policy: bool,
     /// Milliseconds that a virtual processor of KVM may take to run a few instructions before guests are emulated instead.
     /// One that works answers within some, on a machine that is itself emulated within some thousand
-    #[arg(long, default_value_t = kvm::PATIENCE)]
-    kvm_patience: u32,
+    // The alias is the name that it had: to go with the next release.
+    #[arg(long, alias = "kvm-patience", default_value_t = kvm::TIMEOUT)]
+    kvm_timeout: u32,
     /// An option of virt-handler, such as `image-max-entries=100000`; `virt-handler --help` lists them
     #[arg(long, value_name = "NAME=VALUE")]
     handler_option: Vec<String>,
-    /// Folder of virt-handler and virt-launcher; this program's own when absent
+    /// Directory of virt-handler and virt-launcher; this program's own when absent
     #[arg(long)]
     program_dir: Option<PathBuf>,
 }
@@ -114,4 +115,25 @@ pub(crate) fn up(options: Options) -> Result<()> {
     ferrovirt_log::start("info,kube=warn");
     requirements::check()?;
     supervisor::run(&options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory as _, Parser};
+
+    #[derive(Parser)]
+    struct Up {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn the_old_name_of_kvm_timeout_is_taken_and_not_shown() {
+        let parsed = |flag| Up::try_parse_from(["up", flag, "7"]).map(|up| up.options.kvm_timeout);
+        assert_eq!(parsed("--kvm-timeout").ok(), Some(7));
+        assert_eq!(parsed("--kvm-patience").ok(), Some(7));
+        let help = Up::command().render_long_help().to_string();
+        assert!(help.contains("--kvm-timeout") && !help.contains("patience"), "{help}");
+    }
 }

@@ -40,8 +40,8 @@ mod tests {
 
     #[test]
     fn what_can_be_read_is_opened_again_for_writing_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
         let mut own =
             OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path).unwrap();
         let mut child = File::from(again(&own).unwrap());

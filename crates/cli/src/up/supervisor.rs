@@ -137,7 +137,7 @@ impl Supervisor<'_> {
     fn supervise(&mut self, signals: &SignalFd, api: &mut Part, agent: &mut Part) -> Result<()> {
         let mut lines = Some(self.start_api(api)?);
         // It opens its store meanwhile.
-        let limit = Duration::from_millis(self.options.kvm_patience.into());
+        let limit = Duration::from_millis(self.options.kvm_timeout.into());
         self.kvm = Some(kvm::probe(limit).context("cannot probe KVM")?);
         lines.iter().for_each(|lines| self.tell_kvm(lines));
         loop {
@@ -257,8 +257,8 @@ impl Supervisor<'_> {
             .arg(&layout.images)
             .arg("--launcher")
             .arg(layout.programs.join("virt-launcher"))
-            .arg("--kvm-patience")
-            .arg(self.options.kvm_patience.to_string())
+            .arg("--kvm-timeout")
+            .arg(self.options.kvm_timeout.to_string())
             .args(self.options.handler_option.iter().map(|option| format!("--{option}")))
             .arg("--follow-parent")
             .stdin(Stdio::null());
