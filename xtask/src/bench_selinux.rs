@@ -57,9 +57,9 @@ fn median(times: &mut [Duration]) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-fn unpacked(name: &str, folder: &Path) -> Result<PathBuf> {
+fn unpacked(name: &str, directory: &Path) -> Result<PathBuf> {
     let packed = root().join("crates/selinux/tests/data").join(name).with_extension("33.gz");
-    let path = folder.join(name);
+    let path = directory.join(name);
     io::copy(&mut flate2::read::GzDecoder::new(File::open(packed)?), &mut File::create(&path)?)?;
     Ok(path)
 }
@@ -91,10 +91,12 @@ pub(crate) fn bench(rounds: usize) -> Result<()> {
         "ferrovirt-cli",
     ]))?;
     let ferrovirt = target().join("release/ferrovirt");
-    let ferrovirt = ferrovirt.to_str().context("the target folder has an odd name")?;
-    let folder = tempfile::tempdir()?;
-    let (first, second) =
-        (unpacked("refpolicy-base", folder.path())?, unpacked("refpolicy-virt_launcher", folder.path())?);
+    let ferrovirt = ferrovirt.to_str().context("the target directory has an odd name")?;
+    let directory = tempfile::tempdir()?;
+    let (first, second) = (
+        unpacked("refpolicy-base", directory.path())?,
+        unpacked("refpolicy-virt_launcher", directory.path())?,
+    );
     let (first, second) = (first.to_str().context("odd path")?, second.to_str().context("odd path")?);
     let load = Program { name: ferrovirt, words: vec!["selinux", "booleans", second] };
     let query = Program { name: ferrovirt, words: vec!["selinux", "query", second, "-s", "container_t"] };

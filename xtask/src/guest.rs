@@ -96,17 +96,17 @@ pub(crate) fn kernel_package() -> Result<String> {
 }
 
 /// Downloads a package without installing it; its file.
-pub(crate) fn download(folder: &Path, package: &str) -> Result<PathBuf> {
+pub(crate) fn download(directory: &Path, package: &str) -> Result<PathBuf> {
     run(Command::new("apt-get")
         .args(["-q", "-o", "APT::Sandbox::User=root", "download", package])
-        .current_dir(folder))?;
-    for entry in fs::read_dir(folder)? {
+        .current_dir(directory))?;
+    for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{package}_"))) {
             return Ok(path);
         }
     }
-    bail!("apt-get brought no {package} into {}", folder.display())
+    bail!("apt-get brought no {package} into {}", directory.display())
 }
 
 /// Unpacks a kernel package below `work`: its tree and the kernel's release.

@@ -103,9 +103,9 @@ fn add(image: &mut Image, path: &Path, mode: u32) {
     image.entries.insert(inside, Entry::File(path.to_owned(), mode));
 }
 
-fn files(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+fn files(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+    for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
         let entry = entry?;
         if entry.path().is_file() && entry.file_name().to_str().is_some_and(&wanted) {
             found.push(entry.path());

@@ -91,11 +91,11 @@ enum Task {
     },
     /// Check what no compiler checks: edges between crates, lints, duplicates, generated files, formatting
     Tidy,
-    /// Run a folder of cases with known answers
+    /// Run a directory of cases with known answers
     Conformance {
         /// What to check: scc or selinux
         what: String,
-        /// The folder
+        /// The directory
         directory: PathBuf,
     },
 }

@@ -130,7 +130,7 @@ fn boot(nest: &Nest, plan: &Plan) -> Result<(Vec<Outcome>, String)> {
         .current_dir(&root))?;
     let disk = nest.dir.join("disk");
     fs::write(&disk, vec![0; 8 << 20])?;
-    let mut outer = Outer::new(1536, 60 + plan.scenarios.iter().map(|one| one.patience).sum::<u64>(), "");
+    let mut outer = Outer::new(1536, 60 + plan.scenarios.iter().map(|one| one.timeout).sum::<u64>(), "");
     outer.arguments.extend(["-initrd".to_owned(), initrd.display().to_string(), "-drive".to_owned()]);
     outer.arguments.push(format!("if=none,id=disk,format=raw,file={}", disk.display()));
     outer.arguments.extend(["-device".to_owned(), "nvme,serial=disk,drive=disk".to_owned()]);
@@ -152,7 +152,7 @@ fn boot(nest: &Nest, plan: &Plan) -> Result<(Vec<Outcome>, String)> {
 struct Outer {
     mib: u32,
     /// Seconds until it is ended.
-    patience: u64,
+    timeout: u64,
     /// Beyond what every outer machine has.
     arguments: Vec<String>,
     /// The end of the kernel's command line.
@@ -160,8 +160,8 @@ struct Outer {
 }
 
 impl Outer {
-    fn new(mib: u32, patience: u64, append: &str) -> Self {
-        Self { mib, patience, arguments: Vec::new(), append: append.to_owned() }
+    fn new(mib: u32, timeout: u64, append: &str) -> Self {
+        Self { mib, timeout, arguments: Vec::new(), append: append.to_owned() }
     }
 }
 
@@ -170,7 +170,7 @@ fn start(nest: &Nest, outer: &Outer) -> Result<(String, String)> {
     let (kernel, results) = (nest.dir.join("kernel.log"), nest.dir.join("results.log"));
     let text = |path: &Path| path.display().to_string();
     let status = Command::new("timeout")
-        .arg(outer.patience.to_string())
+        .arg(outer.timeout.to_string())
         .arg("qemu-system-x86_64")
         .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &outer.mib.to_string()])
         .args(["-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"])

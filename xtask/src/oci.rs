@@ -16,7 +16,7 @@ fn blob(dir: &Path, media_type: &str, bytes: &[u8]) -> Result<Value> {
     Ok(json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": bytes.len()}))
 }
 
-/// Writes the layout folder `dir` for one image `tag` whose only layer holds `files` (path in the image, file).
+/// Writes the layout directory `dir` for one image `tag` whose only layer holds `files` (path in the image, file).
 pub(crate) fn layout(dir: &Path, tag: &str, files: &[(&str, &Path)]) -> Result<()> {
     fs::create_dir_all(dir.join("blobs/sha256"))?;
     let mut tar = tar::Builder::new(Vec::new());

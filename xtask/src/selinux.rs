@@ -111,10 +111,10 @@ fn overlays() -> Result<Vec<PathBuf>> {
     files(&root().join("tests/selinux"))
 }
 
-/// The CIL files of a folder, sorted: the compiler's result depends on their order.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The CIL files of a directory, sorted: the compiler's result depends on their order.
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
+    for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         if path.extension().is_some_and(|found| found == "cil") {
             found.push(path);

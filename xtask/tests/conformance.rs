@@ -8,8 +8,8 @@ use std::process::{Command, Output};
 
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 
-fn run(folder: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_xtask")).args(["conformance", "scc"]).arg(folder).output().unwrap()
+fn run(directory: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_xtask")).args(["conformance", "scc"]).arg(directory).output().unwrap()
 }
 
 /// The lines with counts, without the ending of compressed files.
@@ -19,15 +19,15 @@ fn counts(output: &Output) -> Vec<String> {
 }
 
 /// The recorded files of the repository, plain.
-fn recorded(folder: &Path) -> Vec<PathBuf> {
+fn recorded(directory: &Path) -> Vec<PathBuf> {
     let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance/scc");
     let mut files = Vec::new();
     for name in ["cases.jsonl", "objects.jsonl", "order.jsonl", "reviews.jsonl", "sccsets.json"] {
         let mut text = String::new();
         let file = fs::File::open(recorded.join(format!("{name}.gz"))).unwrap();
         GzDecoder::new(file).read_to_string(&mut text).unwrap();
-        files.push(folder.join(name));
-        fs::write(folder.join(name), text).unwrap();
+        files.push(directory.join(name));
+        fs::write(directory.join(name), text).unwrap();
     }
     files
 }

@@ -157,9 +157,9 @@ mod tests {
 
     #[test]
     fn the_state_follows_the_kernel() {
-        let folder = tempfile::tempdir().unwrap();
-        let put = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
-        let watch = Watch::new(Kernel::at(folder.path().to_owned()));
+        let directory = tempfile::tempdir().unwrap();
+        let put = |name: &str, bytes: &[u8]| fs::write(directory.path().join(name), bytes).unwrap();
+        let watch = Watch::new(Kernel::at(directory.path().to_owned()));
         let state = |profile| watch.look(profile).state;
         assert_eq!(state(Profile::Documented), NodeState::Disabled);
         let loaded =
@@ -186,13 +186,13 @@ mod tests {
     /// What the agent would run, without a kernel that could take a policy: a program that counts its runs.
     #[test]
     fn the_installer_runs_once_for_each_policy() {
-        let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("installer");
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("installer");
         fs::write(&program, "#!/bin/sh\necho \"$@\" >> \"$0.runs\"\n").unwrap();
         fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let kernel = Kernel::at(folder.path().to_owned());
+        let kernel = Kernel::at(directory.path().to_owned());
         let mut installer = Installer::new(program);
-        let runs = || fs::read_to_string(folder.path().join("installer.runs")).unwrap_or_default();
+        let runs = || fs::read_to_string(directory.path().join("installer.runs")).unwrap_or_default();
         let report = |state| Report { state, message: String::new() };
         installer.repair(&kernel, Profile::Minimal, &report(NodeState::InForce));
         assert_eq!(runs(), "");

@@ -26,7 +26,7 @@ pub struct Kernel {
 
 #[cfg(test)]
 impl Kernel {
-    /// A folder in place of the kernel's.
+    /// A directory in place of the kernel's.
     pub(crate) fn at(root: PathBuf) -> Self {
         Self { root }
     }
@@ -266,11 +266,11 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// A folder in place of the kernel's: it takes every context.
-    fn kernel(folder: &Path) -> Kernel {
-        fs::write(folder.join("enforce"), "1").unwrap();
-        fs::write(folder.join("context"), "").unwrap();
-        Kernel { root: folder.to_owned() }
+    /// A directory in place of the kernel's: it takes every context.
+    fn kernel(directory: &Path) -> Kernel {
+        fs::write(directory.join("enforce"), "1").unwrap();
+        fs::write(directory.join("context"), "").unwrap();
+        Kernel { root: directory.to_owned() }
     }
 
     fn pod(pod: serde_json::Value, container: serde_json::Value) -> (Pod, Container) {
@@ -281,8 +281,8 @@ mod tests {
 
     #[test]
     fn labels_are_the_pods() {
-        let folder = tempfile::tempdir().unwrap();
-        let kernel = kernel(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let kernel = kernel(directory.path());
         for (own, containers, process, level) in [
             (
                 json!({"type": "virt_machine.kvm", "level": "s0:c1,c2"}),
@@ -308,14 +308,14 @@ mod tests {
 
     #[test]
     fn an_unknown_type_is_refused_and_without_selinux_there_is_no_label() {
-        let folder = tempfile::tempdir().unwrap();
-        let off = Kernel { root: folder.path().join("nothing") };
+        let directory = tempfile::tempdir().unwrap();
+        let off = Kernel { root: directory.path().join("nothing") };
         let (named, container) = pod(json!({"type": "virt_machine.kvm"}), json!(null));
         assert_eq!(Label::of(&off, &named, &container), Ok(None));
         assert_eq!(context_of(&off, std::process::id()), None);
         // A file that cannot be written to: the kernel says no.
-        let kernel = kernel(folder.path());
-        fs::remove_file(folder.path().join("context")).unwrap();
+        let kernel = kernel(directory.path());
+        fs::remove_file(directory.path().join("context")).unwrap();
         let error = Label::of(&kernel, &named, &container).unwrap_err().to_string();
         assert!(error.contains("virt_machine.kvm") && error.contains("ferrovirt selinux install"), "{error}");
         let (unnamed, container) = pod(json!({"level": "s0:c1,c2"}), json!(null));
@@ -340,8 +340,8 @@ mod tests {
 
     #[test]
     fn what_is_not_enforced_is_said() {
-        let folder = tempfile::tempdir().unwrap();
-        let kernel = kernel(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let kernel = kernel(directory.path());
         let (pod, _) = pod(json!({"type": "virt_machine.kvm", "level": "s0:c1,c2"}), json!(null));
         let context = "system_u:system_r:virt_machine.kvm:s0:c1,c2";
         let (status, reason, message) = enforcement(&kernel, &pod, None);
@@ -349,14 +349,14 @@ mod tests {
         assert!(message.contains("virt_machine.kvm:s0:c1,c2"), "{message}");
         assert_eq!(enforcement(&kernel, &pod, Some(context)).1, "Enforced");
         assert_eq!(enforcement(&kernel, &pod, Some("system_u:system_r:initrc_t:s0")).1, "NotLabelled");
-        fs::write(folder.path().join("enforce"), "0").unwrap();
+        fs::write(directory.path().join("enforce"), "0").unwrap();
         assert_eq!(enforcement(&kernel, &pod, Some(context)).1, "Permissive");
     }
 
     #[test]
     fn a_tree_is_labelled_without_following_links() {
-        let folder = tempfile::tempdir().unwrap();
-        let (tree, outside) = (folder.path().join("tree"), folder.path().join("outside"));
+        let directory = tempfile::tempdir().unwrap();
+        let (tree, outside) = (directory.path().join("tree"), directory.path().join("outside"));
         fs::create_dir_all(tree.join("a")).unwrap();
         fs::write(tree.join("a/file"), "").unwrap();
         fs::write(&outside, "").unwrap();

@@ -19,7 +19,7 @@ use std::{
 
 /// A container that goes away with the test, whatever happens.
 struct Running {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     crun: Crun,
     layout: Layout,
     id: String,
@@ -29,15 +29,15 @@ struct Running {
 impl Running {
     /// Starts a shell line in place of the launcher.
     fn new(id: &str, security: Value, resources: Value, line: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("rootfs");
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("rootfs");
         rootfs::prepare(&root).unwrap();
         let layout = Layout::detect().unwrap();
-        let crun = Crun::new(folder.path().join("crun"), layout.hide_v2());
-        fs::create_dir(folder.path().join("crun")).unwrap();
-        let bundle = folder.path().join("bundle");
+        let crun = Crun::new(directory.path().join("crun"), layout.hide_v2());
+        fs::create_dir(directory.path().join("crun")).unwrap();
+        let bundle = directory.path().join("bundle");
         fs::create_dir(&bundle).unwrap();
-        let netns = folder.path().join("netns");
+        let netns = directory.path().join("netns");
         netns::create(&netns).unwrap();
         let container = json!({
             "name": "compute", "image": "x", "command": ["/usr/bin/busybox", "sh", "-c", line],
@@ -58,9 +58,9 @@ impl Running {
         let devices = bundle::devices(&container).unwrap();
         let config = bundle::config(&pod, &container, &identity, &[], &devices, &node).unwrap();
         fs::write(bundle.join("config.json"), config.to_string()).unwrap();
-        let log = File::create(folder.path().join("log")).unwrap();
-        let listener = Listener::bind(&folder.path().join("sock")).unwrap();
-        let mut running = Self { folder, crun, layout, id: id.to_owned(), pid: 0 };
+        let log = File::create(directory.path().join("log")).unwrap();
+        let listener = Listener::bind(&directory.path().join("sock")).unwrap();
+        let mut running = Self { directory, crun, layout, id: id.to_owned(), pid: 0 };
         running.pid = match running.crun.run(id, &bundle, log, listener.into()) {
             Ok(pid) => pid,
             Err(error) => panic!("{error}"),
@@ -76,22 +76,22 @@ impl Running {
 
     fn log(&self, until: &str) -> String {
         for _ in 0..500 {
-            let text = fs::read_to_string(self.folder.path().join("log")).unwrap();
+            let text = fs::read_to_string(self.directory.path().join("log")).unwrap();
             if text.contains(until) {
                 return text;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("no {until:?} in {}", fs::read_to_string(self.folder.path().join("log")).unwrap());
+        panic!("no {until:?} in {}", fs::read_to_string(self.directory.path().join("log")).unwrap());
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let bundle = self.folder.path().join("bundle");
+        let bundle = self.directory.path().join("bundle");
         self.crun.delete(&self.id, &bundle).unwrap();
         cgroup::remove(&self.layout, &self.id);
-        netns::delete(&self.folder.path().join("netns")).unwrap();
+        netns::delete(&self.directory.path().join("netns")).unwrap();
     }
 }
 
@@ -140,7 +140,7 @@ fn nobody_writes_to_the_root_that_all_containers_share() {
     let running = Running::new("test-root", security, json!({}), "(: > /planted); echo done; sleep 1000");
     let log = running.log("done");
     assert!(log.contains("Read-only file system"), "{log}");
-    assert!(!running.folder.path().join("rootfs/planted").exists());
+    assert!(!running.directory.path().join("rootfs/planted").exists());
 }
 
 #[test]
@@ -177,12 +177,12 @@ fn the_agent_limits_huge_pages_where_the_runtime_cannot() {
 #[test]
 fn a_container_name_is_used_once_and_a_refusal_says_why() {
     let running = Running::new("test-once", restricted(), json!({}), "sleep 1000");
-    let bundle = running.folder.path().join("bundle");
+    let bundle = running.directory.path().join("bundle");
     let again = running.crun.run(
         &running.id,
         &bundle,
-        File::create(running.folder.path().join("log2")).unwrap(),
-        Listener::bind(&running.folder.path().join("sock2")).unwrap().into(),
+        File::create(running.directory.path().join("log2")).unwrap(),
+        Listener::bind(&running.directory.path().join("sock2")).unwrap().into(),
     );
     assert!(again.unwrap_err().to_string().contains("already exists"));
     assert_eq!(running.crun.state(&running.id).unwrap().unwrap().status, "running");

@@ -51,21 +51,21 @@ impl Image {
         self
     }
 
-    fn write(mut self, folder: &Path, tag: Option<&str>) {
+    fn write(mut self, directory: &Path, tag: Option<&str>) {
         let manifest = json!({"schemaVersion": 2, "layers": self.layers}).to_string().into_bytes();
         let mut descriptor = self.blob(manifest, "application/vnd.oci.image.manifest.v1+json");
         if let Some(tag) = tag {
             descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
         }
-        fs::create_dir_all(folder.join("blobs/sha256")).unwrap();
-        fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+        fs::create_dir_all(directory.join("blobs/sha256")).unwrap();
+        fs::write(directory.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
         fs::write(
-            folder.join("index.json"),
+            directory.join("index.json"),
             json!({"schemaVersion": 2, "manifests": [descriptor]}).to_string(),
         )
         .unwrap();
         for (hex, bytes) in self.blobs {
-            fs::write(folder.join("blobs/sha256").join(hex), bytes).unwrap();
+            fs::write(directory.join("blobs/sha256").join(hex), bytes).unwrap();
         }
     }
 }
@@ -107,22 +107,22 @@ fn forgetful() -> Policy {
 }
 
 struct Node {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     store: Store,
 }
 
 fn node(policy: Policy) -> Node {
-    let folder = tempfile::tempdir().unwrap();
-    let (images, cache) = (folder.path().join("images"), folder.path().join("cache"));
+    let directory = tempfile::tempdir().unwrap();
+    let (images, cache) = (directory.path().join("images"), directory.path().join("cache"));
     fs::create_dir_all(&images).unwrap();
     let program = env!("CARGO_BIN_EXE_virt-handler").into();
     let store = Store::open(images, cache, program, policy).unwrap();
-    Node { folder, store }
+    Node { directory, store }
 }
 
 impl Node {
     fn image(&self, name: &str) -> PathBuf {
-        self.folder.path().join("images").join(name)
+        self.directory.path().join("images").join(name)
     }
 
     /// The unpacked image, for the pod `pod`.
@@ -131,7 +131,7 @@ impl Node {
     }
 
     fn marks(&self, pod: &str) -> PathBuf {
-        self.folder.path().join("pods").join(pod)
+        self.directory.path().join("pods").join(pod)
     }
 
     fn collect(&self, all: bool) -> u64 {
@@ -139,7 +139,7 @@ impl Node {
     }
 
     fn cached(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.folder.path().join("cache")).unwrap();
+        let entries = fs::read_dir(self.directory.path().join("cache")).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 }
@@ -177,7 +177,7 @@ fn layers_cover_each_other_and_whiteouts_remove() {
 #[test]
 fn an_archive_is_the_same_as_a_layout() {
     let node = node(forgetful());
-    let place = node.folder.path().join("layout");
+    let place = node.directory.path().join("layout");
     Image::new().layer(true, |b| file(b, "disk/d", &[7; 100_000])).write(&place, None);
     let mut archive = tar::Builder::new(fs::File::create(node.image("x.tar")).unwrap());
     archive.append_dir_all(".", &place).unwrap();
@@ -280,11 +280,12 @@ fn unused_images_are_collected_and_used_ones_never() {
 
 #[test]
 fn what_an_earlier_agent_left_half_unpacked_is_removed_at_start() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir_all(folder.path().join("cache/7.part/x")).unwrap();
-    fs::create_dir_all(folder.path().join("cache/whole")).unwrap();
-    let cache = folder.path().join("cache");
-    Store::open(folder.path().to_owned(), cache.clone(), "/nonexistent".into(), Policy::default()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir_all(directory.path().join("cache/7.part/x")).unwrap();
+    fs::create_dir_all(directory.path().join("cache/whole")).unwrap();
+    let cache = directory.path().join("cache");
+    Store::open(directory.path().to_owned(), cache.clone(), "/nonexistent".into(), Policy::default())
+        .unwrap();
     assert!(!cache.join("7.part").exists() && cache.join("whole").exists());
 }
 

@@ -52,7 +52,7 @@ fn a_pod_gets_an_address_a_guest_network_and_leaves_nothing() {
     assert_eq!(pod.ns.shell(&format!("cat /proc/sys/net/ipv4/conf/{BRIDGE}/route_localnet")).1.trim(), "1");
 
     let gateway = address.gateway.unwrap();
-    the_guest_speaks_for_itself_only(&node.ns, &pod.ns, node.folder.path().join("guest"), gateway);
+    the_guest_speaks_for_itself_only(&node.ns, &pod.ns, node.directory.path().join("guest"), gateway);
     drop((queues, dhcp));
     assert!(!pod.ns.shell("ip -o link").1.contains("tap0"), "a TAP ends with its descriptors");
     node.release("pod1", &pod.ns.path);
@@ -61,7 +61,8 @@ fn a_pod_gets_an_address_a_guest_network_and_leaves_nothing() {
     node.tear_down();
     let left = node.ns.shell("ip -o link; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward").1;
     assert!(!left.contains("fv-") && !left.contains("table") && left.trim().ends_with('0'), "{left}");
-    let left: Vec<_> = fs::read_dir(node.folder.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(node.directory.path()).unwrap().flatten().map(|e| e.file_name()).collect();
     assert!(!left.iter().any(|name| name == "network.json" || name == "ports.json"), "{left:?}");
 }
 

@@ -37,20 +37,20 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A node's directories, and what a kubelet serves there.
 struct Node {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Node {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         for name in ["own", "plugins", "resources"] {
-            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::create_dir(directory.path().join(name)).unwrap();
         }
-        Self { folder }
+        Self { directory }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -341,7 +341,7 @@ async fn each_right_is_missed() {
     plug.says("No such file or directory").await;
 
     // plug-user: with everything else its own.
-    fs::set_permissions(node.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(node.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::remove_dir_all(node.path("own")).unwrap();
     fs::create_dir(node.path("own")).unwrap();
     chown(node.path("own"), Some(65_532), Some(65_532)).unwrap();

@@ -117,16 +117,16 @@ const DENIED: &[&str] = &["not permitted", "Permission denied"];
 struct Namespace {
     path: PathBuf,
     open: OwnedFd,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl Namespace {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ns");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ns");
         netns::create(&path).unwrap();
         let open = netns::open(&path).unwrap();
-        Self { path, open, _folder: folder }
+        Self { path, open, _directory: directory }
     }
 }
 
@@ -209,17 +209,17 @@ fn unprivileged_port(ready: &Namespace) {
 /// The node's bridge and rules, the pod's link to it and the bridge binding.
 fn on_the_node() {
     let node = Namespace::new();
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     netns::run_in(&node.open, || {
-        drop(Network::set_up(folder.path()).unwrap());
+        drop(Network::set_up(directory.path()).unwrap());
         let refusal = "making the bridge of the pod network: Operation not permitted";
-        missed("node-bridge", "NET_ADMIN", &[refusal], || text(Network::set_up(folder.path())));
+        missed("node-bridge", "NET_ADMIN", &[refusal], || text(Network::set_up(directory.path())));
         for right in witnessed("node-bridge").unwrap().rights {
             let Right::Sysctl { name, value } = right else { continue };
             let file = format!("/proc/sys/{}", name.replace('.', "/"));
             assert_eq!(fs::read_to_string(file)?.trim(), *value, "{name}");
         }
-        let network = Network::set_up(folder.path()).unwrap();
+        let network = Network::set_up(directory.path()).unwrap();
         let pod = Namespace::new();
         missed("node-network", "NET_ADMIN", DENIED, || text(network.attach("pod", &pod.path)));
         network.release("pod", &pod.path).unwrap();
@@ -245,7 +245,7 @@ fn on_the_node() {
 
 /// A container that ends by itself.
 struct Once {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     layout: Layout,
     crun: Crun,
     id: String,
@@ -254,17 +254,17 @@ struct Once {
 impl Once {
     /// Runs a shell line as a launcher runs, with these volumes; what it said.
     fn run(id: &str, line: &str, volumes: &[Mount], device: bool) -> Result<String, String> {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let root = folder.path().join("rootfs");
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let root = directory.path().join("rootfs");
         rootfs::prepare(&root).unwrap();
         let layout = Layout::detect().unwrap();
-        let crun = Crun::new(folder.path().join("crun"), layout.hide_v2());
+        let crun = Crun::new(directory.path().join("crun"), layout.hide_v2());
         for name in ["crun", "bundle"] {
-            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::create_dir(directory.path().join(name)).unwrap();
         }
-        let bundle = folder.path().join("bundle");
-        let netns = folder.path().join("netns");
+        let bundle = directory.path().join("bundle");
+        let netns = directory.path().join("netns");
         File::create(&netns).unwrap();
         let limits = if device { json!({"devices.kubevirt.io/tun": "1"}) } else { json!({}) };
         let container: Container = serde_json::from_value(json!({
@@ -295,13 +295,13 @@ impl Once {
             namespace.as_object_mut().unwrap().remove("path");
         }
         fs::write(bundle.join("config.json"), config.to_string()).unwrap();
-        let log = File::create(folder.path().join("log")).unwrap();
-        let listener = Listener::bind(&folder.path().join("sock")).unwrap();
-        let once = Self { folder, layout, crun, id: id.to_owned() };
+        let log = File::create(directory.path().join("log")).unwrap();
+        let listener = Listener::bind(&directory.path().join("sock")).unwrap();
+        let once = Self { directory, layout, crun, id: id.to_owned() };
         once.crun.run(id, &bundle, log, listener.into()).map_err(|error| error.to_string())?;
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         loop {
-            let said = fs::read_to_string(once.folder.path().join("log")).unwrap();
+            let said = fs::read_to_string(once.directory.path().join("log")).unwrap();
             if said.contains("over") {
                 return Ok(said);
             }
@@ -313,8 +313,8 @@ impl Once {
 
 impl Drop for Once {
     fn drop(&mut self) {
-        // Without a capability there may be nothing, and nothing may be removable: the state is a temporary folder.
-        let _ended = self.crun.delete(&self.id, &self.folder.path().join("bundle"));
+        // Without a capability there may be nothing, and nothing may be removable: the state is a temporary directory.
+        let _ended = self.crun.delete(&self.id, &self.directory.path().join("bundle"));
         cgroup::remove(&self.layout, &self.id);
     }
 }
@@ -322,9 +322,9 @@ impl Drop for Once {
 fn containers() {
     let ordinary = |id: &'static str, device| move || text(Once::run(id, "echo over", &[], device));
     missed("node-mounts", "SYS_ADMIN", DENIED, ordinary("witness-mounts", false));
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     missed("node-mounts", "SYS_ADMIN", DENIED, || {
-        let path = folder.path().join(format!("{:?}", std::thread::current().id()));
+        let path = directory.path().join(format!("{:?}", std::thread::current().id()));
         let made = netns::create(&path);
         let gone = netns::delete(&path);
         text(made).and(text(gone))
@@ -355,13 +355,13 @@ fn containers() {
 }
 
 fn ownership() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("disk");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("disk");
     fs::write(&file, "x").unwrap();
     missed("node-ownership", "CHOWN", DENIED, || {
         text(chown(&file, Some(USER), None)).and(text(chown(&file, Some(0), None)))
     });
-    let secret = folder.path().join("secret");
+    let secret = directory.path().join("secret");
     fs::write(&secret, "x").unwrap();
     chown(&secret, Some(USER), Some(USER)).unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o400)).unwrap();
@@ -373,7 +373,7 @@ fn ownership() {
     other.kill().unwrap();
     other.wait().unwrap();
     // What a launcher's user owns below a cgroup (a delegated one) is still limited by the node.
-    let limits = folder.path().join("limits");
+    let limits = directory.path().join("limits");
     fs::write(&limits, "").unwrap();
     chown(&limits, Some(USER), Some(USER)).unwrap();
     fs::set_permissions(&limits, fs::Permissions::from_mode(0o600)).unwrap();
@@ -441,8 +441,8 @@ fn mapped() {
         eprintln!("node-measure: this root is not that of the first user namespace");
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let mut file = tempfile::tempfile_in(folder.path()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut file = tempfile::tempfile_in(directory.path()).unwrap();
     let _mapped = Shared::map(&file, 4096).unwrap();
     file.write_all(&vec![1; 64 << 20]).unwrap();
     drop(file);
@@ -450,7 +450,7 @@ fn mapped() {
     let look = || {
         let processes = disk::Processes { all: &own, launcher: 0, user: 0, group: 0 };
         // The kernel takes this one, which the agent does not have, for the other.
-        let held = without(CapabilitySet::CHECKPOINT_RESTORE, || disk::unlinked(processes, folder.path()));
+        let held = without(CapabilitySet::CHECKPOINT_RESTORE, || disk::unlinked(processes, directory.path()));
         let held = held.map_err(|error| error.to_string())?;
         if held.bytes >= 64 << 20 { Ok(()) } else { Err(format!("{} bytes are seen", held.bytes)) }
     };
@@ -523,9 +523,9 @@ fn greets(order: &Order) -> Result<(), String> {
 /// the file is to the machine makes no difference to the kernel, so that each is a disk here, but for the two that
 /// are none.
 fn opens() -> BTreeSet<&'static str> {
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let file = folder.path().join("file");
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let file = directory.path().join("file");
     fs::write(&file, vec![0_u8; 1 << 20]).unwrap();
     chown(&file, Some(USER), Some(USER)).unwrap();
     let path = file.to_string_lossy().into_owned();
@@ -547,7 +547,7 @@ fn opens() -> BTreeSet<&'static str> {
                 order.kernel = Some(Kernel { kernel: Some(path.clone()), initrd: None, args: String::new() });
             }
             "huge-pages-file" => {
-                let place = folder.path().join("pages");
+                let place = directory.path().join("pages");
                 fs::create_dir(&place).unwrap();
                 order.memory.backing = Backing::HugeDirectory { path: place.to_string_lossy().into_owned() };
             }

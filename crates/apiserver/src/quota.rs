@@ -198,8 +198,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_namespace_takes_deletions_and_the_systems_writes_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("s")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("s")).unwrap();
         let quota = Quota::new(store.clone());
         let kind = crate::registry::find("", "configmaps").unwrap();
         let user = Requester::of(&UserInfo::authenticated("u", []));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Programs that the node agent and the launcher start, with the Debian package of each.
 const PROGRAMS: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("crun", "crun")];
 
-/// The CNI plug-ins' folder, as Debian's containernetworking-plugins has it.
+/// The CNI plug-ins' directory, as Debian's containernetworking-plugins has it.
 const CNI: &str = "/usr/lib/cni";
 
 /// Fails with all that is missing and the command that brings it.

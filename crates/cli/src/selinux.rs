@@ -60,7 +60,7 @@ enum Kind {
 
 #[derive(Args)]
 struct Source {
-    /// Binary policy, a folder such as /etc/selinux/targeted or /var/lib/selinux/targeted, or /sys/fs/selinux/policy
+    /// Binary policy, a directory such as /etc/selinux/targeted or /var/lib/selinux/targeted, or /sys/fs/selinux/policy
     policy: PathBuf,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
@@ -165,7 +165,7 @@ struct ExplainOptions {
 
 #[derive(Args)]
 struct PolicyOptions {
-    /// The base: a binary policy, a store's folder, /sys/fs/selinux/policy, or in the minimal profile one of the names
+    /// The base: a binary policy, a store's directory, /sys/fs/selinux/policy, or in the minimal profile one of the names
     /// refpolicy and container-selinux
     #[arg(long, default_value = RUNNING)]
     base: PathBuf,
@@ -249,12 +249,12 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
-/// The newest policy of a folder: of `/etc/selinux/NAME`, of a module store such as `/var/lib/selinux/NAME`, or of a
-/// folder of policies.
-fn in_folder(folder: &Path) -> Result<PathBuf> {
+/// The newest policy of a directory: of `/etc/selinux/NAME`, of a module store such as `/var/lib/selinux/NAME`, or of a
+/// directory of policies.
+fn in_directory(directory: &Path) -> Result<PathBuf> {
     let mut best: Option<(u32, PathBuf)> = None;
-    for folder in [folder.to_owned(), folder.join("policy")] {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+    for directory in [directory.to_owned(), directory.join("policy")] {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let version =
                 name.to_str().and_then(|name| name.strip_prefix("policy.")).and_then(|end| end.parse().ok());
@@ -269,24 +269,24 @@ fn in_folder(folder: &Path) -> Result<PathBuf> {
         return Ok(path);
     }
     // What semodule compiled last, before it was installed under /etc/selinux.
-    let store = [folder.join("active"), folder.to_owned()];
-    let compiled = store.iter().map(|folder| folder.join("policy.kern")).find(|path| path.is_file());
+    let store = [directory.join("active"), directory.to_owned()];
+    let compiled = store.iter().map(|directory| directory.join("policy.kern")).find(|path| path.is_file());
     if let Some(path) = compiled {
         return Ok(path);
     }
-    if store.iter().any(|folder| folder.join("modules").is_dir()) {
+    if store.iter().any(|directory| directory.join("modules").is_dir()) {
         bail!(
             "the module store {} has no compiled policy: `semodule -n -B` makes one, or name the policy file",
-            folder.display()
+            directory.display()
         );
     }
-    bail!("no file policy.N in {} or its folder policy, and no module store either", folder.display())
+    bail!("no file policy.N in {} or its directory policy, and no module store either", directory.display())
 }
 
 /// The policy lives until the process ends, which is soon: to return its memory piece by piece would take time for
 /// nothing.
 fn load(path: &Path) -> Result<&'static Database> {
-    let path = if path.is_dir() { in_folder(path)? } else { path.to_owned() };
+    let path = if path.is_dir() { in_directory(path)? } else { path.to_owned() };
     let policy = read(&path).map_err(|error| {
         let hint = if path == Path::new(RUNNING) {
             "; SELinux is not running on this machine, so name a policy file"

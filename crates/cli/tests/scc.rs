@@ -77,8 +77,8 @@ fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name)
 }
 
-fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> String {
-    let path = folder.path().join(name);
+fn file(directory: &tempfile::TempDir, name: &str, text: &str) -> String {
+    let path = directory.path().join(name);
     fs::write(&path, text).unwrap();
     path.to_string_lossy().into_owned()
 }
@@ -147,7 +147,7 @@ fn a_machine_is_reviewed_through_its_pod() {
 
 #[test]
 fn sccs_and_roles_come_from_files() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let own = r"
 apiVersion: v1
 kind: List
@@ -178,7 +178,7 @@ metadata: {name: any, namespace: shop}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: any}
 subjects: [{kind: ServiceAccount, name: builder, namespace: shop}]
 ";
-    let (own, roles) = (file(&folder, "own.yaml", own), file(&folder, "roles.yaml", roles));
+    let (own, roles) = (file(&directory, "own.yaml", own), file(&directory, "roles.yaml", roles));
     let by = ["review", "-f", "-", "--sccs", &own, "--as"];
     check(&[&by[..], &["bob"]].concat(), JOB, 0, &["admitted by own, by the right of user bob"]);
     check(&[&by[..], &["alice"]].concat(), JOB, 1, &["own would admit it and may not be used"]);
@@ -215,14 +215,14 @@ subjects: [{kind: ServiceAccount, name: builder, namespace: shop}]
 
 #[test]
 fn what_who_can_makes_admits_what_it_was_made_for() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let host = example("hostdisk.yaml");
     let machine = fs::read_to_string(&host).unwrap();
     for (manifest, name) in
         [(JOB, "scan-least"), (machine.as_str(), "hostdisk-least"), (ANY_USER, "any-least")]
     {
         let made = check(&["who-can", "-f", "-"], manifest, 0, &[&format!("name: {name}\n")]);
-        let made = file(&folder, name, &made.replace("users: []", "users: [alice]"));
+        let made = file(&directory, name, &made.replace("users: []", "users: [alice]"));
         let words = ["review", "-f", "-", "--sccs", &made, "--as", "alice"];
         check(&words, manifest, 0, &[&format!("admitted by {name}, by the right of user alice")]);
         // And little else: a privileged pod is still refused.
@@ -254,9 +254,9 @@ fn wrong_input_is_told_and_ends_with_2() {
     check(&["review", "-f", "-", "--sccs", "a", "--cluster"], DEPLOYMENT, 2, &["cannot be used with"]);
     check(&["diff", "nobody", "anyuid"], "", 2, &["nobody is neither a file nor an SCC; there are: "]);
     check(&["who-can", "-f", "-"], "kind: Pod\nspec: {hostNetwork: 7}\n", 2, &["Pod without a name"]);
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let bad = "kind: SecurityContextConstraints\nmetadata: {name: bad}\nusers: 7\n";
-    let bad = file(&folder, "bad.yaml", bad);
+    let bad = file(&directory, "bad.yaml", bad);
     check(
         &["review", "-f", "-", "--sccs", &bad],
         DEPLOYMENT,

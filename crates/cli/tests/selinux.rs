@@ -49,7 +49,7 @@ fn answers() {
 /// The table's own rules answer for the minimal types, and what is refused again and again is told once.
 #[test]
 fn denials() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let line = |serial: u32, permission: &str, source: &str, target: &str, class: &str| {
         format!(
             "type=AVC msg=audit(1.000:{serial}): avc:  denied  {{ {permission} }} for  pid=1 comm=\"qemu\" \
@@ -57,7 +57,7 @@ fn denials() {
         )
     };
     let hugepages = "virt_machine.kvm_hugepages";
-    let log = folder.path().join("log");
+    let log = directory.path().join("log");
     let mut text = line(7, "attach_queue", "virt_machine.kvm_tap", "spc_t:s0", "tun_socket");
     text += &line(8, "create", hugepages, "hugetlbfs_t:s0", "file");
     text += &line(9, "create", hugepages, "hugetlbfs_t:s0", "file").replace('\n', "\r\n");
@@ -89,8 +89,8 @@ fn denials() {
 #[test]
 fn names_in_logs_are_only_names() {
     let name: String = "x)\n  missing: all\u{1b}[2J".bytes().map(|byte| format!("{byte:02X}")).collect();
-    let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("log");
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
     let text = format!(
         "type=AVC msg=audit(1.000:1): avc:  denied  {{ read }} for  pid=1 comm=\"qemu\" name={name} dev=\"tmpfs\" \
          scontext=system_u:system_r:virt_machine.kvm:s0:c1,c2 tcontext=system_u:object_r:proc_t:s0 tclass=file"
@@ -122,8 +122,8 @@ fn wrong_questions() {
     check(&["query", "/nonexistent"], 2, &["cannot read the policy /nonexistent"]);
     check(&["query", data("container_modern_like.cil").to_str().unwrap()], 2, &["secilc"]);
     check(&["query", data("refpolicy-base.33.gz").to_str().unwrap()], 2, &["gzip"]);
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("cut.33");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cut.33");
     fs::write(&path, &fs::read(data("tiny.33")).unwrap()[..3000]).unwrap();
     check(&["types", path.to_str().unwrap()], 2, &["cut.33", "the policy is cut off or damaged"]);
     let bytes = fs::read(data("tiny.33")).unwrap();
@@ -134,19 +134,19 @@ fn wrong_questions() {
     check(&["policy", "--base", path.to_str().unwrap()], 2, &["container_t", "container-selinux"]);
 }
 
-/// A folder stands for the policy in it.
+/// A directory stands for the policy in it.
 #[test]
-fn folders() {
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().to_str().unwrap();
+fn directories() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().to_str().unwrap();
     check(&["types", root], 2, &["no file policy.N in"]);
-    fs::create_dir_all(folder.path().join("active/modules")).unwrap();
+    fs::create_dir_all(directory.path().join("active/modules")).unwrap();
     check(&["types", root], 2, &["has no compiled policy", "semodule"]);
-    fs::copy(data("tiny.32"), folder.path().join("active/policy.kern")).unwrap();
+    fs::copy(data("tiny.32"), directory.path().join("active/policy.kern")).unwrap();
     check(&["types", root], 0, &["container_t"]);
-    fs::create_dir(folder.path().join("policy")).unwrap();
+    fs::create_dir(directory.path().join("policy")).unwrap();
     for version in ["30", "33"] {
-        fs::copy(data(&format!("tiny.{version}")), folder.path().join(format!("policy/policy.{version}")))
+        fs::copy(data(&format!("tiny.{version}")), directory.path().join(format!("policy/policy.{version}")))
             .unwrap();
     }
     check(&["types", root, "-o", "json"], 0, &["\"container_t\""]);

@@ -1,4 +1,4 @@
-//! The launchers' modules in a real module store, made of Debian's policy in a folder of its own: installed, found,
+//! The launchers' modules in a real module store, made of Debian's policy in a directory of its own: installed, found,
 //! stale, made anew, removed. Compiles a policy five times, which takes a minute.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output},
 };
 
-/// The store's folder and the program on it.
+/// The store's directory and the program on it.
 struct Node {
     root: tempfile::TempDir,
 }
@@ -48,8 +48,8 @@ impl Node {
     }
 
     fn policy(&self) -> PathBuf {
-        let folder = self.root.path().join("etc/selinux/default/policy");
-        fs::read_dir(folder).unwrap().next().unwrap().unwrap().path()
+        let directory = self.root.path().join("etc/selinux/default/policy");
+        fs::read_dir(directory).unwrap().next().unwrap().unwrap().path()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Finding and reading the files of a folder.
+//! Finding and reading the files of a directory.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -40,11 +40,11 @@ fn kind(name: &str) -> Option<Kind> {
     kinds.into_iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, kind)| kind)
 }
 
-/// The folder's files in the order of their names.
-pub(crate) fn list(folder: &Path) -> Result<Vec<File>, Error> {
+/// The directory's files in the order of their names.
+pub(crate) fn list(directory: &Path) -> Result<Vec<File>, Error> {
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(unreadable(folder))? {
-        let path = entry.map_err(unreadable(folder))?.path();
+    for entry in std::fs::read_dir(directory).map_err(unreadable(directory))? {
+        let path = entry.map_err(unreadable(directory))?.path();
         if let Some(kind) = path.file_name().and_then(|n| kind(&n.to_string_lossy())) {
             files.push(File { path, kind });
         }
@@ -79,10 +79,10 @@ pub(crate) fn lines(path: &Path) -> Result<Vec<(usize, Value)>, Error> {
     lines.map(|(n, line)| Ok((n + 1, parse(path, n + 1, line)?))).collect()
 }
 
-/// The named sets of SCCs; none when the folder has no file of them.
-pub(crate) fn sets(folder: &Path) -> Result<Value, Error> {
+/// The named sets of SCCs; none when the directory has no file of them.
+pub(crate) fn sets(directory: &Path) -> Result<Value, Error> {
     for name in ["sccsets.json", "sccsets.json.gz"] {
-        let path = folder.join(name);
+        let path = directory.join(name);
         if path.exists() {
             let value = parse(&path, 1, &content(&path)?)?;
             return Ok(value.get("sets").cloned().unwrap_or_default());

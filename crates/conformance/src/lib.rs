@@ -1,7 +1,7 @@
 //! Runs recorded decisions of the real implementations against ours and tells every difference. For SELinux see
 //! [`selinux`].
 //!
-//! A folder of recorded SCC decisions holds any of `cases.jsonl`, `order.jsonl`, `objects.jsonl` and
+//! A directory of recorded SCC decisions holds any of `cases.jsonl`, `order.jsonl`, `objects.jsonl` and
 //! `reviews.jsonl` (more of them when the name has something after the first word, as in `cases-2.jsonl`), each plain
 //! or compressed (`.gz`), and `sccsets.json` with the named sets of SCCs that they use.
 
@@ -24,13 +24,13 @@ use serde_json::Value;
 pub use access::Grants;
 pub use meaning::same_meaning;
 
-/// Why a folder could not be run.
+/// Why a directory could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file or folder could not be read.
+    /// A file or directory could not be read.
     #[error("cannot read {path}")]
     Read {
-        /// The file or folder.
+        /// The file or directory.
         path: String,
         /// The system's reason.
         source: std::io::Error,
@@ -45,10 +45,10 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
-    /// The folder has nothing to run.
+    /// The directory has nothing to run.
     #[error("{0} holds no cases.jsonl, order.jsonl, objects.jsonl or reviews.jsonl (plain or .gz)")]
     Empty(String),
-    /// The folder has nothing about SELinux that can be compared.
+    /// The directory has nothing about SELinux that can be compared.
     #[error("{0} holds nothing that can be compared: neither policies nor denials, plain or .gz")]
     NothingSelinux(String),
     /// The report could not be written.
@@ -68,15 +68,15 @@ pub struct Summary {
 /// Differences that are printed for each file; the rest is only counted.
 const SHOWN: usize = 10;
 
-/// Runs every file of a folder and writes counts and the first differences to `out`. The caller fails when
+/// Runs every file of a directory and writes counts and the first differences to `out`. The caller fails when
 /// [`Summary::different`] is not 0.
 ///
 /// # Errors
-/// [`Error`] when the folder cannot be read or is not in the format.
-pub fn run(folder: &Path, out: &mut dyn Write) -> Result<Summary, Error> {
+/// [`Error`] when the directory cannot be read or is not in the format.
+pub fn run(directory: &Path, out: &mut dyn Write) -> Result<Summary, Error> {
     let mut total = Summary::default();
-    let sets = files::sets(folder)?;
-    for file in files::list(folder)? {
+    let sets = files::sets(directory)?;
+    for file in files::list(directory)? {
         let mut here = Summary::default();
         for (line, value) in files::lines(&file.path)? {
             here.run += 1;
@@ -108,7 +108,7 @@ pub fn run(folder: &Path, out: &mut dyn Write) -> Result<Summary, Error> {
         total.different += here.different;
     }
     if total.run == 0 {
-        return Err(Error::Empty(folder.display().to_string()));
+        return Err(Error::Empty(directory.display().to_string()));
     }
     writeln!(out, "all: {} cases, {} different", total.run, total.different)?;
     Ok(total)

@@ -1,10 +1,10 @@
-//! Every recorded SCC decision of the repository, and of a further folder when `FERROVIRT_CORPUS` names one.
+//! Every recorded SCC decision of the repository, and of a further directory when `FERROVIRT_CORPUS` names one.
 
 use std::path::{Path, PathBuf};
 
-fn all_equal(folder: &Path) {
+fn all_equal(directory: &Path) {
     let mut report = Vec::new();
-    let summary = ferrovirt_conformance::run(folder, &mut report);
+    let summary = ferrovirt_conformance::run(directory, &mut report);
     let report = String::from_utf8_lossy(&report);
     println!("{report}");
     assert!(matches!(summary, Ok(s) if s.run > 0 && s.different == 0), "{summary:?}\n{report}");
@@ -17,24 +17,24 @@ fn recorded_decisions() {
 
 #[test]
 fn further_decisions() {
-    if let Some(folder) = std::env::var_os("FERROVIRT_CORPUS") {
-        all_equal(&PathBuf::from(folder));
+    if let Some(directory) = std::env::var_os("FERROVIRT_CORPUS") {
+        all_equal(&PathBuf::from(directory));
     }
 }
 
 #[test]
-fn a_folder_without_cases_is_an_error() {
-    let folder = tempfile::tempdir().unwrap();
-    assert!(ferrovirt_conformance::run(folder.path(), &mut Vec::new()).is_err());
-    std::fs::write(folder.path().join("cases.jsonl"), "{}\n").unwrap();
-    let error = ferrovirt_conformance::run(folder.path(), &mut Vec::new()).unwrap_err().to_string();
+fn a_directory_without_cases_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(ferrovirt_conformance::run(directory.path(), &mut Vec::new()).is_err());
+    std::fs::write(directory.path().join("cases.jsonl"), "{}\n").unwrap();
+    let error = ferrovirt_conformance::run(directory.path(), &mut Vec::new()).unwrap_err().to_string();
     assert!(error.contains("line 1"), "{error}");
     assert!(ferrovirt_conformance::run(Path::new("/nonexistent"), &mut Vec::new()).is_err());
 }
 
 #[test]
 fn a_wrong_answer_is_found() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let case = |allowed: bool, message: &str| {
         serde_json::json!({
             "id": "x", "operation": "CREATE", "namespace": null, "requestNamespace": "demo", "sccs": [],
@@ -47,8 +47,8 @@ fn a_wrong_answer_is_found() {
                    restricted, restricted-v2";
     let lines =
         [case(false, missing), case(true, missing), case(false, "other")].map(|c| c.to_string()).join("\n");
-    std::fs::write(folder.path().join("cases.jsonl"), lines).unwrap();
+    std::fs::write(directory.path().join("cases.jsonl"), lines).unwrap();
     let mut report = Vec::new();
-    let summary = ferrovirt_conformance::run(folder.path(), &mut report).unwrap();
+    let summary = ferrovirt_conformance::run(directory.path(), &mut report).unwrap();
     assert_eq!((summary.run, summary.different), (3, 2), "{}", String::from_utf8_lossy(&report));
 }

@@ -1,4 +1,4 @@
-//! Recorded facts about SELinux of the repository, and of a further folder when `FERROVIRT_SELINUX_CORPUS` names one.
+//! Recorded facts about SELinux of the repository, and of a further directory when `FERROVIRT_SELINUX_CORPUS` names one.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
@@ -13,9 +13,9 @@ fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../selinux/tests/data")
 }
 
-fn run(folder: &Path) -> (Summary, String) {
+fn run(directory: &Path) -> (Summary, String) {
     let mut report = Vec::new();
-    let summary = selinux::run(folder, &mut report).unwrap();
+    let summary = selinux::run(directory, &mut report).unwrap();
     (summary, String::from_utf8(report).unwrap())
 }
 
@@ -51,8 +51,8 @@ fn recorded_facts() {
 
 #[test]
 fn further_facts() {
-    if let Some(folder) = std::env::var_os("FERROVIRT_SELINUX_CORPUS") {
-        let (summary, report) = run(Path::new(&folder));
+    if let Some(directory) = std::env::var_os("FERROVIRT_SELINUX_CORPUS") {
+        let (summary, report) = run(Path::new(&directory));
         assert_eq!(summary.different, 0, "{report}");
     }
 }
@@ -117,14 +117,14 @@ fn wrong_facts_are_found() {
             "system calls",
         ),
     ] {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("tiny.33"), read("tiny.33")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("tiny.33"), read("tiny.33")).unwrap();
         if kind == "system calls" {
             let policy = "refpolicy-virt_launcher.33.gz";
-            std::fs::write(folder.path().join(policy), read(policy)).unwrap();
+            std::fs::write(directory.path().join(policy), read(policy)).unwrap();
         }
-        std::fs::write(folder.path().join(name), content).unwrap();
-        let (summary, report) = run(folder.path());
+        std::fs::write(directory.path().join(name), content).unwrap();
+        let (summary, report) = run(directory.path());
         assert_eq!(summary.different, 1, "{kind}\n{report}");
         assert!(count(&report, kind).ends_with(", 1 different"), "{kind}\n{report}");
     }
@@ -132,8 +132,8 @@ fn wrong_facts_are_found() {
 
 #[test]
 fn anything_may_be_compressed_and_unknown_files_are_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let inner = folder.path().join("policydb");
+    let directory = tempfile::tempdir().unwrap();
+    let inner = directory.path().join("policydb");
     std::fs::create_dir(&inner).unwrap();
     for name in ["tiny.34", "tiny.35", "tiny.35.expected.json"] {
         let packed = std::fs::File::create(inner.join(format!("{name}.gz"))).unwrap();
@@ -141,9 +141,9 @@ fn anything_may_be_compressed_and_unknown_files_are_named() {
         packer.write_all(&std::fs::read(data().join(name)).unwrap()).unwrap();
         packer.finish().unwrap();
     }
-    std::fs::write(folder.path().join("notes.bin"), "?").unwrap();
-    std::fs::write(folder.path().join("other.33.tsv"), "#kind\n").unwrap();
-    let (summary, report) = run(folder.path());
+    std::fs::write(directory.path().join("notes.bin"), "?").unwrap();
+    std::fs::write(directory.path().join("other.33.tsv"), "#kind\n").unwrap();
+    let (summary, report) = run(directory.path());
     assert_eq!(summary.different, 0, "{report}");
     assert_eq!(count(&report, "policies"), "policies: 2, 0 different");
     assert!(count(&report, "dumps").starts_with("dumps: 2"), "{report}");
@@ -151,14 +151,14 @@ fn anything_may_be_compressed_and_unknown_files_are_named() {
     assert!(report.contains("other.33.tsv: the policy other.33 is not here"), "{report}");
 }
 
-/// Policies of the same name in several folders, and files with other names than ours.
+/// Policies of the same name in several directories, and files with other names than ours.
 #[test]
 fn facts_find_the_policy_beside_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, content: &[u8]| std::fs::write(folder.path().join(name), content).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &[u8]| std::fs::write(directory.path().join(name), content).unwrap();
     let read = |name: &str| std::fs::read(data().join(name)).unwrap();
     for (inner, name) in [("a", "tiny.33"), ("b", "tiny.35")] {
-        std::fs::create_dir(folder.path().join(inner)).unwrap();
+        std::fs::create_dir(directory.path().join(inner)).unwrap();
         write(&format!("{inner}/policy.33"), &read(name));
         write(&format!("{inner}/policy.33.expected.json"), &read(&format!("{name}.expected.json")));
     }
@@ -174,7 +174,7 @@ fn facts_find_the_policy_beside_them() {
     );
     write("serial.txt", b"avc:  denied  { read } for  scontext=a:b:c tcontext=a:b:c tclass=d\r\navc:  granted  { read } for  scontext=a:b:c tcontext=a:b:c tclass=d");
     write("empty.jsonl", b"\n");
-    let (summary, report) = run(folder.path());
+    let (summary, report) = run(directory.path());
     assert_eq!(count(&report, "dumps"), "dumps: 69, 0 different", "{report}");
     assert_eq!(count(&report, "access decisions"), "access decisions: 1, 0 different", "{report}");
     assert_eq!(count(&report, "lines of logs"), "lines of logs: 2, 0 different", "{report}");
@@ -188,8 +188,8 @@ fn facts_find_the_policy_beside_them() {
 }
 
 #[test]
-fn a_folder_without_facts_is_an_error() {
-    let folder = tempfile::tempdir().unwrap();
-    assert!(selinux::run(folder.path(), &mut Vec::new()).is_err());
+fn a_directory_without_facts_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(selinux::run(directory.path(), &mut Vec::new()).is_err());
     assert!(selinux::run(Path::new("/nonexistent"), &mut Vec::new()).is_err());
 }

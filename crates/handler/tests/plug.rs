@@ -65,8 +65,8 @@ async fn allocate(socket: &Path, devices: &[&str]) -> Result<AllocateResponse, t
 
 #[tokio::test]
 async fn the_kubelet_learns_the_devices_and_gets_a_directory_for_one_of_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut kubelet = Kubelet::start(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let mut kubelet = Kubelet::start(directory.path());
     // Elsewhere than in the kubelet's directory, and far from it.
     let own = tempfile::tempdir().unwrap();
     let plug = start(&kubelet.socket(), &own.path().join("machine.sock"));
@@ -94,8 +94,8 @@ async fn the_kubelet_learns_the_devices_and_gets_a_directory_for_one_of_them() {
 
 #[tokio::test]
 async fn a_request_that_is_too_large_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let plug = start(&folder.path().join("none"), &folder.path().join("machine.sock"));
+    let directory = tempfile::tempdir().unwrap();
+    let plug = start(&directory.path().join("none"), &directory.path().join("machine.sock"));
     let names: Vec<String> = (0..20_000).map(|number| number.to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let refused = allocate(&plug.socket, &names).await.unwrap_err();
@@ -105,35 +105,35 @@ async fn a_request_that_is_too_large_is_refused() {
 
 #[tokio::test]
 async fn a_kubelet_that_is_started_again_knows_the_plug_in_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut kubelet = Kubelet::start(folder.path());
-    let mut plug = start(&kubelet.socket(), &folder.path().join("machine.sock"));
+    let directory = tempfile::tempdir().unwrap();
+    let mut kubelet = Kubelet::start(directory.path());
+    let mut plug = start(&kubelet.socket(), &directory.path().join("machine.sock"));
     kubelet.devices().await;
     plug.listens.wait_for(Option::is_some).await.unwrap();
     drop(kubelet);
     plug.listens.wait_for(Option::is_none).await.unwrap();
-    let mut kubelet = Kubelet::start(folder.path());
+    let mut kubelet = Kubelet::start(directory.path());
     assert_eq!(kubelet.devices().await.len(), 4);
 }
 
 #[tokio::test]
 async fn a_kubelet_that_comes_late_is_waited_for() {
-    let folder = tempfile::tempdir().unwrap();
-    let plug = start(&folder.path().join("kubelet.sock"), &folder.path().join("machine.sock"));
+    let directory = tempfile::tempdir().unwrap();
+    let plug = start(&directory.path().join("kubelet.sock"), &directory.path().join("machine.sock"));
     assert!(plug.listens.borrow().is_none());
-    let mut kubelet = Kubelet::start(folder.path());
+    let mut kubelet = Kubelet::start(directory.path());
     assert_eq!(kubelet.devices().await.len(), 4);
 }
 
 /// As the kubelet does: the last one wins, and it hangs up on both when the one before ends.
 #[tokio::test]
 async fn of_two_with_one_name_the_one_that_lives_is_known_in_the_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut kubelet = Kubelet::start(folder.path());
-    let mut first = start(&kubelet.socket(), &folder.path().join("first.sock"));
+    let directory = tempfile::tempdir().unwrap();
+    let mut kubelet = Kubelet::start(directory.path());
+    let mut first = start(&kubelet.socket(), &directory.path().join("first.sock"));
     kubelet.devices().await;
     first.listens.wait_for(Option::is_some).await.unwrap();
-    let mut second = start(&kubelet.socket(), &folder.path().join("second.sock"));
+    let mut second = start(&kubelet.socket(), &directory.path().join("second.sock"));
     second.listens.wait_for(Option::is_some).await.unwrap();
     drop(first);
     let socket = second.socket.clone();
@@ -144,11 +144,11 @@ async fn of_two_with_one_name_the_one_that_lives_is_known_in_the_end() {
 /// The cookie is that of the namespace from which the kubelet connects, not ours.
 #[tokio::test]
 async fn the_nodes_namespace_is_known_by_the_kubelets_connection() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let here = std::os::unix::net::UnixDatagram::unbound().unwrap();
     let here = ferrovirt_sys::netns::cookie(std::os::fd::AsFd::as_fd(&here)).unwrap();
-    let mut kubelet = Kubelet::start(folder.path());
-    let mut plug = start(&kubelet.socket(), &folder.path().join("machine.sock"));
+    let mut kubelet = Kubelet::start(directory.path());
+    let mut plug = start(&kubelet.socket(), &directory.path().join("machine.sock"));
     kubelet.devices().await;
     assert_eq!(*plug.listens.wait_for(Option::is_some).await.unwrap(), Some(Some(here)));
 
@@ -156,7 +156,7 @@ async fn the_nodes_namespace_is_known_by_the_kubelets_connection() {
         eprintln!("skipped: only root makes a network namespace");
         return;
     }
-    let path = folder.path().join("ns");
+    let path = directory.path().join("ns");
     ferrovirt_sys::netns::create(&path).unwrap();
     let namespace = ferrovirt_sys::netns::open(&path).unwrap();
     let (there, stream) = ferrovirt_sys::netns::run_in(&namespace, || {

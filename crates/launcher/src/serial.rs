@@ -47,7 +47,7 @@ struct Client {
 }
 
 impl Serial {
-    /// `run`: the folder of `serial.log` and `sockets/serial0.sock`.
+    /// `run`: the directory of `serial.log` and `sockets/serial0.sock`.
     pub(crate) fn new(guest: OwnedFd, run: &Path) -> io::Result<Self> {
         let path = run.join("sockets/serial0.sock");
         match std::fs::remove_file(&path) {
@@ -231,19 +231,19 @@ mod tests {
     struct Port {
         serial: Serial,
         guest: UnixStream,
-        folder: tempfile::TempDir,
+        directory: tempfile::TempDir,
     }
 
     impl Port {
         fn new() -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            std::fs::create_dir(folder.path().join("sockets")).unwrap();
+            let directory = tempfile::tempdir().unwrap();
+            std::fs::create_dir(directory.path().join("sockets")).unwrap();
             let (ours, guest) = UnixStream::pair().unwrap();
-            Self { serial: Serial::new(ours.into(), folder.path()).unwrap(), guest, folder }
+            Self { serial: Serial::new(ours.into(), directory.path()).unwrap(), guest, directory }
         }
 
         fn client(&mut self) -> UnixStream {
-            let client = UnixStream::connect(self.folder.path().join("sockets/serial0.sock")).unwrap();
+            let client = UnixStream::connect(self.directory.path().join("sockets/serial0.sock")).unwrap();
             client.set_nonblocking(true).unwrap();
             self.serial.accept();
             client
@@ -257,7 +257,7 @@ mod tests {
         }
 
         fn log(&self) -> Vec<u8> {
-            std::fs::read(self.folder.path().join("serial.log")).unwrap()
+            std::fs::read(self.directory.path().join("serial.log")).unwrap()
         }
     }
 

@@ -31,7 +31,7 @@ fn a_guest_runs_pauses_runs_again_and_is_ended() {
     let (ending, message, code) = launcher.ended();
     assert_eq!((ending, code), (Ending::Destroyed, 1), "{message}");
     assert!(!Path::new(&format!("/proc/{qemu}")).exists());
-    let last = std::fs::read(launcher.folder.path().join("ended.json")).unwrap();
+    let last = std::fs::read(launcher.directory.path().join("ended.json")).unwrap();
     assert_eq!(
         serde_json::from_slice::<Event>(&last).unwrap(),
         Event::State { state: State::Ended { ending, message }, qemu_pid: None }
@@ -68,9 +68,9 @@ fn a_guest_can_start_paused_and_qemu_and_launcher_stay_small() {
 #[test]
 fn sigterm_presses_the_power_button_and_a_guest_that_obeys_ends_well() {
     let mut launcher = Launcher::new();
-    let order = tiny_guest(&launcher.folder);
+    let order = tiny_guest(&launcher.directory);
     launcher.run(order);
-    let mut console = UnixStream::connect(launcher.folder.path().join("sockets/serial0.sock")).unwrap();
+    let mut console = UnixStream::connect(launcher.directory.path().join("sockets/serial0.sock")).unwrap();
     let mut byte = [0];
     readable(&console);
     console.read_exact(&mut byte).unwrap();
@@ -82,16 +82,16 @@ fn sigterm_presses_the_power_button_and_a_guest_that_obeys_ends_well() {
     assert_eq!(launcher.state().0, State::ShuttingDown);
     let (ending, message, code) = launcher.ended();
     assert_eq!((ending, message.as_str(), code), (Ending::Shutdown, "the guest shut down", 0));
-    assert_eq!(std::fs::read(launcher.folder.path().join("serial.log")).unwrap(), b"Rx");
+    assert_eq!(std::fs::read(launcher.directory.path().join("serial.log")).unwrap(), b"Rx");
 }
 
 #[test]
 fn a_guest_that_powers_itself_off_is_shut_down() {
     let mut launcher = Launcher::new();
-    let mut order = tiny_guest(&launcher.folder);
+    let mut order = tiny_guest(&launcher.directory);
     // Nobody chose what to start from: the first disk.
     order.disks[0].boot_order = None;
-    let empty = launcher.folder.path().join("empty.img");
+    let empty = launcher.directory.path().join("empty.img");
     std::fs::write(&empty, vec![0; 1 << 20]).unwrap();
     order.disks.push(disk("empty", empty));
     let base = order.disks[0].path.clone();
@@ -109,7 +109,7 @@ fn a_guest_that_powers_itself_off_is_shut_down() {
         })
         .collect();
     assert!(!opened.is_empty() && opened.iter().all(|mode| *mode == 0), "{opened:?}");
-    let mut console = UnixStream::connect(launcher.folder.path().join("sockets/serial0.sock")).unwrap();
+    let mut console = UnixStream::connect(launcher.directory.path().join("sockets/serial0.sock")).unwrap();
     console.write_all(b"q").unwrap();
     let (ending, _, code) = launcher.ended();
     assert_eq!((ending, code), (Ending::Shutdown, 0));
@@ -155,8 +155,8 @@ fn qemu_ends_with_its_launcher() {
 
 #[test]
 fn what_cannot_be_started_says_why() {
-    let folder = tempfile::tempdir().unwrap();
-    let missing = folder.path().join("missing.img");
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("missing.img");
     let kernel = Kernel { kernel: Some(missing.to_str().unwrap().into()), initrd: None, args: String::new() };
     let cases = [
         (Order { version: 9, ..bare() }, "order version 9"),

@@ -126,8 +126,8 @@ fn a_real_client_gets_the_lease() {
         mtu: 1480,
     });
     launcher.run(Order { nics: vec![nic], ..bare() });
-    let script = launcher.folder.path().join("script");
-    let told = launcher.folder.path().join("told");
+    let script = launcher.directory.path().join("script");
+    let told = launcher.directory.path().join("told");
     fs::write(&script, format!("#!/bin/sh\n[ $1 = bound ] && env > {}\nexit 0\n", told.display())).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let arguments = format!("udhcpc -i guest0 -q -n -f -O search -O mtu -t 10 -T 1 -s {}", script.display());
@@ -195,10 +195,10 @@ fn guest_memory_is_in_huge_pages_and_a_lack_of_them_is_said() {
 #[test]
 fn disks_of_every_bus_and_format_are_taken_by_qemu() {
     let mut launcher = Launcher::new();
-    let folder = launcher.folder.path().to_owned();
-    let raw = folder.join("a,b=\"c\"\\ é.img");
+    let directory = launcher.directory.path().to_owned();
+    let raw = directory.join("a,b=\"c\"\\ é.img");
     fs::write(&raw, vec![0; 1 << 20]).unwrap();
-    let qcow = folder.join("q.qcow2");
+    let qcow = directory.join("q.qcow2");
     let made =
         Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&qcow).arg("8M").status().unwrap();
     assert!(made.success());
@@ -216,7 +216,7 @@ fn disks_of_every_bus_and_format_are_taken_by_qemu() {
             overlay.serial = Some("S-1".into());
             disks.push(overlay);
         }
-        let own = folder.join(format!("own-{number}.img"));
+        let own = directory.join(format!("own-{number}.img"));
         fs::write(&own, vec![0; 1 << 20]).unwrap();
         let mut own = disk(&format!("own-{number}"), own);
         own.bus = bus;
@@ -237,8 +237,8 @@ fn disks_of_every_bus_and_format_are_taken_by_qemu() {
         disks.push(more);
     }
     launcher.run(Order { disks, graphics: true, balloon: true, rng: true, ..bare() });
-    assert!(folder.join("sockets/vnc.sock").exists());
-    let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(directory.join("sockets/vnc.sock").exists());
+    let left: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(
         !left.iter().any(|name| name.to_str().unwrap().starts_with("vl.")),
         "overlays have names: {left:?}"
@@ -249,19 +249,19 @@ fn disks_of_every_bus_and_format_are_taken_by_qemu() {
 
 #[test]
 fn an_image_cannot_make_qemu_read_other_files() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    let secret = folder.join("secret");
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let secret = directory.join("secret");
     fs::write(&secret, vec![b'x'; 1 << 20]).unwrap();
     let make = |name: &str, options: &[&str]| {
-        let image = folder.join(name);
+        let image = directory.join(name);
         let mut command = Command::new("qemu-img");
         let made = command.args(["create", "-q", "-f", "qcow2"]).args(options).arg(&image).arg("1M").status();
         assert!(made.unwrap().success());
         image
     };
     let backing = make("backing.qcow2", &["-F", "raw", "-b", secret.to_str().unwrap()]);
-    let data_file = format!("data_file={}", folder.join("data").display());
+    let data_file = format!("data_file={}", directory.join("data").display());
     let data = make("data.qcow2", &["-o", &data_file]);
     for (image, words) in
         [(&backing, "backing file"), (&data, "data in another file"), (&secret, "not a qcow2 image")]

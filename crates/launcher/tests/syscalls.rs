@@ -162,10 +162,10 @@ fn calls(file: &std::path::Path) -> [BTreeSet<String>; 2] {
 
 /// The guest in one sector, with a console, to its own end.
 fn small(file: &std::path::Path) {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let mut launcher = traced(file, None);
-    launcher.run(tiny_guest(&folder));
-    let mut console = UnixStream::connect(launcher.folder.path().join("sockets/serial0.sock")).unwrap();
+    launcher.run(tiny_guest(&directory));
+    let mut console = UnixStream::connect(launcher.directory.path().join("sockets/serial0.sock")).unwrap();
     let mut byte = [0];
     console.read_exact(&mut byte).unwrap();
     assert_eq!(byte, *b"R");
@@ -178,7 +178,7 @@ fn large(file: &std::path::Path) {
     let network = Namespace::new();
     network.bridge();
     let mut launcher = traced(file, Some(&network));
-    let image = launcher.folder.path().join("disk.img");
+    let image = launcher.directory.path().join("disk.img");
     std::fs::write(&image, vec![0; 1 << 20]).unwrap();
     let (queues, dhcp) =
         netns::run_in(&network.open(), || Ok((tap::create("tap0", 2, 0)?, udp::dhcp_server("k6t-eth0")?)))
@@ -197,7 +197,7 @@ fn large(file: &std::path::Path) {
         rng: true,
         ..bare()
     });
-    let mut screen = UnixStream::connect(launcher.folder.path().join("sockets/vnc.sock")).unwrap();
+    let mut screen = UnixStream::connect(launcher.directory.path().join("sockets/vnc.sock")).unwrap();
     let mut banner = [0; 12];
     screen.read_exact(&mut banner).unwrap();
     assert!(banner.starts_with(b"RFB 003."), "{banner:?}");
@@ -240,8 +240,8 @@ fn without_a_profile_of_the_node_launcher_and_qemu_have_their_filters() {
 fn every_call_of_the_profile_is_made_or_has_its_reason() {
     let witnesses = ["launcher-syscalls", "base-syscalls"];
     assert_eq!(registered(Scenario::Launcher).collect::<BTreeSet<_>>(), witnesses.into());
-    let folder = tempfile::tempdir().unwrap();
-    let (one, two) = (folder.path().join("small"), folder.path().join("large"));
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (directory.path().join("small"), directory.path().join("large"));
     small(&one);
     large(&two);
     let [one, two] = [calls(&one), calls(&two)];

@@ -43,9 +43,9 @@ fn comparable(text: &str) -> Vec<Result<Value, String>> {
 
 #[test]
 fn command_lines_are_as_reviewed() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut cases = 0;
-    for case in fs::read_dir(folder).unwrap() {
+    for case in fs::read_dir(directory).unwrap() {
         let case = case.unwrap().path();
         let order: Order = serde_json::from_slice(&fs::read(case.join("order.json")).unwrap()).unwrap();
         let line = command_line(&order, &descriptors(&order)).unwrap();

@@ -23,11 +23,11 @@ use std::collections::BTreeSet;
 
 /// The policy as a file that setools can open, and the process that has it open.
 fn start(name: &str) -> (tempfile::TempDir, Result<Setools, String>) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("policy");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("policy");
     std::fs::write(&path, data(name)).unwrap();
     let setools = Setools::start(&[&path]);
-    (folder, setools)
+    (directory, setools)
 }
 
 fn ours(database: &Database, question: &Question) -> BTreeSet<String> {
@@ -75,7 +75,7 @@ fn theirs(answer: &Value) -> BTreeSet<String> {
 /// Asks both sides; how many questions there were, and how many had an answer that is not empty.
 fn compare(name: &str, rules: usize, labels: usize) -> (usize, usize) {
     let database = database(name);
-    let (_folder, setools) = start(name);
+    let (_directory, setools) = start(name);
     let mut setools = match setools {
         Ok(setools) => setools,
         Err(problem) => {

@@ -79,8 +79,8 @@ fn theirs(answer: &Value) -> BTreeSet<&'static str> {
 }
 
 fn ask(first: &[u8], second: &[u8], parts: &[&str]) -> Value {
-    let folder = tempfile::tempdir().unwrap();
-    let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (directory.path().join("one"), directory.path().join("two"));
     std::fs::write(&one, first).unwrap();
     std::fs::write(&two, second).unwrap();
     let mut setools = Setools::start(&[&one, &two]).unwrap();

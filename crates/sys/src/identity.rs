@@ -39,10 +39,10 @@ mod tests {
         if !rustix::process::getuid().is_root() {
             return;
         }
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("secret");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("secret");
         fs::write(&file, "x").unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         let read = || fs::read(&file).map_err(|error| error.kind());
         assert_eq!(as_user(107, 107, read).unwrap(), Err(io::ErrorKind::PermissionDenied));

@@ -34,12 +34,12 @@ struct Beneath {
     parent: i32,
 }
 
-/// From now on and for good, this thread and what it starts reach files below `folder` alone, by whatever name; what is open
+/// From now on and for good, this thread and what it starts reach files below `directory` alone, by whatever name; what is open
 /// stays open. `no_new_privs` must be set. False where the kernel has no Landlock, or an older one: then nothing changes.
 ///
 /// # Errors
 /// What the kernel says beside that.
-pub fn only_beneath(folder: impl AsFd) -> io::Result<bool> {
+pub fn only_beneath(directory: impl AsFd) -> io::Result<bool> {
     let Some(version) = version()? else { return Ok(false) };
     let mut handled = SECOND;
     for (from, right) in [(3, TRUNCATE), (5, IOCTL)] {
@@ -48,7 +48,7 @@ pub fn only_beneath(folder: impl AsFd) -> io::Result<bool> {
         }
     }
     let rules = create(&Ruleset { handled })?;
-    let rule = Beneath { allowed: FILES & handled, parent: folder.as_fd().as_raw_fd() };
+    let rule = Beneath { allowed: FILES & handled, parent: directory.as_fd().as_raw_fd() };
     add(&rules, &rule)?;
     restrict(&rules)?;
     Ok(true)
@@ -113,10 +113,10 @@ mod tests {
         fs::write(&other, "x").unwrap();
         let opened = fs::File::open(&other).unwrap();
         let (own, way) = (inside.path().to_owned(), inside.path().join("a/../b"));
-        let folder = fs::File::open(&own).unwrap();
+        let directory = fs::File::open(&own).unwrap();
         let thread = std::thread::spawn(move || {
             rustix::thread::set_no_new_privs(true).unwrap();
-            if !only_beneath(&folder).unwrap() {
+            if !only_beneath(&directory).unwrap() {
                 return None;
             }
             fs::create_dir(own.join("a")).unwrap();

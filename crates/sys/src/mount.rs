@@ -53,8 +53,8 @@ mod tests {
     /// Needs root.
     #[test]
     fn nothing_is_written_through_the_copy_nor_through_what_is_mounted_in_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let [source, target] = ["source", "target"].map(|name| folder.path().join(name));
+        let directory = tempfile::tempdir().unwrap();
+        let [source, target] = ["source", "target"].map(|name| directory.path().join(name));
         fs::create_dir_all(source.join("inner")).unwrap();
         fs::create_dir(&target).unwrap();
         mount("tmpfs", source.join("inner"), "tmpfs", MountFlags::empty(), None).unwrap();

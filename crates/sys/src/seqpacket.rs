@@ -231,8 +231,8 @@ mod tests {
 
     #[test]
     fn a_message_keeps_its_borders_and_carries_descriptors() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
         let listener = Listener::bind(&path).unwrap();
         let client = Connection::connect(&path).unwrap();
         let server = listener.accept().unwrap();
@@ -269,8 +269,8 @@ mod tests {
 
     #[test]
     fn a_listener_that_accepts_nobody_holds_up_nobody() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
         let _listener = Listener::bind(&path).unwrap();
         let mut waiting = Vec::new();
         let refused = loop {
@@ -295,8 +295,8 @@ mod tests {
 
     #[test]
     fn only_a_listening_seqpacket_socket_is_taken_over() {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = Listener::bind(&folder.path().join("s")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let listener = Listener::bind(&directory.path().join("s")).unwrap();
         assert!(Listener::from_fd(listener.0).is_ok());
         assert!(Listener::from_fd(Connection::pair().unwrap().0.0).is_err());
         assert!(Listener::from_fd(File::open("/dev/null").unwrap().into()).is_err());

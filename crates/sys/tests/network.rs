@@ -7,16 +7,16 @@ use std::{fs, os::fd::OwnedFd, path::PathBuf};
 /// A network namespace that goes away with the test, whatever happens.
 struct Namespace {
     path: PathBuf,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl Namespace {
     fn new() -> (Self, OwnedFd) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ns");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ns");
         netns::create(&path).unwrap();
         let open = netns::open(&path).unwrap();
-        (Self { path, _folder: folder }, open)
+        (Self { path, _directory: directory }, open)
     }
 }
 

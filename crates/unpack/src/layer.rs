@@ -34,30 +34,30 @@ pub(crate) fn put(stream: impl Read, tree: &Tree, budget: &Budget) -> io::Result
 fn one(entry: &Entry, data: &mut impl Read, tree: &Tree, budget: &Budget) -> io::Result<()> {
     let path = inside(&entry.name)?;
     let Some((file, above)) = path.split_last() else { return Ok(()) };
-    let folder = tree.directory(above, budget)?;
+    let directory = tree.directory(above, budget)?;
     if *file == OPAQUE {
-        return tree::empty(&folder);
+        return tree::empty(&directory);
     }
     if let Some(gone) = file.strip_prefix(b".wh.") {
         if gone.is_empty() || gone == b"." || gone == b".." {
             return Err(wrong(&entry.name, "is a whiteout of nothing"));
         }
-        return remove(&folder, gone);
+        return remove(&directory, gone);
     }
     match entry.kind {
-        Kind::Directory if tree::kind(&folder, file)? == Some(FileType::Directory) => Ok(()),
+        Kind::Directory if tree::kind(&directory, file)? == Some(FileType::Directory) => Ok(()),
         Kind::Directory => {
-            remove(&folder, file)?;
-            tree::make_directory(&folder, file)
+            remove(&directory, file)?;
+            tree::make_directory(&directory, file)
         }
         Kind::File => {
-            remove(&folder, file)?;
-            tree.write(&folder, file, if entry.executable { 0o555 } else { 0o444 }, data, budget)
+            remove(&directory, file)?;
+            tree.write(&directory, file, if entry.executable { 0o555 } else { 0o444 }, data, budget)
         }
         Kind::Symlink if entry.link.is_empty() => Err(wrong(&entry.name, "is a link to nothing")),
         Kind::Symlink => {
-            remove(&folder, file)?;
-            tree::make_symlink(&folder, file, &entry.link)
+            remove(&directory, file)?;
+            tree::make_symlink(&directory, file, &entry.link)
         }
         Kind::Hardlink => {
             let from = inside(&entry.link)?;
@@ -71,17 +71,17 @@ fn one(entry: &Entry, data: &mut impl Read, tree: &Tree, budget: &Budget) -> io:
             if from == path {
                 return Ok(());
             }
-            remove(&folder, file)?;
-            tree::make_link(&source, name, &folder, file)
+            remove(&directory, file)?;
+            tree::make_link(&source, name, &directory, file)
         }
         // Devices and pipes have no place in a disk or kernel image.
         Kind::Other => Ok(()),
     }
 }
 
-fn remove(folder: &rustix::fd::OwnedFd, name: &[u8]) -> io::Result<()> {
+fn remove(directory: &rustix::fd::OwnedFd, name: &[u8]) -> io::Result<()> {
     use std::os::fd::AsFd;
-    tree::remove(folder.as_fd(), name)
+    tree::remove(directory.as_fd(), name)
 }
 
 /// The components of a name without `.` and a leading `/`; none for the root itself.
@@ -175,9 +175,9 @@ mod tests {
 
     #[test]
     fn a_file_or_link_in_the_way_of_another_layer_is_replaced() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let put = |fill: fn(&mut Layer)| {
-            put_on(folder.path(), Limits::default(), 0, &layer(fill)).unwrap();
+            put_on(directory.path(), Limits::default(), 0, &layer(fill)).unwrap();
         };
         put(|b| {
             add(b, "a", EntryType::Symlink, b"/etc");
@@ -187,8 +187,8 @@ mod tests {
             file(b, "a", b"file");
             file(b, "deep", b"file");
         });
-        assert_eq!(fs::read(folder.path().join("a")).unwrap(), b"file");
-        assert_eq!(fs::read(folder.path().join("deep")).unwrap(), b"file");
+        assert_eq!(fs::read(directory.path().join("a")).unwrap(), b"file");
+        assert_eq!(fs::read(directory.path().join("deep")).unwrap(), b"file");
     }
 
     #[test]
@@ -204,30 +204,30 @@ mod tests {
             (limits, 0, &many, "over 40 files"),
             (limits, 0, &deep, "over 40 files"),
         ] {
-            let folder = tempfile::tempdir().unwrap();
-            let error = put_on(folder.path(), limits, packed, bytes).unwrap_err();
+            let directory = tempfile::tempdir().unwrap();
+            let error = put_on(directory.path(), limits, packed, bytes).unwrap_err();
             assert!(error.to_string().contains(words), "{error}");
             assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
         }
-        let folder = tempfile::tempdir().unwrap();
-        put_on(folder.path(), limits, 4 << 20, &big).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        put_on(directory.path(), limits, 4 << 20, &big).unwrap();
     }
 
     #[test]
     fn the_space_that_must_stay_free_stays_free() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let limits = Limits { reserve: u64::MAX, ..Limits::default() };
-        let error = put_on(folder.path(), limits, 0, &layer(|b| file(b, "a", b"a"))).unwrap_err();
+        let error = put_on(directory.path(), limits, 0, &layer(|b| file(b, "a", b"a"))).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
     }
 
     #[test]
     fn zeroes_become_holes_and_do_not_count_as_written() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let mut data = vec![0; 32 << 20];
         data[4 << 20] = 1;
-        put_on(folder.path(), Limits::default(), 0, &layer(|b| file(b, "disk", &data))).unwrap();
-        assert_eq!(fs::read(folder.path().join("disk")).unwrap(), data);
-        assert!(fs::metadata(folder.path().join("disk")).unwrap().blocks() * 512 < 1 << 20);
+        put_on(directory.path(), Limits::default(), 0, &layer(|b| file(b, "disk", &data))).unwrap();
+        assert_eq!(fs::read(directory.path().join("disk")).unwrap(), data);
+        assert!(fs::metadata(directory.path().join("disk")).unwrap().blocks() * 512 < 1 << 20);
     }
 }

@@ -65,17 +65,17 @@ impl Tree {
         Ok(at)
     }
 
-    /// Makes the file `name` in `folder` with all that `from` has left.
+    /// Makes the file `name` in `directory` with all that `from` has left.
     pub(crate) fn write(
         &self,
-        folder: &OwnedFd,
+        directory: &OwnedFd,
         name: &[u8],
         mode: u32,
         from: &mut impl Read,
         budget: &Budget,
     ) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(openat(folder, name, flags, Mode::from_raw_mode(mode))?);
+        let mut file = File::from(openat(directory, name, flags, Mode::from_raw_mode(mode))?);
         let mut block = vec![0; BLOCK];
         let mut length = 0_u64;
         for number in 0_usize.. {
@@ -112,46 +112,46 @@ impl Tree {
     }
 }
 
-pub(crate) fn kind(folder: &OwnedFd, name: &[u8]) -> io::Result<Option<FileType>> {
-    match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+pub(crate) fn kind(directory: &OwnedFd, name: &[u8]) -> io::Result<Option<FileType>> {
+    match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(data) => Ok(Some(FileType::from_raw_mode(data.st_mode))),
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-pub(crate) fn make_directory(folder: &OwnedFd, name: &[u8]) -> io::Result<()> {
-    Ok(mkdirat(folder, name, Mode::from_raw_mode(0o755))?)
+pub(crate) fn make_directory(directory: &OwnedFd, name: &[u8]) -> io::Result<()> {
+    Ok(mkdirat(directory, name, Mode::from_raw_mode(0o755))?)
 }
 
-pub(crate) fn make_symlink(folder: &OwnedFd, name: &[u8], to: &[u8]) -> io::Result<()> {
-    Ok(symlinkat(to, folder, name)?)
+pub(crate) fn make_symlink(directory: &OwnedFd, name: &[u8], to: &[u8]) -> io::Result<()> {
+    Ok(symlinkat(to, directory, name)?)
 }
 
-pub(crate) fn make_link(from: &OwnedFd, name: &[u8], folder: &OwnedFd, new: &[u8]) -> io::Result<()> {
-    Ok(linkat(from, name, folder, new, AtFlags::empty())?)
+pub(crate) fn make_link(from: &OwnedFd, name: &[u8], directory: &OwnedFd, new: &[u8]) -> io::Result<()> {
+    Ok(linkat(from, name, directory, new, AtFlags::empty())?)
 }
 
 /// Removes a file, or a directory with all below it. What is not there is fine.
-pub(crate) fn remove(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
-    match unlinkat(folder, name, AtFlags::empty()) {
+pub(crate) fn remove(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    match unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(error) => return Err(error.into()),
     }
-    let inner = openat(folder, name, OFlags::PATH | DIRECTORY, Mode::empty())?;
+    let inner = openat(directory, name, OFlags::PATH | DIRECTORY, Mode::empty())?;
     empty(&inner)?;
-    Ok(unlinkat(folder, name, AtFlags::REMOVEDIR)?)
+    Ok(unlinkat(directory, name, AtFlags::REMOVEDIR)?)
 }
 
 /// Removes everything in a directory.
-pub(crate) fn empty(folder: &OwnedFd) -> io::Result<()> {
-    let list = openat(folder, c".", OFlags::RDONLY | DIRECTORY, Mode::empty())?;
+pub(crate) fn empty(directory: &OwnedFd) -> io::Result<()> {
+    let list = openat(directory, c".", OFlags::RDONLY | DIRECTORY, Mode::empty())?;
     for entry in Dir::new(list)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
-            remove(folder.as_fd(), name)?;
+            remove(directory.as_fd(), name)?;
         }
     }
     Ok(())

@@ -173,11 +173,11 @@ fn main() {
 
 async fn run() {
     let case = case("bench-case");
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let server = Server::open(Config {
-        data_dir: folder.path().join("data"),
+        data_dir: directory.path().join("data"),
         listen: ([127, 0, 0, 1], 0).into(),
-        agent_socket: folder.path().join("agent.sock"),
+        agent_socket: directory.path().join("agent.sock"),
         scc_admission: SccAdmission::Webhook,
         longest_watch: None,
         audit: None,
@@ -200,7 +200,7 @@ async fn run() {
     }
     manifests.push(case["namespace"].clone());
     server.ensure(&manifests).await.unwrap();
-    let kubeconfig = folder.path().join("kubeconfig");
+    let kubeconfig = directory.path().join("kubeconfig");
     std::fs::write(&kubeconfig, server.kubeconfig_for_service_account(NAME, NAME).await.unwrap()).unwrap();
     let app = Arc::clone(server.app());
     let (_stop, stopped) = tokio::sync::watch::channel(false);

@@ -84,8 +84,8 @@ mod tests {
 
     #[tokio::test]
     async fn files_are_read_again_when_they_fit_together() {
-        let folder = tempfile::tempdir().unwrap();
-        let (certificate, key) = (folder.path().join("c"), folder.path().join("k"));
+        let directory = tempfile::tempdir().unwrap();
+        let (certificate, key) = (directory.path().join("c"), directory.path().join("k"));
         let write = |pair: &(String, String)| {
             std::fs::write(&certificate, &pair.0).unwrap();
             std::fs::write(&key, &pair.1).unwrap();

@@ -33,7 +33,7 @@ const MAX_DISCARDED: usize = 8 * MAX_BODY;
 /// Memory for bodies that are being read or decided, in KiB. Who comes later waits.
 const BODIES: u32 = 64 << 10;
 /// A client that does not finish its handshake, its request head or its body in this time is dropped.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a pod waits for its namespace's values or for the standard SCCs, at the most.
 const WAIT: Duration = Duration::from_secs(10);
 /// What is left of the caller's own limit for the way back.
@@ -92,7 +92,7 @@ pub(crate) async fn run(listener: TcpListener, state: Arc<State>) {
 
 async fn connection(acceptor: TlsAcceptor, stream: TcpStream, state: Arc<State>) {
     let _ = stream.set_nodelay(true);
-    let stream = match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
+    let stream = match tokio::time::timeout(TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!("TLS handshake: {error}"),
         Err(_) => return,
@@ -102,7 +102,7 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, state: Arc<State>)
         async move { Ok::<_, Infallible>(respond(&state, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -226,7 +226,7 @@ async fn body(
         let permit = permit.ok_or((StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned()))?;
         Ok((bytes.freeze(), permit))
     };
-    match tokio::time::timeout(PATIENCE, collected).await {
+    match tokio::time::timeout(TIMEOUT, collected).await {
         Ok(result) => result,
         Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned())),
     }

@@ -188,14 +188,14 @@ struct Running {
 }
 
 impl Running {
-    /// Makes the worker's folder, starts it in its domain and waits until it is ready.
+    /// Makes the worker's directory, starts it in its domain and waits until it is ready.
     fn start(worker: &Worker, agent: &str) -> io::Result<Self> {
-        let folder = format!("/w/{}", worker.number);
-        fs::create_dir_all(&folder)?;
+        let directory = format!("/w/{}", worker.number);
+        fs::create_dir_all(&directory)?;
         // A level has a comma, which the option's quotes protect.
         let options = label(&format!("mode=0755,context=\"{}\"", worker.files))?;
-        mount("tmpfs", &folder, "tmpfs", MountFlags::empty(), Some(options.as_c_str()))?;
-        let node = format!("{folder}/tun");
+        mount("tmpfs", &directory, "tmpfs", MountFlags::empty(), Some(options.as_c_str()))?;
+        let node = format!("{directory}/tun");
         mknodat(CWD, &node, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(10, 200))?;
         let foreign: OwnedFd = tap::open_node(&node)?.into();
         tap::join(&foreign, &format!("far{}", worker.number), false)?;

@@ -5,7 +5,7 @@ use std::io;
 /// A process in a domain.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Worker {
-    /// Number of its folder below `/w`.
+    /// Number of its directory below `/w`.
     pub(crate) number: u32,
     /// Its context.
     pub(crate) context: String,

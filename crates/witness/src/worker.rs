@@ -15,7 +15,7 @@ pub(crate) const GO: u32 = 2;
 pub(crate) const DONE: u32 = 3;
 
 /// Longest single wait for a sign; it is waited again and again.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Maps the memory that is shared with a worker.
 pub(crate) fn shared(number: u32) -> io::Result<Shared> {
@@ -41,7 +41,7 @@ pub(crate) fn run(mut words: impl Iterator<Item = String>) -> io::Result<()> {
         acts.push(operations::prepare(&operation, &place));
     }
     shared.set_state(READY);
-    while !shared.wait(GO, PATIENCE) {}
+    while !shared.wait(GO, TIMEOUT) {}
     for (number, act) in acts.into_iter().enumerate() {
         call_it(&format!("w{own}.{number}"))?;
         let seen = match act {
@@ -55,7 +55,7 @@ pub(crate) fn run(mut words: impl Iterator<Item = String>) -> io::Result<()> {
     call_it(&format!("e{own}"))?;
     shared.set_state(DONE);
     // Others may still reach for what is here.
-    while !shared.wait(u32::MAX, PATIENCE) {}
+    while !shared.wait(u32::MAX, TIMEOUT) {}
     drop(kept);
     Ok(())
 }

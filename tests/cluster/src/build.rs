@@ -32,8 +32,8 @@ impl std::error::Error for Unavailable {}
 /// One module, and the programs that are taken from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The folder below `programs/`.
-    folder: String,
+    /// The directory below `programs/`.
+    directory: String,
     /// Name of each program, and its package.
     programs: Vec<(&'static str, &'static str)>,
     /// Flags of `go build`.
@@ -43,9 +43,9 @@ pub struct Part {
 }
 
 impl Part {
-    fn new(folder: &str, programs: &[(&'static str, &'static str)]) -> Self {
+    fn new(directory: &str, programs: &[(&'static str, &'static str)]) -> Self {
         let flags = ["-trimpath", "-ldflags=-s -w"].map(str::to_owned).to_vec();
-        Self { folder: folder.to_owned(), programs: programs.to_vec(), flags, cgo: false }
+        Self { directory: directory.to_owned(), programs: programs.to_vec(), flags, cgo: false }
     }
 
     /// The same inputs have the same key; `go` is what `go env` says of itself.
@@ -128,7 +128,7 @@ fn sources() -> PathBuf {
 /// The built programs of one cluster.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    folders: Vec<(Part, PathBuf)>,
+    directories: Vec<(Part, PathBuf)>,
 }
 
 impl Programs {
@@ -149,21 +149,21 @@ impl Programs {
         let lock = fs::File::create(cache.join("lock"))?;
         // Two builds at once would do everything twice; the lock ends with the file's descriptor.
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
-        let mut folders = Vec::new();
+        let mut directories = Vec::new();
         for part in parts {
-            let folder = go.part(&part, &cache)?;
-            folders.push((part, folder));
+            let directory = go.part(&part, &cache)?;
+            directories.push((part, directory));
         }
-        Ok(Self { folders })
+        Ok(Self { directories })
     }
 
     /// Makes a directory with a link to every program.
-    pub fn link(&self, directory: &Path) -> Result<()> {
-        fs::create_dir_all(directory)?;
-        for (part, folder) in &self.folders {
+    pub fn link(&self, bin: &Path) -> Result<()> {
+        fs::create_dir_all(bin)?;
+        for (part, directory) in &self.directories {
             for (name, _) in &part.programs {
-                std::os::unix::fs::symlink(folder.join(name), directory.join(name))
-                    .with_context(|| directory.join(name).display().to_string())?;
+                std::os::unix::fs::symlink(directory.join(name), bin.join(name))
+                    .with_context(|| bin.join(name).display().to_string())?;
             }
         }
         Ok(())
@@ -182,7 +182,7 @@ fn cache() -> Result<PathBuf> {
 fn wanted(parts: &[Part]) -> Result<String> {
     let mut newest = String::new();
     for part in parts {
-        let text = fs::read_to_string(sources().join(&part.folder).join("go.mod"))?;
+        let text = fs::read_to_string(sources().join(&part.directory).join("go.mod"))?;
         let line =
             text.lines().find_map(|line| line.strip_prefix("go ")).context("a go.mod has no go line")?;
         if numbers(line) > numbers(&newest) {
@@ -247,24 +247,30 @@ impl Go {
         command
     }
 
-    /// The folder with the part's programs, built if need be.
+    /// The directory with the part's programs, built if need be.
     fn part(&self, part: &Part, cache: &Path) -> Result<PathBuf> {
-        let source = sources().join(&part.folder);
+        let source = sources().join(&part.directory);
         let (module, sums) = (fs::read(source.join("go.mod"))?, fs::read(source.join("go.sum"))?);
-        let folder = cache.join(format!("{}-{}", part.folder, part.key(&self.identity, &module, &sums)));
-        if folder.exists() {
-            match verify(part, &folder) {
-                Ok(()) => return Ok(folder),
-                Err(error) => println!("{} is built again: {error:#}", folder.display()),
+        let directory =
+            cache.join(format!("{}-{}", part.directory, part.key(&self.identity, &module, &sums)));
+        if directory.exists() {
+            match verify(part, &directory) {
+                Ok(()) => return Ok(directory),
+                Err(error) => println!("{} is built again: {error:#}", directory.display()),
             }
-            fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+            fs::remove_dir_all(&directory).with_context(|| directory.display().to_string())?;
         }
-        println!("building {} with {}, once; it is kept in {}", part.folder, self.identity, folder.display());
+        println!(
+            "building {} with {}, once; it is kept in {}",
+            part.directory,
+            self.identity,
+            directory.display()
+        );
         let work = tempfile::Builder::new().prefix("building-").tempdir_in(cache)?;
         self.build(part, &source, work.path())?;
         digests(part, work.path())?;
-        fs::rename(work.keep(), &folder)?;
-        Ok(folder)
+        fs::rename(work.keep(), &directory)?;
+        Ok(directory)
     }
 
     fn build(&self, part: &Part, source: &Path, out: &Path) -> Result<()> {
@@ -281,7 +287,7 @@ impl Go {
             return Err(Unavailable(format!(
                 "the Go modules of {} cannot be fetched; see that GOPROXY leads to a module proxy that this machine \
                  reaches, and run the command again. Go said: {}",
-                part.folder,
+                part.directory,
                 said.trim()
             ))
             .into());
@@ -300,26 +306,26 @@ impl Go {
     }
 }
 
-fn digests(part: &Part, folder: &Path) -> Result<()> {
+fn digests(part: &Part, directory: &Path) -> Result<()> {
     let names = part.programs.iter().map(|(name, _)| *name);
-    let output = Command::new("sha256sum").current_dir(folder).arg("--binary").args(names).output()?;
+    let output = Command::new("sha256sum").current_dir(directory).arg("--binary").args(names).output()?;
     ensure!(output.status.success(), "sha256sum: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(fs::write(folder.join(DIGESTS), output.stdout)?)
+    Ok(fs::write(directory.join(DIGESTS), output.stdout)?)
 }
 
-/// Whether the folder is ours alone and holds exactly what was built.
-fn verify(part: &Part, folder: &Path) -> Result<()> {
-    let meta = fs::symlink_metadata(folder)?;
+/// Whether the directory is ours alone and holds exactly what was built.
+fn verify(part: &Part, directory: &Path) -> Result<()> {
+    let meta = fs::symlink_metadata(directory)?;
     let ours = meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o022 == 0;
     ensure!(ours, "others may write into it");
-    let list = fs::read_to_string(folder.join(DIGESTS)).context(DIGESTS)?;
+    let list = fs::read_to_string(directory.join(DIGESTS)).context(DIGESTS)?;
     let mut listed: Vec<&str> = list.lines().filter_map(|line| Some(line.split_once(" *")?.1)).collect();
     let mut wanted: Vec<&str> = part.programs.iter().map(|(name, _)| *name).collect();
     listed.sort_unstable();
     wanted.sort_unstable();
     ensure!(listed == wanted, "{DIGESTS} lists {listed:?}");
     let output = Command::new("sha256sum")
-        .current_dir(folder)
+        .current_dir(directory)
         .args(["--check", "--strict", "--quiet", DIGESTS])
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
@@ -358,10 +364,10 @@ mod tests {
         for version in versions {
             let parts = parts(&version);
             for part in &parts {
-                let folder = sources().join(&part.folder);
-                assert!(folder.join("go.sum").exists(), "{}", folder.display());
+                let directory = sources().join(&part.directory);
+                assert!(directory.join("go.sum").exists(), "{}", directory.display());
             }
-            let module = fs::read_to_string(sources().join(&parts[0].folder).join("go.mod")).unwrap();
+            let module = fs::read_to_string(sources().join(&parts[0].directory).join("go.mod")).unwrap();
             assert!(module.contains(&format!("k8s.io/kubernetes {version}")), "{version}");
             let flags = parts[0].flags.join(" ");
             assert!(flags.contains(&format!("gitVersion={version} ")), "{flags}");
@@ -379,18 +385,18 @@ mod tests {
 
     #[test]
     fn programs_that_changed_or_are_missing_are_not_used() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let part = Part::new("x", &[("one", "p"), ("two", "q")]);
-        fs::write(folder.path().join("one"), "1").unwrap();
-        fs::write(folder.path().join("two"), "2").unwrap();
-        digests(&part, folder.path()).unwrap();
-        verify(&part, folder.path()).unwrap();
+        fs::write(directory.path().join("one"), "1").unwrap();
+        fs::write(directory.path().join("two"), "2").unwrap();
+        digests(&part, directory.path()).unwrap();
+        verify(&part, directory.path()).unwrap();
         let fewer = Part::new("x", &[("one", "p")]);
-        assert!(verify(&fewer, folder.path()).is_err());
-        fs::write(folder.path().join("two"), "3").unwrap();
-        assert!(verify(&part, folder.path()).is_err());
-        fs::remove_file(folder.path().join("two")).unwrap();
-        assert!(verify(&part, folder.path()).is_err());
+        assert!(verify(&fewer, directory.path()).is_err());
+        fs::write(directory.path().join("two"), "3").unwrap();
+        assert!(verify(&part, directory.path()).is_err());
+        fs::remove_file(directory.path().join("two")).unwrap();
+        assert!(verify(&part, directory.path()).is_err());
     }
 
     #[test]

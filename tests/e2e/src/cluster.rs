@@ -12,7 +12,7 @@ use std::{
 };
 
 /// How long anything that includes a guest's boot in software emulation may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What to start.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The folder of the built binaries; made by `cargo xtask build`.
+    /// The directory of the built binaries; made by `cargo xtask build`.
     pub fn binaries() -> Result<PathBuf> {
         let dist = target().join("dist");
         ensure!(dist.join("ferrovirt").exists(), "{} is missing: run `cargo xtask build`", dist.display());
@@ -183,7 +183,7 @@ impl Cluster {
     /// Waits until a machine instance is in `phase`; the instance.
     pub fn wait_phase(&self, namespace: &str, name: &str, phase: &str) -> Result<Value> {
         let what = format!("{namespace}/{name} to be {phase}");
-        let found = wait_for(&what, PATIENCE, || {
+        let found = wait_for(&what, TIMEOUT, || {
             let instance = self.json(&["get", "vmi", name, "-n", namespace])?;
             Ok((instance["status"]["phase"] == phase).then_some(instance))
         });
@@ -192,7 +192,7 @@ impl Cluster {
 
     /// Waits until the guest's serial output holds `text`; all of the output.
     pub fn wait_serial(&self, namespace: &str, name: &str, text: &str) -> Result<String> {
-        let found = wait_for(&format!("{namespace}/{name} to say `{text}`"), PATIENCE, || {
+        let found = wait_for(&format!("{namespace}/{name} to say `{text}`"), TIMEOUT, || {
             let serial = self.serial(namespace, name)?;
             Ok(serial.contains(text).then_some(serial))
         });
@@ -284,7 +284,7 @@ impl Cluster {
     pub fn stop(&mut self) -> Result<()> {
         if self.up.is_some() {
             self.kubectl(&["delete", "vm,vmi", "--all", "-A", "--wait", "--timeout=90s"])?;
-            wait_for("the launcher pods to be gone", PATIENCE, || {
+            wait_for("the launcher pods to be gone", TIMEOUT, || {
                 let pods = self.json(&["get", "pods", "-A"])?;
                 Ok(pods["items"].as_array().is_some_and(Vec::is_empty).then_some(()))
             })?;

@@ -110,7 +110,7 @@ fn rounds(seed: u64) -> Result<()> {
             .collect();
         let lost: Vec<_> = acknowledged.difference(&found).collect();
         ensure!(lost.is_empty(), "lost: {lost:?}");
-        // The back-off after crashes may take up to its cap of 300 s; a start request is not needed, only patience.
+        // The back-off after crashes may take up to its cap of 300 s; a start request is not needed, only time.
         for name in &watched {
             wait_for(&format!("{name} to run again"), Duration::from_secs(400), || {
                 let running = cluster.json(&["get", "vm", name])?["status"]["printableStatus"] == "Running";

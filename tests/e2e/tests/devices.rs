@@ -67,8 +67,8 @@ spec:
 
 #[test]
 fn bridge_block_claim_screen_and_log_of_one_guest() -> Result<()> {
-    let folder = tempfile::Builder::new().prefix("ferrovirt-device-").tempdir()?;
-    let file = folder.path().join("device");
+    let directory = tempfile::Builder::new().prefix("ferrovirt-device-").tempdir()?;
+    let file = directory.path().join("device");
     std::fs::File::create(&file)?.set_len(9 << 20)?;
     let device = Loop::new(&file)?;
     let mut cluster = Cluster::start(Options::default())?;

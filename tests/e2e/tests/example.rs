@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use ferrovirt_e2e::{
     Cluster, Options,
-    cluster::PATIENCE,
+    cluster::TIMEOUT,
     host::{Host, Reserved, huge_pages},
     process::Process,
     wait_for,
@@ -119,7 +119,7 @@ fn documented_profile_is_refused_where_pod_security_is_restricted() -> Result<()
     cluster.kubectl(&["create", "namespace", "tenant"])?;
     cluster.kubectl(&["label", "namespace", "tenant", "pod-security.kubernetes.io/enforce=restricted"])?;
     cluster.kubectl(&["apply", "-n", "tenant", "-f", EXAMPLE])?;
-    wait_for("an event that names the level", PATIENCE, || {
+    wait_for("an event that names the level", TIMEOUT, || {
         let events = cluster.kubectl(&["get", "events", "-n", "tenant"])?;
         Ok((events.contains("FailedCreate") && events.contains("restricted")).then_some(()))
     })?;

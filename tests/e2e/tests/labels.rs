@@ -3,12 +3,12 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, machine, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, machine, wait_for};
 use serde_json::Value;
 
 /// The pod of the instance of this name that is not on its way down.
 fn pod(cluster: &Cluster, name: &str) -> Result<Value> {
-    wait_for(&format!("a running pod of {name}"), PATIENCE, || {
+    wait_for(&format!("a running pod of {name}"), TIMEOUT, || {
         let pods = cluster.json(&["get", "pods", "-l", &format!("vm.kubevirt.io/name={name}")])?;
         let pods = pods["items"].as_array().context("no list")?;
         let found = pods.iter().find(|pod| {
@@ -67,7 +67,7 @@ fn each_machine_has_its_type_and_a_level_of_its_own() -> Result<()> {
     ensure!(label(&before) == *one, "{:?}", label(&before));
     let output = cluster.ferrovirt(&["restart", "one"])?.output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    wait_for("a second pod", PATIENCE, || {
+    wait_for("a second pod", TIMEOUT, || {
         let after = pod(&cluster, "one")?;
         ensure!(after["metadata"]["uid"] != before["metadata"]["uid"], "the first pod still runs");
         ensure!(label(&after) == *one, "{:?} became {:?}", one, label(&after));
@@ -79,7 +79,7 @@ fn each_machine_has_its_type_and_a_level_of_its_own() -> Result<()> {
     cluster.kubectl(&["label", "namespace", "tenant", "pod-security.kubernetes.io/enforce=restricted"])?;
     let third = machine("third", "Always", 0).replace("{name: third}", "{name: third, namespace: tenant}");
     cluster.apply(&third)?;
-    wait_for("an event that says what to do", PATIENCE, || {
+    wait_for("an event that says what to do", TIMEOUT, || {
         let events = cluster.kubectl(&["get", "events", "-n", "tenant"])?;
         Ok((events.contains("FailedCreate") && events.contains("labelPods")).then_some(()))
     })?;

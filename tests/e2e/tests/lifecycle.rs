@@ -2,7 +2,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, machine, process::Process, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, machine, process::Process, wait_for};
 use std::{
     io::{Read, Write},
     process::{Child, ChildStdin, ChildStdout, Stdio},
@@ -14,7 +14,7 @@ fn status(cluster: &Cluster, name: &str) -> Result<String> {
 }
 
 fn wait_status(cluster: &Cluster, name: &str, wanted: &str) -> Result<()> {
-    wait_for(&format!("{name} to be {wanted}"), PATIENCE, || {
+    wait_for(&format!("{name} to be {wanted}"), TIMEOUT, || {
         let found = status(cluster, name)?;
         ensure!(found == wanted, "it is {found}");
         Ok(Some(()))
@@ -45,7 +45,7 @@ fn start_pause_restart_and_stop_by_subresource() -> Result<()> {
     wait_status(&cluster, "manual", "Running")?;
 
     subresource(&cluster, "restart", "manual")?;
-    wait_for("another instance", PATIENCE, || {
+    wait_for("another instance", TIMEOUT, || {
         let second = cluster.json(&["get", "vmi", "manual"])?["metadata"]["uid"].clone();
         Ok((second != first).then_some(()))
     })?;
@@ -54,9 +54,7 @@ fn start_pause_restart_and_stop_by_subresource() -> Result<()> {
 
     subresource(&cluster, "stop", "manual")?;
     wait_status(&cluster, "manual", "Stopped")?;
-    wait_for("QEMU to be gone", PATIENCE, || {
-        Ok(Process::qemu("default", "manual").is_empty().then_some(()))
-    })?;
+    wait_for("QEMU to be gone", TIMEOUT, || Ok(Process::qemu("default", "manual").is_empty().then_some(())))?;
     let again = cluster.ferrovirt(&["stop", "manual"])?.output()?;
     ensure!(!again.status.success(), "a stopped machine was stopped again");
     cluster.stop()
@@ -132,7 +130,7 @@ fn dead_qemu_is_a_failed_machine_with_a_reason() -> Result<()> {
     let first = cluster.json(&["get", "vmi", "victim"])?["metadata"]["uid"].clone();
     let qemu = Process::qemu("default", "victim").pop().context("no QEMU")?;
     qemu.signal(rustix::process::Signal::KILL)?;
-    wait_for("another instance after the failure", PATIENCE, || {
+    wait_for("another instance after the failure", TIMEOUT, || {
         let second = cluster.json(&["get", "vmi", "victim"])?["metadata"]["uid"].clone();
         Ok((second != first && second.is_string()).then_some(()))
     })?;

@@ -2,7 +2,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, wait_for};
 
 const PLAIN: &str = r"
 apiVersion: kubevirt.io/v1
@@ -63,7 +63,7 @@ fn manifests_are_refused_with_the_field_at_fault() -> Result<()> {
 fn missing_image_is_an_event_and_a_condition() -> Result<()> {
     let mut cluster = Cluster::start(Options::default())?;
     cluster.apply(&plain("lost", "nowhere/at-all:1"))?;
-    wait_for("an event about the image", PATIENCE, || {
+    wait_for("an event about the image", TIMEOUT, || {
         let events = cluster.kubectl(&["get", "events", "-o", "wide"])?;
         ensure!(events.contains("nowhere/at-all"), "{events}");
         Ok(Some(()))
@@ -83,7 +83,7 @@ fn too_few_huge_pages_are_counted_in_a_condition() -> Result<()> {
     let huge = plain("hungry", "ferrovirt/guest-kernel")
         .replace("{guest: 128Mi}", "{guest: 4Gi, hugepages: {pageSize: 2Mi}}");
     cluster.apply(&huge)?;
-    wait_for("a condition about huge pages", PATIENCE, || {
+    wait_for("a condition about huge pages", TIMEOUT, || {
         let instance = cluster.json(&["get", "vmi", "hungry"])?;
         let conditions = instance["status"]["conditions"].to_string();
         ensure!(conditions.contains("2048") && conditions.contains("nr_hugepages"), "{conditions}");
@@ -108,7 +108,7 @@ fn a_verb_taken_from_the_controller_fails_the_step_that_needs_it() -> Result<()>
     std::io::Write::write_all(&mut file, role.to_string().as_bytes())?;
     cluster.kubectl(&["replace", "-f", &file.path().to_string_lossy()])?;
     cluster.apply(&plain("denied", "ferrovirt/guest-kernel"))?;
-    wait_for("the refusal to be told", PATIENCE, || {
+    wait_for("the refusal to be told", TIMEOUT, || {
         let events = cluster.kubectl(&["get", "events", "-o", "wide"])?;
         let told =
             events.contains("kubevirt-controller") && events.contains("cannot create resource \"pods\"");

@@ -2,7 +2,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, Person, cluster::PATIENCE, wait_for};
+use ferrovirt_e2e::{Cluster, Options, Person, cluster::TIMEOUT, wait_for};
 
 const MACHINE: &str = r"
 apiVersion: kubevirt.io/v1
@@ -39,7 +39,7 @@ fn machine(name: &str, host: Option<&str>) -> String {
 /// The SCC of the machine's pod, as kubectl shows it.
 fn scc_of_pod(cluster: &Cluster, machine: &str) -> Result<String> {
     let selector = format!("vm.kubevirt.io/name={machine}");
-    wait_for("the launcher pod", PATIENCE, || {
+    wait_for("the launcher pod", TIMEOUT, || {
         let path = r"jsonpath={.items[*].metadata.annotations.openshift\.io/scc}";
         let scc = cluster.kubectl(&["get", "pods", "-n", "shop", "-l", &selector, "-o", path])?;
         Ok((!scc.is_empty()).then_some(scc))

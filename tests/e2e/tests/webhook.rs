@@ -3,7 +3,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, root, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, root, wait_for};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -175,7 +175,7 @@ fn pods_are_admitted_by_the_webhook_as_in_process() -> Result<()> {
     ensure!(!made && text.contains(call), "{text}");
 
     let webhook = Webhook::start(&account, &log, &SELF_SIGNED)?;
-    wait_for("the webhook to be ready", PATIENCE, || {
+    wait_for("the webhook to be ready", TIMEOUT, || {
         let output = towards_webhook(&["get", "--raw", "/readyz"], b"")?;
         Ok((output.status.success() && output.stdout == b"ok").then_some(()))
     })
@@ -232,7 +232,7 @@ rules:
     cluster.apply(role)?;
     let who = "--serviceaccount=team:alice";
     cluster.kubectl(&["create", "rolebinding", "privileged", "-n", "team", "--role=privileged", who])?;
-    wait_for("the right to count", PATIENCE, || {
+    wait_for("the right to count", TIMEOUT, || {
         Ok(make(&cluster, &alice, "team", HOST_PATH)?.0.then_some(()))
     })
     .with_context(said)?;
@@ -255,7 +255,7 @@ rules:
     }
     ensure!(secret["data"]["renew-at"].is_string(), "{secret}");
     let webhook = Webhook::start(&account, &log, &["--tls-cert", &files[0], "--tls-key", &files[1]])?;
-    wait_for("pods to be admitted again", PATIENCE, || {
+    wait_for("pods to be admitted again", TIMEOUT, || {
         Ok(make(&cluster, &alice, "team", &named("again"))?.0.then_some(()))
     })
     .with_context(said)?;
@@ -374,7 +374,7 @@ fn newest_authority(cluster: &Cluster, old: &str) -> Result<(String, PathBuf)> {
     let template = "go-template={{with .data}}{{index . \"ca.crt\" | base64decode}}{{end}}";
     let words = ["get", "secret", "scc-webhook-certificate", "-n", "scc-webhook", "-o", template];
     const END: &str = "-----END CERTIFICATE-----\n";
-    let newest = wait_for("a new certificate", PATIENCE, || {
+    let newest = wait_for("a new certificate", TIMEOUT, || {
         let bundle = cluster.kubectl(&words)?;
         let first = bundle.split_inclusive(END).next().filter(|one| one.ends_with(END));
         Ok(first.filter(|one| *one != old).map(str::to_owned))
@@ -394,7 +394,7 @@ fn two_replicas_share_certificate_and_ledger() -> Result<()> {
     let second = Webhook::start_at(OTHER, &account, &log, &SELF_SIGNED)?;
     let (authority, file) = newest_authority(&cluster, "")?;
     for address in [ADDRESS, OTHER] {
-        wait_for("both to be ready with one certificate", PATIENCE, || {
+        wait_for("both to be ready with one certificate", TIMEOUT, || {
             Ok(shows(address, &file)?.then_some(()))
         })
         .with_context(said)?;
@@ -412,7 +412,7 @@ fn two_replicas_share_certificate_and_ledger() -> Result<()> {
         };
         Ok(list.map(range).collect())
     };
-    let given = wait_for("every namespace to have a range", PATIENCE, || {
+    let given = wait_for("every namespace to have a range", TIMEOUT, || {
         Ok(ranges()?.into_iter().collect::<Option<Vec<String>>>())
     })
     .with_context(said)?;
@@ -433,7 +433,7 @@ fn two_replicas_share_certificate_and_ledger() -> Result<()> {
     ensure!(distinct.contains(&gone), "{gone} is not in {given:?}");
     cluster.kubectl(&["delete", "namespace", "many-3"])?;
     cluster.kubectl(&["create", "namespace", "later"])?;
-    let later = wait_for("the later namespace's range", PATIENCE, || {
+    let later = wait_for("the later namespace's range", TIMEOUT, || {
         let namespace = cluster.json(&["get", "namespace", "later"])?;
         let range = namespace["metadata"]["annotations"]["openshift.io/sa.scc.uid-range"].as_str();
         Ok(range.map(str::to_owned))
@@ -446,7 +446,7 @@ fn two_replicas_share_certificate_and_ledger() -> Result<()> {
     cluster.kubectl(&["patch", "secret", "scc-webhook-certificate", "-n", "scc-webhook", "-p", &due])?;
     let (_, renewed) = newest_authority(&cluster, &authority)?;
     let mut number = 0;
-    wait_for("both to show the new certificate", PATIENCE, || {
+    wait_for("both to show the new certificate", TIMEOUT, || {
         for address in [OTHER, ADDRESS] {
             lead_to(&cluster, address)?;
             number += 1;

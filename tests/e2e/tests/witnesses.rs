@@ -4,7 +4,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, bail, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, wait_for};
 use ferrovirt_privilege::{
     Right, Scenario, Subject,
     scenario::{registered, witnessed},
@@ -112,7 +112,7 @@ fn role<'a>(verb: &Verb, arguments: &[&'a str]) -> Vec<&'a str> {
 fn another_agent(cluster: &Cluster) -> Result<()> {
     let agent = cluster.agent().context("no agent")?;
     agent.signal(rustix::process::Signal::KILL)?;
-    wait_for("another agent", PATIENCE, || {
+    wait_for("another agent", TIMEOUT, || {
         Ok(cluster.agent().filter(|other| other.pid != agent.pid && other.alive()).map(drop))
     })
 }
@@ -140,7 +140,7 @@ fn missed(cluster: &Cluster, manifest: &str, verb: &Verb) -> Result<()> {
     }
     cluster.apply(manifest)?;
     let mut deleted = false;
-    let seen = wait_for(&words, PATIENCE, || {
+    let seen = wait_for(&words, TIMEOUT, || {
         let log = cluster.log();
         if log.get(before..).is_some_and(|new| new.contains(&words)) {
             return Ok(Some(()));

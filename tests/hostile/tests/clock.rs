@@ -3,7 +3,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Result, ensure};
-use ferrovirt_e2e::{Clock, Cluster, Options, cluster::PATIENCE, machine, process::Process, wait_for};
+use ferrovirt_e2e::{Clock, Cluster, Options, cluster::TIMEOUT, machine, process::Process, wait_for};
 
 /// A machine starts, and nothing is left of it after it was deleted.
 fn a_machine_starts_and_stops(cluster: &Cluster, name: &str) -> Result<()> {
@@ -11,7 +11,7 @@ fn a_machine_starts_and_stops(cluster: &Cluster, name: &str) -> Result<()> {
     cluster.wait_phase("default", name, "Running")?;
     ensure!(Process::qemu("default", name).len() == 1, "no guest of {name} runs");
     cluster.kubectl(&["delete", "vm", name, "--timeout=90s"])?;
-    wait_for("the guest to be gone", PATIENCE, || Ok(Process::qemu("default", name).is_empty().then_some(())))
+    wait_for("the guest to be gone", TIMEOUT, || Ok(Process::qemu("default", name).is_empty().then_some(())))
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn machines_start_and_stop_whatever_happens_to_the_clock_by_hours() -> Result<()
     a_machine_starts_and_stops(&cluster, "ahead")?;
     for (offset, said, name) in [(-3, "jumped by -6h 0m", "back"), (18, "jumped by +21h 0m", "forwards")] {
         clock.set(offset)?;
-        wait_for(said, PATIENCE, || Ok(cluster.log().contains(said).then_some(())))?;
+        wait_for(said, TIMEOUT, || Ok(cluster.log().contains(said).then_some(())))?;
         a_machine_starts_and_stops(&cluster, name)?;
     }
     cluster.stop()

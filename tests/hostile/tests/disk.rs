@@ -2,7 +2,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, machine, process::Process, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, machine, process::Process, wait_for};
 use std::{
     collections::BTreeSet,
     fs,
@@ -60,7 +60,7 @@ fn is_ready(cluster: &Cluster) -> bool {
 
 fn guest(name: &str) -> Result<Process> {
     let wait = || Ok(Process::qemu("default", name).pop());
-    wait_for("the guest to run", PATIENCE, wait)
+    wait_for("the guest to run", TIMEOUT, wait)
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_full_disk_takes_deletions_loses_nothing_and_is_written_again_when_there_is_
     cluster.kubectl(&["delete", "configmap", "goes"])?;
     stored.remove("goes");
     cluster.kubectl(&["delete", "vm", "ends", "--timeout=60s"])?;
-    wait_for("the guest to end", PATIENCE, || Ok(Process::qemu("default", "ends").is_empty().then_some(())))?;
+    wait_for("the guest to end", TIMEOUT, || Ok(Process::qemu("default", "ends").is_empty().then_some(())))?;
 
     fs::remove_file(disk.path("hog"))?;
     wait_for("the store to be ready", Duration::from_secs(30), || Ok(is_ready(&cluster).then_some(())))?;
@@ -125,7 +125,7 @@ fn refuses(cluster: &mut Cluster, why: &str) -> Result<()> {
     let before = cluster.log().len();
     cluster.launch()?;
     let up = cluster.up()?;
-    wait_for("ferrovirt up to end", PATIENCE, || Ok((!up.alive()).then_some(())))?;
+    wait_for("ferrovirt up to end", TIMEOUT, || Ok((!up.alive()).then_some(())))?;
     let log = cluster.log();
     let said = log.get(before..).unwrap_or_default();
     ensure!(said.contains(why), "{said}");

@@ -2,7 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use anyhow::{Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, machine, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, machine, wait_for};
 use ferrovirt_hostile::image::{Images, Layer};
 use std::{fs, path::Path};
 
@@ -21,7 +21,7 @@ fn with_disk(name: &str, image: &str) -> String {
 
 /// What the machine's condition says about why it does not start.
 fn refusal(cluster: &Cluster, name: &str) -> Result<String> {
-    wait_for(&format!("{name} to be refused"), PATIENCE, || {
+    wait_for(&format!("{name} to be refused"), TIMEOUT, || {
         let instance = cluster.json(&["get", "vmi", name, "-n", "alpha"])?;
         let all = instance["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let found = all.iter().find(|c| c["type"] == "Synchronized" && c["status"] == "False");
@@ -62,7 +62,7 @@ fn an_image_that_asks_for_too_much_leaves_nothing_and_other_machines_start() -> 
     cluster.apply(&machine("plain", "Always", 0))?;
     cluster.wait_phase("default", "plain", "Running")?;
     // The kernel of the machine that runs, and nothing of the others, but for the moment of another try.
-    wait_for("nothing to be left of them", PATIENCE, || {
+    wait_for("nothing to be left of them", TIMEOUT, || {
         let cached = cached(&cluster)?;
         Ok((cached.len() == 1 && !cached[0].ends_with("part")).then_some(()))
     })?;

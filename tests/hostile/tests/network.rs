@@ -2,7 +2,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, wait_for};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
     fs::{self, File},
@@ -162,7 +162,7 @@ fn namespaces_the_node_and_others_addresses_are_out_of_a_guests_reach() -> Resul
     apply(&cluster, "alpha", &host("friend"))?;
     apply(&cluster, "beta", &host("stranger"))?;
     let (friend, stranger) = (address(&cluster, "alpha", "friend")?, address(&cluster, "beta", "stranger")?);
-    wait_for("both to greet", PATIENCE, || {
+    wait_for("both to greet", TIMEOUT, || {
         Ok((heard(friend).contains("friend") && heard(stranger).contains("stranger")).then_some(()))
     })?;
     let network = fs::read(cluster.data().join("agent/network.json"))?;

@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
-use ferrovirt_e2e::{Cluster, Options, Person, cluster::PATIENCE, machine, process::Process, wait_for};
+use ferrovirt_e2e::{Cluster, Options, Person, cluster::TIMEOUT, machine, process::Process, wait_for};
 use ferrovirt_hostile::Users;
 use ferrovirt_plan::{config::ClusterConfig, launcher_pod::candidates};
 use serde_json::{Value, json};
@@ -69,7 +69,7 @@ fn attack(
 
 /// Waits until the pod has failed for this reason and an event of it says these words; nothing of it is on the node.
 fn is_left_alone(cluster: &Cluster, namespace: &str, pod: &str, reason: &str, words: &[&str]) -> Result<()> {
-    let status = wait_for(&format!("{pod} to be refused"), PATIENCE, || {
+    let status = wait_for(&format!("{pod} to be refused"), TIMEOUT, || {
         let found = cluster.json(&["get", "pod", pod, "-n", namespace])?;
         let uid = found["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
         ensure!(!found["status"]["containerStatuses"].to_string().contains("running"), "it runs: {found}");
@@ -80,7 +80,7 @@ fn is_left_alone(cluster: &Cluster, namespace: &str, pod: &str, reason: &str, wo
     for word in words {
         ensure!(status["message"].to_string().contains(word), "no {word} in {status}");
     }
-    wait_for("its event", PATIENCE, || {
+    wait_for("its event", TIMEOUT, || {
         let events = cluster.json(&["get", "events", "-n", namespace])?;
         let all = events["items"].as_array().cloned().unwrap_or_default();
         let told = all.iter().any(|event| {
@@ -241,7 +241,7 @@ fn a_launcher_pod_that_is_changed_while_it_runs_is_left_alone_until_it_is_as_it_
     let before = cluster.json(&["get", "pod", &pod, "-n", "alpha"])?;
     let own = before["spec"]["containers"][0]["image"].as_str().context("no image")?.to_owned();
     image("evil")?;
-    wait_for("a condition that names the field", PATIENCE, || {
+    wait_for("a condition that names the field", TIMEOUT, || {
         let condition = synchronized()?;
         let told = condition["reason"] == "NotAsRendered"
             && condition.to_string().contains("spec.containers[0].image");
@@ -250,11 +250,11 @@ fn a_launcher_pod_that_is_changed_while_it_runs_is_left_alone_until_it_is_as_it_
     // An agent that takes the launcher over looks, too.
     let agent = cluster.agent().context("no agent")?;
     agent.signal(rustix::process::Signal::KILL)?;
-    wait_for("another agent", PATIENCE, || {
+    wait_for("another agent", TIMEOUT, || {
         Ok(cluster.agent().filter(|other| other.pid != agent.pid && other.alive()).map(drop))
     })?;
     image(&own)?;
-    wait_for("the condition to go", PATIENCE, || {
+    wait_for("the condition to go", TIMEOUT, || {
         Ok((synchronized()?["reason"] != "NotAsRendered").then_some(()))
     })?;
     cluster.wait_phase("alpha", "changed", "Running")?;

@@ -2,7 +2,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, machine, process::Process, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, machine, process::Process, wait_for};
 use ferrovirt_privilege::{
     Right, Scenario,
     scenario::{registered, witnessed},
@@ -380,12 +380,12 @@ fn whichever_process_is_killed_machines_go_on_and_are_adopted() -> Result<()> {
 /// Pausing needs every process: API server, agent, launcher.
 fn obeyed(cluster: &Cluster, name: &str) -> Result<()> {
     for (verb, wanted) in [("pause", "Paused"), ("unpause", "Running")] {
-        wait_for(verb, PATIENCE, || {
+        wait_for(verb, TIMEOUT, || {
             let output = cluster.ferrovirt(&[verb, name])?.output()?;
             ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             Ok(Some(()))
         })?;
-        wait_for(wanted, PATIENCE, || {
+        wait_for(wanted, TIMEOUT, || {
             let found = cluster.json(&["get", "vm", name])?["status"]["printableStatus"].clone();
             Ok((found == wanted).then_some(()))
         })?;

@@ -3,7 +3,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, machine, process::Process, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, machine, process::Process, wait_for};
 use ferrovirt_hostile::Users;
 use rustix::process::Signal;
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
@@ -57,7 +57,7 @@ fn with_launcher(program: &str) -> Result<(Cluster, tempfile::TempDir)> {
 
 /// The events of everybody, once users were told that a launcher misbehaves.
 fn told(cluster: &Cluster) -> Result<String> {
-    let told = wait_for("users to be told", PATIENCE, || {
+    let told = wait_for("users to be told", TIMEOUT, || {
         let events = cluster.kubectl(&["get", "events", "-o", "json"])?;
         Ok(events.contains("LauncherMisbehaves").then_some(events))
     });
@@ -97,7 +97,7 @@ fn a_guest_that_powers_off_at_once_is_not_started_without_a_pause() -> Result<()
     ensure!(manifest.contains("kernelArgs: "), "the machine boots a kernel with arguments");
     let manifest = manifest.replace("kernelArgs: ", "kernelArgs: rdinit=/bin/busybox -- poweroff -f #");
     cluster.apply(&manifest)?;
-    let failure = wait_for("the machine to be put off", PATIENCE, || {
+    let failure = wait_for("the machine to be put off", TIMEOUT, || {
         let vm = cluster.json(&["get", "vm", "brief"])?;
         let status = &vm["status"];
         ensure!(status["printableStatus"] == "CrashLoopBackOff", "it is {}", status["printableStatus"]);
@@ -145,7 +145,7 @@ fn users_are_told_what_to_change_and_no_path_of_the_node() -> Result<()> {
     }
     let data = cluster.data().to_string_lossy().into_owned();
     for (name, _) in BROKEN {
-        wait_for(&format!("{name} to say what is wrong"), PATIENCE, || {
+        wait_for(&format!("{name} to say what is wrong"), TIMEOUT, || {
             let vmi = cluster.json(&["get", "vmi", name, "-n", "alpha"])?;
             let conditions = vmi["status"]["conditions"].as_array().cloned().unwrap_or_default();
             Ok(conditions.iter().any(|c| c["type"] == "Synchronized" && c["status"] == "False").then_some(()))
@@ -180,7 +180,7 @@ fn a_stopped_agent_ends_requests_and_its_machines_are_not_ready_until_it_goes_on
         let text = |field: &str| ready[field].as_str().unwrap_or_default().to_owned();
         Ok((text("status"), text("reason")))
     };
-    wait_for("the machine to be ready", PATIENCE, || Ok((ready()?.0 == "True").then_some(())))?;
+    wait_for("the machine to be ready", TIMEOUT, || Ok((ready()?.0 == "True").then_some(())))?;
     let pods = cluster.json(&["get", "pods"])?;
     let pod = pods["items"][0]["metadata"]["name"].as_str().context("no pod")?.to_owned();
     agents.iter().try_for_each(|agent| agent.signal(Signal::STOP))?;
@@ -188,7 +188,7 @@ fn a_stopped_agent_ends_requests_and_its_machines_are_not_ready_until_it_goes_on
         let output = cluster.try_kubectl(&["logs", &pod])?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(!output.status.success() && said.contains("did not answer"), "{said}");
-        wait_for("the machine to be not ready", PATIENCE, || {
+        wait_for("the machine to be not ready", TIMEOUT, || {
             let (status, reason) = ready()?;
             Ok((status == "False" && reason == "NodeNotReady").then_some(()))
         })

@@ -2,7 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, machine, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, machine, wait_for};
 use std::{
     fs,
     os::unix::fs::chown,
@@ -32,7 +32,7 @@ fn evicted(cluster: &Cluster, name: &str, pod: &Path) -> Result<String> {
     let conditions = instance["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let says = conditions.iter().any(|c| c["type"] == "Synchronized" && c["reason"] == "Evicted");
     ensure!(says, "no condition says that {name} was evicted: {conditions:?}");
-    let status = wait_for("the pod to have failed", PATIENCE, || {
+    let status = wait_for("the pod to have failed", TIMEOUT, || {
         let all = cluster.json(&["get", "pods", "-n", "default"])?;
         let items = all["items"].as_array().cloned().unwrap_or_default();
         let uid = pod.file_name().map(|uid| uid.to_string_lossy().into_owned());
@@ -42,7 +42,7 @@ fn evicted(cluster: &Cluster, name: &str, pod: &Path) -> Result<String> {
     ensure!(status["reason"] == "Evicted", "{status}");
     let target = status["conditions"].as_array().cloned().unwrap_or_default();
     ensure!(target.iter().any(|c| c["type"] == "DisruptionTarget" && c["status"] == "True"), "{status}");
-    wait_for("the space to be free", PATIENCE, || Ok((!pod.join("volumes").exists()).then_some(())))?;
+    wait_for("the space to be free", TIMEOUT, || Ok((!pod.join("volumes").exists()).then_some(())))?;
     Ok(status["message"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -82,11 +82,11 @@ struct Mounted(tempfile::TempDir);
 
 impl Mounted {
     fn new(size: &str) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("ferrovirt-full-").tempdir()?;
+        let directory = tempfile::Builder::new().prefix("ferrovirt-full-").tempdir()?;
         let options = std::ffi::CString::new(format!("size={size}"))?;
         let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("tmpfs", folder.path(), "tmpfs", flags, options.as_c_str())?;
-        Ok(Self(folder))
+        rustix::mount::mount("tmpfs", directory.path(), "tmpfs", flags, options.as_c_str())?;
+        Ok(Self(directory))
     }
 }
 
@@ -123,7 +123,7 @@ fn a_node_that_is_short_of_disk_evicts_who_fills_it_and_takes_no_new_machine() -
     // Others have filled the disk nearly; what the launcher adds is within the limit of its volume, and too much for the node.
     fs::write(disk.0.path().join("others"), vec![7; free - (235 << 20)])?;
     fill(&pod, 45 << 20)?;
-    let node = wait_for("the node to say that it is short", PATIENCE, || {
+    let node = wait_for("the node to say that it is short", TIMEOUT, || {
         let node = cluster.json(&["get", "nodes"])?["items"][0].clone();
         let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
         let tainted = taints.iter().any(|taint| taint["key"] == "node.kubernetes.io/disk-pressure");
@@ -142,7 +142,7 @@ fn a_node_that_is_short_of_disk_evicts_who_fills_it_and_takes_no_new_machine() -
     );
     let other = cluster.json(&["get", "vmi", "other", "-n", "default"])?;
     ensure!(other["status"]["phase"] == "Running", "the other machine is {}", other["status"]);
-    wait_for("the scheduler to say why the new machine waits", PATIENCE, || {
+    wait_for("the scheduler to say why the new machine waits", TIMEOUT, || {
         let events = cluster.json(&["get", "events", "-n", "default"])?;
         let all = events["items"].as_array().cloned().unwrap_or_default();
         let says = |event: &serde_json::Value| {
@@ -201,7 +201,7 @@ spec:
             fs::remove_file(&gone)?;
         }
         start()?;
-        let said = wait_for("the machine to say what is missing", PATIENCE, || {
+        let said = wait_for("the machine to say what is missing", TIMEOUT, || {
             let instance = cluster.json(&["get", "vmi", "m", "-n", "default"])?;
             let all = instance["status"]["conditions"].as_array().cloned().unwrap_or_default();
             let found = all.iter().find(|c| c["type"] == "Synchronized" && c["status"] == "False");

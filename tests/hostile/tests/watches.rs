@@ -2,7 +2,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::PATIENCE, machine, process::Process, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, machine, process::Process, wait_for};
 use ferrovirt_hostile::Users;
 use rustix::process::Signal;
 use std::{
@@ -61,13 +61,13 @@ fn machines_start_and_stop_after_a_user_made_every_watch_of_the_node_agent_expir
 
     for what in ["pods", "machines"] {
         let said = format!("missed changes of {what}, listing them again");
-        wait_for(&said, PATIENCE, || Ok(cluster.log().contains(&said).then_some(())))?;
+        wait_for(&said, TIMEOUT, || Ok(cluster.log().contains(&said).then_some(())))?;
     }
     cluster.kubectl(&["apply", "-n", "beta", "-f", &manifest(&cluster)?])?;
     cluster.wait_phase("beta", "m", "Running")?;
     ensure!(Process::qemu("beta", "m").len() == 1, "no guest runs");
     cluster.kubectl(&["delete", "vm", "m", "-n", "beta", "--timeout=90s"])?;
-    wait_for("the guest to be gone", PATIENCE, || Ok(Process::qemu("beta", "m").is_empty().then_some(())))?;
+    wait_for("the guest to be gone", TIMEOUT, || Ok(Process::qemu("beta", "m").is_empty().then_some(())))?;
     cluster.stop()
 }
 

@@ -53,7 +53,7 @@ fn mark(line: &str) -> Result<()> {
 
 fn attempt(plan: &Plan, scenario: &Scenario) -> Outcome {
     let start = Instant::now();
-    let deadline = start + Duration::from_secs(scenario.patience);
+    let deadline = start + Duration::from_secs(scenario.timeout);
     let mut log = String::new();
     let mut serial = String::new();
     let failure = world::furnish(scenario).and_then(|()| {
@@ -246,8 +246,8 @@ impl Machine {
     }
 
     /// What comes out of the pipe until its other end is closed, and whether that came in time.
-    fn output(&mut self, patience: Duration) -> Result<(String, bool)> {
-        let deadline = Instant::now() + patience;
+    fn output(&mut self, timeout: Duration) -> Result<(String, bool)> {
+        let deadline = Instant::now() + timeout;
         let mut log = Vec::new();
         let mut piece = [0; 4096];
         loop {
@@ -289,8 +289,8 @@ fn processes(domain: &str) -> Vec<Pid> {
 }
 
 /// Waits until no process of a type is left.
-fn gone(domain: &str, patience: Duration) -> bool {
-    let deadline = Instant::now() + patience;
+fn gone(domain: &str, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
     while !processes(domain).is_empty() {
         if Instant::now() >= deadline {
             return false;

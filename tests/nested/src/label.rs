@@ -21,7 +21,7 @@ pub(crate) fn set(path: &Path, context: &str) -> Result<()> {
         .with_context(|| format!("labelling {} as {context}", path.display()))
 }
 
-/// Labels a folder with all that is in it.
+/// Labels a directory with all that is in it.
 pub(crate) fn set_all(path: &Path, context: &str) -> Result<()> {
     set(path, context)?;
     if fs::symlink_metadata(path)?.is_dir() {

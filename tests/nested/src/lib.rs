@@ -56,7 +56,7 @@ pub struct Scenario {
     /// Once all is well, QEMU is stopped by a signal and the launcher told to end it, which it can do by killing it alone.
     pub deaf: bool,
     /// Seconds until it counts as failed.
-    pub patience: u64,
+    pub timeout: u64,
 }
 
 /// How it went.
@@ -89,7 +89,7 @@ pub struct Node {
     pub enforcing: bool,
     /// Modules of the kernel in loading order.
     pub modules: Vec<String>,
-    /// Labels of device nodes and folders in memory.
+    /// Labels of device nodes and directories in memory.
     pub labels: Vec<(String, String)>,
     /// Huge pages of 2 MiB to reserve.
     pub huge_pages: u32,

@@ -80,8 +80,8 @@ fn node(path: &str, source: &str) -> Result<()> {
 pub(crate) fn furnish(scenario: &Scenario) -> Result<()> {
     let options = format!("context=\"{}\",mode=755", pod_context());
     mounted("tmpfs", &format!("{POD}/var/run"), MountFlags::empty(), &options)?;
-    for folder in ["kubevirt", "kubevirt/sockets", "kubevirt-private", "kubevirt-ephemeral-disks"] {
-        let path = format!("{POD}/var/run/{folder}");
+    for directory in ["kubevirt", "kubevirt/sockets", "kubevirt-private", "kubevirt-ephemeral-disks"] {
+        let path = format!("{POD}/var/run/{directory}");
         fs::create_dir_all(&path)?;
         chown(&path, Some(crate::runtime::USER), Some(crate::runtime::USER))?;
     }

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 /// Between two looks at a serial port's file.
 const LOOK: Duration = Duration::from_millis(5);
 const MEMORY_MIB: u32 = 128;
@@ -89,7 +89,7 @@ fn start_up(rounds: usize) -> Result<()> {
     for _ in 0..rounds {
         let start = Instant::now();
         let mut cluster = Cluster::start_without_waiting(Options::default())?;
-        wait_for("readyz", PATIENCE, || Ok(cluster.answers().then_some(())))?;
+        wait_for("readyz", TIMEOUT, || Ok(cluster.answers().then_some(())))?;
         ready.push(start.elapsed());
         cluster.wait_ready()?;
         node.push(start.elapsed());
@@ -180,7 +180,7 @@ impl Round {
         let launcher = qemu.parent()?.private_kib()?;
         let arguments = qemu.arguments.clone();
         cluster.kubectl(&["delete", "vm", name, "--wait=false"])?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while qemu.alive() {
             ensure!(Instant::now() < deadline, "QEMU did not end");
             std::thread::sleep(LOOK);
@@ -217,7 +217,7 @@ impl Watch {
     /// When the next line came that is about the machine and has what is wanted.
     fn wait(&mut self, name: &str, wanted: impl Fn(&[&str]) -> bool) -> Result<Instant> {
         loop {
-            let Ok((time, line)) = self.lines.recv_timeout(PATIENCE) else {
+            let Ok((time, line)) = self.lines.recv_timeout(TIMEOUT) else {
                 bail!("the watch says nothing more about {name}");
             };
             let words: Vec<&str> = line.split_whitespace().collect();
@@ -251,7 +251,7 @@ fn crowds(cluster: &Cluster, bare: &[String], crowd: usize) -> Result<()> {
     for index in 0..crowd {
         let name = format!("crowd-{index}");
         let find = || Ok(Process::qemu("default", &name).pop());
-        let qemu = wait_for("a QEMU", PATIENCE, find)?;
+        let qemu = wait_for("a QEMU", TIMEOUT, find)?;
         until(format!("/proc/{}/root/var/run/kubevirt/serial.log", qemu.pid).as_ref(), "guest: ready")?;
     }
     let ours = start.elapsed();
@@ -264,12 +264,12 @@ fn crowds(cluster: &Cluster, bare: &[String], crowd: usize) -> Result<()> {
 
 /// When a file was first seen to hold the text.
 fn until(path: &Path, text: &str) -> Result<Instant> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if fs::read(path).is_ok_and(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes())) {
             return Ok(Instant::now());
         }
-        ensure!(Instant::now() < deadline, "waited {PATIENCE:?} for `{text}` in {}", path.display());
+        ensure!(Instant::now() < deadline, "waited {TIMEOUT:?} for `{text}` in {}", path.display());
         std::thread::sleep(LOOK);
     }
 }

@@ -29,9 +29,10 @@ const STATIC: &str = "x86_64-unknown-linux-gnu";
 pub(super) fn stage(nest: &Nest, guest: &Guest) -> Result<()> {
     let tree = nest.dir.join("root");
     let _ = fs::remove_dir_all(&tree);
-    for folder in ["modules", "proc", "sys", "dev", "images", "pod/dev", "pod/proc", "pod/sys", "pod/var/run"]
+    for directory in
+        ["modules", "proc", "sys", "dev", "images", "pod/dev", "pod/proc", "pod/sys", "pod/var/run"]
     {
-        fs::create_dir_all(tree.join(folder))?;
+        fs::create_dir_all(tree.join(directory))?;
     }
     program(&nested()?, &tree.join("init"))?;
     for module in MODULES {
@@ -42,10 +43,10 @@ pub(super) fn stage(nest: &Nest, guest: &Guest) -> Result<()> {
     program(&target().join("dist/virt-launcher"), &pod.join("usr/bin/virt-launcher"))?;
     // A mount's place.
     fs::write(pod.join(LAUNCHER.trim_start_matches('/')), "")?;
-    for folder in ["lib", "lib64"] {
-        let to = format!("usr/{folder}");
+    for directory in ["lib", "lib64"] {
+        let to = format!("usr/{directory}");
         fs::create_dir_all(pod.join(&to))?;
-        symlink(to, pod.join(folder))?;
+        symlink(to, pod.join(directory))?;
     }
     qemu(&pod)?;
     fs::create_dir_all(pod.join("images"))?;
@@ -66,8 +67,8 @@ pub(super) fn nested() -> Result<PathBuf> {
 }
 
 pub(super) fn program(source: &Path, copy: &Path) -> Result<()> {
-    if let Some(folder) = copy.parent() {
-        fs::create_dir_all(folder)?;
+    if let Some(directory) = copy.parent() {
+        fs::create_dir_all(directory)?;
     }
     fs::copy(source, copy).with_context(|| format!("{}: cargo xtask build makes it", source.display()))?;
     Ok(fs::set_permissions(copy, fs::Permissions::from_mode(0o755))?)
@@ -98,8 +99,8 @@ fn qemu(pod: &Path) -> Result<()> {
     program(Path::new(ACCELERATOR), &pod.join(ACCELERATOR.trim_start_matches('/')))?;
     let share = pod.join("usr/share/qemu");
     for name in FIRMWARE {
-        let folders = ["/usr/share/qemu", "/usr/share/seabios"].map(PathBuf::from);
-        let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
+        let directories = ["/usr/share/qemu", "/usr/share/seabios"].map(PathBuf::from);
+        let found = directories.iter().map(|directory| directory.join(name)).find(|path| path.exists());
         program(&found.with_context(|| format!("QEMU's {name} is missing"))?, &share.join(name))?;
     }
     Ok(())

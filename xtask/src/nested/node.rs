@@ -53,7 +53,7 @@ const CONTEXTS: &str = "
 /lib(64)? -l system_u:object_r:lib_t:s0
 ";
 
-/// Device nodes and folders in memory, which udev and systemd label on a real node.
+/// Device nodes and directories in memory, which udev and systemd label on a real node.
 const LABELS: [(&str, &str); 16] = [
     ("/run", "var_run_t"),
     ("/tmp", "tmp_t"),
@@ -191,12 +191,12 @@ spec:
 fn stage(nest: &Nest, guest: &Guest, contexts: &Path, plan: &Node) -> Result<()> {
     let tree = nest.dir.join("tree");
     let _ = fs::remove_dir_all(&tree);
-    for folder in
+    for directory in
         ["usr/bin", "usr/sbin", "usr/lib/x86_64-linux-gnu", "usr/lib64", "usr/libexec/nested", "usr/share"]
     {
-        fs::create_dir_all(tree.join(folder))?;
+        fs::create_dir_all(tree.join(directory))?;
     }
-    for folder in [
+    for directory in [
         "etc/selinux",
         "root",
         "srv/log",
@@ -207,7 +207,7 @@ fn stage(nest: &Nest, guest: &Guest, contexts: &Path, plan: &Node) -> Result<()>
         "run",
         "tmp",
     ] {
-        fs::create_dir_all(tree.join(folder))?;
+        fs::create_dir_all(tree.join(directory))?;
     }
     for (link, to) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
         symlink(to, tree.join(link))?;
@@ -236,10 +236,10 @@ fn stage(nest: &Nest, guest: &Guest, contexts: &Path, plan: &Node) -> Result<()>
         image::libraries(&source, &tree)?;
     }
     image::with_libraries(Path::new(image::ACCELERATOR), &tree)?;
-    for folder in ["qemu", "seabios"] {
+    for directory in ["qemu", "seabios"] {
         run(Command::new("cp")
             .arg("-a")
-            .arg(Path::new("/usr/share").join(folder))
+            .arg(Path::new("/usr/share").join(directory))
             .arg(tree.join("usr/share")))?;
     }
     run(Command::new("cp").arg("-a").arg(&guest.images).arg(tree.join("srv/images")))?;

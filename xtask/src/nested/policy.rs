@@ -47,7 +47,7 @@ pub(super) enum Form<'a> {
     Node { reachable: bool },
 }
 
-/// Compiles the policy into `policy` of the nest's folder; its file contexts.
+/// Compiles the policy into `policy` of the nest's directory; its file contexts.
 pub(super) fn compile(nest: &Nest, base: &Base, overlay: &str, form: &Form<'_>) -> Result<PathBuf> {
     let mut modules: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(nest.selinux.join("cil")).context("cargo xtask selinux-base makes it")? {

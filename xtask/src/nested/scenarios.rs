@@ -67,7 +67,7 @@ fn scenario(name: &str, features: &[Feature], cpus: u32) -> Scenario {
         expect,
         fails: None,
         deaf: false,
-        patience: 180,
+        timeout: 180,
     }
 }
 
@@ -129,7 +129,7 @@ pub(super) fn everything(emulation: bool, domain: &str) -> Vec<Scenario> {
         disk.boot_order = (disk.name == "image").then_some(1);
     }
     sector.expect = vec!["R".to_owned()];
-    sector.patience = 40;
+    sector.timeout = 40;
     let mut all = vec![sector.clone(), by_agent(last_words(whole())), deaf(sector), whole()];
     for made in &mut all {
         made.domain = domain.to_owned();

@@ -65,9 +65,9 @@ pub(super) fn run(nest: &Nest, base: &Base) -> Result<()> {
         let _ = writeln!(text, "{what}\n    {}", failure.map_or("nothing failed", String::as_str));
     }
     print!("{text}");
-    let folder = root().join("tests/golden/selinux");
-    fs::create_dir_all(&folder)?;
-    fs::write(folder.join("without.txt"), text)?;
+    let directory = root().join("tests/golden/selinux");
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join("without.txt"), text)?;
     ensure!(useless == 0, "{useless} rules are needed by nothing that ran");
     Ok(())
 }

@@ -25,11 +25,11 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
             break;
         }
         for name in inner {
-            let folder = match openat(&root, name.as_slice(), DIRECTORY, Mode::empty()) {
+            let directory = match openat(&root, name.as_slice(), DIRECTORY, Mode::empty()) {
                 Err(Errno::NOENT) => continue,
                 other => other?,
             };
-            level(&folder, Some(&root), &mut number)?;
+            level(&directory, Some(&root), &mut number)?;
             unlinkat(&root, name.as_slice(), AtFlags::REMOVEDIR)?;
         }
     }
@@ -40,15 +40,15 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 /// Removes the files of a directory. Its directories are moved to `top`, or named where there is none.
-fn level(folder: &OwnedFd, top: Option<&OwnedFd>, number: &mut u64) -> io::Result<Vec<Vec<u8>>> {
+fn level(directory: &OwnedFd, top: Option<&OwnedFd>, number: &mut u64) -> io::Result<Vec<Vec<u8>>> {
     let mut left = Vec::new();
-    for entry in Dir::read_from(folder)? {
+    for entry in Dir::read_from(directory)? {
         let entry = entry?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        match unlinkat(folder, name, AtFlags::empty()) {
+        match unlinkat(directory, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => continue,
             Err(Errno::ISDIR | Errno::PERM) => {}
             Err(error) => return Err(error.into()),
@@ -59,7 +59,7 @@ fn level(folder: &OwnedFd, top: Option<&OwnedFd>, number: &mut u64) -> io::Resul
         };
         loop {
             *number += 1;
-            match renameat(folder, name, top, format!("removed.{number}")) {
+            match renameat(directory, name, top, format!("removed.{number}")) {
                 // A name that the pod took; there is always another.
                 Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
                 other => break other?,
@@ -77,8 +77,8 @@ mod tests {
 
     #[test]
     fn a_directory_as_deep_as_its_owner_likes_is_removed_with_a_small_stack() {
-        let folder = tempfile::tempdir().unwrap();
-        let top = folder.path().join("top");
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path().join("top");
         fs::create_dir(&top).unwrap();
         let mut at = openat(CWD, &top, DIRECTORY, Mode::empty()).unwrap();
         for _ in 0..10_000 {
@@ -97,10 +97,10 @@ mod tests {
 
     #[test]
     fn nothing_behind_a_link_is_removed() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("kept"), "x").unwrap();
-        let top = folder.path().join("top");
+        let top = directory.path().join("top");
         fs::create_dir_all(top.join("a")).unwrap();
         symlink(outside.path(), top.join("a/link")).unwrap();
         symlink(outside.path(), top.join("link")).unwrap();

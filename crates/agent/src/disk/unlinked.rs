@@ -125,42 +125,46 @@ mod tests {
         process::{Command, Stdio},
     };
 
-    fn held(folder: &Path) -> Usage {
+    fn held(directory: &Path) -> Usage {
         let own = [std::process::id()];
         let (user, group) = (getuid().as_raw(), getgid().as_raw());
-        unlinked(Processes { all: &own, launcher: 0, user, group }, folder).unwrap()
+        unlinked(Processes { all: &own, launcher: 0, user, group }, directory).unwrap()
     }
 
     #[test]
     fn a_file_without_a_name_counts_once_and_one_with_a_name_not_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut named = fs::File::create(folder.path().join("named")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut named = fs::File::create(directory.path().join("named")).unwrap();
         named.write_all(&vec![1; 1 << 20]).unwrap();
-        let before = held(folder.path());
-        let mut nameless = tempfile::tempfile_in(folder.path()).unwrap();
+        let before = held(directory.path());
+        let mut nameless = tempfile::tempfile_in(directory.path()).unwrap();
         let _again = nameless.try_clone().unwrap();
         nameless.write_all(&vec![1; 3 << 20]).unwrap();
         // Other tests of this process make such files, too.
-        assert!(held(folder.path()).bytes >= 3 << 20, "{before:?} {:?}", held(folder.path()));
+        assert!(held(directory.path()).bytes >= 3 << 20, "{before:?} {:?}", held(directory.path()));
     }
 
     #[test]
     fn a_file_that_is_mapped_and_closed_counts_and_so_does_one_behind_many_others() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut file = tempfile::tempfile_in(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = tempfile::tempfile_in(directory.path()).unwrap();
         file.write_all(&vec![1; 64 << 20]).unwrap();
         let mapped = Shared::map(&file, 4096).unwrap();
         file.set_len(64 << 20).unwrap();
         file.write_all(&vec![1; 64 << 20]).unwrap();
         drop(file);
-        assert!(held(folder.path()).bytes >= 64 << 20, "{:?}", held(folder.path()));
+        assert!(held(directory.path()).bytes >= 64 << 20, "{:?}", held(directory.path()));
         drop(mapped);
 
         let _limit = ferrovirt_sys::process::raise_open_files();
         let many: Vec<_> = (0..5000).map_while(|_| fs::File::open("/dev/null").ok()).collect();
-        let mut last = tempfile::tempfile_in(folder.path()).unwrap();
+        let mut last = tempfile::tempfile_in(directory.path()).unwrap();
         last.write_all(&vec![1; 65 << 20]).unwrap();
-        assert!(many.len() == 5000 && held(folder.path()).bytes >= 65 << 20, "{:?}", held(folder.path()));
+        assert!(
+            many.len() == 5000 && held(directory.path()).bytes >= 65 << 20,
+            "{:?}",
+            held(directory.path())
+        );
     }
 
     /// Not a test of its own: what the next one starts as another user.
@@ -178,7 +182,7 @@ mod tests {
         if !getuid().is_root() {
             return;
         }
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let mut command = Command::new("/proc/self/exe");
         command.args(["disk::unlinked::tests::child_that_hides", "--exact", "--nocapture"]).env("HIDE", "1");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -194,7 +198,8 @@ mod tests {
         let id = child.id();
         let look = |launcher| {
             let all = [id];
-            unlinked(Processes { all: &all, launcher, user: 76_107, group: 76_107 }, folder.path()).unwrap()
+            unlinked(Processes { all: &all, launcher, user: 76_107, group: 76_107 }, directory.path())
+                .unwrap()
         };
         let found = (look(0).bytes, look(id).bytes);
         drop(child.stdin.take());

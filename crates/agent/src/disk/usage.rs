@@ -44,8 +44,8 @@ pub fn usage(path: &Path) -> io::Result<Usage> {
     Ok(sum)
 }
 
-fn walk(folder: &OwnedFd, device: u64, depth: u32, sum: &mut Usage) -> io::Result<()> {
-    for entry in Dir::read_from(folder)? {
+fn walk(directory: &OwnedFd, device: u64, depth: u32, sum: &mut Usage) -> io::Result<()> {
+    for entry in Dir::read_from(directory)? {
         let entry = entry?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
@@ -55,7 +55,7 @@ fn walk(folder: &OwnedFd, device: u64, depth: u32, sum: &mut Usage) -> io::Resul
             sum.bytes = u64::MAX;
             return Ok(());
         }
-        let data = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let data = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             // Removed meanwhile.
             Err(Errno::NOENT) => continue,
             other => other?,
@@ -72,7 +72,7 @@ fn walk(folder: &OwnedFd, device: u64, depth: u32, sum: &mut Usage) -> io::Resul
             sum.bytes = u64::MAX;
             return Ok(());
         }
-        match openat(folder, name, DIRECTORY, Mode::empty()) {
+        match openat(directory, name, DIRECTORY, Mode::empty()) {
             Ok(inner) => walk(&inner, device, depth + 1, sum)?,
             // Removed or replaced meanwhile; the next walk sees what is there then.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
@@ -116,23 +116,23 @@ mod tests {
 
     #[test]
     fn what_is_written_counts_and_holes_and_links_do_not() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("big"), vec![1; 4 << 20]).unwrap();
-        assert_eq!(usage(&folder.path().join("missing")).unwrap(), Usage::default());
-        fs::create_dir(folder.path().join("a")).unwrap();
-        fs::write(folder.path().join("a/file"), vec![1; 1 << 20]).unwrap();
-        fs::File::create(folder.path().join("hole")).unwrap().set_len(1 << 30).unwrap();
-        symlink(outside.path(), folder.path().join("link")).unwrap();
-        let found = usage(folder.path()).unwrap();
+        assert_eq!(usage(&directory.path().join("missing")).unwrap(), Usage::default());
+        fs::create_dir(directory.path().join("a")).unwrap();
+        fs::write(directory.path().join("a/file"), vec![1; 1 << 20]).unwrap();
+        fs::File::create(directory.path().join("hole")).unwrap().set_len(1 << 30).unwrap();
+        symlink(outside.path(), directory.path().join("link")).unwrap();
+        let found = usage(directory.path()).unwrap();
         assert!((1 << 20..2 << 20).contains(&found.bytes), "{found:?}");
         assert_eq!(found.inodes, 4);
     }
 
     #[test]
     fn what_is_too_deep_to_be_walked_is_without_end() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir_all(folder.path().join("d/".repeat(40))).unwrap();
-        assert_eq!(usage(folder.path()).unwrap().bytes, u64::MAX);
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir_all(directory.path().join("d/".repeat(40))).unwrap();
+        assert_eq!(usage(directory.path()).unwrap().bytes, u64::MAX);
     }
 }

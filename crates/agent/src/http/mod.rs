@@ -45,8 +45,8 @@ impl Server {
     /// # Errors
     /// What bind(2) and chown(2) say.
     pub fn bind(path: &Path, user: u32, manager: Arc<Manager>) -> io::Result<Self> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
         }
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -144,10 +144,10 @@ impl Drop for Unpacker {
 }
 
 /// Opens a regular file below a directory, through no link.
-pub(super) fn regular(folder: impl AsFd, name: &str) -> io::Result<File> {
+pub(super) fn regular(directory: impl AsFd, name: &str) -> io::Result<File> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = openat2(folder, name, flags, Mode::empty(), resolve)?;
+    let fd = openat2(directory, name, flags, Mode::empty(), resolve)?;
     if !FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode).is_file() {
         return Err(io::Error::other("not a regular file"));
     }

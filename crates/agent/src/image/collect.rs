@@ -88,6 +88,6 @@ impl Store {
 }
 
 fn used(marks: &[PathBuf]) -> BTreeSet<String> {
-    let names = marks.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+    let names = marks.iter().flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten());
     names.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }

@@ -27,11 +27,11 @@ pub fn disk(root: &Path, reference: &str, path: Option<&str>) -> Result<String, 
         };
     }
     let missing = |_| wrong("it has no /disk directory (a link does not count)".to_owned());
-    let folder = open(root, "disk", OFlags::RDONLY | OFlags::DIRECTORY, plain).map_err(missing)?;
+    let directory = open(root, "disk", OFlags::RDONLY | OFlags::DIRECTORY, plain).map_err(missing)?;
     let mut files = Vec::new();
-    for entry in Dir::read_from(&folder).map_err(missing)?.take(MOST) {
+    for entry in Dir::read_from(&directory).map_err(missing)?.take(MOST) {
         let entry = entry.map_err(missing)?;
-        let data = statat(&folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).map_err(missing)?;
+        let data = statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).map_err(missing)?;
         if FileType::from_raw_mode(data.st_mode).is_file() {
             files.push(String::from_utf8_lossy(entry.file_name().to_bytes()).into_owned());
         }

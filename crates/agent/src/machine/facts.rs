@@ -52,9 +52,9 @@ fn derive_mac(uid: &str, interface: &str) -> MacAddress {
 
 /// Huge pages of this size that nobody has taken or reserved; `None` when the kernel does not offer the size.
 pub fn free_huge_pages(page_bytes: u64) -> Option<u64> {
-    let folder = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page_bytes >> 10);
+    let directory = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page_bytes >> 10);
     let read = |file: &str| -> Option<u64> {
-        std::fs::read_to_string(format!("{folder}/{file}")).ok()?.trim().parse().ok()
+        std::fs::read_to_string(format!("{directory}/{file}")).ok()?.trim().parse().ok()
     };
     Some(read("free_hugepages")?.saturating_sub(read("resv_hugepages")?))
 }

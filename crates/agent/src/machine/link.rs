@@ -22,12 +22,12 @@ use tokio::{
 /// Name of the socket in its directory.
 const NAME: &str = "launcher-sock";
 
-/// Makes the listening socket of a launcher in `folder`: for root and the launcher's user only, with this SELinux label.
+/// Makes the listening socket of a launcher in `directory`: for root and the launcher's user only, with this SELinux label.
 ///
 /// # Errors
 /// What socket(2), bind(2) and chown(2) say.
-pub fn listen(folder: &Path, uid: u32, label: Option<&str>) -> io::Result<Listener> {
-    let (_open, short) = short(folder)?;
+pub fn listen(directory: &Path, uid: u32, label: Option<&str>) -> io::Result<Listener> {
+    let (_open, short) = short(directory)?;
     let path = short.join(NAME);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -44,8 +44,8 @@ pub fn listen(folder: &Path, uid: u32, label: Option<&str>) -> io::Result<Listen
 
 /// The address of a Unix socket has at most 107 bytes, whatever the data directory is called: reach it through a
 /// descriptor of its directory.
-fn short(folder: &Path) -> io::Result<(fs::File, PathBuf)> {
-    let open = fs::File::open(folder)?;
+fn short(directory: &Path) -> io::Result<(fs::File, PathBuf)> {
+    let open = fs::File::open(directory)?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
     Ok((open, path))
 }
@@ -62,12 +62,12 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects to the socket that [`listen`] made in `folder`. Inside a runtime.
+    /// Connects to the socket that [`listen`] made in `directory`. Inside a runtime.
     ///
     /// # Errors
     /// `ConnectionRefused` when the launcher is gone.
-    pub fn connect(folder: &Path) -> io::Result<Self> {
-        let (_open, short) = short(folder)?;
+    pub fn connect(directory: &Path) -> io::Result<Self> {
+        let (_open, short) = short(directory)?;
         let connection = Connection::connect(&short.join(NAME))?;
         connection.set_nonblocking(true)?;
         let now = Instant::now();
@@ -141,9 +141,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_launcher_that_reads_nothing_is_given_up() {
-        let folder = tempfile::tempdir().unwrap();
-        let _listener = listen(folder.path(), 107, None).unwrap();
-        let link = Link::connect(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let _listener = listen(directory.path(), 107, None).unwrap();
+        let link = Link::connect(directory.path()).unwrap();
         let mut sent = 0;
         let error = loop {
             match link.send(&Request::Pause).await {
@@ -164,12 +164,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_launcher_that_floods_is_read_slowly_and_its_text_is_cut() {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = listen(folder.path(), 107, None).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let listener = listen(directory.path(), 107, None).unwrap();
         let message = format!("forged\n{}", "x".repeat(120 << 10));
         let bytes = serde_json::to_vec(&Event::Refused { message }).unwrap();
         let sender = flood(listener, bytes);
-        let link = Link::connect(folder.path()).unwrap();
+        let link = Link::connect(directory.path()).unwrap();
         let start = Instant::now();
         let mut read = 0_u32;
         while start.elapsed() < Duration::from_secs(10) {
@@ -185,10 +185,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_event_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = listen(folder.path(), 107, None).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let listener = listen(directory.path(), 107, None).unwrap();
         let sender = flood(listener, b"nonsense".to_vec());
-        let link = Link::connect(folder.path()).unwrap();
+        let link = Link::connect(directory.path()).unwrap();
         assert_eq!(link.receive().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
         drop(link);
         sender.join().unwrap();

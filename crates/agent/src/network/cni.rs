@@ -197,17 +197,17 @@ mod tests {
 
     #[test]
     fn leases_name_their_holders() {
-        let folder = tempfile::tempdir().unwrap();
-        let cni = Cni { bridge: "fv-1".into(), subnet: String::new(), state: folder.path().to_owned() };
+        let directory = tempfile::tempdir().unwrap();
+        let cni = Cni { bridge: "fv-1".into(), subnet: String::new(), state: directory.path().to_owned() };
         assert!(cni.holders().is_empty());
-        fs::create_dir(folder.path().join("fv-1")).unwrap();
+        fs::create_dir(directory.path().join("fv-1")).unwrap();
         for (name, text) in [
             ("10.244.0.2", "a-1\r\neth0"),
             ("10.244.0.3", "b"),
             ("last_reserved_ip.0", "10.244.0.3"),
             ("lock", ""),
         ] {
-            fs::write(folder.path().join("fv-1").join(name), text).unwrap();
+            fs::write(directory.path().join("fv-1").join(name), text).unwrap();
         }
         assert_eq!(cni.holders(), ["a-1".to_owned(), "b".to_owned()].into());
     }

@@ -46,18 +46,18 @@ pub(super) struct Host {
     /// What ip_forward was before the first of them came.
     forward: String,
     #[serde(skip)]
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl Host {
-    /// Reads or chooses the pod network of the data directory `folder`.
-    pub(super) fn open(folder: &Path) -> Result<Self, Error> {
+    /// Reads or chooses the pod network of the data directory `directory`.
+    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
         let failed = |what| move |source| Error::Kernel { what, source };
-        let file = folder.join("network.json");
+        let file = directory.join("network.json");
         if let Some(host) = super::read::<Self>(&file)? {
-            return Ok(Self { folder: folder.to_owned(), ..host });
+            return Ok(Self { directory: directory.to_owned(), ..host });
         }
-        let mut host = Self::choose(folder).map_err(failed("choosing a pod network"))?;
+        let mut host = Self::choose(directory).map_err(failed("choosing a pod network"))?;
         // Another instance has switched it on: it goes off with the last of them.
         if tables()?.iter().any(|name| name == rules::ROUTER) {
             host.forward = "0".to_owned();
@@ -67,8 +67,8 @@ impl Host {
         Ok(host)
     }
 
-    fn choose(folder: &Path) -> io::Result<Self> {
-        let hash = Sha256::digest(folder.as_os_str().as_encoded_bytes());
+    fn choose(directory: &Path) -> io::Result<Self> {
+        let hash = Sha256::digest(directory.as_os_str().as_encoded_bytes());
         let (first, tag) = (hash.first().copied().unwrap_or_default(), hash.iter().skip(1).take(3));
         let tag = tag.fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
         let routes = fs::read_to_string("/proc/net/route")?;
@@ -77,17 +77,17 @@ impl Host {
             .find(|third| !taken(&routes, Ipv4Addr::new(10, 244, *third, 0)))
             .ok_or_else(|| io::Error::other("every 10.244.X.0/24 is in use"))?;
         let forward = fs::read_to_string(FORWARD)?.trim().to_owned();
-        Ok(Self { third, tag, forward, folder: folder.to_owned() })
+        Ok(Self { third, tag, forward, directory: directory.to_owned() })
     }
 
     /// The CNI configuration of this network.
     pub(super) fn cni(&self) -> Cni {
-        Cni { bridge: self.bridge(), subnet: self.subnet(), state: self.folder.join("cni") }
+        Cni { bridge: self.bridge(), subnet: self.subnet(), state: self.directory.join("cni") }
     }
 
     /// The file of the ports.
     pub(super) fn ports(&self) -> PathBuf {
-        self.folder.join("ports.json")
+        self.directory.join("ports.json")
     }
 
     /// Network of the pods.
@@ -182,7 +182,7 @@ impl Host {
         if self.forward == "0" && left.is_empty() {
             fs::write(FORWARD, "0").map_err(failed)?;
         }
-        for file in [self.folder.join("network.json"), self.ports()] {
+        for file in [self.directory.join("network.json"), self.ports()] {
             match fs::remove_file(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => {}
@@ -275,17 +275,17 @@ mod tests {
 
     #[test]
     fn a_network_that_cannot_be_read_is_not_chosen_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("network.json");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("network.json");
         for text in ["", "{", r#"{"third": 300}"#] {
             fs::write(&file, text).unwrap();
-            let error = Host::open(folder.path()).unwrap_err().to_string();
+            let error = Host::open(directory.path()).unwrap_err().to_string();
             assert!(error.contains("network.json") && error.contains("remove"), "{error}");
             assert_eq!(fs::read_to_string(&file).unwrap(), text);
         }
-        let host = Host { third: 7, tag: "t".into(), forward: "0".into(), folder: PathBuf::new() };
+        let host = Host { third: 7, tag: "t".into(), forward: "0".into(), directory: PathBuf::new() };
         whole(&file, &serde_json::to_vec(&host).unwrap()).unwrap();
-        assert_eq!(Host::open(folder.path()).unwrap().third, 7);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no part is left");
+        assert_eq!(Host::open(directory.path()).unwrap().third, 7);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no part is left");
     }
 }

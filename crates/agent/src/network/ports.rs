@@ -60,12 +60,12 @@ struct Wanted {
 }
 
 impl Network {
-    /// Reads or chooses the pod network of the data directory `folder` and sets the node up for it. Idempotent.
+    /// Reads or chooses the pod network of the data directory `directory` and sets the node up for it. Idempotent.
     ///
     /// # Errors
     /// When no subnet is free, or the kernel refuses.
-    pub fn set_up(folder: &Path) -> Result<Self, Error> {
-        let host = Host::open(folder)?;
+    pub fn set_up(directory: &Path) -> Result<Self, Error> {
+        let host = Host::open(directory)?;
         let known = match super::read::<Wanted>(&host.ports()) {
             // After a start of the node nobody is connected, and the file may have lost its end with the power.
             Err(error) if link::mtu(&host.bridge()).is_err() => {

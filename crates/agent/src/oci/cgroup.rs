@@ -170,18 +170,18 @@ pub fn limit_huge_pages(pod_uid: &str, pid: u32, limits: &BTreeMap<u64, u64>) ->
 
 fn limit_below(root: &Path, pod_uid: &str, pid: u32, limits: &BTreeMap<u64, u64>) -> io::Result<()> {
     fs::write(root.join("cgroup.subtree_control"), "+hugetlb")?;
-    let folder = root.join(name(pod_uid));
-    match fs::create_dir(&folder) {
+    let directory = root.join(name(pod_uid));
+    match fs::create_dir(&directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
     for (page, limit) in limits {
         let size = page_name(*page);
-        fs::write(folder.join(format!("hugetlb.{size}.max")), limit.to_string())?;
+        fs::write(directory.join(format!("hugetlb.{size}.max")), limit.to_string())?;
         // Reservation is what mmap(2) takes; without its limit a guest that asks for too much dies by SIGBUS later.
-        fs::write(folder.join(format!("hugetlb.{size}.rsvd.max")), limit.to_string())?;
+        fs::write(directory.join(format!("hugetlb.{size}.rsvd.max")), limit.to_string())?;
     }
-    fs::write(folder.join("cgroup.procs"), pid.to_string())
+    fs::write(directory.join("cgroup.procs"), pid.to_string())
 }
 
 /// Removes what [`limit_huge_pages`] made; gives the controller back when no pod is left. Missing is fine.

@@ -19,27 +19,27 @@ const QEMU: &str = "qemu-system-x86_64";
 const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 /// Firmware; what is a link there leads from one to the other.
 const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
-/// QEMU's accelerators are modules of its own, in a folder beside its libraries.
+/// QEMU's accelerators are modules of its own, in a directory beside its libraries.
 const ACCELERATOR: &str = "accel-";
 
 /// What to copy: path below the new root, and the file.
 type Files = BTreeMap<PathBuf, PathBuf>;
 
-/// Finds or makes the copy in `folder`; its `usr`. Copies of other versions go when the node is `idle`: no container is left.
+/// Finds or makes the copy in `directory`; its `usr`. Copies of other versions go when the node is `idle`: no container is left.
 ///
 /// # Errors
 /// QEMU or its loader is missing, or what the file system says.
-pub fn prepare(folder: &Path, idle: bool) -> io::Result<PathBuf> {
+pub fn prepare(directory: &Path, idle: bool) -> io::Result<PathBuf> {
     let files = files()?;
     let name = name(&files)?;
-    let own = folder.join(&name);
+    let own = directory.join(&name);
     if !own.is_dir() {
-        let part = folder.join("part");
+        let part = directory.join("part");
         remove(&part)?;
         for (path, source) in &files {
             let copy = part.join(path);
             if let Some(parent) = copy.parent() {
-                folders(&part, parent)?;
+                directories(&part, parent)?;
             }
             fs::copy(source, &copy)?;
             let executable = fs::metadata(source)?.permissions().mode() & 0o111 != 0;
@@ -47,13 +47,13 @@ pub fn prepare(folder: &Path, idle: bool) -> io::Result<PathBuf> {
         }
         selinux::label_tree(&part, selinux::SHARED_FILES)?;
         // Its name says that it is whole, also after a crash.
-        rustix::fs::syncfs(fs::File::open(folder)?)?;
+        rustix::fs::syncfs(fs::File::open(directory)?)?;
         fs::rename(&part, &own)?;
     }
     // Whoever labels the node's files anew labels these otherwise.
     selinux::label_tree(&own, selinux::SHARED_FILES)?;
     if idle {
-        for entry in fs::read_dir(folder)? {
+        for entry in fs::read_dir(directory)? {
             let entry = entry?;
             if entry.file_name() != *name {
                 remove(&entry.path())?;
@@ -63,20 +63,20 @@ pub fn prepare(folder: &Path, idle: bool) -> io::Result<PathBuf> {
     Ok(own.join("usr"))
 }
 
-/// Makes folders that everybody may enter, whatever the process's mask takes away.
-fn folders(root: &Path, folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
+/// Makes directories that everybody may enter, whatever the process's mask takes away.
+fn directories(root: &Path, directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
         return Ok(());
     }
-    if let Some(parent) = folder.parent().filter(|_| folder != root) {
-        folders(root, parent)?;
+    if let Some(parent) = directory.parent().filter(|_| directory != root) {
+        directories(root, parent)?;
     }
-    fs::create_dir(folder)?;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
+    fs::create_dir(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
 }
 
-fn remove(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
+fn remove(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -85,7 +85,8 @@ fn remove(folder: &Path) -> io::Result<()> {
 fn files() -> io::Result<Files> {
     let missing = |what: &str| io::Error::new(io::ErrorKind::NotFound, format!("{what} is missing"));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(QEMU)).find(|file| file.is_file());
+    let found =
+        std::env::split_paths(&path).map(|directory| directory.join(QEMU)).find(|file| file.is_file());
     let qemu = found.ok_or_else(|| missing(QEMU))?;
     let mut programs = vec![qemu.clone()];
     let mut files = Files::new();
@@ -93,10 +94,10 @@ fn files() -> io::Result<Files> {
     let libraries = libraries(&qemu)?;
     let system = libraries.iter().find(|(name, _)| name == "libc.so.6");
     let system = system.and_then(|(_, path)| path.parent()).ok_or_else(|| missing("libc.so.6"))?;
-    // The C library is in a folder that the loader looks into without being told.
-    let folder = fs::canonicalize(system)?;
+    // The C library is in a directory that the loader looks into without being told.
+    let directory = fs::canonicalize(system)?;
     let below = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_owned();
-    for entry in fs::read_dir(folder.join("qemu")).into_iter().flatten() {
+    for entry in fs::read_dir(directory.join("qemu")).into_iter().flatten() {
         let module = entry?.path();
         if module.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ACCELERATOR)) {
             files.insert(below(&module), module.clone());
@@ -105,7 +106,7 @@ fn files() -> io::Result<Files> {
     }
     for program in &programs {
         for (name, path) in self::libraries(program)? {
-            files.insert(below(&folder).join(name), path);
+            files.insert(below(&directory).join(name), path);
         }
     }
     files.insert(Path::new("usr/lib64/ld-linux-x86-64.so.2").to_owned(), PathBuf::from(LOADER));
@@ -142,9 +143,9 @@ fn parse(list: &str) -> Vec<(String, PathBuf)> {
     list.lines().filter_map(line).collect()
 }
 
-/// The files of a folder, links to files as what they lead to. What leads nowhere is left out.
-fn tree(folder: &Path, files: &mut Files) -> io::Result<()> {
-    for entry in fs::read_dir(folder).into_iter().flatten() {
+/// The files of a directory, links to files as what they lead to. What leads nowhere is left out.
+fn tree(directory: &Path, files: &mut Files) -> io::Result<()> {
+    for entry in fs::read_dir(directory).into_iter().flatten() {
         let path = entry?.path();
         match fs::metadata(&path) {
             Ok(data) if data.is_dir() => tree(&path, files)?,
@@ -186,8 +187,8 @@ mod tests {
     /// The copy is complete: QEMU starts from it when nothing else of the node is there.
     #[test]
     fn the_copy_runs_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let usr = prepare(folder.path(), true).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let usr = prepare(directory.path(), true).unwrap();
         let root = usr.parent().unwrap();
         std::os::unix::fs::symlink("usr/lib", root.join("lib")).unwrap();
         std::os::unix::fs::symlink("usr/lib64", root.join("lib64")).unwrap();
@@ -198,12 +199,12 @@ mod tests {
         assert!(output.status.success() && said.contains("tcg"), "{output:?}");
         // The same files: the same copy.
         fs::remove_file(root.join("lib")).unwrap();
-        assert_eq!(prepare(folder.path(), true).unwrap(), usr);
+        assert_eq!(prepare(directory.path(), true).unwrap(), usr);
         // Another version's goes with the last container.
-        fs::create_dir(folder.path().join("old")).unwrap();
-        prepare(folder.path(), false).unwrap();
-        assert!(folder.path().join("old").exists());
-        prepare(folder.path(), true).unwrap();
-        assert!(!folder.path().join("old").exists());
+        fs::create_dir(directory.path().join("old")).unwrap();
+        prepare(directory.path(), false).unwrap();
+        assert!(directory.path().join("old").exists());
+        prepare(directory.path(), true).unwrap();
+        assert!(!directory.path().join("old").exists());
     }
 }

@@ -16,8 +16,8 @@ pub const REAL_COMMAND: &str = "/virt-launcher";
 /// # Errors
 /// What the file system says.
 pub fn prepare(root: &Path) -> io::Result<()> {
-    for folder in ["proc", "sys", "dev", "run", "var", "usr", "etc", "tmp", "etc/alternatives"] {
-        fs::create_dir_all(root.join(folder))?;
+    for directory in ["proc", "sys", "dev", "run", "var", "usr", "etc", "tmp", "etc/alternatives"] {
+        fs::create_dir_all(root.join(directory))?;
     }
     for (link, target) in
         [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")]

@@ -19,15 +19,15 @@ use std::{
 pub struct Sources(Vec<(PathBuf, PathBuf)>);
 
 impl Sources {
-    /// Mounts a copy of each directory below `folder`, under its name there. What an earlier agent mounted is replaced:
+    /// Mounts a copy of each directory below `directory`, under its name there. What an earlier agent mounted is replaced:
     /// containers have mounts of their own.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn prepare(folder: &Path, shared: &[(&str, &Path)]) -> io::Result<Self> {
+    pub fn prepare(directory: &Path, shared: &[(&str, &Path)]) -> io::Result<Self> {
         let mut all = Vec::new();
         for (name, path) in shared.iter().filter(|(_, path)| path.is_dir()) {
-            let copy = folder.join(name);
+            let copy = directory.join(name);
             gone(&copy)?;
             fs::create_dir_all(&copy)?;
             read_only_copy(path, &copy)?;
@@ -72,10 +72,10 @@ mod tests {
     /// Needs root.
     #[test]
     fn shared_directories_are_read_only_before_the_runtime_sees_them_and_leave_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let images = folder.path().join("images");
+        let directory = tempfile::tempdir().unwrap();
+        let images = directory.path().join("images");
         fs::create_dir_all(images.join("one/disk")).unwrap();
-        let copies = folder.path().join("sources");
+        let copies = directory.path().join("sources");
         for _ in 0..2 {
             // The second time as after a crash.
             let shared = [("images", images.as_path()), ("none", Path::new("/nowhere"))];

@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 impl Worker {
     /// Reads the pod's record. A damaged record of what does not run is none.
     pub(super) async fn read_record(&mut self) -> Event {
-        let error = match Record::read(&self.shared.pod_folder(&self.uid)) {
+        let error = match Record::read(&self.shared.pod_directory(&self.uid)) {
             Ok(record) => {
                 self.record = record;
                 return Event::Record(match &self.record {
@@ -73,7 +73,7 @@ impl Worker {
 
     /// Removes what an earlier agent left that was interrupted before the guest could start.
     pub(super) async fn sweep(&mut self) {
-        if self.shared.pod_folder(&self.uid).exists() || self.shared.netns(&self.uid).exists() {
+        if self.shared.pod_directory(&self.uid).exists() || self.shared.netns(&self.uid).exists() {
             self.forget().await;
         }
     }

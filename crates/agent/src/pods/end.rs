@@ -44,7 +44,7 @@ impl Worker {
     async fn end_evicted(&mut self, record: Record, message: Redacted) {
         self.shared.metrics.eviction();
         self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, "Evicted", &message);
-        let volumes = self.shared.pod_folder(&self.uid).join("volumes");
+        let volumes = self.shared.pod_directory(&self.uid).join("volumes");
         let exit = Exit { evicted: true, ..exit::exit(Some(137), message) };
         self.take_down(record, exit, Outcome::Failed("Evicted")).await;
         if let Ok(Err(error)) = spawn_blocking(move || remove_tree(&volumes)).await {
@@ -112,7 +112,7 @@ impl Worker {
     async fn take_down(&mut self, mut record: Record, exit: Exit, outcome: Outcome) {
         self.report_end(&exit, outcome);
         record.exit = Some(exit.clone());
-        if let Err(error) = record.write(&self.shared.pod_folder(&self.uid)) {
+        if let Err(error) = record.write(&self.shared.pod_directory(&self.uid)) {
             tracing::warn!(pod = self.name(), "recording the end: {error}");
         }
         let gone = self.gone;
@@ -136,7 +136,7 @@ impl Worker {
     }
 
     fn last_words(&self, code: Option<i32>) -> String {
-        let log = record::log(&self.shared.pod_folder(&self.uid));
+        let log = record::log(&self.shared.pod_directory(&self.uid));
         let line = exit::last_line(&log).ok().filter(|line| !line.is_empty());
         let line = line.unwrap_or_else(|| "it wrote nothing".to_owned());
         match code {

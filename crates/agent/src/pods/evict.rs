@@ -72,8 +72,8 @@ impl Manager {
     async fn look(&self) -> Option<Short> {
         let shared = self.shared.clone();
         let looked = spawn_blocking(move || {
-            for (uid, folder) in record::folders(&shared.config.pods()) {
-                cut(&uid, &record::log(&folder));
+            for (uid, directory) in record::directories(&shared.config.pods()) {
+                cut(&uid, &record::log(&directory));
             }
             disk::free(&shared.config.data)
         });
@@ -91,8 +91,8 @@ impl Manager {
         let shared = self.shared.clone();
         let collected = spawn_blocking(move || {
             let marks = || {
-                let pods = record::folders(&shared.config.pods());
-                pods.into_iter().map(|(_, folder)| record::marks(&folder)).collect()
+                let pods = record::directories(&shared.config.pods());
+                pods.into_iter().map(|(_, directory)| record::marks(&directory)).collect()
             };
             shared.images.collect(marks, all)
         });
@@ -134,7 +134,7 @@ impl Manager {
             return;
         };
         self.send(&measured.uid, short.message(&measured.pod, candidate));
-        let volumes = self.shared.pod_folder(&measured.uid).join("volumes");
+        let volumes = self.shared.pod_directory(&measured.uid).join("volumes");
         let begin = Instant::now();
         while volumes.exists() && begin.elapsed() < GIVE_BACK {
             sleep(LOOK).await;
@@ -155,9 +155,9 @@ impl Manager {
         let shared = self.shared.clone();
         let measured = spawn_blocking(move || {
             let measure = |(uid, pod): (String, Arc<Pod>)| {
-                let folder = shared.pod_folder(&uid);
-                let record = Record::alive(&folder)?;
-                match held(&shared, &pod, &folder, &record) {
+                let directory = shared.pod_directory(&uid);
+                let record = Record::alive(&directory)?;
+                match held(&shared, &pod, &directory, &record) {
                     Ok(held) => Some(Measured { uid, pod, held, declared: record.declared }),
                     Err(error) => {
                         tracing::warn!(uid, "measuring a pod: {error}");
@@ -171,17 +171,17 @@ impl Manager {
     }
 }
 
-fn held(shared: &Shared, pod: &Pod, folder: &Path, record: &Record) -> io::Result<Held> {
+fn held(shared: &Shared, pod: &Pod, directory: &Path, record: &Record) -> io::Result<Held> {
     let mut held = Held::default();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let on_disk =
             volume.empty_dir.as_ref().is_some_and(|dir| dir.medium.as_deref().unwrap_or_default().is_empty());
         if on_disk {
-            let usage = disk::usage(&folder.join("volumes").join(&volume.name))?;
+            let usage = disk::usage(&directory.join("volumes").join(&volume.name))?;
             held.volumes.push((volume.name.clone(), usage));
         }
     }
-    for entry in fs::read_dir(folder)? {
+    for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let data = entry.metadata()?;
         if data.is_file() {
@@ -192,7 +192,7 @@ fn held(shared: &Shared, pod: &Pod, folder: &Path, record: &Record) -> io::Resul
     let processes = cgroup::processes(&shared.cgroups, &record.uid);
     let processes =
         disk::Processes { all: &processes, launcher: record.pid, user: record.user, group: record.group };
-    held.rest += disk::unlinked(processes, folder)?;
+    held.rest += disk::unlinked(processes, directory)?;
     Ok(held)
 }
 

@@ -77,8 +77,8 @@ mod tests {
 
     #[test]
     fn last_words_are_found_in_what_is_no_text_and_are_short() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log");
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
         assert!(last_line(&log).is_err());
         for (bytes, line) in [
             (vec![], String::new()),

@@ -51,7 +51,7 @@ pub(super) struct Handle {
 /// A pod that somebody asks for.
 #[derive(Clone, Debug)]
 pub struct Target {
-    folder: PathBuf,
+    directory: PathBuf,
     served: Arc<AtomicBool>,
     sender: Sender,
 }
@@ -59,7 +59,7 @@ pub struct Target {
 impl Target {
     /// The pod's record, once it was started; none that cannot be read now.
     pub fn record(&self) -> Option<Record> {
-        let read = Record::read(&self.folder);
+        let read = Record::read(&self.directory);
         read.inspect_err(|error| tracing::warn!("reading the record of a pod: {error}")).ok().flatten()
     }
 
@@ -70,7 +70,7 @@ impl Target {
 
     /// The log of its container.
     pub fn log(&self) -> PathBuf {
-        record::log(&self.folder)
+        record::log(&self.directory)
     }
 
     /// Stops or runs the vCPUs.
@@ -115,12 +115,12 @@ impl Manager {
             .iter()
             .filter(|(_, handle)| wanted(handle))
             .map(|(uid, handle)| Target {
-                folder: self.shared.pod_folder(uid),
+                directory: self.shared.pod_directory(uid),
                 served: handle.served.clone(),
                 sender: handle.sender.clone(),
             })
             .collect();
-        let alive = found.iter().position(|target| Record::alive(&target.folder).is_some());
+        let alive = found.iter().position(|target| Record::alive(&target.directory).is_some());
         match alive {
             Some(index) => Some(found.swap_remove(index)),
             None => found.pop(),
@@ -142,8 +142,8 @@ impl Manager {
     /// Watches pods and machines for ever.
     pub async fn run(self: Arc<Self>) {
         // What runs has its resources before anything new gets any.
-        for (uid, folder) in record::folders(&self.shared.config.pods()) {
-            if let Some(pod) = Record::alive(&folder).and_then(|record| record.accepted) {
+        for (uid, directory) in record::directories(&self.shared.config.pods()) {
+            if let Some(pod) = Record::alive(&directory).and_then(|record| record.accepted) {
                 self.shared.room.hold(&uid, &pod);
             }
         }
@@ -254,7 +254,7 @@ impl Manager {
     fn leftovers(&self) -> BTreeSet<String> {
         let config = &self.shared.config;
         let mut uids: BTreeSet<String> =
-            record::folders(&config.pods()).into_iter().map(|(uid, _)| uid).collect();
+            record::directories(&config.pods()).into_iter().map(|(uid, _)| uid).collect();
         uids.extend(self.shared.crun.list());
         uids.extend(self.shared.network.holders());
         let namespaces = fs::read_dir(config.netns()).into_iter().flatten().flatten();

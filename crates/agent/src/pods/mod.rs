@@ -92,7 +92,7 @@ impl std::fmt::Debug for DebugClient {
 
 impl Shared {
     /// Directory of a pod.
-    pub fn pod_folder(&self, uid: &str) -> PathBuf {
+    pub fn pod_directory(&self, uid: &str) -> PathBuf {
         self.config.pods().join(uid)
     }
 

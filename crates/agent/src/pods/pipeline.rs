@@ -108,12 +108,12 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         .map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
     identity.label = Label::of(&shared.selinux, pod, &container)
         .map_err(|refused| Failure::new(refused.reason(), refused, true))?;
-    let folder = shared.pod_folder(uid);
+    let directory = shared.pod_directory(uid);
     for (path, mode) in [("", 0o700), ("volumes", 0o711), ("sockets", 0o711)] {
-        let made = fs::DirBuilder::new().mode(mode).create(folder.join(path));
-        let labelled = |label: &Label| selinux::label_path(&folder.join(path), &label.files);
+        let made = fs::DirBuilder::new().mode(mode).create(directory.join(path));
+        let labelled = |label: &Label| selinux::label_path(&directory.join(path), &label.files);
         let made = made.and_then(|()| identity.label.as_ref().map_or(Ok(()), labelled));
-        made.map_err(|error| Failure::node(format!("{}: {error}", folder.join(path).display())))?;
+        made.map_err(|error| Failure::node(format!("{}: {error}", directory.join(path).display())))?;
     }
     let netns = shared.netns(uid);
     let (made, is_made) = oneshot::channel();
@@ -193,7 +193,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         ran: false,
         exit: None,
     };
-    record.write(&folder).map_err(Failure::node)?;
+    record.write(&directory).map_err(Failure::node)?;
     Ok(Started { record, descriptors })
 }
 
@@ -256,14 +256,14 @@ fn contain(
     fetched: &Accepted,
 ) -> Result<Contained, Failure> {
     let begin = Instant::now();
-    let folder = shared.pod_folder(uid);
-    let volumes = folder.join("volumes");
+    let directory = shared.pod_directory(uid);
+    let volumes = directory.join("volumes");
     let context = volumes::Context {
         pod,
-        folder: &volumes,
+        directory: &volumes,
         identity,
         images: &shared.images,
-        marks: &record::marks(&folder),
+        marks: &record::marks(&directory),
         objects: &fetched.objects,
     };
     let unusable = |error: volumes::Error| Failure::new(error.reason(), &error, error.may_pass());
@@ -275,7 +275,7 @@ fn contain(
     let mut devices = bundle::devices(container).map_err(wrong)?;
     devices.append(&mut prepared.devices);
     let huge = shared.cgroups.huge_limit();
-    let root = folder.join("rootfs");
+    let root = directory.join("rootfs");
     let made = rootfs::prepare(&root).and_then(|()| match identity.label {
         Some(_) => selinux::label_tree(&root, selinux::SHARED_FILES),
         None => Ok(()),
@@ -294,16 +294,16 @@ fn contain(
         bundle::config(pod, container, identity, &prepared.mounts, &devices, &node).map_err(wrong)?;
     debug!(elapsed = ?begin.elapsed(), "bundle");
     let run = || -> io::Result<_> {
-        fs::write(folder.join("config.json"), serde_json::to_vec(&config)?)?;
-        let log = fs::OpenOptions::new().append(true).create(true).open(record::log(&folder))?;
+        fs::write(directory.join("config.json"), serde_json::to_vec(&config)?)?;
+        let log = fs::OpenOptions::new().append(true).create(true).open(record::log(&directory))?;
         let label = identity.label.as_ref().map(|label| label.files.as_str());
-        let listener = link::listen(&folder.join("sockets"), identity.uid, label)?;
+        let listener = link::listen(&directory.join("sockets"), identity.uid, label)?;
         Ok((log, OwnedFd::from(listener)))
     };
     let (log, listener) = run().map_err(Failure::node)?;
     let pid = shared
         .crun
-        .run(uid, &folder, log, listener)
+        .run(uid, &directory, log, listener)
         .map_err(|error| Failure::new("CreateContainerError", error, true))?;
     debug!(elapsed = ?begin.elapsed(), "crun");
     let limits = bundle::huge_pages(container).map_err(wrong)?;
@@ -318,8 +318,8 @@ fn contain(
 /// A direct boot's files are in its image.
 fn kernel(machine: &Machine, prepared: &Prepared) -> Result<(), Failure> {
     let Some(boot) = &machine.firmware.kernel_boot else { return Ok(()) };
-    let folder = ferrovirt_plan::paths::kernel_directory();
-    let Some((root, _)) = prepared.places.find(&folder) else {
+    let directory = ferrovirt_plan::paths::kernel_directory();
+    let Some((root, _)) = prepared.places.find(&directory) else {
         return Err(Failure::new(
             "CreateContainerConfigError",
             "the pod does not mount the kernel's image",

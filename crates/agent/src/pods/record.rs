@@ -74,12 +74,12 @@ pub struct Exit {
 }
 
 impl Record {
-    /// Reads the record of the pod whose directory is `folder`; `None` when there is none.
+    /// Reads the record of the pod whose directory is `directory`; `None` when there is none.
     ///
     /// # Errors
     /// What the file system says; `InvalidData` when it is no record of this version.
-    pub fn read(folder: &Path) -> io::Result<Option<Self>> {
-        let file = folder.join(FILE);
+    pub fn read(directory: &Path) -> io::Result<Option<Self>> {
+        let file = directory.join(FILE);
         let named = |kind, error: &dyn std::fmt::Display| {
             io::Error::new(kind, format!("{}: {error}", file.display()))
         };
@@ -93,9 +93,9 @@ impl Record {
     }
 
     /// The record of a pod that has not ended; one that cannot be read now is logged and `None`, for those that only look.
-    pub fn alive(folder: &Path) -> Option<Self> {
+    pub fn alive(directory: &Path) -> Option<Self> {
         let read =
-            Self::read(folder).inspect_err(|error| tracing::warn!("reading the record of a pod: {error}"));
+            Self::read(directory).inspect_err(|error| tracing::warn!("reading the record of a pod: {error}"));
         read.ok().flatten().filter(|record| record.exit.is_none())
     }
 
@@ -103,15 +103,15 @@ impl Record {
     ///
     /// # Errors
     /// What the file system says.
-    pub fn write(&self, folder: &Path) -> io::Result<()> {
-        let part = folder.join("record.part");
+    pub fn write(&self, directory: &Path) -> io::Result<()> {
+        let part = directory.join("record.part");
         fs::write(&part, serde_json::to_vec(self)?)?;
-        fs::rename(part, folder.join(FILE))
+        fs::rename(part, directory.join(FILE))
     }
 }
 
 /// The directories of pods, by UID.
-pub(super) fn folders(pods: &Path) -> Vec<(String, PathBuf)> {
+pub(super) fn directories(pods: &Path) -> Vec<(String, PathBuf)> {
     let Ok(entries) = fs::read_dir(pods) else { return Vec::new() };
     entries
         .flatten()
@@ -120,13 +120,13 @@ pub(super) fn folders(pods: &Path) -> Vec<(String, PathBuf)> {
 }
 
 /// Where a pod marks the images that it uses.
-pub(super) fn marks(folder: &Path) -> PathBuf {
-    folder.join("images")
+pub(super) fn marks(directory: &Path) -> PathBuf {
+    directory.join("images")
 }
 
 /// The log of a pod's container.
-pub(super) fn log(folder: &Path) -> PathBuf {
-    folder.join("compute.log")
+pub(super) fn log(directory: &Path) -> PathBuf {
+    directory.join("compute.log")
 }
 
 #[cfg(test)]
@@ -135,12 +135,12 @@ mod tests {
 
     #[test]
     fn only_a_record_that_does_not_exist_is_none() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(Record::read(folder.path()).unwrap(), None);
-        fs::write(folder.path().join(FILE), "").unwrap();
-        assert_eq!(Record::read(folder.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        fs::remove_file(folder.path().join(FILE)).unwrap();
-        fs::create_dir(folder.path().join(FILE)).unwrap();
-        Record::read(folder.path()).unwrap_err();
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(Record::read(directory.path()).unwrap(), None);
+        fs::write(directory.path().join(FILE), "").unwrap();
+        assert_eq!(Record::read(directory.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        fs::remove_file(directory.path().join(FILE)).unwrap();
+        fs::create_dir(directory.path().join(FILE)).unwrap();
+        Record::read(directory.path()).unwrap_err();
     }
 }

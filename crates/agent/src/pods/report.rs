@@ -75,7 +75,7 @@ impl Worker {
     }
 
     pub(super) fn record_ran(&mut self) {
-        let directory = self.shared.pod_folder(&self.uid);
+        let directory = self.shared.pod_directory(&self.uid);
         let Some(record) = &mut self.record else { return };
         record.ran = true;
         if let Err(error) = record.write(&directory) {

@@ -37,7 +37,7 @@ impl Worker {
     }
 
     pub(super) fn connect(&mut self) -> Event {
-        let sockets = self.shared.pod_folder(&self.uid).join("sockets");
+        let sockets = self.shared.pod_directory(&self.uid).join("sockets");
         let link = Link::connect(&sockets).ok();
         let connected = link.is_some();
         if let Some(container) = &mut self.container {

@@ -23,8 +23,8 @@ pub(super) fn down(shared: &Shared, uid: &str) -> Result<(), String> {
     };
     let (container, network) = thread::scope(|scope| {
         let network = scope.spawn(network);
-        let folder = shared.pod_folder(uid);
-        let container = shared.crun.delete(uid, &folder).map_err(|error| error.to_string());
+        let directory = shared.pod_directory(uid);
+        let container = shared.crun.delete(uid, &directory).map_err(|error| error.to_string());
         cgroup::remove(&shared.cgroups, uid);
         (container, network.join().unwrap_or_else(|_| Err("the network could not be taken down".to_owned())))
     });
@@ -37,5 +37,5 @@ pub(super) fn down(shared: &Shared, uid: &str) -> Result<(), String> {
 /// As [`down`].
 pub(super) fn forget(shared: &Shared, uid: &str) -> Result<(), String> {
     down(shared, uid)?;
-    remove_tree(&shared.pod_folder(uid)).map_err(|error| format!("pod directory: {error}"))
+    remove_tree(&shared.pod_directory(uid)).map_err(|error| format!("pod directory: {error}"))
 }

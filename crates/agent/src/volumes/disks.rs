@@ -78,13 +78,13 @@ impl Work<'_> {
             }
             (Source::CloudInit { user_data, network_data }, Some(file)) => {
                 let seed = self.seed(disk, user_data.as_ref(), network_data.as_ref())?;
-                self.folder(disk, &file)?;
+                self.directory(disk, &file)?;
                 let mut out = File::from(self.make(disk, &file, 0o400)?);
                 out.write_all(&seed).map_err(|source| io_error(&disk.name, file.as_ref(), source))?;
                 Ok(raw)
             }
             (Source::EmptyDisk { capacity }, Some(file)) => {
-                self.folder(disk, &file)?;
+                self.directory(disk, &file)?;
                 self.sparse(disk, &file, capacity.0)?;
                 Ok(raw)
             }
@@ -163,31 +163,31 @@ impl Work<'_> {
 
     /// The directories of `path` below its mount, none of them through a link: whoever writes pods can put a volume
     /// there that is not empty.
-    fn folder(&self, disk: &Disk, path: &str) -> Result<(), Error> {
+    fn directory(&self, disk: &Disk, path: &str) -> Result<(), Error> {
         let (_, rest) = self
             .places
             .find(path)
             .ok_or_else(|| unsupported(&disk.name, "the pod does not mount its directory"))?;
         let mut above = path.strip_suffix(rest).unwrap_or(path).trim_end_matches('/').to_owned();
-        let Some((folders, _)) = rest.rsplit_once('/') else { return Ok(()) };
-        for part in folders.split('/') {
-            let folder = format!("{above}/{part}");
-            self.one_folder(&above, part, &folder)
-                .map_err(|source| io_error(&disk.name, folder.as_ref(), source))?;
-            above = folder;
+        let Some((directories, _)) = rest.rsplit_once('/') else { return Ok(()) };
+        for part in directories.split('/') {
+            let directory = format!("{above}/{part}");
+            self.one_directory(&above, part, &directory)
+                .map_err(|source| io_error(&disk.name, directory.as_ref(), source))?;
+            above = directory;
         }
         Ok(())
     }
 
-    fn one_folder(&self, above: &str, part: &str, folder: &str) -> io::Result<()> {
-        let directory = OFlags::RDONLY | OFlags::DIRECTORY;
-        match self.places.open(folder, directory, Mode::empty()) {
+    fn one_directory(&self, above: &str, part: &str, directory: &str) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        match self.places.open(directory, flags, Mode::empty()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => return other.map(drop),
         }
-        let above = self.places.open(above, directory, Mode::empty())?;
+        let above = self.places.open(above, flags, Mode::empty())?;
         mkdirat(above, part, Mode::from_raw_mode(0o755))?;
-        let made = self.places.open(folder, directory, Mode::empty())?;
+        let made = self.places.open(directory, flags, Mode::empty())?;
         fchown(&made, Some(self.identity.uid), Some(self.identity.gid))?;
         self.label(&made)
     }
@@ -257,7 +257,7 @@ mod tests {
     use k8s_openapi::api::core::v1::{Container, Pod};
     use std::{fs, os::unix::fs::symlink, path::Path};
 
-    fn folder(mount: &Path, path: &str) -> Result<(), Error> {
+    fn directory(mount: &Path, path: &str) -> Result<(), Error> {
         let mut places = Places::default();
         places.add("/scratch", mount.to_owned());
         let machine = serde_json::from_value(serde_json::json!({
@@ -272,20 +272,20 @@ mod tests {
         let identity = Identity::of(&Pod::default(), &Container::default()).unwrap();
         let objects = Objects::default();
         let work = Work { machine: &machine, places: &places, identity: &identity, objects: &objects };
-        work.folder(&machine.disks[0], path)
+        work.directory(&machine.disks[0], path)
     }
 
     #[test]
     fn directories_are_made_for_the_launcher_and_never_through_a_link() {
         let scratch = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
-        folder(scratch.path(), "/scratch/a/b/disk.img").unwrap();
-        folder(scratch.path(), "/scratch/a/b/disk.img").unwrap();
-        folder(scratch.path(), "/scratch/disk.img").unwrap();
+        directory(scratch.path(), "/scratch/a/b/disk.img").unwrap();
+        directory(scratch.path(), "/scratch/a/b/disk.img").unwrap();
+        directory(scratch.path(), "/scratch/disk.img").unwrap();
         let data = fs::metadata(scratch.path().join("a/b")).unwrap();
         assert_eq!((data.uid(), data.gid()), (107, 107));
         symlink(outside.path(), scratch.path().join("link")).unwrap();
-        folder(scratch.path(), "/scratch/link/b/disk.img").unwrap_err();
+        directory(scratch.path(), "/scratch/link/b/disk.img").unwrap_err();
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 }

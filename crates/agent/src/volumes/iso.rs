@@ -197,8 +197,8 @@ mod tests {
     /// The kernel's own driver needs a loop device; isoinfo's reading of the same format is what is at hand.
     #[test]
     fn other_readers_find_the_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("seed.iso");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("seed.iso");
         let bytes =
             image("CIDATA", &[("user-data", b"user"), ("meta-data", b"meta"), ("network-config", b"net")]);
         std::fs::write(&path, bytes.unwrap()).unwrap();

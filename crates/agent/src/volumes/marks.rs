@@ -73,12 +73,12 @@ pub async fn keep(shared: Arc<Shared>) {
 /// ones are gone now; an API server that is restored may have lost some for a moment. `look` says the UID that a claim of a
 /// name has.
 async fn collect<E: std::fmt::Display>(
-    folder: &Path,
+    directory: &Path,
     missing: BTreeSet<String>,
     look: impl AsyncFn(Name) -> Result<Option<String>, E>,
 ) -> BTreeSet<String> {
     let mut gone = BTreeSet::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let Ok(uid) = entry.file_name().into_string() else { continue };
         // An earlier version wrote nothing into it: the next use of the claim does.
         let Some(claim) = fs::read(entry.path()).ok().and_then(|text| serde_json::from_slice(&text).ok())
@@ -111,17 +111,17 @@ mod tests {
 
     #[tokio::test]
     async fn the_mark_of_a_claim_goes_when_it_is_gone_for_a_while_and_no_other() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let set = |uid: &str, name: &str| {
             let claim = Name { namespace: "n".to_owned(), name: name.to_owned() };
-            Mark { file: folder.path().join(uid), claim }.set().unwrap();
+            Mark { file: directory.path().join(uid), claim }.set().unwrap();
         };
         set("u-kept", "kept");
         set("u-gone", "gone");
         set("u-old", "new");
-        fs::write(folder.path().join("u-empty"), "").unwrap();
+        fs::write(directory.path().join("u-empty"), "").unwrap();
         let left = || -> BTreeSet<String> {
-            fs::read_dir(folder.path())
+            fs::read_dir(directory.path())
                 .unwrap()
                 .map(|e| e.unwrap().file_name().into_string().unwrap())
                 .collect()
@@ -137,11 +137,11 @@ mod tests {
             })
         };
         let silent = async |_: Name| Err::<Option<String>, _>("no answer");
-        let missing = collect(folder.path(), BTreeSet::new(), look).await;
+        let missing = collect(directory.path(), BTreeSet::new(), look).await;
         assert_eq!((missing.clone(), left()), (names(&["u-gone", "u-old"]), all.clone()));
-        assert_eq!(collect(folder.path(), missing.clone(), silent).await, names(&[]));
+        assert_eq!(collect(directory.path(), missing.clone(), silent).await, names(&[]));
         assert_eq!(left(), all, "who does not answer has lost nothing");
-        assert_eq!(collect(folder.path(), missing, look).await, names(&[]));
+        assert_eq!(collect(directory.path(), missing, look).await, names(&[]));
         assert_eq!(left(), names(&["u-empty", "u-kept"]));
     }
 }

@@ -156,7 +156,7 @@ pub struct Context<'a> {
     /// The pod.
     pub pod: &'a Pod,
     /// Directory for this pod's volumes.
-    pub folder: &'a Path,
+    pub directory: &'a Path,
     /// Who will use them.
     pub identity: &'a Identity,
     /// Images.
@@ -169,7 +169,7 @@ pub struct Context<'a> {
 
 /// What backs a volume.
 enum Backing {
-    Folder { path: PathBuf, read_only: bool },
+    Directory { path: PathBuf, read_only: bool },
     Special { kind: &'static str, options: Vec<String> },
     Block { path: PathBuf, read_only: bool },
 }
@@ -199,7 +199,7 @@ pub fn prepare(context: &Context<'_>, container: &Container) -> Result<Prepared,
     for mount in mounts {
         let name = &mount.name;
         match context.backing(find(name)?, container)? {
-            Backing::Folder { path, read_only } => {
+            Backing::Directory { path, read_only } => {
                 // The runtime mounts by path: between a look at what is below the volume and its mount, another pod
                 // with the same volume could put a link to anywhere on the node in its place.
                 if mount.sub_path_expr.is_some() || mount.sub_path.as_deref().is_some_and(|s| !s.is_empty()) {
@@ -253,7 +253,7 @@ impl Context<'_> {
                 selinux::label_tree(&path, selinux::SHARED_FILES)
                     .map_err(|source| io_error(name, &path, source))?;
             }
-            return Ok(Backing::Folder { path, read_only: true });
+            return Ok(Backing::Directory { path, read_only: true });
         }
         if let Some(source) = &volume.host_path {
             return host_path(name, source);
@@ -276,10 +276,10 @@ impl Context<'_> {
             if !path.is_dir() {
                 return Err(lost(name, claim, "the directory"));
             }
-            return Ok(Backing::Folder { path, read_only });
+            return Ok(Backing::Directory { path, read_only });
         }
         match payload::files(self.pod, volume, self.objects)? {
-            Some(files) => Ok(Backing::Folder { path: self.write(name, &files)?, read_only: true }),
+            Some(files) => Ok(Backing::Directory { path: self.write(name, &files)?, read_only: true }),
             None => Err(unsupported(name, "a volume of this kind is not supported on this node")),
         }
     }
@@ -300,9 +300,9 @@ impl Context<'_> {
             "" => {
                 // Without a group of the pod's own, its group is every launcher's.
                 let mode = if self.identity.fs_group.is_some() { 0o2770 } else { 0o700 };
-                let path = self.folder.join(name);
-                self.folder_for(name, &path, self.identity.uid, group, mode)?;
-                Ok(Backing::Folder { path, read_only: false })
+                let path = self.directory.join(name);
+                self.directory_for(name, &path, self.identity.uid, group, mode)?;
+                Ok(Backing::Directory { path, read_only: false })
             }
             "Memory" => {
                 if let Some(size) = &source.size_limit {
@@ -331,7 +331,7 @@ impl Context<'_> {
         }
     }
 
-    fn folder_for(&self, name: &str, path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), Error> {
+    fn directory_for(&self, name: &str, path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), Error> {
         let make = || -> io::Result<()> {
             match fs::create_dir(path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
@@ -351,21 +351,21 @@ impl Context<'_> {
 
     /// Writes projected files, readable for the pod's group, writable for nobody.
     fn write(&self, name: &str, files: &[payload::File]) -> Result<PathBuf, Error> {
-        let root = self.folder.join(name);
+        let root = self.directory.join(name);
         let group = self.identity.fs_group.unwrap_or(self.identity.gid);
-        self.folder_for(name, &root, 0, group, 0o750)?;
+        self.directory_for(name, &root, 0, group, 0o750)?;
         for file in files {
-            let mut folder = root.clone();
+            let mut directory = root.clone();
             let mut parts: Vec<&str> = file.path.split('/').collect();
             let leaf = parts.pop().unwrap_or_default();
             if parts.iter().chain([&leaf]).any(|part| matches!(*part, "" | "." | "..")) {
                 return Err(unsupported(name, &format!("path {:?} leaves the volume", file.path)));
             }
             for part in parts {
-                folder.push(part);
-                self.folder_for(name, &folder, 0, group, 0o750)?;
+                directory.push(part);
+                self.directory_for(name, &directory, 0, group, 0o750)?;
             }
-            let path = folder.join(leaf);
+            let path = directory.join(leaf);
             let write = || -> io::Result<()> {
                 fs::write(&path, &file.bytes)?;
                 fs::set_permissions(&path, fs::Permissions::from_mode((file.mode & 0o555) | 0o440))?;
@@ -405,7 +405,7 @@ fn host_path(name: &str, source: &HostPathVolumeSource) -> Result<Backing, Error
         }
         other => return Err(unsupported(name, &format!("hostPath.type {other:?} is unknown"))),
     }
-    Ok(Backing::Folder { path, read_only: false })
+    Ok(Backing::Directory { path, read_only: false })
 }
 
 /// Something of a claim's volume is not there. It is never made in place of what may hold somebody's data.

@@ -80,13 +80,13 @@ mod tests {
 
     #[test]
     fn a_link_that_the_pod_planted_is_not_followed() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("sockets")).unwrap();
-        let outside = folder.path().join("outside");
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("sockets")).unwrap();
+        let outside = directory.path().join("outside");
         let _listener = std::os::unix::net::UnixListener::bind(&outside).unwrap();
-        std::os::unix::fs::symlink(&outside, folder.path().join("sockets/vnc.sock")).unwrap();
-        let _real = std::os::unix::net::UnixListener::bind(folder.path().join("sockets/real")).unwrap();
-        let places = places(folder.path());
+        std::os::unix::fs::symlink(&outside, directory.path().join("sockets/vnc.sock")).unwrap();
+        let _real = std::os::unix::net::UnixListener::bind(directory.path().join("sockets/real")).unwrap();
+        let places = places(directory.path());
         assert!(places.socket("/var/run/kubevirt/sockets/vnc.sock").is_err());
         let (_fd, path) = places.socket("/var/run/kubevirt/sockets/real").unwrap();
         std::os::unix::net::UnixStream::connect(path).unwrap();

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
 
 struct Setup {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     images: Store,
     identity: Identity,
     objects: Objects,
@@ -11,17 +11,17 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let images = Store::open(
-            folder.path().join("images"),
-            folder.path().join("cache"),
+            directory.path().join("images"),
+            directory.path().join("cache"),
             "/nonexistent".into(),
             image::Policy::default(),
         )
         .unwrap();
-        fs::create_dir(folder.path().join("volumes")).unwrap();
+        fs::create_dir(directory.path().join("volumes")).unwrap();
         let identity = Identity::of(&Pod::default(), &Container::default()).unwrap();
-        Self { folder, images, identity, objects: Objects::default() }
+        Self { directory, images, identity, objects: Objects::default() }
     }
 
     fn prepare(&self, volumes: Value, container: Value) -> Result<Prepared, Error> {
@@ -33,10 +33,10 @@ impl Setup {
         let container: Container = serde_json::from_value(container).unwrap();
         let context = Context {
             pod: &pod,
-            folder: &self.folder.path().join("volumes"),
+            directory: &self.directory.path().join("volumes"),
             identity: &self.identity,
             images: &self.images,
-            marks: &self.folder.path().join("marks"),
+            marks: &self.directory.path().join("marks"),
             objects: &self.objects,
         };
         prepare(&context, &container)
@@ -102,7 +102,7 @@ fn payloads_become_files_that_the_group_reads() {
 #[test]
 fn a_claims_directory_is_made_once_and_its_loss_is_an_error_that_says_what_to_do() {
     let mut setup = Setup::new();
-    let (path, mark) = (setup.folder.path().join("volume"), setup.folder.path().join("mark"));
+    let (path, mark) = (setup.directory.path().join("volume"), setup.directory.path().join("mark"));
     let claim = |create| Claim {
         mark: marks::Mark {
             file: mark.clone(),
@@ -130,7 +130,7 @@ fn a_claims_directory_is_made_once_and_its_loss_is_an_error_that_says_what_to_do
 #[test]
 fn a_part_of_a_volume_is_not_mounted() {
     let setup = Setup::new();
-    let volumes = json!([{"name": "v", "hostPath": {"path": setup.folder.path()}}]);
+    let volumes = json!([{"name": "v", "hostPath": {"path": setup.directory.path()}}]);
     for mount in [
         json!({"name": "v", "mountPath": "/v", "subPath": "volumes"}),
         json!({"name": "v", "mountPath": "/v", "subPathExpr": "$(X)"}),

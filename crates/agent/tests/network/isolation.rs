@@ -71,7 +71,7 @@ struct Outside {
 
 impl Outside {
     fn new(node: &Node, name: &str, third: u8) -> Self {
-        let ns = Namespace::new(node.folder.path().join(name));
+        let ns = Namespace::new(node.directory.path().join(name));
         let (own, ip) = (Ipv4Addr::new(198, 51, third, 1), Ipv4Addr::new(198, 51, third, 2));
         node.ns.sh(&format!(
             "ip link add {name} type veth peer name up0 netns {} && ip addr add {own}/24 dev {name} && ip link set {name} up",

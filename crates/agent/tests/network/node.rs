@@ -84,7 +84,7 @@ fn a_running_pod_comes_back_by_its_record_and_not_by_who_is_there() {
     let node = Node::new();
     let (pod, other) = (node.pod("a1", "alpha"), node.pod("a2", "alpha"));
     // The file of ports is lost, and whoever is in the pod has changed its address.
-    std::fs::remove_file(node.folder.path().join("ports.json")).unwrap();
+    std::fs::remove_file(node.directory.path().join("ports.json")).unwrap();
     let forged = "02:00:00:00:ba:d0";
     pod.ns.sh(&format!("ip link set eth0 address {forged}"));
     let next = node.again();
@@ -112,9 +112,9 @@ fn a_running_pod_comes_back_by_its_record_and_not_by_who_is_there() {
 fn two_instances_on_a_node_leave_each_other_alone() {
     let node = Node::new();
     let pod = node.pod("a1", "alpha");
-    let folder = tempfile::tempdir().unwrap();
-    let second = node.ns.inside(|| Network::set_up(folder.path()).unwrap());
-    let place = crate::support::Namespace::new(folder.path().join("pod"));
+    let directory = tempfile::tempdir().unwrap();
+    let second = node.ns.inside(|| Network::set_up(directory.path()).unwrap());
+    let place = crate::support::Namespace::new(directory.path().join("pod"));
     let attachment = node.ns.inside(|| second.attach("a1", &place.path).unwrap());
     let port = ferrovirt_agent::network::Port {
         name: attachment.port.clone(),

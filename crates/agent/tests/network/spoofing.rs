@@ -206,7 +206,7 @@ fn a_guest_fills_no_table_in_its_pod() {
 
 /// A link that somebody puts on the bridge.
 fn stranger(node: &Node, name: &str, address: Ipv4Addr) -> Namespace {
-    let ns = Namespace::new(node.folder.path().join(name));
+    let ns = Namespace::new(node.directory.path().join(name));
     node.ns.sh(&format!(
         "ip link add {name} type veth peer name eth0 netns {} && ip link set {name} master {} up",
         ns.path.display(),

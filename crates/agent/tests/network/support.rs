@@ -91,7 +91,7 @@ pub(crate) fn interface(
 pub(crate) struct Node {
     pub(crate) ns: Namespace,
     network: Option<Network>,
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 /// A pod on it.
@@ -117,12 +117,12 @@ impl Pod {
 
 impl Node {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let ns = Namespace::new(folder.path().join("node"));
+        let directory = tempfile::tempdir().unwrap();
+        let ns = Namespace::new(directory.path().join("node"));
         // A new namespace takes over the machine's setting.
         ns.sh("echo 0 > /proc/sys/net/ipv4/ip_forward");
-        let network = ns.inside(|| Network::set_up(folder.path()).unwrap());
-        Self { ns, network: Some(network), folder }
+        let network = ns.inside(|| Network::set_up(directory.path()).unwrap());
+        Self { ns, network: Some(network), directory }
     }
 
     pub(crate) fn network(&self) -> &Network {
@@ -131,12 +131,12 @@ impl Node {
 
     /// Another agent on the same directory.
     pub(crate) fn again(&self) -> Network {
-        self.ns.inside(|| Network::set_up(self.folder.path()).unwrap())
+        self.ns.inside(|| Network::set_up(self.directory.path()).unwrap())
     }
 
     /// A pod that is attached, and not yet in the rules.
     pub(crate) fn bare(&self, id: &str) -> Pod {
-        let ns = Namespace::new(self.folder.path().join(id));
+        let ns = Namespace::new(self.directory.path().join(id));
         let attachment = self.ns.inside(|| self.network().attach(id, &ns.path).unwrap());
         Pod { ns, attachment }
     }

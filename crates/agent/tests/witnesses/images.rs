@@ -34,13 +34,13 @@ fn write(place: &Path) {
 
 pub(super) fn unpacked() {
     // Removed by this thread, which has lost nothing.
-    let folders = Mutex::new(Vec::new());
+    let directories = Mutex::new(Vec::new());
     let step = || {
-        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-        write(&folder.path().join("images/a"));
-        let (images, cache) = (folder.path().join("images"), folder.path().join("cache"));
-        let marks = folder.path().join("marks");
-        folders.lock().unwrap().push(folder);
+        let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+        write(&directory.path().join("images/a"));
+        let (images, cache) = (directory.path().join("images"), directory.path().join("cache"));
+        let marks = directory.path().join("marks");
+        directories.lock().unwrap().push(directory);
         let program = env!("CARGO_BIN_EXE_virt-handler").into();
         let store =
             Store::open(images, cache, program, Policy::default()).map_err(|error| error.to_string())?;

@@ -19,7 +19,7 @@ use crate::store::{Entry, Key, Prefix, Store};
 const GROUP: &str = "security.openshift.io";
 const RESOURCE: &str = "securitycontextconstraints";
 /// How long a pod waits for its namespace's uid range or for the standard SCCs (scc-admission, passes 3 and 5).
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The compiled constraints of the store.
 pub type SccCache = Fresh<Constraints>;
@@ -78,7 +78,7 @@ pub(super) async fn patiently<T, E>(
             }
         }
     };
-    match tokio::time::timeout(PATIENCE, wait).await {
+    match tokio::time::timeout(TIMEOUT, wait).await {
         Ok(answer) => answer,
         Err(_) => ask(),
     }

@@ -12,7 +12,7 @@ use crate::store::{Entry, Key, Prefix, Store};
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// A namespace gets its default account right after it is made; a pod that is faster waits this long for it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn admit(store: &Store, request: &mut AdmissionRequest<'_>) -> Result<(), ApiError> {
     let Some(spec) = request.object.get_mut("spec") else { return Ok(()) };
@@ -76,7 +76,7 @@ pub(super) async fn wait_for(store: &Store, namespace: &str, name: &str) -> Opti
             }
         }
     };
-    tokio::time::timeout(PATIENCE, appear).await.ok()?
+    tokio::time::timeout(TIMEOUT, appear).await.ok()?
 }
 
 fn mount_token(spec: &mut Value) {

@@ -46,7 +46,7 @@ pub enum PkiError {
     },
     /// A key or certificate file has content that is not one.
     #[error(
-        "`{path}` is damaged ({reason}): restore it from a backup, or remove the whole folder to make a new authority"
+        "`{path}` is damaged ({reason}): restore it from a backup, or remove the whole directory to make a new authority"
     )]
     Damaged {
         /// The file.
@@ -252,7 +252,7 @@ fn still_good(
     if cert.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
         return false;
     }
-    // The signature itself is what ties a leaf to this authority: names are the same after the folder was remade.
+    // The signature itself is what ties a leaf to this authority: names are the same after the directory was remade.
     if !signed_by(&cert, &ca) {
         return false;
     }

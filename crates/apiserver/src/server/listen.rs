@@ -26,7 +26,7 @@ use crate::flow::connections::{Connection, Waiting};
 
 /// A client that does not finish its handshake or its request head in this time is dropped, and so is one that has
 /// not said who it is by then: places are few, and those who are nobody must not be able to hold them.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long answers may take to end once the server stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// How long a connection that is to be closed may still take for the answer that says why.
@@ -144,7 +144,7 @@ async fn serve(
     let _ = stream.set_nodelay(true);
     let peer = stream.peer_addr().ok();
     let stream = tokio::select! {
-        accepted = tokio::time::timeout(PATIENCE, acceptor.accept(stream)) => match accepted {
+        accepted = tokio::time::timeout(TIMEOUT, acceptor.accept(stream)) => match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::debug!("TLS handshake: {error}");
@@ -186,7 +186,7 @@ async fn ends(connection: &Connection) -> &'static str {
         if tokio::time::timeout(LOOK, connection.close.notified()).await.is_ok() {
             return "it gives way to others";
         }
-        if !connection.is_known() && start.elapsed() >= PATIENCE {
+        if !connection.is_known() && start.elapsed() >= TIMEOUT {
             return "nobody said who they are";
         }
         if connection.pending.is_late(Instant::now()) {
@@ -200,7 +200,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(TIMEOUT)
         .max_buf_size(usize::try_from(MAX_HEAD).unwrap_or(65_536));
     builder
         .http2()

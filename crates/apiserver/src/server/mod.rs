@@ -32,7 +32,7 @@ const BACKLOG: i32 = 1024;
 /// What the server needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Folder of the store and the keys; made if it is missing.
+    /// Directory of the store and the keys; made if it is missing.
     pub data_dir: PathBuf,
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
@@ -67,7 +67,7 @@ pub enum ServerError {
     /// The data directory cannot be made.
     #[error("cannot create the data directory {path}; choose another one with --data-dir")]
     DataDir {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,

@@ -17,14 +17,14 @@ fn object(name: &str, value: &str) -> Value {
 }
 
 fn open() -> (tempfile::TempDir, Store) {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&folder.path().join("store.redb")).unwrap();
-    (folder, store)
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&directory.path().join("store.redb")).unwrap();
+    (directory, store)
 }
 
 #[tokio::test]
 async fn revisions_increase_and_are_in_the_object() {
-    let (_folder, store) = open();
+    let (_directory, store) = open();
     let a = store.create(key("a"), object("a", "1")).await.unwrap();
     let b = store.create(key("b"), object("b", "1")).await.unwrap();
     assert!(b.revision > a.revision);
@@ -35,7 +35,7 @@ async fn revisions_increase_and_are_in_the_object() {
 
 #[tokio::test]
 async fn a_closed_store_says_so() {
-    let (_folder, store) = open();
+    let (_directory, store) = open();
     assert!(store.is_open());
     store.close();
     assert!(!store.is_open());
@@ -44,8 +44,8 @@ async fn a_closed_store_says_so() {
 #[tokio::test]
 async fn the_file_is_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.redb");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
     for _ in 0..2 {
         Store::open(&path).unwrap().close();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -55,7 +55,7 @@ async fn the_file_is_its_owners_alone() {
 
 #[tokio::test]
 async fn deleted_objects_count_in_the_history_too() {
-    let (_folder, store) = open();
+    let (_directory, store) = open();
     let before = store.revision();
     let large = "x".repeat(3 << 20);
     let made = store.create(key("a"), object("a", &large)).await.unwrap();
@@ -67,7 +67,7 @@ async fn deleted_objects_count_in_the_history_too() {
 
 #[tokio::test]
 async fn stale_updates_and_wrong_preconditions_are_refused() {
-    let (_folder, store) = open();
+    let (_directory, store) = open();
     let first = store.create(key("a"), object("a", "1")).await.unwrap();
     assert!(matches!(store.create(key("a"), object("a", "2")).await, Err(StoreError::AlreadyExists)));
     let second = store.update(key("a"), object("a", "2"), first.revision).await.unwrap();
@@ -84,7 +84,7 @@ async fn stale_updates_and_wrong_preconditions_are_refused() {
 
 #[tokio::test]
 async fn racing_guaranteed_updates_all_count() {
-    let (_folder, store) = open();
+    let (_directory, store) = open();
     store.create(key("a"), json!({"metadata": {"name": "a"}, "count": 0})).await.unwrap();
     let tasks: Vec<_> = (0..50)
         .map(|_| {
@@ -109,7 +109,7 @@ async fn racing_guaranteed_updates_all_count() {
 
 #[tokio::test]
 async fn lists_are_by_prefix_and_ordered() {
-    let (_folder, store) = open();
+    let (_directory, store) = open();
     for (namespace, name) in [("b", "x"), ("a", "y"), ("a", "x"), ("ab", "x")] {
         store.create(Key::new("", "pods", namespace, name), object(name, "")).await.unwrap();
     }
@@ -124,7 +124,7 @@ async fn lists_are_by_prefix_and_ordered() {
 
 #[tokio::test]
 async fn a_watch_sees_everything_after_its_list() {
-    let (_folder, store) = open();
+    let (_directory, store) = open();
     store.create(key("before"), object("before", "")).await.unwrap();
     let mut watcher = store.watch(Prefix::resource("", "configmaps"), store.revision()).unwrap();
     let first = store.create(key("a"), object("a", "1")).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_watch_sees_everything_after_its_list() {
 
 #[tokio::test]
 async fn history_has_an_end() {
-    let (_folder, store) = open();
+    let (_directory, store) = open();
     let start = store.revision();
     let mut slow = store.watch(Prefix::everything(), start).unwrap();
     let big = "x".repeat(1 << 20);
@@ -161,8 +161,8 @@ async fn history_has_an_end() {
 
 #[tokio::test]
 async fn everything_survives_a_restart() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.redb");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
     let store = Store::open(&path).unwrap();
     assert!(matches!(Store::open(&path), Err(StoreError::Disk(message)) if message.contains("in use")));
     store.create(key("a"), object("a", "1")).await.unwrap();
@@ -211,8 +211,8 @@ fn victim_of_the_kill_test() {
 
 #[test]
 fn kill_9_loses_nothing_that_was_acknowledged() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.redb");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
     let mut acknowledged: BTreeSet<(String, u64)> = BTreeSet::new();
     for round in 0..5 {
         let mut child = Command::new(std::env::current_exe().unwrap())

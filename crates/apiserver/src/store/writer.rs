@@ -333,10 +333,10 @@ mod tests {
 
     #[test]
     fn a_refusal_comes_after_what_it_is_because_of() {
-        let folder = tempfile::tempdir().unwrap();
-        let keys = Keys::open(&folder.path().join("keys")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let keys = Keys::open(&directory.path().join("keys")).unwrap();
         let (disk, objects, revision, _) =
-            Disk::load(&folder.path().join("s"), keys, Damage::Refuse).unwrap();
+            Disk::load(&directory.path().join("s"), keys, Damage::Refuse).unwrap();
         let (ticker, tick) = tokio::sync::watch::channel(revision);
         let state = State { objects, revision, history: History::new(revision) };
         let shared = Arc::new(Shared { state: RwLock::new(state), health: RwLock::new(Health::Good), tick });

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub(crate) struct Cluster {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     kubeconfig: PathBuf,
     address: SocketAddr,
     runtime: Runtime,
@@ -26,7 +26,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn start() -> Self {
-        Self::in_folder(tempfile::tempdir().unwrap())
+        Self::in_directory(tempfile::tempdir().unwrap())
     }
 
     /// With further manifests installed, as `ferrovirt up` installs them.
@@ -35,36 +35,37 @@ impl Cluster {
         Self::open(tempfile::tempdir().unwrap(), manifests)
     }
 
-    fn in_folder(folder: tempfile::TempDir) -> Self {
-        Self::open(folder, &[])
+    fn in_directory(directory: tempfile::TempDir) -> Self {
+        Self::open(directory, &[])
     }
 
-    fn open(folder: tempfile::TempDir, manifests: &[Value]) -> Self {
+    fn open(directory: tempfile::TempDir, manifests: &[Value]) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let server =
-            runtime.block_on(Server::open(Self::config(&folder, (Ipv4Addr::LOCALHOST, 0).into()))).unwrap();
+        let server = runtime
+            .block_on(Server::open(Self::config(&directory, (Ipv4Addr::LOCALHOST, 0).into())))
+            .unwrap();
         let namespace =
             serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
         runtime.block_on(server.ensure(&[namespace])).unwrap();
         runtime.block_on(server.ensure(manifests)).unwrap();
-        let kubeconfig = folder.path().join("kubeconfig");
+        let kubeconfig = directory.path().join("kubeconfig");
         std::fs::write(&kubeconfig, server.admin_kubeconfig()).unwrap();
         let address = server.address();
         let (stop, stopped) = watch::channel(false);
         let serving = Some(runtime.spawn(server.serve(stopped)));
-        Self { folder, kubeconfig, address, runtime, stop, serving }
+        Self { directory, kubeconfig, address, runtime, stop, serving }
     }
 
-    fn config(folder: &tempfile::TempDir, listen: SocketAddr) -> Config {
+    fn config(directory: &tempfile::TempDir, listen: SocketAddr) -> Config {
         Config {
-            data_dir: folder.path().join("data"),
+            data_dir: directory.path().join("data"),
             listen,
-            agent_socket: folder.path().join("agent.sock"),
+            agent_socket: directory.path().join("agent.sock"),
             scc_admission: Default::default(),
             longest_watch: None,
             audit: Some(ferrovirt_apiserver::audit::Options {
-                path: folder.path().join("audit.log"),
+                path: directory.path().join("audit.log"),
                 max_size: 1 << 20,
                 max_backups: 3,
             }),
@@ -80,13 +81,13 @@ impl Cluster {
     /// The server's audit log.
     #[allow(dead_code, reason = "each test file uses what it needs")]
     pub(crate) fn audit_log(&self) -> PathBuf {
-        self.folder.path().join("audit.log")
+        self.directory.path().join("audit.log")
     }
 
     /// Where the server looks for the node's agent.
     #[allow(dead_code, reason = "each test file uses what it needs")]
     pub(crate) fn agent_socket(&self) -> PathBuf {
-        self.folder.path().join("agent.sock")
+        self.directory.path().join("agent.sock")
     }
 
     /// Stops the server as `ferrovirt up` does and opens the same data again.
@@ -95,12 +96,12 @@ impl Cluster {
         if let Some(serving) = self.serving.take() {
             self.runtime.block_on(serving).unwrap();
         }
-        Self::in_folder(std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap()))
+        Self::in_directory(std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap()))
     }
 
     pub(crate) fn second_server_on_the_same_port(&self) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        match self.runtime.block_on(Server::open(Self::config(&folder, self.address))) {
+        let directory = tempfile::tempdir().unwrap();
+        match self.runtime.block_on(Server::open(Self::config(&directory, self.address))) {
             Ok(_) => panic!("two servers on one port"),
             Err(error) => error.to_string(),
         }
@@ -112,7 +113,7 @@ impl Cluster {
             .args(args)
             .env("KUBECONFIG", &self.kubeconfig)
             // Each test has its own server: no cache of another one's discovery.
-            .env("KUBECACHEDIR", self.folder.path().join("cache"))
+            .env("KUBECACHEDIR", self.directory.path().join("cache"))
             .stdin(Stdio::null());
         command
     }
@@ -173,7 +174,7 @@ impl Cluster {
     /// An executable file with this content.
     pub(crate) fn script(&self, content: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
-        let path = self.folder.path().join("script");
+        let path = self.directory.path().join("script");
         std::fs::write(&path, content).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         path

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::Cluster;
 
-/// A server with all manifests, and a folder for kubeconfigs.
+/// A server with all manifests, and a directory for kubeconfigs.
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl World {
@@ -22,7 +22,7 @@ impl World {
         let mut manifests = install::install(&config);
         manifests.extend(install::embedded(&config));
         let cluster = Cluster::start_with(&manifests);
-        Self { cluster, folder: tempfile::tempdir().unwrap() }
+        Self { cluster, directory: tempfile::tempdir().unwrap() }
     }
 
     /// A kubeconfig with a token instead of the administrator's certificate.
@@ -30,7 +30,7 @@ impl World {
         let text = self.cluster.kubectl("config view --raw -o json");
         let mut config: Value = serde_json::from_str(&text).unwrap();
         config["users"][0]["user"] = json!({"token": token});
-        let path = self.folder.path().join(name);
+        let path = self.directory.path().join(name);
         std::fs::write(&path, config.to_string()).unwrap();
         path
     }

@@ -14,7 +14,7 @@ pub(super) struct Base {
 }
 
 impl Base {
-    /// Finds a base by its name in a folder, or compiles the modules of a folder.
+    /// Finds a base by its name in a directory, or compiles the modules of a directory.
     pub(super) fn find(name: &str, files: &Path, work: &Path) -> Result<Self> {
         let binary = files.join(name).with_extension("33");
         if binary.exists() {
@@ -25,15 +25,15 @@ impl Base {
             }
             return Ok(Self { binary, modules });
         }
-        let folder = Path::new(name);
-        if !folder.is_dir() {
+        let directory = Path::new(name);
+        if !directory.is_dir() {
             bail!(
-                "there is no base policy {name}: {} is no file, and {name} is no folder. `cargo xtask selinux-base` makes \
+                "there is no base policy {name}: {} is no file, and {name} is no directory. `cargo xtask selinux-base` makes \
                  base, early2020 and modern",
                 binary.display()
             );
         }
-        let base = Self { binary: work.join("base.33"), modules: cil(folder)? };
+        let base = Self { binary: work.join("base.33"), modules: cil(directory)? };
         secilc(&base.modules, &base.binary)?;
         Ok(base)
     }
@@ -63,14 +63,14 @@ impl Base {
     }
 }
 
-/// The CIL files of a folder, sorted.
-fn cil(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+/// The CIL files of a directory, sorted.
+fn cil(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
     let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     found.retain(|path| path.extension().is_some_and(|extension| extension == "cil"));
     found.sort();
     if found.is_empty() {
-        bail!("{} holds no .cil files", folder.display());
+        bail!("{} holds no .cil files", directory.display());
     }
     Ok(found)
 }

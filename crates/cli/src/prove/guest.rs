@@ -24,7 +24,7 @@ const KERNEL: &str =
 pub(super) struct Guest<'a> {
     pub(super) kernel: &'a Path,
     /// Where the guest's files go.
-    pub(super) folder: &'a Path,
+    pub(super) directory: &'a Path,
     /// How long it may take.
     pub(super) limit: Duration,
 }
@@ -56,7 +56,7 @@ fn last_lines(log: &str) -> String {
 impl Guest<'_> {
     /// Boots and waits for the end. `policy` is the size of the policy in bytes.
     pub(super) fn run(&self, initrd: &[u8], policy: u64) -> Result<Seen> {
-        let file = |name: &str| self.folder.join(name);
+        let file = |name: &str| self.directory.join(name);
         fs::write(file("initrd"), initrd)?;
         // What the kernel hands back is as long as what it was given, or nearly.
         let room = policy.saturating_mul(2).next_multiple_of(1 << 20);
@@ -68,7 +68,7 @@ impl Guest<'_> {
             .arg("-kernel")
             .arg(fs::canonicalize(self.kernel)?)
             .args(["-initrd", "initrd", "-append", KERNEL])
-            .current_dir(self.folder)
+            .current_dir(self.directory)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(file("qemu.log"))?)

@@ -1,14 +1,14 @@
 //! The initial file system of a guest: an archive in the "newc" form of cpio, as the kernel's
 //! Documentation/driver-api/early-userspace/buffer-format describes it. Not compressed: it never leaves this machine.
 
-/// Files and folders; folders come before what is in them.
+/// Files and directories; directories come before what is in them.
 #[derive(Default)]
 pub(super) struct Initrd {
     bytes: Vec<u8>,
     entries: u32,
 }
 
-const FOLDER: u32 = 0o040_000;
+const DIRECTORY: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
 
 impl Initrd {
@@ -16,8 +16,8 @@ impl Initrd {
         Self::default()
     }
 
-    pub(super) fn folders(self, names: &[&str]) -> Self {
-        names.iter().fold(self, |archive, name| archive.entry(name, FOLDER | 0o755, &[]))
+    pub(super) fn directories(self, names: &[&str]) -> Self {
+        names.iter().fold(self, |archive, name| archive.entry(name, DIRECTORY | 0o755, &[]))
     }
 
     pub(super) fn file(self, name: &str, mode: u32, contents: &[u8]) -> Self {
@@ -30,7 +30,7 @@ impl Initrd {
 
     fn entry(mut self, name: &str, mode: u32, contents: &[u8]) -> Self {
         self.entries += 1;
-        let links = if mode & FOLDER == FOLDER { 2 } else { 1 };
+        let links = if mode & DIRECTORY == DIRECTORY { 2 } else { 1 };
         let size = contents.len();
         let name_size = name.len() + 1;
         // Number, mode, user, group, links, time, size, device (two), node (two), length of the name, checksum.
@@ -61,7 +61,7 @@ mod tests {
     fn cpio_reads_it() {
         let dir = tempfile::tempdir().unwrap();
         let archive =
-            Initrd::new().folders(&["a"]).file("a/b", 0o750, b"hello").file("c", 0o600, b"").finish();
+            Initrd::new().directories(&["a"]).file("a/b", 0o750, b"hello").file("c", 0o600, b"").finish();
         let mut child = Command::new("cpio")
             .args(["--quiet", "-i"])
             .current_dir(&dir)

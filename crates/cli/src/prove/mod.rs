@@ -29,19 +29,19 @@ pub(crate) struct Options {
     /// Whose types are tried, each beside container_t
     #[arg(long, value_enum, default_value_t = Which::All)]
     profile: Which,
-    /// The base policy: a name in the folder of --files (base, early2020, modern), or a folder with a policy's modules in CIL
+    /// The base policy: a name in the directory of --files (base, early2020, modern), or a directory with a policy's modules in CIL
     #[arg(long, default_value = "base")]
     base: String,
     /// A further module in CIL, such as a node's own rules: whether the proof holds with it
     #[arg(long, value_name = "FILE")]
     with: Vec<PathBuf>,
-    /// Folder that `cargo xtask selinux-base` made [default: selinux beside the program's folder]
+    /// Directory that `cargo xtask selinux-base` made [default: selinux beside the program's directory]
     #[arg(long)]
     files: Option<PathBuf>,
-    /// Linux kernel with SELinux [default: vmlinuz in the folder of --files]
+    /// Linux kernel with SELinux [default: vmlinuz in the directory of --files]
     #[arg(long)]
     kernel: Option<PathBuf>,
-    /// Folder with the kernel's module tun.ko [default: modules in the folder of --files]
+    /// Directory with the kernel's module tun.ko [default: modules in the directory of --files]
     #[arg(long)]
     modules: Option<PathBuf>,
     /// The guest's program [default: selinux-witness beside this one]
@@ -75,7 +75,7 @@ pub(crate) fn prove(options: &Options) -> Result<(String, i32)> {
     )?;
 
     let mut work =
-        tempfile::Builder::new().prefix("ferrovirt-prove-").tempdir().context("cannot make a folder")?;
+        tempfile::Builder::new().prefix("ferrovirt-prove-").tempdir().context("cannot make a directory")?;
     if options.keep {
         work.disable_cleanup(true);
         eprintln!("everything is kept in {}", work.path().display());
@@ -101,14 +101,14 @@ pub(crate) fn prove(options: &Options) -> Result<(String, i32)> {
     compared?;
     let (base, given) = (open(&blank)?, open(&policy)?);
     let initrd = initrd::Initrd::new()
-        .folders(&["dev", "modules", "proc", "sys", "w"])
+        .directories(&["dev", "modules", "proc", "sys", "w"])
         .file("init", 0o755, &fs::read(&witness)?)
         .file("modules/tun.ko", 0o644, &fs::read(&modules)?)
         .file("policy", 0o644, &fs::read(&policy)?)
         .file("scenario", 0o644, scenario.as_bytes())
         .finish();
     let guest =
-        guest::Guest { kernel: &kernel, folder: work.path(), limit: Duration::from_secs(options.timeout) };
+        guest::Guest { kernel: &kernel, directory: work.path(), limit: Duration::from_secs(options.timeout) };
     let seen = guest.run(&initrd, fs::metadata(&policy)?.len())?;
     let loaded = Database::open(&seen.policy).context("the policy that the kernel hands back")?;
     let difference = between_policies(&given, &loaded).to_string();

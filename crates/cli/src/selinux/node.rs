@@ -3,7 +3,7 @@
 //! `semodule` does the work, at priority 400, where local modules belong. What is there afterwards is read back with our
 //! own reader: from the running kernel, or from the policy that the store has compiled.
 
-use super::{Answer, Form, in_folder};
+use super::{Answer, Form, in_directory};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use ferrovirt_model::Profile;
@@ -29,7 +29,7 @@ pub(super) struct NodeOptions {
     /// Whose types
     #[arg(long, value_enum, default_value_t = Which::All)]
     profile: Which,
-    /// Folder that holds etc/selinux and var/lib/selinux of another system, in place of this node
+    /// Directory that holds etc/selinux and var/lib/selinux of another system, in place of this node
     #[arg(long)]
     root: Option<PathBuf>,
     /// Name of the store; that of etc/selinux/config when absent
@@ -70,7 +70,7 @@ impl Store {
         ensure!(
             options.root.is_some() || enforcing().is_some(),
             "SELinux is disabled on this node, so that there is no policy to install into; to prepare the store of \
-             another system, name its folder with --root"
+             another system, name its directory with --root"
         );
         let base = options.root.clone().unwrap_or_else(|| PathBuf::from("/"));
         let name = match &options.store {
@@ -95,7 +95,7 @@ impl Store {
     fn policy(&self) -> Result<Vec<u8>> {
         let path = match &self.root {
             None => PathBuf::from(super::RUNNING),
-            Some(root) => in_folder(&root.join("etc/selinux").join(&self.name))?,
+            Some(root) => in_directory(&root.join("etc/selinux").join(&self.name))?,
         };
         fs::read(&path).with_context(|| format!("cannot read the policy {}", path.display()))
     }
@@ -179,14 +179,17 @@ fn complaints<'a>(said: &str, module: &'a Module) -> Vec<(&'a str, Vec<&'a str>)
     lines.into_iter().filter_map(|line| installed::reason(&module.text, line)).collect()
 }
 
-/// A folder for the modules' texts that goes away.
+/// A directory for the modules' texts that goes away.
 struct Texts(PathBuf);
 
 impl Texts {
     fn write(modules: &[Module]) -> Result<(Self, Vec<String>)> {
-        let folder = std::env::temp_dir().join(format!("ferrovirt-selinux-{}", std::process::id()));
-        fs::DirBuilder::new().mode(0o700).create(&folder).with_context(|| folder.display().to_string())?;
-        let texts = Self(folder);
+        let directory = std::env::temp_dir().join(format!("ferrovirt-selinux-{}", std::process::id()));
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .with_context(|| directory.display().to_string())?;
+        let texts = Self(directory);
         let mut paths = Vec::new();
         for module in modules {
             // The file's name is the module's.
@@ -201,7 +204,7 @@ impl Texts {
 
 impl Drop for Texts {
     fn drop(&mut self) {
-        // In the worst case a folder in the temporary directory stays.
+        // In the worst case a directory in the temporary directory stays.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn documented() -> BTreeMap<(String, String), std::collections::BTree
     rules
 }
 
-/// One denial in each line, with its event and what it means. The policies that were loaded are not in such folders, so
+/// One denial in each line, with its event and what it means. The policies that were loaded are not in such directories, so
 /// each is explained by the log alone.
 pub(super) fn samples(lines: &str, report: &mut Report) {
     let rules = documented();

@@ -1,4 +1,4 @@
-//! The files of a folder and what they are, by content first and then by name.
+//! The files of a directory and what they are, by content first and then by name.
 
 use std::{
     fs,
@@ -27,9 +27,9 @@ pub(super) enum Kind {
 }
 
 pub(super) struct File {
-    /// The folder that it is in.
-    pub(super) folder: PathBuf,
-    /// The path inside the folder.
+    /// The directory that it is in.
+    pub(super) directory: PathBuf,
+    /// The path inside the directory.
     pub(super) shown: String,
     /// The file's name without `.gz`.
     pub(super) name: String,
@@ -90,11 +90,11 @@ fn unpack(bytes: Vec<u8>) -> Result<Vec<u8>, std::io::Error> {
     Ok(unpacked)
 }
 
-fn walk(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), Error> {
-    for entry in fs::read_dir(folder).map_err(unreadable(folder))? {
-        let entry = entry.map_err(unreadable(folder))?;
-        // Links are followed to files, but not to folders: those may lead in a circle.
-        if entry.file_type().map_err(unreadable(folder))?.is_dir() {
+fn walk(directory: &Path, paths: &mut Vec<PathBuf>) -> Result<(), Error> {
+    for entry in fs::read_dir(directory).map_err(unreadable(directory))? {
+        let entry = entry.map_err(unreadable(directory))?;
+        // Links are followed to files, but not to directories: those may lead in a circle.
+        if entry.file_type().map_err(unreadable(directory))?.is_dir() {
             walk(&entry.path(), paths)?;
         } else {
             paths.push(entry.path());
@@ -104,9 +104,9 @@ fn walk(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), Error> {
 }
 
 /// All files, in the order of their paths.
-pub(super) fn list(folder: &Path) -> Result<Vec<File>, Error> {
+pub(super) fn list(directory: &Path) -> Result<Vec<File>, Error> {
     let mut paths = Vec::new();
-    walk(folder, &mut paths)?;
+    walk(directory, &mut paths)?;
     paths.sort();
     let file = |path: PathBuf| {
         let bytes = fs::read(&path).map_err(unreadable(&path))?;
@@ -116,9 +116,9 @@ pub(super) fn list(folder: &Path) -> Result<Vec<File>, Error> {
             Ok(bytes) => (kind(&name, &bytes), bytes),
             Err(error) => (Kind::Damaged, error.to_string().into_bytes()),
         };
-        let shown = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
-        let folder = path.parent().unwrap_or(folder).to_owned();
-        Ok(File { folder, shown, name, kind, bytes })
+        let shown = path.strip_prefix(directory).unwrap_or(&path).display().to_string();
+        let directory = path.parent().unwrap_or(directory).to_owned();
+        Ok(File { directory, shown, name, kind, bytes })
     };
     paths.into_iter().map(file).collect()
 }

@@ -1,6 +1,6 @@
 //! Recorded facts about SELinux against our reader, our decisions and our explanations.
 //!
-//! A folder holds any of these, at any depth, each plain or compressed (gzip):
+//! A directory holds any of these, at any depth, each plain or compressed (gzip):
 //!
 //! | file | what is compared |
 //! |---|---|
@@ -14,7 +14,7 @@
 //! | `*.cil` | read and written, it is the same |
 //! | `BASE.VARIANT.tsv` with `#tag` | results of real system calls that follow from the policy alone |
 //!
-//! Files with other names are told by their contents. A policy is looked for in the folder of the file that names it first.
+//! Files with other names are told by their contents. A policy is looked for in the directory of the file that names it first.
 
 mod avc;
 mod cil;
@@ -39,9 +39,9 @@ use crate::{Error, Summary};
 use files::{File, Kind};
 use report::Report;
 
-/// A policy of the folder.
+/// A policy of the directory.
 struct Known {
-    folder: PathBuf,
+    directory: PathBuf,
     /// The file's name without `.gz`.
     name: String,
     size: usize,
@@ -52,11 +52,11 @@ struct Known {
 struct Policies(Vec<Known>);
 
 impl Policies {
-    /// The policy that a file in a folder calls by name: of several the one beside it. The name may have a folder, `.gz`, and
+    /// The policy that a file in a directory calls by name: of several the one beside it. The name may have a directory, `.gz`, and
     /// words behind the policy's own name; or lack the version if there is only one.
-    fn named(&self, name: &str, folder: &Path) -> Option<&Known> {
+    fn named(&self, name: &str, directory: &Path) -> Option<&Known> {
         let name = name.rsplit('/').next().unwrap_or(name);
-        let best = |known: &&Known| (known.folder != folder, known.folder.clone());
+        let best = |known: &&Known| (known.directory != directory, known.directory.clone());
         let mut word = Some(name);
         while let Some(one) = word {
             if let Some(known) = self.0.iter().filter(|known| known.name == one).min_by_key(best) {
@@ -65,33 +65,36 @@ impl Policies {
             word = one.rsplit_once('.').map(|(start, _)| start);
         }
         let of_any_version = |known: &&Known| {
-            known.name.strip_prefix(name).is_some_and(|end| end.starts_with('.') && known.folder == folder)
+            known
+                .name
+                .strip_prefix(name)
+                .is_some_and(|end| end.starts_with('.') && known.directory == directory)
         };
         let mut versions = self.0.iter().filter(of_any_version);
         versions.next().filter(|_| versions.next().is_none())
     }
 }
 
-/// The policies as a file in a folder sees them.
+/// The policies as a file in a directory sees them.
 #[derive(Clone, Copy)]
 struct Beside<'a> {
     policies: &'a Policies,
-    folder: &'a Path,
+    directory: &'a Path,
 }
 
 impl<'a> Beside<'a> {
     fn named(self, name: &str) -> Option<&'a Known> {
-        self.policies.named(name, self.folder)
+        self.policies.named(name, self.directory)
     }
 }
 
-/// Runs every file of a folder and writes counts and the first differences to `out`. The caller fails when
+/// Runs every file of a directory and writes counts and the first differences to `out`. The caller fails when
 /// [`Summary::different`] is not 0.
 ///
 /// # Errors
-/// [`Error`] when the folder cannot be read or has nothing to compare.
-pub fn run(folder: &Path, out: &mut dyn Write) -> Result<Summary, Error> {
-    let files = files::list(folder)?;
+/// [`Error`] when the directory cannot be read or has nothing to compare.
+pub fn run(directory: &Path, out: &mut dyn Write) -> Result<Summary, Error> {
+    let files = files::list(directory)?;
     let mut total = Report::default();
     let mut policies = Policies(Vec::new());
     for file in files.iter().filter(|file| file.kind == Kind::Policy) {
@@ -110,14 +113,14 @@ pub fn run(folder: &Path, out: &mut dyn Write) -> Result<Summary, Error> {
         total.add(report);
     }
     if total.run() == 0 {
-        return Err(Error::NothingSelinux(folder.display().to_string()));
+        return Err(Error::NothingSelinux(directory.display().to_string()));
     }
     total.print_all(out)?;
     Ok(Summary { run: total.run(), different: total.different() })
 }
 
 fn check(file: &File, policies: &Policies, report: &mut Report) {
-    let beside = Beside { policies, folder: &file.folder };
+    let beside = Beside { policies, directory: &file.directory };
     match file.kind {
         Kind::Policy => {}
         Kind::Json => match serde_json::from_slice::<Value>(&file.bytes) {

@@ -33,7 +33,7 @@ pub(super) fn check(file: &File, report: &mut Report) -> Option<Known> {
             if !difference.is_empty() {
                 report.compare(KIND, Err(format!("the policy differs from itself: {difference}")));
             }
-            Some(Known { folder: file.folder.clone(), name: file.name.clone(), size: want, database })
+            Some(Known { directory: file.directory.clone(), name: file.name.clone(), size: want, database })
         }
         Err(error) => {
             report.compare(KIND, Err(error.to_string()));

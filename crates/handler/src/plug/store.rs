@@ -259,14 +259,16 @@ mod tests {
 
     #[test]
     fn directories_are_found_again_with_what_is_known_of_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
         let (one, two) = (store.name().unwrap(), store.name().unwrap());
         assert!(is_ours(&one) && one != two);
         let path = store.make(&one, &record(1, State::Waiting)).unwrap();
-        assert_eq!(path, folder.path().join("slots").join(&one));
+        assert_eq!(path, directory.path().join("slots").join(&one));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o711);
-        for closed in [folder.path().to_owned(), folder.path().join("slots"), folder.path().join("records")] {
+        for closed in
+            [directory.path().to_owned(), directory.path().join("slots"), directory.path().join("records")]
+        {
             assert_eq!(fs::metadata(&closed).unwrap().mode() & 0o777, 0o700, "{}", closed.display());
         }
         store.make(&two, &record(2, State::Waiting)).unwrap();
@@ -276,7 +278,7 @@ mod tests {
         let refused = record(2, State::Refused { why: Refusal::Shared, before: Some(holder) });
         store.write(&two, &refused).unwrap();
         drop(store);
-        let store = Store::open(folder.path()).unwrap();
+        let store = Store::open(directory.path()).unwrap();
         assert_eq!(
             store.load().unwrap(),
             BTreeMap::from([(one.clone(), held), (two.clone(), refused.clone())])
@@ -291,12 +293,12 @@ mod tests {
 
     #[test]
     fn what_is_unknown_is_removed_and_links_are_not_followed() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("precious"), "x").unwrap();
-        let store = Store::open(folder.path()).unwrap();
+        let store = Store::open(directory.path()).unwrap();
         let name = |letter: &str| letter.repeat(32);
-        let (slots, records) = (folder.path().join("slots"), folder.path().join("records"));
+        let (slots, records) = (directory.path().join("slots"), directory.path().join("records"));
         // A record without a directory, one with a link for a directory, one that is damaged, one of another name.
         store.write(&name("a"), &record(1, State::Waiting)).unwrap();
         store.write(&name("b"), &record(2, State::Waiting)).unwrap();
@@ -325,28 +327,28 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_a_link_or_open_to_others_is_refused_or_closed() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        symlink(outside.path(), folder.path().join("slots")).unwrap();
-        assert!(Store::open(folder.path()).is_err());
-        assert_eq!(fs::metadata(folder.path()).unwrap().mode() & 0o777, 0o700);
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        symlink(outside.path(), directory.path().join("slots")).unwrap();
+        assert!(Store::open(directory.path()).is_err());
+        assert_eq!(fs::metadata(directory.path()).unwrap().mode() & 0o777, 0o700);
         assert!(fs::read_dir(outside.path()).unwrap().next().is_none());
         if rustix::process::geteuid().is_root() {
-            fs::remove_file(folder.path().join("slots")).unwrap();
-            fs::create_dir(folder.path().join("slots")).unwrap();
-            std::os::unix::fs::chown(folder.path().join("slots"), Some(107), Some(107)).unwrap();
-            let error = Store::open(folder.path()).unwrap_err();
+            fs::remove_file(directory.path().join("slots")).unwrap();
+            fs::create_dir(directory.path().join("slots")).unwrap();
+            std::os::unix::fs::chown(directory.path().join("slots"), Some(107), Some(107)).unwrap();
+            let error = Store::open(directory.path()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
         }
     }
 
     #[test]
     fn one_process_has_it_and_the_next_one_waits() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
         store.set_host(Some(7)).unwrap();
-        let path = folder.path().to_owned();
+        let path = directory.path().to_owned();
         let (say, said) = std::sync::mpsc::channel();
         let next = std::thread::spawn(move || {
             let store = Store::open(&path).unwrap();
@@ -355,10 +357,10 @@ mod tests {
         });
         // Not before this one ends: if it could open it, nothing would stop it from saying so at any time.
         assert!(said.try_recv().is_err());
-        assert_eq!(fs::read_to_string(folder.path().join("host")).unwrap(), r#"{"networkNamespace":7}"#);
+        assert_eq!(fs::read_to_string(directory.path().join("host")).unwrap(), r#"{"networkNamespace":7}"#);
         drop(store);
         next.join().unwrap();
         said.recv().unwrap();
-        assert!(!folder.path().join("host").exists());
+        assert!(!directory.path().join("host").exists());
     }
 }

@@ -28,12 +28,12 @@ use std::{
 use tempfile::TempDir;
 
 /// Nothing here takes this long; a test that waits longer has failed.
-const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
+const TIMEOUT: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 
 /// A launcher under test. Dropped, it is killed, and QEMU with it.
 pub struct Launcher {
     pub child: Child,
-    pub folder: TempDir,
+    pub directory: TempDir,
     pub agent: Connection,
 }
 
@@ -48,21 +48,21 @@ impl Launcher {
 
     /// `command` starts the launcher with the arguments and descriptors that it is given.
     pub fn behind(mut command: Command, network_namespace: Option<OwnedFd>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         // In a pod it is a mount.
-        fs::create_dir(folder.path().join("sockets")).unwrap();
-        let listener = Listener::bind(&folder.path().join("launcher-sock")).unwrap();
-        command.arg("--run-dir").arg(folder.path()).arg("--overlay-dir").arg(folder.path());
+        fs::create_dir(directory.path().join("sockets")).unwrap();
+        let listener = Listener::bind(&directory.path().join("launcher-sock")).unwrap();
+        command.arg("--run-dir").arg(directory.path()).arg("--overlay-dir").arg(directory.path());
         let fds = vec![(listener.as_fd().try_clone_to_owned().unwrap(), LISTEN_FD)];
         let child = spawn(command, Setup { fds, network_namespace, ..Setup::default() }).unwrap();
-        let agent = Connection::connect(&folder.path().join("launcher-sock")).unwrap();
-        let launcher = Self { child, folder, agent };
+        let agent = Connection::connect(&directory.path().join("launcher-sock")).unwrap();
+        let launcher = Self { child, directory, agent };
         assert_eq!(launcher.state(), (State::Waiting, None));
         launcher
     }
 
     pub fn connect(&self) -> Connection {
-        Connection::connect(&self.folder.path().join("launcher-sock")).unwrap()
+        Connection::connect(&self.directory.path().join("launcher-sock")).unwrap()
     }
 
     pub fn send(&self, request: &Request) {
@@ -139,7 +139,7 @@ pub fn event(connection: &Connection) -> Event {
 
 pub fn readable(fd: impl AsFd) {
     let mut wait = [PollFd::new(&fd, PollFlags::IN)];
-    assert_eq!(poll(&mut wait, Some(&PATIENCE)).unwrap(), 1, "nothing came");
+    assert_eq!(poll(&mut wait, Some(&TIMEOUT)).unwrap(), 1, "nothing came");
 }
 
 /// A machine with nothing in it.
@@ -218,8 +218,8 @@ const SECTOR: [u8; 48] = [
 ];
 
 /// A machine that boots the guest in one sector, from a read-only file through an overlay.
-pub fn tiny_guest(folder: &TempDir) -> Order {
-    let path = folder.path().join("guest, in \"one\" sector.img");
+pub fn tiny_guest(directory: &TempDir) -> Order {
+    let path = directory.path().join("guest, in \"one\" sector.img");
     let mut bytes = vec![0; 1 << 20];
     bytes[..SECTOR.len()].copy_from_slice(&SECTOR);
     bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
@@ -233,15 +233,15 @@ pub fn tiny_guest(folder: &TempDir) -> Order {
 /// A network namespace that goes with the value.
 pub struct Namespace {
     path: PathBuf,
-    _folder: TempDir,
+    _directory: TempDir,
 }
 
 impl Namespace {
     pub fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("net");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("net");
         netns::create(&path).unwrap();
-        Self { path, _folder: folder }
+        Self { path, _directory: directory }
     }
 
     pub fn open(&self) -> OwnedFd {

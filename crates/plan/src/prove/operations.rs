@@ -30,7 +30,7 @@ impl Topic {
 /// What an access is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// The process itself, or what carries its context: sockets, TAP devices, its folder in /proc.
+    /// The process itself, or what carries its context: sockets, TAP devices, its directory in /proc.
     Own,
     /// Files of its pod.
     OwnFiles,
@@ -135,11 +135,11 @@ pub const OPERATIONS: &[Operation] = operations![
         OwnFiles "chr_file" "ioctl", Privileged "tun_socket" "relabelfrom", Own "tun_socket" "relabelto";
 
     // may_create, may_link and selinux_inode_setattr; the first access is the path's, the second inode_permission's.
-    HUGE, "huge-mkdir", "make a folder":
+    HUGE, "huge-mkdir", "make a directory":
         OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "add_name" "search", OwnHuge "dir" "create";
-    HUGE, "huge-rmdir", "remove a folder":
+    HUGE, "huge-rmdir", "remove a directory":
         OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "remove_name" "search", OwnHuge "dir" "rmdir";
-    HUGE, "huge-chmod-dir", "change a folder's mode":
+    HUGE, "huge-chmod-dir", "change a directory's mode":
         OwnHuge "dir" "search", OwnHuge "dir" "setattr";
     HUGE, "huge-create", "create a file":
         OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "add_name" "search", OwnHuge "file" "create";
@@ -153,7 +153,7 @@ pub const OPERATIONS: &[Operation] = operations![
         OwnHuge "file" "map", OwnHuge "file" "read";
     HUGE, "huge-memfd", "make, size and map a memfd of huge pages":
         OwnHuge "file" "write", OwnHuge "file" "map", OwnHuge "file" "read" "write";
-    HUGE, "huge-list", "list a folder":
+    HUGE, "huge-list", "list a directory":
         OwnHuge "dir" "search", OwnHuge "dir" "read", OwnHuge "dir" "read" "open";
     HUGE, "huge-rename", "near miss: rename a file":
         OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "remove_name" "search", OwnHuge "file" "rename",
@@ -182,7 +182,7 @@ pub const OPERATIONS: &[Operation] = operations![
         OwnFiles "dir" "search", OwnFiles "file" "read", OwnFiles "file" "read" "open";
     Topic::Separation, "other-file-read", "read another machine's file":
         OtherFiles "dir" "search", OtherFiles "file" "read", OtherFiles "file" "read" "open";
-    Topic::Separation, "other-file-reopen", "the same past the folder, through /proc/self/fd":
+    Topic::Separation, "other-file-reopen", "the same past the directory, through /proc/self/fd":
         Own "dir" "search", Own "lnk_file" "read", OtherFiles "file" "read", OtherFiles "file" "read" "open";
     Topic::Separation, "other-huge-file", "open another machine's memory in a hugetlbfs":
         OtherHuge "dir" "search", OtherHuge "file" "read" "write", OtherHuge "file" "read" "write" "open";
@@ -194,7 +194,7 @@ pub const OPERATIONS: &[Operation] = operations![
         Other "process" "signull";
     Topic::Separation, "other-trace", "trace another machine's process":
         Other "process" "ptrace";
-    Topic::Separation, "other-status", "read another machine's folder in /proc":
+    Topic::Separation, "other-status", "read another machine's directory in /proc":
         Other "dir" "search", Other "file" "read", Other "file" "read" "open";
     Topic::Separation, "other-tap", "open another machine's TAP, in one network namespace":
         OwnFiles "chr_file" "ioctl", Other "tun_socket" "relabelfrom", Own "tun_socket" "relabelto";

@@ -35,6 +35,6 @@ fn policy(_: &Place) -> io::Result<Act> {
 
 /// A node for the node's disk.
 fn disk(place: &Place) -> io::Result<Act> {
-    let folder = anchor(place.path(""))?;
-    Ok(Box::new(move || Ok(mknodat(&folder, "disk", FileType::BlockDevice, Mode::RUSR, makedev(259, 0))?)))
+    let directory = anchor(place.path(""))?;
+    Ok(Box::new(move || Ok(mknodat(&directory, "disk", FileType::BlockDevice, Mode::RUSR, makedev(259, 0))?)))
 }

@@ -40,49 +40,49 @@ pub(super) fn file(path: &str) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// The worker's folder: each operation gets at its entries through it, so that the path's other parts play no role.
-fn folder(place: &Place) -> io::Result<OwnedFd> {
+/// The worker's directory: each operation gets at its entries through it, so that the path's other parts play no role.
+fn directory(place: &Place) -> io::Result<OwnedFd> {
     anchor(place.huge(""))
 }
 
 fn list(place: &Place) -> io::Result<Act> {
-    let folder = folder(place)?;
-    Ok(Box::new(move || try_open(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY)))
+    let directory = directory(place)?;
+    Ok(Box::new(move || try_open(&directory, ".", OFlags::RDONLY | OFlags::DIRECTORY)))
 }
 
 fn mkdir(place: &Place) -> io::Result<Act> {
-    let folder = folder(place)?;
-    Ok(Box::new(move || Ok(rustix::fs::mkdirat(&folder, "new", Mode::RWXU)?)))
+    let directory = directory(place)?;
+    Ok(Box::new(move || Ok(rustix::fs::mkdirat(&directory, "new", Mode::RWXU)?)))
 }
 
 fn rmdir(place: &Place) -> io::Result<Act> {
     fs::create_dir(place.huge("old"))?;
-    let folder = folder(place)?;
-    Ok(Box::new(move || Ok(unlinkat(&folder, "old", AtFlags::REMOVEDIR)?)))
+    let directory = directory(place)?;
+    Ok(Box::new(move || Ok(unlinkat(&directory, "old", AtFlags::REMOVEDIR)?)))
 }
 
 fn chmod_dir(place: &Place) -> io::Result<Act> {
     fs::create_dir(place.huge("mode"))?;
-    let folder = folder(place)?;
-    Ok(Box::new(move || Ok(chmodat(&folder, "mode", Mode::RWXU | Mode::RGRP, AtFlags::empty())?)))
+    let directory = directory(place)?;
+    Ok(Box::new(move || Ok(chmodat(&directory, "mode", Mode::RWXU | Mode::RGRP, AtFlags::empty())?)))
 }
 
 /// Without an open: that is another access.
 fn create(place: &Place) -> io::Result<Act> {
-    let folder = folder(place)?;
-    Ok(Box::new(move || Ok(mknodat(&folder, "made", FileType::RegularFile, Mode::RUSR | Mode::WUSR, 0)?)))
+    let directory = directory(place)?;
+    Ok(Box::new(move || Ok(mknodat(&directory, "made", FileType::RegularFile, Mode::RUSR | Mode::WUSR, 0)?)))
 }
 
 fn unlink(place: &Place) -> io::Result<Act> {
     drop(file(&place.huge("gone"))?);
-    let folder = folder(place)?;
-    Ok(Box::new(move || Ok(unlinkat(&folder, "gone", AtFlags::empty())?)))
+    let directory = directory(place)?;
+    Ok(Box::new(move || Ok(unlinkat(&directory, "gone", AtFlags::empty())?)))
 }
 
 fn open_file(place: &Place) -> io::Result<Act> {
     drop(file(&place.huge("there"))?);
-    let folder = folder(place)?;
-    Ok(Box::new(move || try_open(&folder, "there", OFlags::RDWR)))
+    let directory = directory(place)?;
+    Ok(Box::new(move || try_open(&directory, "there", OFlags::RDWR)))
 }
 
 fn map(place: &Place) -> io::Result<Act> {
@@ -104,19 +104,19 @@ fn memfd(_: &Place) -> io::Result<Act> {
 
 fn rename(place: &Place) -> io::Result<Act> {
     drop(file(&place.huge("from"))?);
-    let folder = folder(place)?;
-    Ok(Box::new(move || Ok(rustix::fs::renameat(&folder, "from", &folder, "to")?)))
+    let directory = directory(place)?;
+    Ok(Box::new(move || Ok(rustix::fs::renameat(&directory, "from", &directory, "to")?)))
 }
 
 fn symlink(place: &Place) -> io::Result<Act> {
-    let folder = folder(place)?;
-    Ok(Box::new(move || Ok(rustix::fs::symlinkat("memory", &folder, "link")?)))
+    let directory = directory(place)?;
+    Ok(Box::new(move || Ok(rustix::fs::symlinkat("memory", &directory, "link")?)))
 }
 
 fn chmod_file(place: &Place) -> io::Result<Act> {
     drop(file(&place.huge("bits"))?);
-    let folder = folder(place)?;
-    Ok(Box::new(move || Ok(chmodat(&folder, "bits", Mode::RUSR | Mode::RGRP, AtFlags::empty())?)))
+    let directory = directory(place)?;
+    Ok(Box::new(move || Ok(chmodat(&directory, "bits", Mode::RUSR | Mode::RGRP, AtFlags::empty())?)))
 }
 
 fn relabel(place: &Place) -> io::Result<Act> {

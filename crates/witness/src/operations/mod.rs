@@ -25,7 +25,7 @@ type Prepare = fn(&Place) -> io::Result<Act>;
 
 /// Where a worker is.
 pub(crate) struct Place {
-    /// Its number; its folder is `/w/NUMBER`.
+    /// Its number; its directory is `/w/NUMBER`.
     pub(crate) number: u32,
     /// The number of the worker that plays another machine.
     pub(crate) neighbour: Option<u32>,
@@ -82,13 +82,13 @@ pub(crate) fn furnish(place: &Place) -> io::Result<Furniture> {
     Ok(Furniture { _socket: socket, _secret: File::open(place.path("secret"))? })
 }
 
-/// A descriptor of a folder that stands for it in a path and gives no right to it.
+/// A descriptor of a directory that stands for it in a path and gives no right to it.
 fn anchor(path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     Ok(open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Opens a file of a folder and closes it again.
-fn try_open(folder: &OwnedFd, name: impl rustix::path::Arg, how: OFlags) -> io::Result<()> {
-    openat(folder, name, how | OFlags::CLOEXEC, Mode::empty())?;
+/// Opens a file of a directory and closes it again.
+fn try_open(directory: &OwnedFd, name: impl rustix::path::Arg, how: OFlags) -> io::Result<()> {
+    openat(directory, name, how | OFlags::CLOEXEC, Mode::empty())?;
     Ok(())
 }

@@ -27,9 +27,9 @@ fn pid(place: &Place) -> io::Result<Pid> {
     text.parse().ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("the neighbour has no number"))
 }
 
-fn read_in(folder: &str, name: &'static str, how: OFlags) -> io::Result<Act> {
-    let folder = anchor(folder)?;
-    Ok(Box::new(move || try_open(&folder, name, how)))
+fn read_in(directory: &str, name: &'static str, how: OFlags) -> io::Result<Act> {
+    let directory = anchor(directory)?;
+    Ok(Box::new(move || try_open(&directory, name, how)))
 }
 
 /// The control: one's own file can be read by the same steps.
@@ -41,7 +41,7 @@ fn file(place: &Place) -> io::Result<Act> {
     read_in(&place.neighbours("")?, "secret", OFlags::RDONLY)
 }
 
-/// Past the folder: a descriptor that gives no right to the file is opened anew.
+/// Past the directory: a descriptor that gives no right to the file is opened anew.
 fn reopen(place: &Place) -> io::Result<Act> {
     let file = open(place.neighbours("secret")?, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let descriptors = anchor("/proc/self/fd")?;

@@ -23,7 +23,7 @@ pub(super) const ALL: &[(&str, Prepare)] = &[
 /// The number of virtual functions that a device has, which is 0 before and after.
 const NUMBER: &str = "sriov_numvfs";
 
-/// The folder of the first device that has virtual functions.
+/// The directory of the first device that has virtual functions.
 fn device() -> io::Result<PathBuf> {
     for entry in fs::read_dir("/sys/bus/pci/devices")? {
         let path = entry?.path();
@@ -34,33 +34,33 @@ fn device() -> io::Result<PathBuf> {
     Err(io::Error::other("no device of this guest has SR-IOV"))
 }
 
-fn folder() -> io::Result<OwnedFd> {
+fn directory() -> io::Result<OwnedFd> {
     anchor(device()?)
 }
 
-fn opening(folder: OwnedFd, name: &'static str, how: OFlags) -> Act {
-    Box::new(move || try_open(&folder, name, how))
+fn opening(directory: OwnedFd, name: &'static str, how: OFlags) -> Act {
+    Box::new(move || try_open(&directory, name, how))
 }
 
 fn read(_: &Place) -> io::Result<Act> {
-    let folder = folder()?;
+    let directory = directory()?;
     Ok(Box::new(move || {
-        let file = openat(&folder, "sriov_totalvfs", OFlags::RDONLY, Mode::empty())?;
+        let file = openat(&directory, "sriov_totalvfs", OFlags::RDONLY, Mode::empty())?;
         Ok(read_some(&file, &mut [0_u8; 16]).map(drop)?)
     }))
 }
 
 /// Makes two virtual functions, looks for them, and removes them again.
 fn write(_: &Place) -> io::Result<Act> {
-    let folder = folder()?;
+    let directory = directory()?;
     Ok(Box::new(move || {
         let set = |number: &[u8]| -> io::Result<()> {
-            let file = openat(&folder, NUMBER, OFlags::WRONLY, Mode::empty())?;
+            let file = openat(&directory, NUMBER, OFlags::WRONLY, Mode::empty())?;
             Ok(write_some(&file, number).map(drop)?)
         };
         set(b"2")?;
-        // Neither followed nor opened: that asks for nothing but the folder.
-        let there = openat(&folder, "virtfn1", OFlags::PATH | OFlags::NOFOLLOW, Mode::empty());
+        // Neither followed nor opened: that asks for nothing but the directory.
+        let there = openat(&directory, "virtfn1", OFlags::PATH | OFlags::NOFOLLOW, Mode::empty());
         set(b"0")?;
         there
             .map(drop)
@@ -74,13 +74,13 @@ fn write_other(_: &Place) -> io::Result<Act> {
 }
 
 fn append(_: &Place) -> io::Result<Act> {
-    Ok(opening(folder()?, NUMBER, OFlags::WRONLY | OFlags::APPEND))
+    Ok(opening(directory()?, NUMBER, OFlags::WRONLY | OFlags::APPEND))
 }
 
 fn chmod(_: &Place) -> io::Result<Act> {
     let mode = Mode::from_raw_mode(fs::metadata(device()?.join(NUMBER))?.permissions().mode() & 0o7777);
-    let folder = folder()?;
-    Ok(Box::new(move || Ok(chmodat(&folder, NUMBER, mode, AtFlags::empty())?)))
+    let directory = directory()?;
+    Ok(Box::new(move || Ok(chmodat(&directory, NUMBER, mode, AtFlags::empty())?)))
 }
 
 /// The neighbouring tree.

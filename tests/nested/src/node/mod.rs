@@ -42,8 +42,8 @@ fn plan() -> Result<Node> {
 pub(crate) fn first() -> Result<()> {
     let none = MountFlags::empty();
     world::mounts()?;
-    for folder in ["/run", "/tmp"] {
-        world::mounted("tmpfs", folder, none, "mode=755")?;
+    for directory in ["/run", "/tmp"] {
+        world::mounted("tmpfs", directory, none, "mode=755")?;
     }
     world::mounted("cgroup2", "/sys/fs/cgroup", none, "")?;
     fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +pids +hugetlb")?;
@@ -90,7 +90,7 @@ fn start(name: &str, program: &str, context: &str) -> Result<i32> {
     Ok(i32::try_from(child.with_context(|| format!("starting {program}"))?.id())?)
 }
 
-/// The observer tells the engine to begin, in a folder that both may look into.
+/// The observer tells the engine to begin, in a directory that both may look into.
 const GO: &str = "/srv/log/go";
 
 /// Says that this program is in its domain, and waits for a file.
@@ -116,7 +116,7 @@ pub(crate) fn engine() -> Result<()> {
         "/srv/images",
         "--node-name",
         "node",
-        "--kvm-patience",
+        "--kvm-timeout",
         "20000",
     ]);
     command.env("RUST_LOG", "info,kube=warn").stdout(log.try_clone()?).stderr(log);

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// Everything is slow in emulation.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 const DATA: &str = "/var/lib/ferrovirt";
 const ADMIN: &str = "/var/lib/ferrovirt/admin.kubeconfig";
 
@@ -50,7 +50,7 @@ fn get(path: &str) -> Result<Value> {
 
 /// Asks until there is an answer; the last error when there is none in time.
 fn until<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match ask() {
             Ok(answer) => return Ok(answer),
@@ -280,8 +280,8 @@ fn free_pages() -> Result<u32> {
 fn files(root: &Path, uid: &str, level: &str) -> Result<String> {
     let own = format!("system_u:object_r:container_file_t:{level}");
     let mut count = 0;
-    for folder in ["var/run", "dev"] {
-        for path in seen::tree(&root.join(folder)) {
+    for directory in ["var/run", "dev"] {
+        for path in seen::tree(&root.join(directory)) {
             // File systems of the kernel's that are mounted there.
             // So are images, which are no machine's alone.
             if ["dev/pts", "dev/mqueue", "var/run/kubevirt-image-volume"]
@@ -295,10 +295,10 @@ fn files(root: &Path, uid: &str, level: &str) -> Result<String> {
             count += 1;
         }
     }
-    // As the node sees them. A folder may be the place of a mount, which the runtime makes and which stays empty.
+    // As the node sees them. A directory may be the place of a mount, which the runtime makes and which stays empty.
     let pod = PathBuf::from(DATA).join("agent/pods").join(uid);
-    for folder in ["volumes", "sockets"] {
-        for path in seen::tree(&pod.join(folder)) {
+    for directory in ["volumes", "sockets"] {
+        for path in seen::tree(&pod.join(directory)) {
             let label = seen::label(&path)?;
             let empty = fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
             ensure!(label == own || empty, "{} is {label}", path.display());
@@ -331,9 +331,9 @@ fn removed(plan: &Node) -> Result<String> {
                 plan.machines.iter().any(|one| process.context.contains(&format!(":{}:", one.domain)));
             ensure!(!machine, "{} still runs as {}", process.command, process.context);
         }
-        for folder in ["pods", "netns", "crun"] {
-            let left = seen::names(&format!("{DATA}/agent/{folder}"));
-            ensure!(left.is_empty(), "in {folder}: {left:?}");
+        for directory in ["pods", "netns", "crun"] {
+            let left = seen::names(&format!("{DATA}/agent/{directory}"));
+            ensure!(left.is_empty(), "in {directory}: {left:?}");
         }
         let free = free_pages()?;
         ensure!(free == plan.huge_pages, "{free} huge pages are free");

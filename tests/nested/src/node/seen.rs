@@ -57,13 +57,13 @@ pub(super) fn label(path: &Path) -> Result<String> {
     Ok(text.trim_end_matches('\0').to_owned())
 }
 
-/// Everything below a folder, with itself. What goes away meanwhile is left out.
-pub(super) fn tree(folder: &Path) -> Vec<PathBuf> {
-    let mut found = vec![folder.to_owned()];
-    let is_folder = |path: &Path| fs::symlink_metadata(path).is_ok_and(|data| data.is_dir());
+/// Everything below a directory, with itself. What goes away meanwhile is left out.
+pub(super) fn tree(directory: &Path) -> Vec<PathBuf> {
+    let mut found = vec![directory.to_owned()];
+    let is_directory = |path: &Path| fs::symlink_metadata(path).is_ok_and(|data| data.is_dir());
     let mut next = 0;
     while let Some(path) = found.get(next).cloned() {
-        if is_folder(&path) {
+        if is_directory(&path) {
             found.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
         }
         next += 1;
@@ -71,8 +71,8 @@ pub(super) fn tree(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Names in a folder; none when it is not there.
-pub(super) fn names(folder: &str) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+/// Names in a directory; none when it is not there.
+pub(super) fn names(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
