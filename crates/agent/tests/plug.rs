@@ -59,6 +59,8 @@ impl Node {
             format!("--directory={}", path("own")),
             format!("--device-plugins={}", path("plugins")),
             format!("--pod-resources={}", path("resources/kubelet.sock")),
+            format!("--pod-name={}", kubelet::own().name),
+            format!("--pod-namespace={}", kubelet::own().namespace),
             "--slots=3".to_owned(),
             "--keep-seconds=0".to_owned(),
         ]
@@ -229,7 +231,7 @@ async fn every_call_of_the_program_is_granted_and_every_granted_one_has_its_use(
         assert_eq!(nodes[0].host_path, "/dev/kvm");
     }
     let machine = node.path("own/machine.sock");
-    pods.list.lock().unwrap().pods = vec![pod("a", "1")];
+    pods.list.lock().unwrap().pods.push(pod("a", "1"));
     let given = allocate(&machine, &["1"]).await.unwrap();
     let mount = &given.mounts[0];
     assert_eq!((mount.container_path.as_str(), mount.read_only), (MOUNT_POINT, true));
@@ -246,7 +248,7 @@ async fn every_call_of_the_program_is_granted_and_every_granted_one_has_its_use(
 
     // Its directory goes with it.
     fs::write(Path::new(&mount.host_path).join("file"), "").unwrap();
-    pods.list.lock().unwrap().pods.clear();
+    pods.list.lock().unwrap().pods.truncate(1);
     allocate(&machine, &["0"]).await.unwrap();
     until("the end of the directory", || (!Path::new(&mount.host_path).exists()).then_some(())).await;
 
@@ -295,10 +297,15 @@ async fn it_holds_nothing_and_knows_its_slots_again_after_it_was_killed() {
     let before = until("the holders", known).await;
     plug.child.kill().await.unwrap();
     // One goes meanwhile, and there is a directory that nobody knows.
-    pods.list.lock().unwrap().pods.remove(0);
+    pods.list.lock().unwrap().pods.remove(1);
     fs::create_dir(node.path("own/slots").join("f".repeat(32))).unwrap();
-    let plug = Plug::start(&["env"], &node.arguments());
+    let whole = std::mem::take(&mut pods.list.lock().unwrap().pods);
+    let mut plug = Plug::start(&["env"], &node.arguments());
     kubelet.devices().await;
+    // Of a kubelet that does not even know the program's own pod nothing is believed.
+    plug.says("does not show kubevirt/virt-handler-x").await;
+    assert_eq!(node.directories(), before.iter().map(|(name, _)| name.clone()).collect());
+    pods.list.lock().unwrap().pods = whole;
     let kept: BTreeSet<_> =
         before.iter().filter(|(_, record)| record.state == held("b")).map(|(name, _)| name.clone()).collect();
     // With no time to keep it, the other one goes with the second look in which its pod is missing.

@@ -7,14 +7,15 @@ mod kubelet;
 use ferrovirt_handler::plug::{
     MACHINE,
     grpc::Channel,
+    look,
     messages::{
         ALLOCATE, AllocateRequest, AllocateResponse, ContainerRequest, ContainerResponse, Empty, Mount,
-        OPTIONS, Options, PREFERRED,
+        OPTIONS, Options, PREFERRED, Pod,
     },
     plugin::Plugin,
     registration::Entry,
 };
-use kubelet::Kubelet;
+use kubelet::{Kubelet, Pods};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -168,4 +169,22 @@ async fn the_nodes_namespace_is_known_by_the_kubelets_connection() {
     let _listener = kubelet::listen(stream).await;
     assert_eq!(*plug.listens.wait_for(|seen| *seen != Some(Some(here))).await.unwrap(), Some(Some(there)));
     ferrovirt_sys::netns::delete(&path).unwrap();
+}
+
+/// Static pods alone are what a kubelet shows that was started again while the API server is away.
+#[tokio::test]
+async fn a_list_without_the_plug_ins_own_pod_says_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("kubelet.sock");
+    let pods = Pods::start(&socket);
+    let own = kubelet::own();
+    let us = look::Own { namespace: own.namespace.clone(), pod: own.name.clone() };
+    assert_eq!(look::list(&socket, &us).await.unwrap().pods, std::slice::from_ref(&own));
+    let fixed = Pod { name: "etcd".to_owned(), ..own.clone() };
+    let elsewhere = Pod { namespace: "vms".to_owned(), ..own };
+    for shown in [vec![], vec![fixed, elsewhere]] {
+        pods.list.lock().unwrap().pods = shown;
+        let error = look::list(&socket, &us).await.unwrap_err();
+        assert!(error.contains("does not show kubevirt/virt-handler-x"), "{error}");
+    }
 }

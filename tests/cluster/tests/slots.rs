@@ -50,7 +50,10 @@ spec:
       - name: plug
         image: IMAGE
         imagePullPolicy: Never
-        args: [plug, --slots=5, --keep-seconds=5]
+        args: [plug, --slots=5, --keep-seconds=5, --pod-name=$(POD_NAME), --pod-namespace=$(POD_NAMESPACE)]
+        env:
+        - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+        - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
         securityContext:
           runAsUser: 0
           runAsGroup: 0

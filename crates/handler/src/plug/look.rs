@@ -14,16 +14,38 @@ const CALL: Duration = Duration::from_secs(10);
 /// Names of pods and namespaces are names of DNS.
 const NAME: usize = 253;
 
+/// The pod of this program, which the kubelet runs like those that hold slots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+}
+
 /// Asks the kubelet at this socket.
 ///
+/// A kubelet that was started again answers before it has heard from the API server which pods are its own, and shows
+/// static ones alone until then, however long the API server is away. So an answer without our own pod says nothing of
+/// the others.
+///
 /// # Errors
-/// In words: there is no kubelet, or it does not answer in time or with something else.
-pub async fn list(socket: &Path) -> Result<PodList, String> {
+/// In words: there is no kubelet, it does not answer in time or with something else, or it does not know its pods yet.
+pub async fn list(socket: &Path, own: &Own) -> Result<PodList, String> {
     let call = async {
         let channel = Channel::connect(socket).await.map_err(|error| error.to_string())?;
         channel.unary(LIST, Empty {}, ANSWER).await.map_err(|status| status.message().to_owned())
     };
-    tokio::time::timeout(CALL, call).await.unwrap_or_else(|_| Err("it does not answer".to_owned()))
+    let answer = tokio::time::timeout(CALL, call).await;
+    let list: PodList = answer.unwrap_or_else(|_| Err("it does not answer".to_owned()))?;
+    if !list.pods.iter().any(|pod| pod.namespace == own.namespace && pod.name == own.pod) {
+        return Err(format!(
+            "it does not show {}/{}, the pod of this program: it does not know its pods yet, or --pod-namespace and \
+             --pod-name are wrong",
+            own.namespace, own.pod
+        ));
+    }
+    Ok(list)
 }
 
 /// Who holds devices of this resource. Names that no pod can have are left out.

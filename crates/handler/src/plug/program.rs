@@ -36,6 +36,12 @@ const DIRECTORIES: usize = 8;
 #[derive(Debug, Parser)]
 #[command(name = "virt-handler plug", version)]
 struct Options {
+    /// The name of the pod in which this runs
+    #[arg(long)]
+    pod_name: String,
+    /// The namespace of that pod
+    #[arg(long)]
+    pod_namespace: String,
     /// How many places: the kubelet's maxPods
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
     slots: u16,
@@ -190,7 +196,7 @@ impl Shared {
     }
 
     /// Looks who holds the slots, for ever.
-    async fn follow(self: Arc<Self>, pod_resources: PathBuf) {
+    async fn follow(self: Arc<Self>, pod_resources: PathBuf, own: look::Own) {
         let mut fails = false;
         loop {
             let next = self.state().0.next();
@@ -206,7 +212,7 @@ impl Shared {
             if !self.state().0.begin(began) {
                 continue;
             }
-            let looked = look::list(&pod_resources).await;
+            let looked = look::list(&pod_resources, &own).await;
             let (table, store) = &mut *self.state();
             match looked {
                 Ok(list) => {
@@ -265,7 +271,8 @@ async fn serve(
         let allocate = Box::new(move |_: &[String]| Ok(response.clone()));
         offer(&mut tasks, KVM, &kubelet, Plugin::new(options.slots, allocate, events), socket, seen, |_| {})?;
     }
-    tasks.spawn(shared.follow(options.pod_resources));
+    let own = look::Own { namespace: options.pod_namespace, pod: options.pod_name };
+    tasks.spawn(shared.follow(options.pod_resources, own));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         _ = terminate.recv() => {}

@@ -3,7 +3,7 @@
 
 use ferrovirt_handler::plug::{
     grpc::{self, Channel},
-    messages::{Device, Devices, Empty, LIST, LIST_AND_WATCH, PodList, REGISTER, RegisterRequest},
+    messages::{Device, Devices, Empty, LIST, LIST_AND_WATCH, Pod, PodList, REGISTER, RegisterRequest},
 };
 use std::{
     path::{Component, Path, PathBuf},
@@ -151,7 +151,13 @@ async fn connect(shared: Arc<Shared>, request: RegisterRequest) -> Result<Empty,
     Ok(Empty {})
 }
 
-/// The API that says who holds what.
+/// The pod of the plug-in itself.
+#[allow(dead_code)]
+pub(crate) fn own() -> Pod {
+    Pod { name: "virt-handler-x".to_owned(), namespace: "kubevirt".to_owned(), containers: Vec::new() }
+}
+
+/// The API that says who holds what; in the beginning only the plug-in's own pod is there.
 #[allow(dead_code)]
 pub(crate) struct Pods {
     /// What it says.
@@ -163,7 +169,7 @@ pub(crate) struct Pods {
 impl Pods {
     pub(crate) fn start(socket: &Path) -> Self {
         let listener = UnixListener::bind(socket).unwrap();
-        let list = Arc::<Mutex<PodList>>::default();
+        let list = Arc::new(Mutex::new(PodList { pods: vec![own()] }));
         let shown = Arc::clone(&list);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
