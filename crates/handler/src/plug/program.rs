@@ -168,9 +168,12 @@ impl Shared {
             "the node cannot make a directory for the machine: see the log of virt-handler".to_owned()
         };
         let name = store.name().map_err(unmade)?;
+        if let Some(action) = table.spare() {
+            perform(table, store, &action);
+        }
         let record = table.allocate(slot, &name, Instant::now()).map_err(|full| full.to_string())?;
-        let path = store.make(&name, &record).inspect_err(|_| table.cancel(&name)).map_err(unmade)?;
         self.changed.notify_one();
+        let path = store.make(&name, &record).inspect_err(|_| table.cancel(&name)).map_err(unmade)?;
         let mount = Mount {
             container_path: MOUNT_POINT.to_owned(),
             host_path: path.display().to_string(),
@@ -218,7 +221,7 @@ impl Shared {
                 Ok(list) => {
                     fails = false;
                     for action in table.seen(&look::shown(&list, MACHINE), began, Instant::now()) {
-                        perform(store, &action);
+                        perform(table, store, &action);
                     }
                 }
                 Err(error) => {
@@ -232,19 +235,21 @@ impl Shared {
     }
 }
 
-fn perform(store: &Store, action: &Action) {
+/// What cannot be done now is given again with the next look.
+fn perform(table: &mut Table, store: &Store, action: &Action) {
     let done = match action {
         Action::Write(name, record) => {
             tracing::info!("slot {}, directory {name}: {:?}", record.slot, record.state);
             store.write(name, record)
         }
         Action::Remove(name) => {
-            tracing::info!("removing the directory {name}: its pod has gone");
+            tracing::info!("removing the directory {name}: no pod has it");
             store.remove(name)
         }
     };
-    if let Err(error) = done {
-        tracing::error!("{action:?}: {error}");
+    match done {
+        Ok(()) => table.done(action),
+        Err(error) => tracing::error!("{action:?}: {error}"),
     }
 }
 

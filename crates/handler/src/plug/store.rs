@@ -138,16 +138,20 @@ impl Store {
     /// afterwards, since the kubelet will not ask again for the pod after a loss of power.
     ///
     /// # Errors
-    /// What the kernel says; then nothing is left.
+    /// What the kernel says; then nothing is left that could be removed.
     pub fn make(&self, name: &str, record: &Record) -> io::Result<PathBuf> {
-        self.write(name, record)?;
         let mode = Mode::RWXU | Mode::XGRP | Mode::XOTH;
-        let made = mkdirat(&self.slots, name, mode)
-            .and_then(|()| fchmod(self.opened(name)?, mode))
-            .and_then(|()| fsync(&self.slots));
+        let directory = || {
+            mkdirat(&self.slots, name, mode)?;
+            fchmod(self.opened(name)?, mode)?;
+            fsync(&self.slots)
+        };
+        let made = self.write(name, record).and_then(|()| Ok(directory()?));
         if let Err(error) = made {
-            self.remove(name)?;
-            return Err(error.into());
+            if let Err(second) = self.remove(name) {
+                tracing::warn!("removing what was made of {name}: {second}");
+            }
+            return Err(error);
         }
         Ok(self.path.join("slots").join(name))
     }
@@ -176,7 +180,7 @@ impl Store {
     /// Removes a slot's directory and what is known of it.
     ///
     /// # Errors
-    /// What the kernel says: then the next start does it.
+    /// What the kernel says; what is left has no record or is removed by another call.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         remove(&self.records, name)?;
         remove(&self.slots, name)
@@ -289,6 +293,24 @@ mod tests {
         store.remove(&one).unwrap();
         assert!(!path.exists());
         assert_eq!(store.load().unwrap(), BTreeMap::from([(two, refused)]));
+    }
+
+    #[test]
+    fn of_a_directory_that_cannot_be_made_the_first_error_is_told_and_nothing_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let (slots, records) = (directory.path().join("slots"), directory.path().join("records"));
+        let name = store.name().unwrap();
+        // The record cannot take its place.
+        fs::create_dir(records.join(&name)).unwrap();
+        let error = store.make(&name, &record(1, State::Waiting)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::ISDIR.raw_os_error()), "{error}");
+        assert!(!records.join(&name).exists() && !slots.join(&name).exists());
+        // The directory is there, and cannot be removed either.
+        fs::create_dir_all(slots.join(&name).join("inside").join("deeper")).unwrap();
+        let error = store.make(&name, &record(1, State::Waiting)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{error}");
+        assert!(!records.join(&name).exists());
     }
 
     #[test]

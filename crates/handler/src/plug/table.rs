@@ -105,7 +105,7 @@ pub struct Shown {
     pub twins: BTreeSet<(String, String)>,
 }
 
-/// What is to be done on the disk.
+/// What is to be done on the disk: given again with each look until it was [done](Table::done).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Keep this of a directory.
@@ -125,6 +125,20 @@ struct Entry {
     absent: Option<Instant>,
     /// Whether the slot was given away again.
     replaced: bool,
+    /// Whether the disk has something older than the record.
+    dirty: bool,
+    /// Whether the directory is to be removed. Nothing brings it back, and it counts until it is gone.
+    leaving: bool,
+}
+
+impl Entry {
+    fn new(record: Record, made: Instant) -> Self {
+        Self { record, made, look: None, absent: None, replaced: false, dirty: false, leaving: false }
+    }
+
+    fn leave(&mut self) {
+        (self.leaving, self.look) = (true, None);
+    }
 }
 
 /// There are more directories than a node can need.
@@ -168,8 +182,23 @@ impl Table {
                 None => false,
             };
             let (absent, look) = (replaced.then_some(now), (!replaced).then_some((now, 0)));
-            self.entries.insert(name, Entry { record, made: now, look, absent, replaced });
+            self.entries.insert(name, Entry { look, absent, replaced, ..Entry::new(record, now) });
         }
+    }
+
+    /// At the limit: the oldest directory whose slot was given away again before its pod was ever shown. A pod that is
+    /// refused for another of its containers leaves one each time, and they must not take the places of those that run.
+    pub fn spare(&mut self) -> Option<Action> {
+        if self.entries.len() < self.limit {
+            return None;
+        }
+        let unused = self
+            .entries
+            .iter_mut()
+            .filter(|(_, entry)| entry.replaced && !entry.leaving && entry.record.state == State::Waiting);
+        let (name, entry) = unused.min_by_key(|(_, entry)| entry.record.number)?;
+        entry.leave();
+        Some(Action::Remove(name.clone()))
     }
 
     /// A slot is given to a container, with a directory of this name.
@@ -188,14 +217,27 @@ impl Table {
         self.number += 1;
         let record = Record { slot: slot.to_owned(), number: self.number, state: State::Waiting };
         let look = Some((now + FIRST, 0));
-        let entry = Entry { record: record.clone(), made: now, look, absent: None, replaced: false };
-        self.entries.insert(name.to_owned(), entry);
+        self.entries.insert(name.to_owned(), Entry { look, ..Entry::new(record.clone(), now) });
         Ok(record)
     }
 
-    /// The directory could not be made.
+    /// The directory could not be made. What there is of it is removed with the next look.
     pub fn cancel(&mut self, name: &str) {
-        self.entries.remove(name);
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.leave();
+        }
+    }
+
+    /// It is on the disk.
+    pub fn done(&mut self, action: &Action) {
+        match action {
+            Action::Write(name, record) => {
+                if let Some(entry) = self.entries.get_mut(name).filter(|entry| entry.record == *record) {
+                    entry.dirty = false;
+                }
+            }
+            Action::Remove(name) => drop(self.entries.remove(name)),
+        }
     }
 
     /// When to look up next; never where nothing is in use.
@@ -244,25 +286,20 @@ impl Table {
         (self.failures, self.earliest) = (0, None);
         let mut actions = Vec::new();
         for (name, entry) in &mut self.entries {
-            if entry.replaced || entry.made > began {
-                continue;
+            if !entry.replaced && !entry.leaving && entry.made <= began {
+                let before = entry.record.state.clone();
+                entry.see(shown, now);
+                entry.dirty |= entry.record.state != before;
             }
-            let before = entry.record.state.clone();
-            entry.see(shown, now);
-            if entry.record.state != before {
+            if entry.absent.is_some_and(|since| now.saturating_duration_since(since) > self.keep) {
+                entry.leave();
+            }
+            if entry.leaving {
+                actions.push(Action::Remove(name.clone()));
+            } else if entry.dirty {
                 actions.push(Action::Write(name.clone(), entry.record.clone()));
             }
         }
-        let keep = self.keep;
-        self.entries.retain(|name, entry| {
-            let stays = entry.absent.is_none_or(|since| now.saturating_duration_since(since) <= keep);
-            if !stays {
-                // What was written before does not matter any more.
-                actions.retain(|action| !matches!(action, Action::Write(written, _) if written == name));
-                actions.push(Action::Remove(name.clone()));
-            }
-            stays
-        });
         actions
     }
 

@@ -33,6 +33,15 @@ fn at(seconds: u64) -> Instant {
     *START + Duration::from_secs(seconds)
 }
 
+/// A look, with everything done on the disk that it wants.
+fn seen(table: &mut Table, shown: &Shown, began: Instant, now: Instant) -> Vec<Action> {
+    let actions = table.seen(shown, began, now);
+    for action in &actions {
+        table.done(action);
+    }
+    actions
+}
+
 fn one() -> Table {
     let mut table = Table::new(KEEP, 100);
     table.allocate("7", "first", at(10)).unwrap();
@@ -60,7 +69,7 @@ fn a_slot_is_its_one_holders_and_nobodys_while_it_is_doubtful() {
         let mut table = one();
         for (number, look) in looks.iter().enumerate() {
             let now = at(11 + number as u64);
-            table.seen(&shown(look), now, now);
+            seen(&mut table, &shown(look), now, now);
         }
         assert_eq!(state(&table, "first"), Some(&wanted), "{looks:?}");
     }
@@ -71,29 +80,29 @@ fn a_slot_is_refused_while_two_pods_have_the_name_of_its_pod() {
     let mut table = one();
     let mut two = shown(&[("7", "a")]);
     two.twins.insert(("vms".to_owned(), "a".to_owned()));
-    table.seen(&two, at(11), at(11));
+    seen(&mut table, &two, at(11), at(11));
     assert_eq!(state(&table, "first"), Some(&refused(Refusal::Twins, None)));
-    table.seen(&shown(&[("7", "a")]), at(12), at(12));
+    seen(&mut table, &shown(&[("7", "a")]), at(12), at(12));
     assert_eq!(state(&table, "first"), Some(&held("a")));
 }
 
 #[test]
 fn a_look_that_began_before_the_slot_was_given_says_nothing_of_it() {
     let mut table = one();
-    assert_eq!(table.seen(&shown(&[("7", "old")]), at(9), at(11)), []);
+    assert_eq!(seen(&mut table, &shown(&[("7", "old")]), at(9), at(11)), []);
     assert_eq!(state(&table, "first"), Some(&State::Waiting));
 }
 
 #[test]
 fn only_the_latest_directory_of_a_slot_has_a_holder() {
     let mut table = one();
-    table.seen(&shown(&[("7", "a")]), at(11), at(11));
+    seen(&mut table, &shown(&[("7", "a")]), at(11), at(11));
     table.allocate("7", "second", at(20)).unwrap();
     // Of the same name as the pod before.
-    let actions = table.seen(&shown(&[("7", "a")]), at(21), at(21));
+    let actions = seen(&mut table, &shown(&[("7", "a")]), at(21), at(21));
     assert!(matches!(&actions[..], [Action::Write(name, record)] if name == "second" && record.number == 2));
     // What is shown under the old name does not keep the old directory.
-    let actions = table.seen(&shown(&[("7", "a")]), at(141), at(141));
+    let actions = seen(&mut table, &shown(&[("7", "a")]), at(141), at(141));
     assert_eq!(actions, [Action::Remove("first".to_owned())]);
     assert_eq!(state(&table, "second"), Some(&held("a")));
 }
@@ -101,55 +110,55 @@ fn only_the_latest_directory_of_a_slot_has_a_holder() {
 #[test]
 fn a_directory_goes_when_its_pod_is_missing_for_long_and_not_before() {
     let mut table = one();
-    table.seen(&shown(&[("7", "a")]), at(11), at(11));
-    assert_eq!(table.seen(&shown(&[]), at(100), at(100)), []);
-    assert_eq!(table.seen(&shown(&[]), at(220), at(220)), []);
+    seen(&mut table, &shown(&[("7", "a")]), at(11), at(11));
+    assert_eq!(seen(&mut table, &shown(&[]), at(100), at(100)), []);
+    assert_eq!(seen(&mut table, &shown(&[]), at(220), at(220)), []);
     // Its container was started again, and it is there.
-    assert_eq!(table.seen(&shown(&[("7", "a")]), at(221), at(221)), []);
-    assert_eq!(table.seen(&shown(&[]), at(222), at(222)), []);
-    assert_eq!(table.seen(&shown(&[]), at(342), at(342)), []);
-    assert_eq!(table.seen(&shown(&[]), at(343), at(343)), [Action::Remove("first".to_owned())]);
+    assert_eq!(seen(&mut table, &shown(&[("7", "a")]), at(221), at(221)), []);
+    assert_eq!(seen(&mut table, &shown(&[]), at(222), at(222)), []);
+    assert_eq!(seen(&mut table, &shown(&[]), at(342), at(342)), []);
+    assert_eq!(seen(&mut table, &shown(&[]), at(343), at(343)), [Action::Remove("first".to_owned())]);
     assert_eq!((table.records().count(), table.next()), (0, None));
 }
 
 #[test]
 fn the_time_in_which_the_kubelet_is_away_does_not_count() {
     let mut table = one();
-    table.seen(&shown(&[("7", "a")]), at(11), at(11));
-    table.seen(&shown(&[]), at(12), at(12));
+    seen(&mut table, &shown(&[("7", "a")]), at(11), at(11));
+    seen(&mut table, &shown(&[]), at(12), at(12));
     table.failed(at(200));
-    assert_eq!(table.seen(&shown(&[]), at(300), at(300)), []);
+    assert_eq!(seen(&mut table, &shown(&[]), at(300), at(300)), []);
     table.away();
-    assert_eq!(table.seen(&shown(&[]), at(500), at(500)), []);
-    assert_eq!(table.seen(&shown(&[]), at(621), at(621)), [Action::Remove("first".to_owned())]);
+    assert_eq!(seen(&mut table, &shown(&[]), at(500), at(500)), []);
+    assert_eq!(seen(&mut table, &shown(&[]), at(621), at(621)), [Action::Remove("first".to_owned())]);
 }
 
 #[test]
 fn a_slot_that_nobody_was_ever_seen_with_goes_too() {
     let mut table = one();
-    table.seen(&shown(&[]), at(11), at(11));
-    assert_eq!(table.seen(&shown(&[]), at(132), at(132)), [Action::Remove("first".to_owned())]);
+    seen(&mut table, &shown(&[]), at(11), at(11));
+    assert_eq!(seen(&mut table, &shown(&[]), at(132), at(132)), [Action::Remove("first".to_owned())]);
 }
 
 #[test]
 fn what_was_kept_is_known_again_and_compared() {
     let mut table = one();
-    table.seen(&shown(&[("7", "a")]), at(11), at(11));
+    seen(&mut table, &shown(&[("7", "a")]), at(11), at(11));
     table.allocate("7", "second", at(12)).unwrap();
     table.allocate("8", "third", at(12)).unwrap();
-    table.seen(&shown(&[("7", "b"), ("8", "c")]), at(13), at(13));
+    seen(&mut table, &shown(&[("7", "b"), ("8", "c")]), at(13), at(13));
     let kept: Vec<_> = table.records().map(|(name, record)| (name.to_owned(), record.clone())).collect();
     for kept in [kept.clone(), kept.into_iter().rev().collect::<Vec<_>>()] {
         let mut table = Table::new(KEEP, 100);
         table.restore(kept, at(50));
         assert!(table.begin(at(50)));
-        assert_eq!(table.seen(&shown(&[("7", "b"), ("8", "d")]), at(50), at(51)).len(), 1);
+        assert_eq!(seen(&mut table, &shown(&[("7", "b"), ("8", "d")]), at(50), at(51)).len(), 1);
         assert_eq!(state(&table, "second"), Some(&held("b")));
         assert_eq!(state(&table, "third"), Some(&refused(Refusal::Changed, Some("c"))));
         assert_eq!(state(&table, "first"), Some(&held("a")));
         let record = table.allocate("9", "fourth", at(52)).unwrap();
         assert_eq!(record.number, 4);
-        let gone = table.seen(&shown(&[("7", "b"), ("8", "d")]), at(171), at(171));
+        let gone = seen(&mut table, &shown(&[("7", "b"), ("8", "d")]), at(171), at(171));
         assert_eq!(gone, [Action::Remove("first".to_owned())]);
     }
 }
@@ -158,10 +167,64 @@ fn what_was_kept_is_known_again_and_compared() {
 fn there_is_a_limit_of_directories() {
     let mut table = Table::new(KEEP, 2);
     table.allocate("1", "a", at(0)).unwrap();
-    table.allocate("1", "b", at(0)).unwrap();
-    assert_eq!(table.allocate("1", "c", at(0)), Err(Full));
+    table.allocate("2", "b", at(0)).unwrap();
+    // Either may be of a pod that is about to start.
+    assert_eq!((table.spare(), table.allocate("1", "c", at(0))), (None, Err(Full)));
     table.cancel("b");
-    assert!(table.allocate("1", "c", at(0)).is_ok());
+    assert_eq!(table.allocate("1", "c", at(0)), Err(Full));
+    assert_eq!(seen(&mut table, &shown(&[]), at(1), at(1)), [Action::Remove("b".to_owned())]);
+    assert!(table.allocate("1", "c", at(1)).is_ok());
+}
+
+/// Pods that are refused for another of their containers each take a slot for a moment.
+#[test]
+fn what_nobody_used_gives_way_at_the_limit() {
+    let mut table = Table::new(KEEP, 4);
+    table.allocate("1", "was used", at(0)).unwrap();
+    seen(&mut table, &shown(&[("1", "a")]), at(1), at(1));
+    for (slot, name) in [("1", "b"), ("2", "c"), ("1", "d")] {
+        assert_eq!(table.spare(), None);
+        table.allocate(slot, name, at(2)).unwrap();
+    }
+    // It is still there if it cannot be removed.
+    assert_eq!(table.spare(), Some(Action::Remove("b".to_owned())));
+    assert_eq!((table.spare(), table.allocate("1", "e", at(2))), (None, Err(Full)));
+    assert_eq!(seen(&mut table, &shown(&[]), at(3), at(3)), [Action::Remove("b".to_owned())]);
+    for number in 0..100 {
+        table.allocate("1", &number.to_string(), at(4)).unwrap();
+        let spare = table.spare().unwrap();
+        assert_ne!(spare, Action::Remove("was used".to_owned()));
+        table.done(&spare);
+    }
+}
+
+#[test]
+fn what_the_disk_did_not_take_is_given_again_until_it_does() {
+    let mut table = one();
+    let both = shown(&[("7", "a"), ("7", "b")]);
+    let write = |table: &Table, actions: &[Action]| {
+        let record = table.records().next().unwrap().1.clone();
+        assert_eq!(actions, [Action::Write("first".to_owned(), record)]);
+    };
+    let held = table.seen(&shown(&[("7", "a")]), at(11), at(11));
+    write(&table, &held);
+    // Lost, and no one is served any more.
+    let refused = table.seen(&both, at(12), at(12));
+    write(&table, &refused);
+    table.done(&held[0]);
+    assert_eq!(table.seen(&both, at(13), at(13)), refused, "an older record was written");
+    table.done(&refused[0]);
+    assert_eq!(table.seen(&both, at(14), at(14)), []);
+
+    table.seen(&shown(&[]), at(20), at(20));
+    let gone = [Action::Remove("first".to_owned())];
+    assert_eq!(table.seen(&shown(&[]), at(141), at(141)), gone);
+    // What is shown in its slot now is another's, and the kubelet may go and come.
+    table.away();
+    assert_eq!(table.seen(&shown(&[("7", "a")]), at(142), at(142)), gone);
+    assert!(table.next().is_some());
+    table.done(&gone[0]);
+    assert_eq!((table.seen(&shown(&[]), at(143), at(143)), table.next()), (vec![], None));
 }
 
 #[test]
@@ -227,7 +290,7 @@ proptest! {
                 }
                 5 => if let Some((_, shown)) = &mut looking { *shown = node.shown() },
                 6 => if let Some((began, shown)) = looking.take() {
-                    for action in table.seen(&shown, began, now) {
+                    for action in seen(&mut table, &shown, began, now) {
                         if let Action::Remove(name) = action {
                             let lives = node.pods.iter().any(|(.., directory)| *directory == name);
                             prop_assert!(!lives, "{} was removed under its pod", name);
@@ -256,7 +319,7 @@ proptest! {
             now = (now + Duration::from_secs(20)).max(table.next().unwrap_or(now));
             if table.begin(now) {
                 let shown = node.shown();
-                table.seen(&shown, now, now);
+                seen(&mut table, &shown, now, now);
                 prop_assert!(round < 19 || table.records().count() == node.pods.len());
             }
         }
@@ -287,7 +350,7 @@ proptest! {
             for _ in 0..3 {
                 if table.begin(now) {
                     looks.push(now);
-                    table.seen(&Shown::default(), now, now);
+                    seen(&mut table, &Shown::default(), now, now);
                 }
             }
         }
