@@ -13,8 +13,8 @@
 use super::table::Record;
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, fchmod, fdatasync, flock, fstat, fsync, mkdirat,
-        openat, renameat, unlinkat,
+        AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, fchmod, fdatasync, flock, fstat, fsync,
+        mkdirat, openat, renameat, unlinkat,
     },
     io::Errno,
 };
@@ -33,6 +33,23 @@ use std::{
 pub struct Host {
     /// Its cookie (`SO_NETNS_COOKIE`).
     pub network_namespace: u64,
+}
+
+/// Of the records: another one with each change of their fields.
+const VERSION: u32 = 1;
+
+/// A record as it is on the disk.
+#[derive(Serialize)]
+struct Written<'a> {
+    version: u32,
+    #[serde(flatten)]
+    record: &'a Record,
+}
+
+/// What is read first of a record.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
 /// Bytes of a file of ours.
@@ -90,34 +107,52 @@ impl Store {
     }
 
     /// What was kept. What does not belong together is removed: a directory of which nothing is known, and what is known
-    /// of one that is not there.
+    /// of one that is not there. What cannot be removed stays; since nothing is known of it, nobody gets it.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// What the kernel says when it cannot be known what is there, and a record of another version than [`VERSION`]: a
+    /// directory that is removed by mistake is lost to its running machine.
     pub fn load(&self) -> io::Result<BTreeMap<String, Record>> {
         let mut kept = BTreeMap::new();
         for name in names(&self.records)? {
-            let directory = is_ours(&name) && self.opened(&name).is_ok();
-            match self.read(&name).filter(|_| directory) {
+            let record = if is_ours(&name) {
+                let record = self.read(&name);
+                record.map_err(|error| io::Error::new(error.kind(), format!("the record {name}: {error}")))?
+            } else {
+                None
+            };
+            match record {
                 Some(record) => drop(kept.insert(name, record)),
-                None => remove(&self.records, &name)?,
+                None => remove_if_possible(&self.records, &name),
             }
         }
         for name in names(&self.slots)? {
             if !kept.contains_key(&name) {
                 tracing::info!("removing the directory of a slot of which nothing is known: {name}");
-                remove(&self.slots, &name)?;
+                remove_if_possible(&self.slots, &name);
             }
         }
         Ok(kept)
     }
 
-    fn read(&self, name: &str) -> Option<Record> {
+    /// What is known of a directory that is there.
+    fn read(&self, name: &str) -> io::Result<Option<Record>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = File::from(openat(&self.records, name, flags, Mode::empty()).ok()?);
+        let Some(file) = there(openat(&self.records, name, flags, Mode::empty()))? else { return Ok(None) };
+        if there(self.opened(name))?.is_none() || FileType::from_raw_mode(fstat(&file)?.st_mode).is_dir() {
+            return Ok(None);
+        }
         let mut bytes = Vec::new();
-        file.take(FILE).read_to_end(&mut bytes).ok()?;
-        serde_json::from_slice(&bytes).ok()
+        File::from(file).take(FILE).read_to_end(&mut bytes)?;
+        match serde_json::from_slice::<Version>(&bytes) {
+            Ok(Version { version: VERSION }) => Ok(serde_json::from_slice(&bytes).ok()),
+            Ok(Version { version }) => Err(io::Error::other(format!(
+                "it has version {version}, and this program knows {VERSION}: install the virt-handler that wrote it, or \
+                 move all machines away from this node and empty {}",
+                self.path.display()
+            ))),
+            Err(_) => Ok(None),
+        }
     }
 
     fn opened(&self, name: &str) -> rustix::io::Result<OwnedFd> {
@@ -161,7 +196,7 @@ impl Store {
     /// # Errors
     /// What the kernel says; then what was kept before stays.
     pub fn write(&self, name: &str, record: &Record) -> io::Result<()> {
-        replace(&self.records, name, &serde_json::to_vec(record)?)
+        replace(&self.records, name, &serde_json::to_vec(&Written { version: VERSION, record })?)
     }
 
     /// Keeps the cookie of the node's network namespace, or forgets it.
@@ -199,6 +234,15 @@ fn private(parent: std::os::fd::BorrowedFd<'_>, path: &Path) -> io::Result<Owned
     }
     fchmod(&opened, Mode::RWXU)?;
     Ok(opened)
+}
+
+/// Only these errors say that there is no such file or directory. All others pass, like a lack of memory, or say nothing.
+fn there<T>(opened: rustix::io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
+        Ok(opened) => Ok(Some(opened)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn is_ours(name: &str) -> bool {
@@ -245,144 +289,11 @@ fn remove(parent: &OwnedFd, name: &str) -> io::Result<()> {
     Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plug::table::{Holder, Refusal, State};
-    use std::{
-        fs,
-        os::unix::{
-            fs::{MetadataExt as _, PermissionsExt as _, symlink},
-            net::UnixListener,
-        },
-    };
-
-    fn record(number: u64, state: State) -> Record {
-        Record { slot: "7".to_owned(), number, state }
-    }
-
-    #[test]
-    fn directories_are_found_again_with_what_is_known_of_them() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
-        let (one, two) = (store.name().unwrap(), store.name().unwrap());
-        assert!(is_ours(&one) && one != two);
-        let path = store.make(&one, &record(1, State::Waiting)).unwrap();
-        assert_eq!(path, directory.path().join("slots").join(&one));
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o711);
-        for closed in
-            [directory.path().to_owned(), directory.path().join("slots"), directory.path().join("records")]
-        {
-            assert_eq!(fs::metadata(&closed).unwrap().mode() & 0o777, 0o700, "{}", closed.display());
-        }
-        store.make(&two, &record(2, State::Waiting)).unwrap();
-        let holder = Holder { namespace: "a".to_owned(), pod: "b".to_owned(), container: "c".to_owned() };
-        let held = record(1, State::Held(holder.clone()));
-        store.write(&one, &held).unwrap();
-        let refused = record(2, State::Refused { why: Refusal::Shared, before: Some(holder) });
-        store.write(&two, &refused).unwrap();
-        drop(store);
-        let store = Store::open(directory.path()).unwrap();
-        assert_eq!(
-            store.load().unwrap(),
-            BTreeMap::from([(one.clone(), held), (two.clone(), refused.clone())])
-        );
-
-        let _socket = UnixListener::bind(path.join("link.sock")).unwrap();
-        store.remove(&one).unwrap();
-        store.remove(&one).unwrap();
-        assert!(!path.exists());
-        assert_eq!(store.load().unwrap(), BTreeMap::from([(two, refused)]));
-    }
-
-    #[test]
-    fn of_a_directory_that_cannot_be_made_the_first_error_is_told_and_nothing_left() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
-        let (slots, records) = (directory.path().join("slots"), directory.path().join("records"));
-        let name = store.name().unwrap();
-        // The record cannot take its place.
-        fs::create_dir(records.join(&name)).unwrap();
-        let error = store.make(&name, &record(1, State::Waiting)).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(Errno::ISDIR.raw_os_error()), "{error}");
-        assert!(!records.join(&name).exists() && !slots.join(&name).exists());
-        // The directory is there, and cannot be removed either.
-        fs::create_dir_all(slots.join(&name).join("inside").join("deeper")).unwrap();
-        let error = store.make(&name, &record(1, State::Waiting)).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{error}");
-        assert!(!records.join(&name).exists());
-    }
-
-    #[test]
-    fn what_is_unknown_is_removed_and_links_are_not_followed() {
-        let directory = tempfile::tempdir().unwrap();
-        let outside = tempfile::tempdir().unwrap();
-        fs::write(outside.path().join("precious"), "x").unwrap();
-        let store = Store::open(directory.path()).unwrap();
-        let name = |letter: &str| letter.repeat(32);
-        let (slots, records) = (directory.path().join("slots"), directory.path().join("records"));
-        // A record without a directory, one with a link for a directory, one that is damaged, one of another name.
-        store.write(&name("a"), &record(1, State::Waiting)).unwrap();
-        store.write(&name("b"), &record(2, State::Waiting)).unwrap();
-        symlink(outside.path(), slots.join(name("b"))).unwrap();
-        store.make(&name("c"), &record(3, State::Waiting)).unwrap();
-        fs::write(records.join(name("c")), "{").unwrap();
-        fs::write(records.join("other"), "{}").unwrap();
-        // A directory without a record, with a link and a directory in it.
-        fs::create_dir_all(slots.join(name("d")).join("inside")).unwrap();
-        symlink(outside.path(), slots.join(name("d")).join("link")).unwrap();
-        // A record that is a link to one.
-        store.make(&name("e"), &record(4, State::Waiting)).unwrap();
-        let elsewhere = outside.path().join("record");
-        fs::rename(records.join(name("e")), &elsewhere).unwrap();
-        symlink(&elsewhere, records.join(name("e"))).unwrap();
-        store.make(&name("f"), &record(5, State::Waiting)).unwrap();
-
-        assert_eq!(store.load().unwrap(), BTreeMap::from([(name("f"), record(5, State::Waiting))]));
-        for directory in [slots, records] {
-            let left: Vec<_> =
-                fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-            assert_eq!(left, [name("f").as_str()]);
-        }
-        assert!(outside.path().join("precious").exists() && elsewhere.exists());
-    }
-
-    #[test]
-    fn a_directory_that_is_a_link_or_open_to_others_is_refused_or_closed() {
-        let directory = tempfile::tempdir().unwrap();
-        let outside = tempfile::tempdir().unwrap();
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        symlink(outside.path(), directory.path().join("slots")).unwrap();
-        assert!(Store::open(directory.path()).is_err());
-        assert_eq!(fs::metadata(directory.path()).unwrap().mode() & 0o777, 0o700);
-        assert!(fs::read_dir(outside.path()).unwrap().next().is_none());
-        if rustix::process::geteuid().is_root() {
-            fs::remove_file(directory.path().join("slots")).unwrap();
-            fs::create_dir(directory.path().join("slots")).unwrap();
-            std::os::unix::fs::chown(directory.path().join("slots"), Some(107), Some(107)).unwrap();
-            let error = Store::open(directory.path()).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
-        }
-    }
-
-    #[test]
-    fn one_process_has_it_and_the_next_one_waits() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
-        store.set_host(Some(7)).unwrap();
-        let path = directory.path().to_owned();
-        let (say, said) = std::sync::mpsc::channel();
-        let next = std::thread::spawn(move || {
-            let store = Store::open(&path).unwrap();
-            say.send(()).unwrap();
-            drop(store);
-        });
-        // Not before this one ends: if it could open it, nothing would stop it from saying so at any time.
-        assert!(said.try_recv().is_err());
-        assert_eq!(fs::read_to_string(directory.path().join("host")).unwrap(), r#"{"networkNamespace":7}"#);
-        drop(store);
-        next.join().unwrap();
-        said.recv().unwrap();
-        assert!(!directory.path().join("host").exists());
+fn remove_if_possible(parent: &OwnedFd, name: &str) {
+    if let Err(error) = remove(parent, name) {
+        tracing::error!("{name} stays, of which nothing is known: {error}");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,8 +85,10 @@ pub enum State {
 }
 
 /// What is kept of one `Allocate`, beside the name of its directory.
+///
+/// On the disk a version is beside these fields, which says that there are no others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Record {
     /// The name of the slot, which other records may have, too; the one with the highest number counts.
     pub slot: String,
