@@ -227,10 +227,10 @@ async fn every_call_of_the_program_is_granted_and_every_granted_one_has_its_use(
     let wanted = [Some(MACHINE), kvm.then_some(KVM)].into_iter().flatten().map(str::to_owned).collect();
     assert_eq!(offered, wanted);
     if kvm {
-        let nodes = allocate(&node.path("own/kvm.sock"), &["0"]).await.unwrap().devices;
+        let nodes = allocate(&node.path("own/sockets/kvm.sock"), &["0"]).await.unwrap().devices;
         assert_eq!(nodes[0].host_path, "/dev/kvm");
     }
-    let machine = node.path("own/machine.sock");
+    let machine = node.path("own/sockets/machine.sock");
     pods.list.lock().unwrap().pods.push(pod("a", "1"));
     let given = allocate(&machine, &["1"]).await.unwrap();
     let mount = &given.mounts[0];
@@ -284,7 +284,7 @@ async fn it_holds_nothing_and_knows_its_slots_again_after_it_was_killed() {
     for line in ["NoNewPrivs:\t1\n", "Seccomp:\t2\n", "Threads:\t1\n"] {
         assert!(status.contains(line), "{status}");
     }
-    let socket = node.path("own/machine.sock");
+    let socket = node.path("own/sockets/machine.sock");
     for (slot, name) in [("0", "a"), ("2", "b")] {
         pods.list.lock().unwrap().pods.push(pod(name, slot));
         allocate(&socket, &[slot]).await.unwrap();
@@ -339,7 +339,7 @@ async fn each_right_is_missed() {
     let resources = node.path("missing/kubelet.sock");
     let mut plug = Plug::start(&["env"], &with(&node, "--pod-resources", resources));
     kubelet.devices().await;
-    allocate(&node.path("own/machine.sock"), &["0"]).await.unwrap();
+    allocate(&node.path("own/sockets/machine.sock"), &["0"]).await.unwrap();
     plug.says("who holds the slots: No such file or directory").await;
     plug.stop().await;
 

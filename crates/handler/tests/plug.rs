@@ -19,9 +19,11 @@ use kubelet::{Kubelet, Pods};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 use tokio::{
-    net::UnixListener,
+    io::AsyncReadExt as _,
+    net::{UnixListener, UnixStream},
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -34,6 +36,11 @@ struct Running {
 }
 
 fn start(kubelet: &Path, socket: &Path) -> Running {
+    start_with(kubelet, socket, rustix::process::geteuid().as_raw(), Duration::from_secs(60))
+}
+
+/// With another user who is heard, and time for a first request.
+fn start_with(kubelet: &Path, socket: &Path, user: u32, limit: Duration) -> Running {
     let (seen, events) = mpsc::unbounded_channel();
     let allocate = |devices: &[String]| match devices {
         [one] => Ok(ContainerResponse {
@@ -46,7 +53,7 @@ fn start(kubelet: &Path, socket: &Path) -> Running {
         }),
         _ => Err("one for each container".to_owned()),
     };
-    let plugin = Arc::new(Plugin::new(4, Box::new(allocate), seen));
+    let plugin = Arc::new(Plugin::new(4, Box::new(allocate), seen, user).first_request_within(limit));
     let listener = UnixListener::bind(socket).unwrap();
     let entry = Entry { resource: MACHINE, kubelet: kubelet.to_owned(), socket: socket.to_owned() };
     let (say, listens) = watch::channel(None);
@@ -187,4 +194,53 @@ async fn a_list_without_the_plug_ins_own_pod_says_nothing() {
         let error = look::list(&socket, &us).await.unwrap_err();
         assert!(error.contains("does not show kubevirt/virt-handler-x"), "{error}");
     }
+}
+
+/// Nobody else can take the kubelet's place and say which namespace is the node's.
+#[tokio::test]
+async fn who_is_of_another_user_than_the_kubelet_is_not_heard() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("machine.sock");
+    let another = rustix::process::geteuid().as_raw() + 1;
+    let plug = start_with(&directory.path().join("none"), &socket, another, Duration::from_secs(60));
+    for _ in 0..20 {
+        let mut stream = UnixStream::connect(&socket).await.unwrap();
+        // Of one that is heard, HTTP/2 sends its settings.
+        assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
+    }
+    assert!(plug.listens.borrow().is_none());
+}
+
+#[tokio::test]
+async fn connections_without_a_request_do_not_keep_the_kubelet_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("machine.sock");
+    let user = rustix::process::geteuid().as_raw();
+    let _plug = start_with(&directory.path().join("none"), &socket, user, Duration::from_secs(1));
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        idle.push(UnixStream::connect(&socket).await.unwrap());
+    }
+    // Each is closed in its turn, after what HTTP/2 says in the beginning.
+    for mut stream in idle {
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+    assert!(allocate(&socket, &["1"]).await.is_ok());
+}
+
+/// What has asked once may listen as long as it likes.
+#[tokio::test]
+async fn a_connection_with_a_request_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("machine.sock");
+    let user = rustix::process::geteuid().as_raw();
+    let limit = Duration::from_millis(300);
+    let mut plug = start_with(&directory.path().join("none"), &socket, user, limit);
+    let stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let _listener = kubelet::listen(stream).await;
+    plug.listens.wait_for(Option::is_some).await.unwrap();
+    // One without a request, which comes later, is closed meanwhile.
+    let mut idle = UnixStream::connect(&socket).await.unwrap();
+    idle.read_to_end(&mut Vec::new()).await.unwrap();
+    assert!(plug.listens.borrow().is_some());
 }

@@ -10,10 +10,10 @@ use super::{
 use ferrovirt_sys::netns;
 use futures::{Stream, StreamExt as _, stream};
 use hyper::body::Incoming;
-use std::{os::fd::AsFd as _, pin::Pin, sync::Arc, task::Poll};
+use std::{os::fd::AsFd as _, pin::Pin, sync::Arc, task::Poll, time::Duration};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc},
 };
 use tonic::Status;
 
@@ -23,6 +23,8 @@ const REQUEST: usize = 64 << 10;
 const CONTAINERS: usize = 64;
 /// Connections at a time; the kubelet has one, and another while it is started again.
 const CONNECTIONS: usize = 8;
+/// How long a connection may be there without a request. The kubelet connects when it has one.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
 /// What gives a container its devices, of those that are offered.
 pub type Allocate = dyn Fn(&[String]) -> Result<ContainerResponse, String> + Send + Sync;
@@ -42,6 +44,8 @@ pub struct Plugin {
     devices: Devices,
     allocate: Box<Allocate>,
     seen: mpsc::UnboundedSender<Seen>,
+    user: u32,
+    first_request: Duration,
 }
 
 impl std::fmt::Debug for Plugin {
@@ -51,18 +55,26 @@ impl std::fmt::Debug for Plugin {
 }
 
 impl Plugin {
-    /// A plug-in that offers as many devices as `count`, named by numbers from 0.
-    pub fn new(count: u16, allocate: Box<Allocate>, seen: mpsc::UnboundedSender<Seen>) -> Self {
+    /// A plug-in that offers as many devices as `count`, named by numbers from 0, to the kubelet, which is of this user.
+    pub fn new(count: u16, allocate: Box<Allocate>, seen: mpsc::UnboundedSender<Seen>, user: u32) -> Self {
         let device = |number: u16| Device { id: number.to_string(), health: HEALTHY.to_owned() };
-        Self { devices: Devices { devices: (0..count).map(device).collect() }, allocate, seen }
+        let devices = Devices { devices: (0..count).map(device).collect() };
+        Self { devices, allocate, seen, user, first_request: FIRST_REQUEST }
     }
 
-    /// Serves whoever connects, for ever.
+    /// With another time in which a connection must have had its first request.
+    #[must_use]
+    pub fn first_request_within(self, first_request: Duration) -> Self {
+        Self { first_request, ..self }
+    }
+
+    /// Serves whoever connects and is of the kubelet's user, for ever.
     pub async fn run(self: Arc<Self>, listener: UnixListener) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match listener.accept().await {
+                Ok((stream, _)) if !self.knows(&stream) => {}
                 Ok((stream, _)) => {
                     let plugin = Arc::clone(&self);
                     tokio::spawn(async move {
@@ -74,16 +86,42 @@ impl Plugin {
                 }
                 Err(error) => {
                     tracing::warn!("taking a connection of the kubelet: {error}");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
     }
 
+    /// Whether it is the kubelet's user who has connected.
+    fn knows(&self, stream: &UnixStream) -> bool {
+        let user = stream.peer_cred().map(|peer| peer.uid());
+        let known = user.as_ref().is_ok_and(|user| *user == self.user);
+        if !known {
+            tracing::warn!("somebody who is not the kubelet has connected and is not heard: user {user:?}");
+        }
+        known
+    }
+
     async fn serve(self: Arc<Self>, stream: UnixStream) -> Result<(), hyper::Error> {
         // An accepted socket is of the namespace of who connected.
         let cookie = netns::cookie(stream.as_fd()).ok();
-        grpc::serve(stream, move |request| Arc::clone(&self).answer(request, cookie)).await
+        let limit = self.first_request;
+        let asks = Arc::new(Notify::new());
+        let asked = Arc::clone(&asks);
+        let serving = grpc::serve(stream, move |request| {
+            asks.notify_one();
+            Arc::clone(&self).answer(request, cookie)
+        });
+        tokio::pin!(serving);
+        tokio::select! {
+            ended = &mut serving => return ended,
+            () = asked.notified() => {}
+            () = tokio::time::sleep(limit) => {
+                tracing::warn!("a connection has had no request for {limit:?} and is closed");
+                return Ok(());
+            }
+        }
+        serving.await
     }
 
     async fn answer(self: Arc<Self>, request: http::Request<Incoming>, cookie: Option<u64>) -> Answer {

@@ -8,7 +8,7 @@ use super::{
     messages::{ContainerResponse, DeviceSpec, Mount},
     plugin::{Plugin, Seen},
     registration::Entry,
-    store::Store,
+    store::{SOCKETS, Store},
     table::{Action, Table},
 };
 use anyhow::Context as _;
@@ -114,15 +114,17 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::R
     table.restore(store.load().context("reading what was kept")?, Instant::now());
     let slots = listen(&options, "machine.sock")?;
     let kvm = if options.offer_kvm && kvm { Some(listen(&options, "kvm.sock")?) } else { None };
+    // The kubelet is root, as whoever may use its sockets.
+    let user = rustix::process::geteuid().as_raw();
     confine(&store).context("giving up rights")?;
     let shared = Arc::new(Shared { state: Mutex::new((table, store)), changed: Notify::new() });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(options, shared, slots, kvm))
+    runtime.block_on(serve(options, shared, slots, kvm, user))
 }
 
 /// A socket, and where it is.
 fn listen(options: &Options, name: &str) -> anyhow::Result<(UnixListener, PathBuf)> {
-    let path = options.directory.join(name);
+    let path = options.directory.join(SOCKETS).join(name);
     let bind = || {
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -258,6 +260,7 @@ async fn serve(
     shared: Arc<Shared>,
     slots: (UnixListener, PathBuf),
     kvm: Option<(UnixListener, PathBuf)>,
+    user: u32,
 ) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let kubelet = options.device_plugins.join("kubelet.sock");
@@ -265,7 +268,7 @@ async fn serve(
     let (events, seen) = mpsc::unbounded_channel();
     let on = Arc::clone(&shared);
     let allocate = Box::new(move |devices: &[String]| on.allocate(devices, &nodes));
-    let plugin = Plugin::new(options.slots, allocate, events);
+    let plugin = Plugin::new(options.slots, allocate, events, user);
     let on = Arc::clone(&shared);
     let listens = move |cookie| on.listens(cookie);
     offer(&mut tasks, MACHINE, &kubelet, plugin, slots, seen, listens)?;
@@ -274,7 +277,15 @@ async fn serve(
         let response = ContainerResponse { devices: vec![Node::Kvm.spec()], ..ContainerResponse::default() };
         // One node serves any number; as many as there are places are offered.
         let allocate = Box::new(move |_: &[String]| Ok(response.clone()));
-        offer(&mut tasks, KVM, &kubelet, Plugin::new(options.slots, allocate, events), socket, seen, |_| {})?;
+        offer(
+            &mut tasks,
+            KVM,
+            &kubelet,
+            Plugin::new(options.slots, allocate, events, user),
+            socket,
+            seen,
+            |_| {},
+        )?;
     }
     let own = look::Own { namespace: options.pod_namespace, pod: options.pod_name };
     tasks.spawn(shared.follow(options.pod_resources, own));

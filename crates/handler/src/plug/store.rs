@@ -5,6 +5,7 @@
 //!   records/NAME      what is known of it (JSON)
 //!   host              the cookie of the node's network namespace (JSON)
 //!   lock              held as long as the program runs
+//!   sockets/          on which the kubelet is heard
 //! ```
 //!
 //! This is also what the part with the network's capability reads: it learns slot, directory, pod and cookie from here,
@@ -60,6 +61,9 @@ const HOST: &str = "host";
 /// What is being written.
 const PART: &str = "part";
 
+/// The directory of sockets: one of its own, so that who reads the rest need not see them.
+pub const SOCKETS: &str = "sockets";
+
 /// The opened directories.
 #[derive(Debug)]
 pub struct Store {
@@ -78,7 +82,7 @@ impl Store {
     /// What the kernel says; `PermissionDenied` for directories that are somebody else's.
     pub fn open(path: &Path) -> io::Result<Self> {
         let own = private(CWD.as_fd(), path)?;
-        for name in ["slots", "records"] {
+        for name in ["slots", "records", SOCKETS] {
             match mkdirat(&own, name, Mode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
@@ -95,6 +99,7 @@ impl Store {
         }
         let slots = private(own.as_fd(), Path::new("slots"))?;
         let records = private(own.as_fd(), Path::new("records"))?;
+        private(own.as_fd(), Path::new(SOCKETS))?;
         let random = File::open("/dev/urandom")?;
         let store = Self { path: path.to_owned(), own, slots, records, random, _lock: lock };
         store.set_host(None)?;
