@@ -12,7 +12,7 @@ use ferrovirt_handler::plug::{
         ALLOCATE, AllocateRequest, AllocateResponse, Container, ContainerDevices, ContainerRequest,
         ContainerResponse, Pod,
     },
-    store::Host,
+    store::{Host, Store},
     table::{Holder, Record, State},
 };
 use ferrovirt_privilege::{
@@ -313,6 +313,24 @@ async fn it_holds_nothing_and_knows_its_slots_again_after_it_was_killed() {
     let left = node.records();
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].1.state, held("b"));
+    plug.stop().await;
+}
+
+/// The next one of a rolling update, which comes while the last one is still there.
+#[tokio::test]
+async fn one_that_waits_for_another_can_be_ended_and_comes_in_its_turn() {
+    let node = Node::new();
+    let mut kubelet = Kubelet::start(&node.path("plugins"));
+    let other = Store::open(&node.path("own")).unwrap();
+    // The first process of a pid namespace, as in a container.
+    let first = ["unshare", "--pid", "--fork", "--kill-child"];
+    let mut plug = Plug::start(&first, &node.arguments());
+    plug.says("waiting for the end of another process").await;
+    plug.stop().await;
+    let mut plug = Plug::start(&first, &node.arguments());
+    plug.says("waiting for the end of another process").await;
+    drop(other);
+    kubelet.devices().await;
     plug.stop().await;
 }
 

@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, mpsc},
     task::JoinSet,
 };
@@ -31,6 +31,9 @@ use tokio::{
 pub const COMMAND: &str = "plug";
 /// Directories for each slot, in which pods that ended are waited for, and some more.
 const DIRECTORIES: usize = 8;
+
+/// Between two tries to be the only process.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Offers places for machines to the kubelet
 #[derive(Debug, Parser)]
@@ -106,7 +109,8 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::R
     let kvm = has_kvm();
     options.devices.retain(|device| *device != Node::Kvm || kvm);
     let directory = &options.directory;
-    let store = Store::open(directory).with_context(|| format!("opening {}", directory.display()))?;
+    let opened = open(directory).with_context(|| format!("opening {}", directory.display()))?;
+    let Some(store) = opened else { return Ok(()) };
     let mut table = Table::new(
         Duration::from_secs(options.keep_seconds.into()),
         DIRECTORIES * usize::from(options.slots),
@@ -120,6 +124,36 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::R
     let shared = Arc::new(Shared { state: Mutex::new((table, store)), changed: Notify::new() });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(options, shared, slots, kvm, user))
+}
+
+/// Waits until no other process has it open; `None` when it is asked to end meanwhile.
+fn open(directory: &Path) -> io::Result<Option<Store>> {
+    match Store::open(directory) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        other => return other.map(Some),
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // The first process of a container is ended by no signal that it has no handler for.
+        let (mut terminate, mut interrupt) = ends()?;
+        tracing::info!("waiting for the end of another process that has {}", directory.display());
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(None),
+                _ = interrupt.recv() => return Ok(None),
+                () = tokio::time::sleep(AGAIN) => {}
+            }
+            match Store::open(directory) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other.map(Some),
+            }
+        }
+    })
+}
+
+/// The signals that ask it to end.
+fn ends() -> io::Result<(Signal, Signal)> {
+    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
 }
 
 /// A socket, and where it is.
@@ -289,7 +323,7 @@ async fn serve(
     }
     let own = look::Own { namespace: options.pod_namespace, pod: options.pod_name };
     tasks.spawn(shared.follow(options.pod_resources, own));
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = ends()?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -76,10 +76,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens it and waits until no other process has it open. `path` is the node's own and absolute; it is there.
+    /// Opens it for this process alone. `path` is the node's own and absolute; it is there.
     ///
     /// # Errors
-    /// What the kernel says; `PermissionDenied` for directories that are somebody else's.
+    /// What the kernel says; `WouldBlock` while another process has it open, `PermissionDenied` for directories that are
+    /// somebody else's.
     pub fn open(path: &Path) -> io::Result<Self> {
         let own = private(CWD.as_fd(), path)?;
         for name in ["slots", "records", SOCKETS] {
@@ -90,13 +91,7 @@ impl Store {
         }
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let lock = openat(&own, "lock", flags, Mode::RUSR | Mode::WUSR)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                tracing::info!("waiting for the end of another process that has {}", path.display());
-                flock(&lock, FlockOperation::LockExclusive)?;
-            }
-            other => other?,
-        }
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         let slots = private(own.as_fd(), Path::new("slots"))?;
         let records = private(own.as_fd(), Path::new("records"))?;
         private(own.as_fd(), Path::new(SOCKETS))?;
