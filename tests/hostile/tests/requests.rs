@@ -214,6 +214,30 @@ fn changes_of_large_objects_cost_little_however_many_watches_nobody_takes() -> R
     }
     let used = peak(&cluster)?;
     ensure!(used < MEMORY, "{used} KiB");
+    drop(held);
+    // Each of them waits for another version of the object.
+    let held = (0..40)
+        .map(|turn| {
+            let name = format!("{MAPS}/versions");
+            let data = map("versions", &small(50_000 - turn));
+            let made = if turn == 0 {
+                server.post(alice, MAPS, &data)?
+            } else {
+                server.ask(alice, "PUT", &name, "application/json", data.to_string().as_bytes())?
+            };
+            ensure!(matches!(made.code, 200 | 201), "{}", made.status("message"));
+            let from =
+                made.json()?["metadata"]["resourceVersion"].as_str().context("no revision")?.to_owned();
+            let mut connection = server.connect()?;
+            let path = format!("{MAPS}?watch=1&resourceVersion={from}");
+            connection.send(&users.adam.token, "GET", &path, "", b"")?;
+            let (code, head) = connection.head()?;
+            ensure!(code == 200, "{head}");
+            Ok(connection)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let used = peak(&cluster)?;
+    ensure!(used < MEMORY, "{used} KiB with versions that nobody takes");
     // Who takes an event has it whole, with the revision of the deletion.
     let made = server.post(alice, MAPS, &map("last", &small(5000)))?.json()?;
     let from = made["metadata"]["resourceVersion"].as_str().context("no revision")?.to_owned();

@@ -11,7 +11,7 @@
 //! | KiB of bodies that are being read | 6,144 | 24,576 |
 //! | large requests that are worked on, apart from the async workers | 1 | 3 |
 //! | KiB of objects that lists, and watches before their first event, keep until their client has taken them | 65,536 | 393,216 |
-//! | KiB of pieces of watches over 32 KiB that their client has not taken; the next ones wait | 8,192 | 32,768 |
+//! | pieces of watches, of more than 32 KiB each, that their client has not taken; the next ones wait | 4 | 64 |
 //! | watches | 64 | 1,024 |
 //! | followed logs, consoles, screens | 32 | 256 |
 //! | connections | 100 | 1,000 |
@@ -63,7 +63,7 @@ pub struct Flow {
     pub(crate) large: Arc<Share>,
     /// KiB of objects, as they weigh in memory, that are kept for answers on their way: stored ones may be others by then.
     pub(crate) snapshots: Arc<Share>,
-    /// KiB of large pieces of watches that their clients have not taken.
+    /// Large pieces of watches that their clients have not taken.
     pieces: Arc<Share>,
     /// Watches.
     pub(crate) watches: Arc<Share>,
@@ -82,7 +82,7 @@ impl Default for Flow {
             bodies: Share::queued(6 << 10, 24 << 10),
             large: Share::queued(1, 3),
             snapshots: Share::queued(64 << 10, 384 << 10),
-            pieces: Share::queued(8 << 10, 32 << 10),
+            pieces: Share::queued(4, 64),
             watches: Share::strict(64, 1024),
             streams: Share::strict(32, 256),
             connections: Share::strict(100, 1000),
@@ -143,15 +143,12 @@ impl Flow {
 }
 
 impl Flow {
-    /// Waits for a part of what may be on the way to clients of watches: `size` bytes, from now on until the place is
-    /// dropped. Small pieces have it at once. Nothing else that the user shares may be held meanwhile.
-    pub(crate) async fn room(&self, user: &Requester, size: usize) -> Place {
-        if size <= LARGE {
-            return Place::default();
-        }
+    /// Waits until one more large piece of a watch may be on its way to a client, until the place is dropped.
+    pub(crate) async fn room(&self, user: &Requester) -> Place {
         loop {
-            match self.pieces.take(user, size / 1024).await {
+            match self.pieces.take(user, 1).await {
                 Ok(place) => return place,
+                // The user's queue is full.
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
         }
@@ -239,6 +236,21 @@ mod tests {
         // Only ends a test that has failed.
         let written = tokio::time::timeout(Duration::from_secs(60), work).await.unwrap().unwrap();
         assert_eq!(written.len(), 2 * LARGE + 2);
+    }
+
+    #[tokio::test]
+    async fn many_who_take_all_that_they_may_leave_room_for_others() {
+        let flow = Flow::default();
+        let somebody = |number: usize| Requester::of(&UserInfo::authenticated(format!("u{number}"), []));
+        let mut held = Vec::new();
+        for number in 0..12 {
+            for _ in 0..4 {
+                held.push(flow.room(&somebody(number)).await);
+            }
+        }
+        let room = |number| futures::FutureExt::now_or_never(flow.room(&somebody(number)));
+        assert!(room(0).is_none(), "that is all for one");
+        assert!(room(12).is_some());
     }
 
     #[tokio::test]

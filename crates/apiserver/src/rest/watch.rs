@@ -14,8 +14,9 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use super::Call;
+use super::negotiate::Form;
 use crate::app::{self, Answer};
-use crate::flow::Place;
+use crate::flow::{LARGE, Place};
 use crate::quota;
 use crate::status::ApiError;
 use crate::store::{Event, EventKind, StoreError, Watcher};
@@ -38,8 +39,8 @@ struct Stream {
     initial: Peekable<std::vec::IntoIter<Arc<Value>>>,
     /// What the initial state counts as, until it is sent.
     kept: Place,
-    /// What the last piece counts as, until the client has taken it.
-    on_the_way: Place,
+    /// Where the last or the next piece is large: until the client has taken it.
+    room: Option<Place>,
     initial_bookmark: Option<u64>,
     /// No event was sent yet: tables name their columns in the first.
     first: bool,
@@ -110,7 +111,7 @@ impl Call {
             next_bookmark: now + BOOKMARKS,
             initial: initial.into_iter().peekable(),
             kept,
-            on_the_way: Place::default(),
+            room: None,
             initial_bookmark,
             first: true,
             ended: false,
@@ -140,8 +141,8 @@ impl Stream {
     /// The next piece of the stream; nothing at its end.
     async fn next(&mut self) -> Option<Bytes> {
         let mut out = Vec::new();
-        // Asked for more, the client has room.
-        self.on_the_way = Place::default();
+        // Asked for more, the client has taken the last one.
+        self.room = None;
         let mut lines = Vec::new();
         let mut size = 0;
         while size <= FRAME
@@ -150,9 +151,11 @@ impl Stream {
             size += quota::serialized(&object);
             lines.push(Line { kind: "ADDED", object, revision: None });
         }
-        if !lines.is_empty() {
-            self.lines(&mut out, lines).await;
+        // These are counted as what the stream keeps, so they may wait.
+        if self.is_large(&lines) && !self.wait_for_room().await {
+            return None;
         }
+        self.lines(&mut out, lines).await;
         if self.initial.peek().is_some() {
             return Some(out.into());
         }
@@ -167,6 +170,7 @@ impl Stream {
             return None;
         }
         loop {
+            let read = self.watcher.revision();
             let woken = tokio::select! {
                 events = self.watcher.next() => Woken::Events(events),
                 () = sleep_until(self.next_bookmark), if self.call.query.bookmarks => Woken::Bookmark,
@@ -174,14 +178,26 @@ impl Stream {
                 _ = self.shutdown.wait_for(|stop| *stop) => Woken::End,
             };
             match woken {
-                Woken::Events(Ok(events)) => self.events(&mut out, &events).await,
+                Woken::Events(Ok(events)) => {
+                    let lines: Vec<_> = events.iter().filter_map(|event| self.seen(event)).collect();
+                    if self.room.is_none() && self.is_large(&lines) {
+                        // Old versions of objects are nobody's: whoever waits does not keep them in memory, and reads
+                        // them again, or learns that it was too slow.
+                        drop((lines, events));
+                        self.watcher.go_back(read);
+                        self.wait_for_room().await;
+                        continue;
+                    }
+                    self.lines(&mut out, lines).await;
+                }
                 Woken::Events(Err(StoreError::Closed)) => return None,
                 Woken::End => {
                     // The last word says from where to go on: of a quiet kind the client's own revision is old by now,
                     // and the history may not reach back to it. What happened until now comes first.
                     if self.call.query.bookmarks {
                         if let Some(Ok(events)) = self.watcher.next().now_or_never() {
-                            self.events(&mut out, &events).await;
+                            let lines = events.iter().filter_map(|event| self.seen(event)).collect();
+                            self.lines(&mut out, lines).await;
                         }
                         put(&mut out, "BOOKMARK", &self.call.output.bookmark(self.watcher.revision(), false));
                     }
@@ -226,19 +242,26 @@ impl Stream {
         }
     }
 
-    async fn events(&mut self, out: &mut Vec<u8>, events: &[Arc<Event>]) {
-        let lines = events.iter().filter_map(|event| self.seen(event)).collect();
-        self.lines(out, lines).await;
+    /// Whether a piece with these lines needs a place. Of tables and metadata little of an object is written.
+    fn is_large(&self, lines: &[Line]) -> bool {
+        !self.call.requester.is_system()
+            && self.call.output.form == Form::Whole
+            && lines.iter().map(|line| quota::serialized(&line.object)).sum::<usize>() > LARGE
     }
 
-    /// Writes `lines`, once the user has room for them: there are many watches, and each may have a client that takes
-    /// nothing.
+    /// Waits for a place: there are many watches, and each may have a client that takes nothing. False when the stream is
+    /// over before.
+    async fn wait_for_room(&mut self) -> bool {
+        tokio::select! {
+            room = self.call.app.flow.room(&self.call.requester) => self.room = Some(room),
+            () = sleep_until(self.end) => {}
+            _ = self.shutdown.wait_for(|stop| *stop) => {}
+        }
+        self.room.is_some()
+    }
+
     async fn lines(&mut self, out: &mut Vec<u8>, lines: Vec<Line>) {
         let (flow, user) = (&self.call.app.flow, &self.call.requester);
-        if !user.is_system() {
-            let size = lines.iter().map(|line| quota::serialized(&line.object)).sum();
-            self.on_the_way = flow.room(user, size).await;
-        }
         for Line { kind, object, revision } in lines {
             let (output, first) = (self.call.output.clone(), std::mem::take(&mut self.first));
             // The object is everybody's: what is written differently is copied by whoever writes it, one at a time.

@@ -155,7 +155,8 @@ async fn resource(
     }
     authorize(app, &user, &attributes, trail)?;
     let stream = flow::is_stream(&attributes);
-    let limit = if stream { STREAM_LIMIT } else { ANSWER_LIMIT };
+    // Who takes no event for so long watches again; others count on the place of a large one.
+    let limit = if stream && attributes.verb != "watch" { STREAM_LIMIT } else { ANSWER_LIMIT };
     let hold = |answer, place| visitor.connection.pending.hold(answer, place, limit);
     let own_handler = path.kind.is_some_and(|kind| {
         !matches!(path.subresource.as_str(), "" | "status" | "finalize")

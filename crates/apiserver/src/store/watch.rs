@@ -122,6 +122,12 @@ impl Watcher {
         self.seen
     }
 
+    /// Hands out again what came after `revision`, which was this watcher's own before: for whoever cannot take it now, and
+    /// does not want to keep it.
+    pub fn go_back(&mut self, revision: u64) {
+        self.seen = self.seen.min(revision);
+    }
+
     /// Waits for the next changes: at least one, in order. Cancel-safe: a future that is dropped loses nothing.
     ///
     /// # Errors
