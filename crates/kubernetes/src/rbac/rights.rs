@@ -114,12 +114,17 @@ impl Rights {
         Self(rights)
     }
 
-    /// From roles and bindings in their JSON form, each with its kind; other kinds are passed over. Of several roles of one
-    /// name the first counts.
+    /// From roles and bindings in their JSON form, each with its kind; other kinds are passed over, and so are a Role and a
+    /// RoleBinding that do not say in which namespace they are: nothing of the cluster is meant by them. Of several roles of
+    /// one name the first counts.
     pub fn read<'a>(objects: impl Iterator<Item = (&'a str, &'a Value)>, action: &Action<'_>) -> Self {
         let (mut roles, mut bindings) = (HashMap::new(), Vec::new());
         for (kind, object) in objects {
-            let namespace = if kind.starts_with("Cluster") { "" } else { object::namespace(object) };
+            let of_cluster = kind.starts_with("Cluster");
+            let namespace = if of_cluster { "" } else { object::namespace(object) };
+            if !of_cluster && namespace.is_empty() {
+                continue;
+            }
             match kind {
                 "ClusterRole" | "Role" => {
                     let name = (namespace.to_owned(), object::name(object).to_owned());
@@ -243,5 +248,25 @@ mod tests {
             rights.holders("two", "a").map(|(who, all)| (who.to_string(), all)).collect();
         let expected = [("ServiceAccount \"s/b\"".to_owned(), false), ("User \"root\"".to_owned(), true)];
         assert_eq!(holders, BTreeSet::from(expected));
+    }
+
+    #[test]
+    fn what_names_no_namespace_gives_nothing_to_the_whole_cluster() {
+        let rules = json!([{"verbs": ["use"], "apiGroups": ["*"], "resources": ["*"]}]);
+        let nothing = json!({"metadata": {"name": "r"}, "rules": []});
+        let role = json!({"metadata": {"name": "r"}, "rules": rules});
+        let binding = json!({"metadata": {"name": "b"}, "roleRef": {"kind": "ClusterRole", "name": "r"},
+            "subjects": [{"kind": "User", "name": "u"}]});
+        let mut placed = binding.clone();
+        placed["metadata"]["namespace"] = json!("n");
+        let holders = |objects: &[(&'static str, &Value)], namespace: &str| {
+            Rights::read(objects.iter().copied(), &USE).holders("privileged", namespace).count()
+        };
+        let cluster = ("ClusterRole", &role);
+        assert_eq!(holders(&[cluster, ("ClusterRoleBinding", &binding)], "n"), 1);
+        assert_eq!(holders(&[cluster, ("RoleBinding", &placed)], "n"), 1);
+        assert_eq!(holders(&[cluster, ("RoleBinding", &binding)], "n"), 0);
+        let shadowed = [("Role", &role), ("ClusterRole", &nothing), ("ClusterRoleBinding", &binding)];
+        assert_eq!(holders(&shadowed, "n"), 0, "a Role is no ClusterRole");
     }
 }
