@@ -221,7 +221,11 @@ fn tolerates(pod: &Value, key: &str, value: &str, effect: &str) -> bool {
 fn selected(pod: &Value, node: &Value) -> bool {
     let label = |key: &str| object::label(node, key);
     let selector = json::fields(pod, "/spec/nodeSelector");
-    if !selector.into_iter().flatten().all(|(key, value)| label(key) == value.as_str()) {
+    if !selector
+        .into_iter()
+        .flatten()
+        .all(|(key, value)| value.as_str().is_some_and(|value| label(key) == Some(value)))
+    {
         return false;
     }
     let affinity = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution";

@@ -30,7 +30,9 @@ pub(super) fn resolve(
     })?;
     for (_, entry) in store.list(&Prefix::namespace("", "pods", namespace)).entries {
         let pod = entry.object.as_ref();
-        let selected = selector.iter().all(|(key, value)| object::label(pod, key) == value.as_str());
+        let selected = selector
+            .iter()
+            .all(|(key, value)| value.as_str().is_some_and(|value| object::label(pod, key) == Some(value)));
         let ip = json::string(pod, "/status/podIP").filter(|ip| !ip.is_empty());
         if let (true, true, Some(ip), Some(port)) = (selected, is_ready(pod), ip, target(wanted, port, pod)) {
             return Ok((ip.to_owned(), port));
