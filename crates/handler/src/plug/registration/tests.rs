@@ -176,7 +176,7 @@ proptest! {
         state.step(Event::Looked(ONE), now);
         let end = now + LISTENS + LONGEST;
         let mut called = false;
-        while now < end && !called {
+        while now <= end && !called {
             state.step(Event::Waited, now);
             called = state.begin(now);
             now = state.next(now);
