@@ -18,6 +18,16 @@ fn options() -> Bridge {
     Bridge { forward_delay: Some(0), ageing_time: Some(0), ..Bridge::default() }
 }
 
+/// Waits for a TAP to go with its descriptors: a child that another test starts meanwhile has copies of all of them until it
+/// executes its program.
+fn wait_until_gone(view: &mut View, name: &str) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while view.link(name).unwrap().is_some() {
+        assert!(std::time::Instant::now() < deadline, "{name} is still there");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_guests_network_is_made_through_descriptors_of_a_launcher_without_capabilities() {
     let ns = Namespace::new();
@@ -38,12 +48,7 @@ fn a_guests_network_is_made_through_descriptors_of_a_launcher_without_capabiliti
     }
     // It ends with its descriptors: nothing is left behind.
     drop(sent.tun);
-    // A child that another test starts meanwhile has copies of all descriptors until it executes its program.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while view.link("tap0").unwrap().is_some() {
-        assert!(std::time::Instant::now() < deadline, "the TAP is still there");
-        std::thread::yield_now();
-    }
+    wait_until_gone(&mut view, "tap0");
 }
 
 #[test]
@@ -94,6 +99,7 @@ fn devices_that_were_changed_meanwhile_are_noticed() {
     // Another device under the old name, and one with the index of the first, which went.
     let index = port.index();
     drop(sent.tun);
+    wait_until_gone(&mut view, "tap0");
     ns.sh(&format!("ip link add tap0 index {index} type bridge"));
     assert_eq!(changed(&mut view), "kind");
     ns.sh("ip link delete tap0");
