@@ -2,12 +2,14 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, machine, process::Process, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, machine, process::Process, raw::Server, wait_for};
+use ferrovirt_hostile::Users;
 use ferrovirt_privilege::{
     Right, Scenario,
     scenario::{registered, witnessed},
 };
 use rustix::process::Signal;
+use serde_json::json;
 use std::{
     collections::BTreeSet,
     fs,
@@ -305,6 +307,17 @@ fn every_call_of_the_api_server_is_granted_and_every_granted_one_has_its_use() -
     cluster.wait_ready()?;
     cluster.kubectl(&["create", "configmap", "one", "--from-literal=a=b"])?;
     cluster.kubectl(&["delete", "configmap", "one"])?;
+    // What is large and a user's is worked on by threads that give way.
+    let users = Users::new(&cluster)?;
+    let large = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "large"},
+        "data": {"a": "b".repeat(60_000)}});
+    let made = Server::of(&cluster.kubeconfig())?.post(
+        &users.alice.token,
+        "/api/v1/namespaces/alpha/configmaps",
+        &large,
+    )?;
+    ensure!(made.code == 201, "{made:?}");
+    drop(users);
     cluster.apply(&machine("traced", "Always", 0))?;
     cluster.wait_phase("default", "traced", "Running")?;
     ensure!(api.alive(), "it ended");
