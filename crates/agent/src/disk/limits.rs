@@ -85,14 +85,15 @@ pub struct Candidate {
     pub used: Usage,
 }
 
-/// Which one goes first, as a kubelet ranks: whoever holds more than it asked for, then the lower priority, then the
-/// most over the request (or the most inodes).
+/// Which one goes first, as a kubelet ranks: a pod that holds more than it asked for, then the lower priority, then the
+/// largest difference between both (or the most inodes).
 pub fn first(candidates: &[Candidate], of_inodes: bool) -> Option<usize> {
     let rank = |(_, candidate): &(usize, &Candidate)| {
+        // Below the request it counts, too: of two that hold less than they asked for, one holds nothing.
         let amount = if of_inodes {
-            candidate.used.inodes
+            i128::from(candidate.used.inodes)
         } else {
-            candidate.used.bytes.saturating_sub(candidate.requested)
+            i128::from(candidate.used.bytes) - i128::from(candidate.requested)
         };
         let exceeds = of_inodes || candidate.used.bytes > candidate.requested;
         (exceeds, std::cmp::Reverse(candidate.priority), amount)
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_holds_more_than_it_asked_for_goes_first() {
+    fn a_pod_that_holds_more_than_it_asked_for_goes_first() {
         let one = |priority, requested, bytes, inodes| Candidate {
             priority,
             requested,
@@ -314,6 +315,10 @@ mod tests {
         assert_eq!(first(&all, false), Some(3));
         assert_eq!(first(&all, true), Some(0));
         assert_eq!(first(&[], false), None);
+        // Who holds more goes first, also where nobody holds more than it asked for, in any order.
+        let (much, little) = (one(0, 50, 45, 1), one(0, 50, 1, 1));
+        assert_eq!(first(&[much.clone(), little.clone()], false), Some(0));
+        assert_eq!(first(&[little, much], false), Some(1));
         let short = "nodefs.available<10%".parse::<Thresholds>().unwrap();
         let short = short.short(Free { capacity: 1 << 30, available: 1 << 20, ..Free::default() }).unwrap();
         assert_eq!(
