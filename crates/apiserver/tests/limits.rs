@@ -8,7 +8,7 @@ mod common;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -153,6 +153,48 @@ fn lists_that_nobody_takes_keep_a_part_of_the_memory_and_no_more() {
     assert_eq!(someone.get("", "", "").0, "HTTP/1.1 429");
     drop(held);
     assert_eq!(someone.get("", "", "").0, "HTTP/1.1 200");
+}
+
+#[test]
+fn a_watch_that_ends_without_room_says_where_to_go_on_and_loses_nothing() {
+    let someone = Someone::new();
+    let held: Vec<_> = (0..4).map(|_| someone.get("?watch=true", "", "")).collect();
+    assert!(held.iter().all(|(status, _)| status == "HTTP/1.1 200"));
+    // More than the sockets between them take.
+    for number in 0..9 {
+        someone.config_map(&number.to_string(), 1000 << 10);
+    }
+    let list = someone.world.cluster.kubectl("get --raw /api/v1/secrets");
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let from = list["metadata"]["resourceVersion"].as_str().unwrap();
+    someone.config_map("9", 1000 << 10);
+    let events = || -> Vec<Value> {
+        let query = format!("?watch=true&timeoutSeconds=1&allowWatchBookmarks=true&resourceVersion={from}");
+        let (status, mut connection) = someone.get(&query, "", "");
+        assert_eq!(status, "HTTP/1.1 200");
+        let mut text = String::new();
+        connection.read_to_string(&mut text).unwrap();
+        // Between the events are the lengths of chunks.
+        let events = text.lines().filter(|line| line.starts_with('{'));
+        events.map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    // Until the four wait for their clients, another one has room in between.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let last = loop {
+        let mut seen = events();
+        let last = seen.pop().unwrap();
+        assert_eq!(last["type"], "BOOKMARK");
+        if seen.iter().all(|event| event["object"]["metadata"]["name"] != "9") {
+            break last;
+        }
+        assert!(Instant::now() < deadline, "it always had room");
+    };
+    let on = last["object"]["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    drop(held);
+    let path =
+        format!("/api/v1/namespaces/default/configmaps?watch=true&timeoutSeconds=5&resourceVersion={on}");
+    let rest = someone.world.cluster.kubectl(&format!("get --raw {path}"));
+    assert!(rest.contains("\"name\":\"9\""), "what was not sent comes from where it said");
 }
 
 /// A frame of HTTP/2: type, stream, content.

@@ -179,15 +179,10 @@ impl Stream {
             };
             match woken {
                 Woken::Events(Ok(events)) => {
-                    let lines: Vec<_> = events.iter().filter_map(|event| self.seen(event)).collect();
-                    if self.room.is_none() && self.is_large(&lines) {
-                        // Old versions of objects are nobody's: whoever waits does not keep them in memory, and reads
-                        // them again, or learns that it was too slow.
-                        drop((lines, events));
-                        self.watcher.go_back(read);
+                    let Some(lines) = self.fitting(events, read) else {
                         self.wait_for_room().await;
                         continue;
-                    }
+                    };
                     self.lines(&mut out, lines).await;
                 }
                 Woken::Events(Err(StoreError::Closed)) => return None,
@@ -195,8 +190,9 @@ impl Stream {
                     // The last word says from where to go on: of a quiet kind the client's own revision is old by now,
                     // and the history may not reach back to it. What happened until now comes first.
                     if self.call.query.bookmarks {
-                        if let Some(Ok(events)) = self.watcher.next().now_or_never() {
-                            let lines = events.iter().filter_map(|event| self.seen(event)).collect();
+                        if let Some(Ok(events)) = self.watcher.next().now_or_never()
+                            && let Some(lines) = self.fitting(events, read)
+                        {
                             self.lines(&mut out, lines).await;
                         }
                         put(&mut out, "BOOKMARK", &self.call.output.bookmark(self.watcher.revision(), false));
@@ -242,6 +238,18 @@ impl Stream {
         }
     }
 
+    /// What these events, which came after the revision `read`, are to the client; nothing where there is no room for them.
+    /// Then the watcher has gone back: old versions of objects count for nobody, so a stream that waits does not keep them
+    /// in memory, and reads them again, or learns that it was too slow.
+    fn fitting(&mut self, events: Vec<Arc<Event>>, read: u64) -> Option<Vec<Line>> {
+        let lines: Vec<_> = events.iter().filter_map(|event| self.seen(event)).collect();
+        if self.room.is_none() && self.is_large(&lines) {
+            self.watcher.go_back(read);
+            return None;
+        }
+        Some(lines)
+    }
+
     /// Whether a piece with these lines needs a place. Of tables and metadata little of an object is written.
     fn is_large(&self, lines: &[Line]) -> bool {
         !self.call.requester.is_system()
@@ -264,7 +272,7 @@ impl Stream {
         let (flow, user) = (&self.call.app.flow, &self.call.requester);
         for Line { kind, object, revision } in lines {
             let (output, first) = (self.call.output.clone(), std::mem::take(&mut self.first));
-            // The object is everybody's: what is written differently is copied by whoever writes it, one at a time.
+            // The object is shared by all watches: one that is written differently is copied here, one at a time.
             let write = move |object: &Value| match revision {
                 Some(revision) => output.event_object(&with_revision(object, revision), first),
                 None => output.event_object(object, first),

@@ -122,8 +122,8 @@ impl Watcher {
         self.seen
     }
 
-    /// Hands out again what came after `revision`, which was this watcher's own before: for whoever cannot take it now, and
-    /// does not want to keep it.
+    /// Hands out again what came after `revision`, which was this watcher's own before: for a reader that cannot use it now
+    /// and does not keep it.
     pub fn go_back(&mut self, revision: u64) {
         self.seen = self.seen.min(revision);
     }
