@@ -63,7 +63,7 @@ where
     }
 }
 
-/// A stream that is sent to whoever asks.
+/// A stream that is sent to the one who asks.
 struct Streams<S>(Option<S>);
 
 impl<Q, A, S> ServerStreamingService<Q> for Streams<S>

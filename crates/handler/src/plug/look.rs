@@ -5,14 +5,13 @@ use super::{
     messages::{Empty, LIST, PodList},
     table::{Holder, Shown},
 };
+use ferrovirt_kubernetes::names;
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 /// Bytes of the kubelet's answer: its own limit.
 const ANSWER: usize = 16 << 20;
 /// How long it may take.
 const CALL: Duration = Duration::from_secs(10);
-/// Names of pods and namespaces are names of DNS.
-const NAME: usize = 253;
 
 /// The pod of this program, which the kubelet runs like those that hold slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,13 +50,14 @@ pub async fn list(socket: &Path, own: &Own) -> Result<PodList, String> {
 /// Who holds devices of this resource. Names that no pod can have are left out.
 pub fn shown(list: &PodList, resource: &str) -> Shown {
     let mut shown = Shown::default();
-    let mut names = BTreeSet::new();
+    let mut known = BTreeSet::new();
     for pod in &list.pods {
-        if !names.insert((pod.namespace.as_str(), pod.name.as_str())) {
+        if !known.insert((pod.namespace.as_str(), pod.name.as_str())) {
             shown.twins.insert((pod.namespace.clone(), pod.name.clone()));
         }
         for container in &pod.containers {
-            if ![&pod.namespace, &pod.name, &container.name].into_iter().all(|name| is_name(name)) {
+            if ![&pod.namespace, &pod.name, &container.name].into_iter().all(|name| names::is_subdomain(name))
+            {
                 continue;
             }
             let slots = container.devices.iter().filter(|devices| devices.resource_name == resource);
@@ -72,11 +72,6 @@ pub fn shown(list: &PodList, resource: &str) -> Shown {
         }
     }
     shown
-}
-
-fn is_name(name: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
-    (1..=NAME).contains(&name.len()) && name.bytes().all(fits)
 }
 
 #[cfg(test)]

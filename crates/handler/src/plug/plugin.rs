@@ -68,7 +68,7 @@ impl Plugin {
         Self { first_request, ..self }
     }
 
-    /// Serves whoever connects and is of the kubelet's user, for ever.
+    /// Serves connections of the kubelet's user, for ever.
     pub async fn run(self: Arc<Self>, listener: UnixListener) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {

@@ -118,7 +118,7 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::R
     table.restore(store.load().context("reading what was kept")?, Instant::now());
     let slots = listen(&options, "machine.sock")?;
     let kvm = if options.offer_kvm && kvm { Some(listen(&options, "kvm.sock")?) } else { None };
-    // The kubelet is root, as whoever may use its sockets.
+    // The kubelet is root, as everybody who may use its sockets.
     let user = rustix::process::geteuid().as_raw();
     confine(&store).context("giving up rights")?;
     let shared = Arc::new(Shared { state: Mutex::new((table, store)), changed: Notify::new() });
