@@ -4,7 +4,6 @@
 //! Pure: no clock, no file, no socket. Nothing here knows of machines.
 
 pub mod condition;
-pub mod conditions;
 pub mod difference;
 pub mod json;
 pub mod names;
@@ -15,3 +14,4 @@ pub mod selector;
 pub mod status;
 pub mod subject;
 pub mod time;
+pub mod typed_condition;

@@ -4,7 +4,7 @@ use crate::redacted::Redacted;
 use ferrovirt_api::kubevirt::{
     VirtualMachineInstance, VirtualMachineInstanceCondition, VirtualMachineInstanceNetworkInterface,
 };
-use ferrovirt_kubernetes::conditions::{Condition, find, remove, set};
+use ferrovirt_kubernetes::typed_condition::{Condition, find, remove, set};
 use serde_json::{Value, json};
 
 /// What the agent knows about a machine.

@@ -1,6 +1,6 @@
 //! Conditions: the same five fields on three kinds.
 
-use ferrovirt_kubernetes::conditions::Condition;
+use ferrovirt_kubernetes::typed_condition::Condition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{KubeVirtCondition, VirtualMachineCondition, VirtualMachineInstanceCondition};

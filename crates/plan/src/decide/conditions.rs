@@ -1,7 +1,7 @@
 //! The conditions of the KubeVirt object.
 
 use ferrovirt_api::kubevirt::{KubeVirt, KubeVirtCondition};
-use ferrovirt_kubernetes::conditions::{Condition as _, set};
+use ferrovirt_kubernetes::typed_condition::{Condition as _, set};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::start::{self, Want};
 use super::vm_status::{self, Observed};
 use super::{Action, Claim, Decision, Event, Refused, VM_FINALIZER, patch};
-use ferrovirt_kubernetes::conditions::{Condition, set};
+use ferrovirt_kubernetes::typed_condition::{Condition, set};
 
 /// What is known about a VirtualMachine.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::start::{self, is_final, phase};
 use super::vm::VmSnapshot;
 use super::{ClaimState, GENERATION_ANNOTATION, TEMPLATE_ANNOTATION};
-use ferrovirt_kubernetes::conditions::{Condition, find, is_true, remove, set};
+use ferrovirt_kubernetes::typed_condition::{Condition, find, is_true, remove, set};
 
 /// Conditions that the VM controller writes itself; every other one mirrors the instance's.
 const OWN: [&str; 4] = ["Ready", "Failure", "RestartRequired", "ManualRecoveryRequired"];

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::{Claim, ClaimState, NODE_LABEL, pods};
-use ferrovirt_kubernetes::conditions::{Condition, find, remove, set};
+use ferrovirt_kubernetes::typed_condition::{Condition, find, remove, set};
 
 /// Reasons of `Synchronized=False` that are the controller's alone; they end when there is a pod.
 const BEFORE_THE_POD: [&str; 4] = ["FailedCreate", "FailedPvcNotFound", "InvalidMachine", "NoFreeLevel"];
