@@ -34,18 +34,26 @@
 //! | (core) | `nodes` | list watch |
 //! | (core) | `events` | create patch |
 //!
+//! and in the namespace of the controllers, for the object `kubevirt-controller` alone:
+//!
+//! | Group | Resource | Verbs |
+//! |---|---|---|
+//! | `coordination.k8s.io` | `leases` | get update |
+//!
 //! A verb that is missing makes its step fail alone: the refusal, which names verb and resource, goes into an event
 //! and, where the object can still be written, into a condition; the step is tried again after a growing pause.
 //!
-//! # What is left out on purpose
+//! # More than one
 //!
-//! There is no leader election: the embedded default has one instance, and what would go wrong with two is excluded
-//! by other means. Names of pods follow from the instance's UID, so a second pod cannot be created; every patch
+//! On a cluster there are replicas, of which the one with the Lease works ([`lease`]); the embedded default has one
+//! instance and no Lease. Nothing depends on it: what would go wrong with two that work at once is excluded by other
+//! means. Names of pods follow from the instance's UID, so a second pod cannot be created; every patch
 //! tests the version that it was decided from; deletions name a UID; and before a machine is given up because its pod
 //! is missing, the API server itself is asked.
 
 mod apply;
 mod caches;
+pub mod lease;
 mod pending;
 mod queue;
 mod reconcile;
@@ -103,6 +111,18 @@ pub enum Error {
 /// # Errors
 /// Only for bugs: everything that the API server refuses or that cannot be reached is tried again.
 pub async fn run(client: kube::Client, defaults: ClusterConfig) -> Result<Infallible, Error> {
+    run_and_tell(client, defaults, || {}).await
+}
+
+/// The same; `working` is called when everything that is followed has been listed once.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_and_tell(
+    client: kube::Client,
+    defaults: ClusterConfig,
+    working: impl FnOnce() + Send,
+) -> Result<Infallible, Error> {
     // Dropping the set, with this future, ends every task.
     let mut tasks = JoinSet::new();
     let pending = Pending::default();
@@ -115,6 +135,7 @@ pub async fn run(client: kube::Client, defaults: ClusterConfig) -> Result<Infall
         () = caches.ready() => {}
         Some(ended) = tasks.join_next() => return Err(reason(ended)),
     }
+    working();
     let controller = Arc::new(Controller { client, caches, recorder, defaults });
     let mut queue: Queue<Key> = Queue::default();
     queue.add(Key::Cluster);

@@ -18,6 +18,8 @@ pub enum Scenario {
     Admission,
     /// `crates/control/tests/witnesses.rs`: the embedded API server with the controllers, and users. Any machine.
     Api,
+    /// `crates/control/tests/replicas.rs`: several controllers of one embedded API server. Any machine.
+    Replicas,
     /// `crates/agent/tests/witnesses.rs`: the kernel, the container runtime and QEMU. Root.
     Node,
     /// `crates/launcher/tests/syscalls.rs`: a real launcher and QEMU under strace.
@@ -44,6 +46,7 @@ impl Scenario {
             Self::Plan => "plan",
             Self::Admission => "admission",
             Self::Api => "api",
+            Self::Replicas => "replicas",
             Self::Node => "node",
             Self::Launcher => "launcher",
             Self::Webhook => "webhook",
@@ -69,6 +72,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("controller-finalizers", Scenario::Api),
     ("controller-instances", Scenario::Api),
     ("controller-kubevirts", Scenario::Api),
+    ("controller-lease", Scenario::Replicas),
     ("controller-nodes", Scenario::Api),
     ("controller-pods", Scenario::Api),
     ("controller-virtualmachines", Scenario::Api),

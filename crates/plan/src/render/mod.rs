@@ -2,6 +2,7 @@
 
 pub mod calls;
 pub mod cil;
+pub mod controller;
 pub mod install;
 mod overhead;
 pub mod pod;

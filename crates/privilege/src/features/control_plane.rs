@@ -2,7 +2,7 @@
 
 use super::{Table, node, plug, processes};
 use crate::{
-    grant::{Grant, Phase, Subject, verbs},
+    grant::{Grant, Phase, Subject, named, verbs},
     right::Right,
 };
 
@@ -84,6 +84,14 @@ const CONTROLLER: &[Grant] = &[
         RBAC,
         "a machine waits for its claims, and the claim's mode decides between a mount and a device",
         "controller-claims",
+    ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Running,
+        named![Some("kubevirt"); "coordination.k8s.io" "leases" "kubevirt-controller": "get" "update"],
+        RBAC,
+        "of its replicas on a cluster one works, and another one takes over when that one is gone",
+        "controller-lease",
     ),
 ];
 

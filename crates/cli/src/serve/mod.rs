@@ -1,10 +1,16 @@
 //! `ferrovirt serve`: parts of the system that run beside another Kubernetes.
 
+mod controller;
+mod health;
+
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use ferrovirt_plan::render::scc_webhook::NAME;
 use ferrovirt_webhook::{Certificate, Options as Webhook};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Args)]
@@ -17,6 +23,8 @@ pub(crate) struct Options {
 enum Part {
     /// Admit pods by SecurityContextConstraints: an admission webhook for any Kubernetes
     Webhook(WebhookOptions),
+    /// Run machines: make instances and launcher pods of VirtualMachines; of several replicas one works
+    Controller(controller::Options),
 }
 
 #[derive(Args)]
@@ -50,11 +58,39 @@ struct WebhookOptions {
 
 pub(crate) fn serve(options: Options) -> Result<()> {
     ferrovirt_log::start("info,kube=warn");
-    let Part::Webhook(options) = options.part;
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(run(options))
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        match options.part {
+            Part::Webhook(options) => webhook(options).await,
+            Part::Controller(options) => controller::run(options).await,
+        }
+    })
 }
 
-async fn run(options: WebhookOptions) -> Result<()> {
+/// A client of the cluster that a kubeconfig names, or of the one in whose pod this runs.
+async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client> {
+    match kubeconfig {
+        Some(path) => crate::client::connect_with(path).await,
+        None => {
+            let config = kube::Config::incluster()
+                .context("this is not a pod of a cluster: name a kubeconfig with --kubeconfig")?;
+            Ok(kube::Client::try_from(config)?)
+        }
+    }
+}
+
+/// Returns when somebody wants this process to end.
+async fn stop() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+async fn webhook(options: WebhookOptions) -> Result<()> {
     let certificate = match (options.tls_cert, options.tls_key, options.self_signed_secret) {
         (Some(certificate), Some(key), _) => Certificate::Files { certificate, key },
         (_, _, Some(secret)) => {
@@ -65,28 +101,17 @@ async fn run(options: WebhookOptions) -> Result<()> {
         }
         _ => bail!("a certificate is needed: --tls-cert and --tls-key, or --self-signed-secret"),
     };
-    let config = match &options.kubeconfig {
-        Some(path) => {
-            let file = kube::config::Kubeconfig::read_from(path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?
-        }
-        None => kube::Config::incluster()
-            .context("this is not a pod of a cluster: name a kubeconfig with --kubeconfig")?,
-    };
+    let client = client(options.kubeconfig.as_deref()).await?;
     let webhook = Webhook {
         listen: options.listen,
         certificate,
         ranges_in: options.ranges.then_some(options.namespace),
     };
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
-        ended = ferrovirt_webhook::run(kube::Client::try_from(config)?, webhook) => match ended {
+        ended = ferrovirt_webhook::run(client, webhook) => match ended {
             Err(error) => Err(error.into()),
             Ok(never) => match never {},
         },
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
+        stopped = stop() => stopped,
     }
 }
