@@ -338,3 +338,46 @@ fn logs_that_are_followed_without_end_cost_their_reader_alone() -> Result<()> {
     drop(users);
     cluster.stop()
 }
+
+/// How much each thread of a process that has one of these names gives way, by nice(2).
+fn gives_way(process: i32, name: &str) -> Result<Vec<i64>> {
+    let mut found = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        // It may have ended.
+        let Ok(text) = std::fs::read_to_string(task?.path().join("stat")) else { continue };
+        let (start, rest) = text.rsplit_once(')').context("no name")?;
+        if start.ends_with(&format!("({name}")) {
+            // The 19th field of all (proc_pid_stat(5)), two of which stand before.
+            found.push(rest.split_whitespace().nth(16).context("no nice")?.parse()?);
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn the_system_is_heard_where_no_user_is_and_threads_of_users_give_way() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    let users = Users::new(&cluster)?;
+    let public = Server::of(&cluster.kubeconfig())?;
+    let agent = cluster.data().join("agent");
+    let path = "/api/v1/namespaces/beta/configmaps";
+    let handler = cluster.kubectl(&["create", "token", "kubevirt-handler", "-n", "kubevirt"])?;
+    let handler = handler.trim();
+    for name in ["node.kubeconfig", "handler.kubeconfig"] {
+        let system = Server::of(&agent.join(name))?;
+        ensure!(public.get(&users.bob.token, path)?.code == 200, "bob may list");
+        let refused = system.get(&users.bob.token, path)?;
+        ensure!(refused.code == 403, "{refused:?}");
+        let message = refused.status("message");
+        ensure!(message.contains("use the server of your kubeconfig"), "{message}");
+        ensure!(system.get("", "/version")?.code != 200, "nobody is answered");
+        ensure!(system.get(handler, "/version")?.code == 200, "and the system's own accounts are");
+    }
+    let api = cluster.api().context("no API server")?;
+    let theirs = gives_way(api.pid, "users")?;
+    ensure!(theirs.len() >= 2 && theirs.iter().all(|nice| *nice == 5), "{theirs:?}");
+    let system = gives_way(api.pid, "tokio-rt-worker")?;
+    ensure!(system.len() >= 2 && system.iter().all(|nice| *nice == 0), "{system:?}");
+    drop(users);
+    cluster.stop()
+}

@@ -1,12 +1,16 @@
-//! Threads for large requests of users. They give way: what the system does for its machines, and what is small, gets the
-//! processor first.
+//! Threads for what users ask for. They give way: what the system does for its machines gets the processor first, and what
+//! is small before what is large.
+
+use std::io;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-/// How much these threads give way to the others (nice(2)): a 28th of what another thread gets where both want a processor.
+/// How much threads for large requests give way to the others (nice(2)): a 28th of what another thread gets where both want a processor.
 /// Not the last of all, 19: others wait for locks that these hold.
-const NICE: i32 = 15;
+const LARGE: i32 = 15;
+/// The same of the threads for everything else that users ask for: a third.
+const USERS: i32 = 5;
 
 /// A pool of threads that ends when nobody needs it any more.
 #[derive(Debug)]
@@ -15,7 +19,8 @@ pub(super) struct Workers(Option<Runtime>);
 impl Default for Workers {
     /// No thread is started before the first use.
     fn default() -> Self {
-        let runtime = Builder::new_current_thread().thread_name("large").on_thread_start(give_way).build();
+        let runtime =
+            Builder::new_current_thread().thread_name("large").on_thread_start(|| give_way(LARGE)).build();
         if let Err(error) = &runtime {
             tracing::warn!("large requests are worked on like others: {error}");
         }
@@ -45,10 +50,19 @@ impl Drop for Workers {
     }
 }
 
-fn give_way() {
+/// A runtime for the connections of users.
+///
+/// # Errors
+/// When there can be no more threads.
+pub(crate) fn users() -> io::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(2).thread_name("users").on_thread_start(|| give_way(USERS)).enable_all().build()
+}
+
+fn give_way(nice: i32) {
     // Of the calling thread alone: on Linux, this is a property of threads.
-    if let Err(error) = rustix::process::nice(NICE) {
-        tracing::warn!("large requests do not give way to others: {error}");
+    if let Err(error) = rustix::process::nice(nice) {
+        tracing::warn!("what users ask for does not give way to others: {error}");
     }
 }
 
@@ -63,7 +77,7 @@ mod tests {
         let workers = Workers::default();
         let there = workers.spawn(|| getpriority_process(None)).await.unwrap();
         let elsewhere = tokio::task::spawn_blocking(|| getpriority_process(None)).await.unwrap();
-        assert_eq!(there, Ok((own + NICE).min(19)), "19 is the last of all");
+        assert_eq!(there, Ok((own + LARGE).min(19)), "19 is the last of all");
         assert_eq!([elsewhere, getpriority_process(None)], [Ok(own); 2]);
     }
 }

@@ -37,6 +37,8 @@ const PACE: Pace =
 pub struct Credentials {
     pub(super) app: Arc<App>,
     pub(super) address: SocketAddr,
+    /// Where the system's own accounts connect.
+    pub(super) internal: SocketAddr,
     keys: PathBuf,
     pki: Arc<RwLock<Pki>>,
     shown: Arc<Shown>,
@@ -45,12 +47,13 @@ pub struct Credentials {
 impl Credentials {
     pub(super) fn new(
         app: Arc<App>,
-        address: SocketAddr,
+        (address, internal): (SocketAddr, Option<SocketAddr>),
         keys: PathBuf,
         pki: Pki,
         shown: Arc<Shown>,
     ) -> Self {
-        Self { app, address, keys, pki: Arc::new(RwLock::new(pki)), shown }
+        let internal = internal.unwrap_or(address);
+        Self { app, address, internal, keys, pki: Arc::new(RwLock::new(pki)), shown }
     }
 
     pub(super) fn pki(&self) -> Pki {

@@ -4,8 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use std::net::SocketAddr;
+
 use super::{Credentials, Server, ServerError};
 use crate::auth::Tie;
+use crate::request::UserInfo;
 
 /// Life of the tokens that the server hands to its own parts. They are handed out again every hour
 /// ([`Credentials::keep`]); what is left of an earlier start is good for a day.
@@ -41,7 +44,7 @@ impl Credentials {
             "client-certificate-data": STANDARD.encode(&admin.cert_pem),
             "client-key-data": STANDARD.encode(&admin.key_pem),
         });
-        self.kubeconfig("kubernetes-admin", &user)
+        self.kubeconfig(self.address, "kubernetes-admin", &user)
     }
 
     /// The kubeconfig of a service account that exists.
@@ -50,7 +53,9 @@ impl Credentials {
     /// [`ServerError::Credential`] when there is no such account.
     pub fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> Result<String, ServerError> {
         let token = self.service_account_token(namespace, name)?;
+        let own = UserInfo::service_account(namespace, name, "").is_system();
         Ok(self.kubeconfig(
+            if own { self.internal } else { self.address },
             &ferrovirt_kubernetes::subject::service_account(namespace, name),
             &json!({"token": token}),
         ))
@@ -75,11 +80,10 @@ impl Credentials {
         let who = format!("system:node:{node}");
         let token = self.app.auth.node_token(node, TOKEN_SECONDS);
         let token = token.map_err(|source| ServerError::Credential { who: who.clone(), source })?;
-        Ok(self.kubeconfig(&who, &json!({"token": token})))
+        Ok(self.kubeconfig(self.internal, &who, &json!({"token": token})))
     }
 
-    fn kubeconfig(&self, user: &str, credential: &Value) -> String {
-        let mut address = self.address;
+    fn kubeconfig(&self, mut address: SocketAddr, user: &str, credential: &Value) -> String {
         if address.ip().is_unspecified() {
             // Listening everywhere is no address to connect to.
             address.set_ip(if address.is_ipv4() {

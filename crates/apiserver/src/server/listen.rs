@@ -56,6 +56,16 @@ pub(super) struct Visitor {
     pub(super) peer: Option<std::net::SocketAddr>,
     pub(super) connection: Arc<Connection>,
     pub(super) waiting: Arc<Waiting>,
+    pub(super) door: Door,
+}
+
+/// Which listener a connection came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    /// That of everybody.
+    Public,
+    /// That of the system's own accounts alone ([`super::Listeners`]).
+    System,
 }
 
 /// The server's certificate with its key.
@@ -91,7 +101,7 @@ pub(super) fn tls(pki: &Pki, shown: Arc<Shown>) -> Result<rustls::ServerConfig, 
 /// Accepts connections until `ended`, then lets answers finish for a moment.
 pub(super) async fn run(
     app: &Arc<App>,
-    listener: &TcpListener,
+    (listener, door): (&TcpListener, Door),
     tls: &Arc<rustls::ServerConfig>,
     ended: impl Future<Output = ()>,
     stop: &watch::Sender<bool>,
@@ -112,7 +122,7 @@ pub(super) async fn run(
                 let waiting = Arc::clone(&waiting);
                 tokio::spawn(async move {
                     let connection = waiting.add();
-                    serve(app, acceptor, stream, watcher, &connection, &waiting).await;
+                    serve(app, acceptor, (stream, door), watcher, &connection, &waiting).await;
                     waiting.remove(&connection);
                 });
             }
@@ -135,7 +145,7 @@ pub(super) async fn run(
 async fn serve(
     app: Arc<App>,
     acceptor: TlsAcceptor,
-    stream: TcpStream,
+    (stream, door): (TcpStream, Door),
     watcher: hyper_util::server::graceful::Watcher,
     connection: &Arc<Connection>,
     waiting: &Arc<Waiting>,
@@ -160,6 +170,7 @@ async fn serve(
         peer,
         connection: Arc::clone(connection),
         waiting: Arc::clone(waiting),
+        door,
     });
     let service = service_fn(move |request| {
         let (app, visitor) = (Arc::clone(&app), Arc::clone(&visitor));

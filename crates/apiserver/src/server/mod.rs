@@ -12,14 +12,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 pub use credentials::Credentials;
+use listen::Door;
 
 use crate::app::{App, SccAdmission};
 use crate::audit;
 use crate::auth::{Auth, Pki};
-use crate::flow::Flow;
+use crate::flow::{Flow, workers};
 use crate::metrics::Metrics;
 use crate::quota::Quota;
 use crate::store::{Keys, Store, StoreError};
@@ -132,6 +134,16 @@ pub enum ServerError {
     },
 }
 
+/// Where a server listens.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For everybody.
+    pub public: std::net::TcpListener,
+    /// For the system's own accounts alone, where there is one: their connections have threads of their own, and those of
+    /// the others give way to them. On an address of this machine alone.
+    pub system: Option<std::net::TcpListener>,
+}
+
 /// Listens on an address, for [`Server::open_on`].
 ///
 /// # Errors
@@ -149,15 +161,42 @@ pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, ServerError> {
     })
 }
 
+/// Gives the listeners to the runtimes that serve them.
+fn enter(listeners: Listeners) -> std::io::Result<(TcpListener, Option<System>)> {
+    let Some(system) = listeners.system else { return Ok((TcpListener::from_std(listeners.public)?, None)) };
+    let users = workers::users()?;
+    let system = System { listener: TcpListener::from_std(system)?, users: Some(users) };
+    let _entered = system.users.as_ref().map(Runtime::enter);
+    let public = TcpListener::from_std(listeners.public)?;
+    Ok((public, Some(system)))
+}
+
 /// An opened server: listening, not yet answering.
 pub struct Server {
     app: Arc<App>,
     cluster: String,
     credentials: Credentials,
-    listener: TcpListener,
+    public: TcpListener,
+    system: Option<System>,
     address: SocketAddr,
     tls: Arc<rustls::ServerConfig>,
     stop: watch::Sender<bool>,
+}
+
+/// The system's own listener, and where everybody else is served then.
+struct System {
+    listener: TcpListener,
+    /// Always there; taken to end it.
+    users: Option<Runtime>,
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        // A runtime that waits for its threads may not be dropped in another one.
+        if let Some(users) = self.users.take() {
+            users.shutdown_background();
+        }
+    }
 }
 
 impl Server {
@@ -166,19 +205,21 @@ impl Server {
     /// # Errors
     /// See [`ServerError`]; the port and the store say who is in the way.
     pub async fn open(config: Config) -> Result<Self, ServerError> {
-        let listener = bind(config.listen)?;
-        Self::open_on(config, listener).await
+        let public = bind(config.listen)?;
+        Self::open_on(config, Listeners { public, system: None }).await
     }
 
-    /// The same on a listener that somebody else has opened; the configuration's address plays no part.
+    /// The same on listeners that somebody else has opened; the configuration's address plays no part.
     ///
     /// # Errors
     /// See [`Self::open`].
-    pub async fn open_on(config: Config, listener: std::net::TcpListener) -> Result<Self, ServerError> {
+    pub async fn open_on(config: Config, listeners: Listeners) -> Result<Self, ServerError> {
         let address = config.listen;
-        let listener =
-            TcpListener::from_std(listener).map_err(|source| ServerError::Listen { address, source })?;
-        let address = listener.local_addr().map_err(|source| ServerError::Listen { address, source })?;
+        let failed = |source| ServerError::Listen { address, source };
+        let (public, system) = enter(listeners).map_err(failed)?;
+        let address = public.local_addr().map_err(failed)?;
+        let internal =
+            system.as_ref().map(|system| system.listener.local_addr()).transpose().map_err(failed)?;
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|source| ServerError::DataDir { path: config.data_dir.clone(), source })?;
         // The store first: where it is damaged or of another cluster, nothing is written, and keys without a store say
@@ -220,8 +261,8 @@ impl Server {
             shutdown,
         });
         crate::builtin::spawn(&app);
-        let credentials = Credentials::new(Arc::clone(&app), address, keys, pki, shown);
-        Ok(Self { app, cluster, credentials, listener, address, tls: Arc::new(tls), stop })
+        let credentials = Credentials::new(Arc::clone(&app), (address, internal), keys, pki, shown);
+        Ok(Self { app, cluster, credentials, public, system, address, tls: Arc::new(tls), stop })
     }
 
     /// The address that is listened on.
@@ -250,11 +291,24 @@ impl Server {
 
     /// Answers requests until `stop` becomes true or its sender is gone; then ends all streams and closes the store.
     pub async fn serve(self, mut stop: watch::Receiver<bool>) {
-        let ended = async move {
+        let (app, tls, ending) = (Arc::clone(&self.app), Arc::clone(&self.tls), self.stop.clone());
+        let (public, mut end) = (self.public, stop.clone());
+        let public = async move {
             // An error means that nobody can stop us any more: the same as a stop.
-            let _ = stop.wait_for(|stop| *stop).await;
+            let ended = async move { drop(end.wait_for(|stop| *stop).await) };
+            listen::run(&app, (&public, Door::Public), &tls, ended, &ending).await;
         };
-        listen::run(&self.app, &self.listener, &self.tls, ended, &self.stop).await;
+        match self.system.as_ref().and_then(|system| Some((system, system.users.as_ref()?))) {
+            None => public.await,
+            Some((system, users)) => {
+                let public = users.spawn(public);
+                let ended = async move { drop(stop.wait_for(|stop| *stop).await) };
+                listen::run(&self.app, (&system.listener, Door::System), &self.tls, ended, &self.stop).await;
+                if let Err(error) = public.await {
+                    tracing::warn!("the public listener: {error}");
+                }
+            }
+        }
         let (store, audit) = (self.app.store.clone(), self.app.audit.clone());
         // Waits for one commit and the queued audit events at most.
         let close = move || {

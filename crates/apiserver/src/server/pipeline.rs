@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, header};
 use hyper::body::Incoming;
 
 use super::MAX_BODY;
-use super::listen::Visitor;
+use super::listen::{Door, Visitor};
 use crate::app::{self, Answer, App};
 use crate::audit::Trail;
 use crate::flow::{self, Requester, answer::ANSWER_LIMIT, answer::STREAM_LIMIT};
@@ -56,6 +56,14 @@ async fn respond(
 ) -> Result<Answer, ApiError> {
     let own = app.auth.identify(request.headers(), visitor.certificate.as_deref())?;
     trail.user(&own);
+    if visitor.door == Door::System && !own.is_system() {
+        return Err(ApiError::forbidden(
+            "",
+            "",
+            "",
+            "this address is for the system's own parts: use the server of your kubeconfig",
+        ));
+    }
     let user = app.auth.impersonate(own.clone(), request.headers())?;
     if user != own {
         trail.impersonated(&user);

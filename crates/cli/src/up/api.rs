@@ -4,7 +4,7 @@
 use super::control::{self, File, Heard, Kvm, Lines, Said, Settings};
 use crate::memory;
 use anyhow::{Context, Result, ensure};
-use ferrovirt_apiserver::server::{Config, Credentials, Server};
+use ferrovirt_apiserver::server::{Config, Credentials, Listeners, Server};
 use ferrovirt_plan::{config::ClusterConfig, render};
 use ferrovirt_sys::{
     calls,
@@ -24,17 +24,18 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    runtime::{Builder, Handle},
+    runtime::Builder,
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 
-/// Numbers of the descriptors: where it listens, what it hears the supervisor on, the directory of the agent's socket,
+/// Numbers of the descriptors: where it listens for everybody and for the system's own accounts, what it hears the supervisor on, the directory of the agent's socket,
 /// and its own lock on the data directory.
 pub(super) const LISTENER: i32 = 3;
 pub(super) const CONTROL: i32 = 4;
 pub(super) const RUN: i32 = 5;
 pub(super) const LOCK: i32 = 6;
+pub(super) const SYSTEM: i32 = 7;
 /// The account of the controllers.
 const CONTROLLER: &str = "kubevirt-controller";
 /// The agent's socket in that directory.
@@ -56,15 +57,15 @@ pub(crate) fn api_server(settings: &str) -> Result<()> {
     Filter::new(calls::API_SERVER, Some(confine::NETWORK))?.apply()?;
     memory::watch();
     let place = settings.directory.display().to_string();
-    let runtime = |threads| Builder::new_multi_thread().worker_threads(threads).enable_all().build();
-    // What the controllers do does not wait behind what users ask for.
-    let controllers = runtime(1)?;
-    let outcome = runtime(2)?.block_on(run(settings, &token, controllers.handle()));
+    // Of the system alone: the server has other threads for users.
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(run(settings, &token));
     outcome.with_context(|| format!("the API server in {place}"))
 }
 
-async fn run(settings: Settings, token: &Token, controllers: &Handle) -> Result<()> {
-    let listener = TcpListener::from(inherited(LISTENER)?);
+async fn run(settings: Settings, token: &Token) -> Result<()> {
+    let public = TcpListener::from(inherited(LISTENER)?);
+    let system = Some(TcpListener::from(inherited(SYSTEM)?));
     let supervisor = UnixStream::from(inherited(CONTROL)?);
     // Both are open as long as this process runs: one is a way, the other a lock.
     let _kept: [OwnedFd; 2] = [inherited(RUN)?, inherited(LOCK)?];
@@ -76,7 +77,7 @@ async fn run(settings: Settings, token: &Token, controllers: &Handle) -> Result<
     let server = Server::open_on(
         Config {
             data_dir: PathBuf::from("."),
-            listen: listener.local_addr()?,
+            listen: public.local_addr()?,
             agent_socket: PathBuf::from(format!("/proc/self/fd/{RUN}/{AGENT_SOCKET}")),
             scc_admission: settings.options.scc_admission.into(),
             longest_watch: settings.options.longest_watch.map(Duration::from_secs),
@@ -86,7 +87,7 @@ async fn run(settings: Settings, token: &Token, controllers: &Handle) -> Result<
                 max_backups: settings.options.audit_log_maxbackup,
             }),
         },
-        listener,
+        Listeners { public, system },
     )
     .await?;
     let emulate = kvm.await??;
@@ -106,7 +107,7 @@ async fn run(settings: Settings, token: &Token, controllers: &Handle) -> Result<
     let cluster = server.cluster().to_owned();
     let (stop, stopped) = watch::channel(false);
     let mut serving = tokio::spawn(server.serve(stopped));
-    let mut controllers = controllers.spawn(async move {
+    let mut controllers = tokio::spawn(async move {
         let client = controller(&account, token_file).await?;
         anyhow::Ok(ferrovirt_control::run(client, config).await?)
     });

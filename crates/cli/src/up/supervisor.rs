@@ -2,7 +2,7 @@
 
 use super::{
     Options,
-    api::{AGENT_SOCKET, CONTROL, LISTENER, LOCK, RUN},
+    api::{AGENT_SOCKET, CONTROL, LISTENER, LOCK, RUN, SYSTEM},
     control::{self, Heard, Kvm, Lines, Said, Settings},
     credentials::Credentials,
     layout::{self, Layout},
@@ -23,7 +23,7 @@ use rustix::{
 };
 use std::{
     io::{self, Write},
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
     os::{
         fd::OwnedFd,
         unix::{net::UnixStream, process::CommandExt},
@@ -56,12 +56,15 @@ pub(super) fn run(options: &Options) -> Result<()> {
     drop_rights()?;
     let layout = Layout::make(options)?;
     let listener = bind(options.listen)?;
+    // Kept as long as this process runs: the agent goes on to connect to it after the API server was started again.
+    let system = bind((Ipv4Addr::LOCALHOST, 0).into())?;
     let mut api = Part::new("API server");
     let mut agent = Part::new("node agent");
     let mut supervisor = Supervisor {
         options,
         layout,
         listener,
+        system,
         kvm: None,
         cluster: None,
         credentials: Credentials::default(),
@@ -124,6 +127,8 @@ struct Supervisor<'a> {
     options: &'a Options,
     layout: Layout,
     listener: TcpListener,
+    /// For controllers and agent alone.
+    system: TcpListener,
     kvm: Option<kvm::Kvm>,
     /// Identity of the cluster, which the agent compares with that of its directory.
     cluster: Option<String>,
@@ -202,6 +207,7 @@ impl Supervisor<'_> {
         let setup = Setup {
             fds: vec![
                 (OwnedFd::from(self.listener.try_clone()?), LISTENER),
+                (OwnedFd::from(self.system.try_clone()?), SYSTEM),
                 (OwnedFd::from(theirs), CONTROL),
                 (layout::open(&layout.run)?, RUN),
                 (layout.api_lock()?, LOCK),
