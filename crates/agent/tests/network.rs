@@ -38,6 +38,8 @@ fn a_pod_gets_an_address_a_guest_network_and_leaves_nothing() {
 
     let ports = vec![Port { name: None, protocol: Protocol::Tcp, port: 80 }];
     let interfaces = [interface(Binding::Masquerade, ports, 4)];
+    // A new namespace takes over the machine's setting.
+    pod.ns.sh("echo 0 > /proc/sys/net/ipv4/ip_forward");
     pod::prepare(&pod.ns.open, &interfaces).unwrap();
     let wired = pod::wire(&pod.ns.open, &interfaces, &pod.attachment, "host").unwrap();
     assert_eq!((wired[0].ip, wired[0].lease.address.to_string().as_str()), (address.ip, "10.0.2.2"));

@@ -10,6 +10,8 @@ mod descriptors;
 mod devices;
 #[path = "attacks/namespaces.rs"]
 mod namespaces;
+#[path = "attacks/pods.rs"]
+mod pods;
 
 use ferrovirt_handler::net::descriptors::{Descriptors, sort};
 use ferrovirt_sys::{

@@ -102,6 +102,16 @@ impl Channel {
         Self { socket, sequence: 0, timeout: TIMEOUT, over: false, buffer: Vec::new() }
     }
 
+    /// Opens a socket of one's own in the calling thread's network namespace, with room for large batches.
+    ///
+    /// # Errors
+    /// What socket(2) says.
+    pub fn open(protocol: Protocol) -> Result<Self, Error> {
+        let socket = netlink::open(protocol)?;
+        netlink::prepare(socket.as_fd(), PLACE)?;
+        Ok(Self::new(socket))
+    }
+
     /// Another time than [`TIMEOUT`].
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
@@ -217,9 +227,7 @@ impl Socket {
     /// # Errors
     /// What socket(2) says.
     pub fn open(protocol: Protocol) -> Result<Self, Error> {
-        let socket = netlink::open(protocol)?;
-        netlink::prepare(socket.as_fd(), PLACE)?;
-        Ok(Self(Channel::new(socket)))
+        Ok(Self(Channel::open(protocol)?))
     }
 
     /// Orders are given as on any channel.

@@ -7,7 +7,6 @@ pub mod mac;
 pub mod pod;
 mod ports;
 mod rules;
-mod translation;
 
 pub use ports::{Network, Port};
 

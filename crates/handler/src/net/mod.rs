@@ -11,10 +11,14 @@
 //! 3. [`view`]: what the pod has, read over a socket of our own; nothing that decides is read over theirs.
 //! 4. [`tap`]: that a device is new, and the one that was asked for.
 //! 5. [`child`]: that a descriptor whose closing never ends holds up nobody else.
+//!
+//! [`pod`] is what is made then, with the rules of [`rules`]: the same for a node agent that opens the sockets itself.
 
 pub mod child;
 pub mod descriptors;
 pub mod namespace;
+pub mod pod;
+pub mod rules;
 pub mod tap;
 pub mod view;
 
@@ -62,6 +66,12 @@ pub enum Refusal {
     /// An address that the pod should have.
     #[error("the pod's namespace has no address {0}")]
     Address(std::net::IpAddr),
+    /// A pod's interface that cannot be what the machine asks for.
+    #[error("{0}")]
+    Interface(&'static str),
+    /// Rules that the kernel refuses.
+    #[error(transparent)]
+    Rules(#[from] ferrovirt_netlink::nft::BatchError),
     /// What the kernel says.
     #[error("{what}: {source}")]
     Kernel {

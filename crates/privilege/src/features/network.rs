@@ -26,9 +26,15 @@ pub(super) const TAP: Table = Table {
             &[
                 Right::Host { operation: "enter the pod's network namespace", capability: "SYS_ADMIN" },
                 Right::Host { operation: "create a bridge in the pod", capability: "NET_ADMIN" },
+                Right::Host {
+                    operation: "read the pod's links and addresses over a socket of its own",
+                    capability: "NET_ADMIN",
+                },
             ],
-            "kernel: netns_install asks ns_capable(CAP_SYS_ADMIN), rtnetlink_rcv_msg asks netlink_net_capable(CAP_NET_ADMIN)",
-            "the guest's interface is joined to the pod's inside the pod's own namespace",
+            "kernel: netns_install asks ns_capable(CAP_SYS_ADMIN); rtnetlink_rcv_msg asks \
+             netlink_net_capable(CAP_NET_ADMIN), and rtnl_get_net_ns_capable ns_capable of the namespace's owner",
+            "the guest's interface is joined to the pod's inside the pod's own namespace; the sockets are opened in there, \
+             the rest is done from outside",
             "tap-bridge",
         ),
     ]],
@@ -100,10 +106,12 @@ pub(super) const MASQUERADE: Table = Table {
         Phase::Start,
         &[
             Right::Host { operation: "write address translation rules in the pod", capability: "NET_ADMIN" },
-            Right::Sysctl { name: "net.ipv4.ip_forward", value: "1" },
+            Right::Sysctl { name: "net.ipv4.conf.eth0.forwarding", value: "1" },
+            Right::Sysctl { name: "net.ipv4.conf.k6t-eth0.forwarding", value: "1" },
             Right::Sysctl { name: "net.ipv4.conf.k6t-eth0.route_localnet", value: "1" },
         ],
-        "kernel: nfnetlink_rcv asks netlink_net_capable(CAP_NET_ADMIN); ip_forward drops packets for others while it is 0",
+        "kernel: nfnetlink_rcv and rtnetlink_rcv_msg ask netlink_net_capable(CAP_NET_ADMIN); ip_route_input_slow drops \
+         packets for others that come in where forwarding is 0",
         "the guest has a private address that is translated to the pod's, also for clients in the pod itself",
         "masquerade-nat",
     )]],

@@ -1,8 +1,8 @@
 //! Rules inside a pod: its guest's translation, and who may be its neighbour.
 
-use super::pod::{BRIDGE, GATEWAY, GUEST};
-use ferrovirt_model::machine::{Port, Protocol};
+use super::pod::{BRIDGE, GATEWAY, GUEST, NIC};
 use ferrovirt_netlink::nft::{Batch, Family, Field, Hook, Kind, Rule, Set, Table, Type};
+use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 
 /// The tables that users of KubeVirt know.
@@ -24,6 +24,26 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// Where DHCP is served.
 const DHCP: u16 = 67;
+
+/// Of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A port of the pod behind which the guest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Port {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its number.
+    pub port: u16,
+}
 
 /// The kernel's table of neighbours is one for all namespaces: a guest is one of them.
 pub(super) fn neighbours(batch: &mut Batch, guest: Ipv4Addr) {
@@ -57,7 +77,7 @@ pub(super) fn translation(batch: &mut Batch, ports: &[Port]) {
     add("input", too_many(guest()));
 
     if ports.is_empty() {
-        add("prerouting", rule().iifname("eth0").dnat(GUEST));
+        add("prerouting", rule().iifname(NIC).dnat(GUEST));
     }
     for port in ports {
         let protocol = match port.protocol {
@@ -66,7 +86,7 @@ pub(super) fn translation(batch: &mut Batch, ports: &[Port]) {
         };
         let forwarded =
             |rule: Rule| rule.l4proto(protocol).is(Field::Dport, port.port.to_be_bytes()).dnat(GUEST);
-        add("prerouting", forwarded(rule().iifname("eth0")));
+        add("prerouting", forwarded(rule().iifname(NIC)));
         add("output", forwarded(rule().is(Field::IpDaddr, Ipv4Addr::LOCALHOST.octets())));
     }
 
