@@ -1,11 +1,15 @@
 //! Connections of the node agent: usually one, two while it is being replaced.
 
-use crate::log;
+use crate::{
+    log,
+    slot::{Network, Slot},
+};
 use ferrovirt_qemu::protocol::{Event, MAX_DESCRIPTORS, MAX_MESSAGE, Purpose, Request};
 use ferrovirt_sys::seqpacket::{Connection, Listener};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Instant,
 };
 
 /// Most connections at a time.
@@ -16,9 +20,17 @@ const MOST_DESCRIPTORS: usize = 4000;
 /// A descriptor and what it is.
 pub(crate) type Passed = (Purpose, OwnedFd);
 
-/// Listener and connections.
+/// How connections come about.
+enum Entry {
+    /// Others connect.
+    Listener(Listener),
+    /// The launcher connects: there is one link, or none.
+    Slot(Slot),
+}
+
+/// Entry and connections.
 pub(crate) struct Agents {
-    listener: Listener,
+    entry: Entry,
     connections: Vec<Agent>,
     next: u64,
 }
@@ -34,11 +46,41 @@ struct Agent {
 impl Agents {
     pub(crate) fn new(listener: Listener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, connections: Vec::new(), next: 0 })
+        Ok(Self { entry: Entry::Listener(listener), connections: Vec::new(), next: 0 })
     }
 
-    pub(crate) fn listener(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+    pub(crate) fn on_slot(slot: Slot) -> Self {
+        Self { entry: Entry::Slot(slot), connections: Vec::new(), next: 0 }
+    }
+
+    pub(crate) fn listener(&self) -> Option<BorrowedFd<'_>> {
+        match &self.entry {
+            Entry::Listener(listener) => Some(listener.as_fd()),
+            Entry::Slot(_) => None,
+        }
+    }
+
+    /// Whether orders come through a slot.
+    pub(crate) fn has_slot(&self) -> bool {
+        matches!(self.entry, Entry::Slot(_))
+    }
+
+    /// When to [connect](Self::connect).
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.entry {
+            Entry::Slot(slot) if self.connections.is_empty() => Some(slot.next()),
+            _ => None,
+        }
+    }
+
+    /// Connects to the handler where there is a slot, no link, and time for a try; greets it with `state`.
+    pub(crate) fn connect(&mut self, state: &Event) {
+        if let Entry::Slot(slot) = &mut self.entry
+            && self.connections.is_empty()
+            && let Some(connection) = slot.connect()
+        {
+            self.add(connection, state);
+        }
     }
 
     pub(crate) fn connections(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
@@ -47,7 +89,8 @@ impl Agents {
 
     /// Takes a new connection and greets it with `state`.
     pub(crate) fn accept(&mut self, state: &Event) {
-        let connection = match self.listener.accept() {
+        let Entry::Listener(listener) = &self.entry else { return };
+        let connection = match listener.accept() {
             Ok(connection) => connection,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => return log::line(&format!("accepting a connection: {error}")),
@@ -55,6 +98,10 @@ impl Agents {
         if self.connections.len() >= MOST {
             return log::line("too many connections: one was closed");
         }
+        self.add(connection, state);
+    }
+
+    fn add(&mut self, connection: Connection, state: &Event) {
         if connection.set_nonblocking(true).is_ok() {
             self.next += 1;
             self.connections.push(Agent { id: self.next, connection, passed: Vec::new() });
@@ -110,7 +157,12 @@ impl Agents {
                 self.refuse(id, "descriptors come with a descriptors message only".into());
                 None
             }
-            Ok(request) => Some(request),
+            Ok(request) => {
+                if let Entry::Slot(slot) = &mut self.entry {
+                    slot.works();
+                }
+                Some(request)
+            }
         }
     }
 
@@ -132,6 +184,20 @@ impl Agents {
 
     pub(crate) fn close(&mut self, id: u64) {
         self.connections.retain(|agent| agent.id != id);
+        if let Entry::Slot(slot) = &mut self.entry {
+            slot.ended();
+        }
+    }
+
+    /// Sends copies of what a TAP is made with.
+    pub(crate) fn send_network(&mut self, id: u64, network: &Network) {
+        let Ok(bytes) = serde_json::to_vec(&Event::Network) else { return };
+        let Some(agent) = self.connections.iter().find(|agent| agent.id == id) else { return };
+        let descriptors: Vec<_> = network.descriptors().map(AsFd::as_fd).collect();
+        if let Err(error) = agent.connection.send(&bytes, &descriptors) {
+            // Others of this user may have too many on the way: ETOOMANYREFS. The handler can ask again.
+            self.refuse(id, format!("sending the descriptors of the network: {error}"));
+        }
     }
 
     pub(crate) fn refuse(&mut self, id: u64, message: String) {

@@ -7,6 +7,7 @@ use crate::{
     options::Options,
     qemu::{self, Heard, Qemu},
     serial::Serial,
+    slot::{Network, Slot},
     start::{self, Started},
 };
 use ferrovirt_qemu::{
@@ -67,6 +68,8 @@ struct Launcher {
     qemu: Option<Qemu>,
     serial: Option<Serial>,
     dhcp: Vec<Server>,
+    /// What the handler was sent copies of, until the order comes.
+    network: Option<Network>,
     grace: Duration,
     /// Who asked for the command that is under way.
     asker: u64,
@@ -82,16 +85,24 @@ pub(crate) fn run(options: Options) -> Result<bool, Fatal> {
     // through /proc, which it could where Yama does not hold it back.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|error| Fatal { what: "prctl(PR_SET_DUMPABLE)", error: error.into() })?;
-    // The node's profile may be missing or wider; this filter comes with the program.
+    // The node's profile may be missing or wider; this filter comes with the program. Without a slot it connects to nobody.
+    let (calls, families) = match options.slot {
+        Some(_) => (calls::LAUNCHER_ON_SLOT, confine::NETWORK),
+        None => (calls::LAUNCHER, confine::LOCAL_OR_INTERNET),
+    };
     rustix::thread::set_no_new_privs(true)
         .map_err(io::Error::from)
-        .and_then(|()| Filter::new(calls::LAUNCHER, Some(confine::LOCAL_OR_INTERNET))?.apply())
+        .and_then(|()| Filter::new(calls, Some(families))?.apply())
         .map_err(fatal("the filter of system calls"))?;
     let signals = SignalFd::new(&[Signal::TERM, Signal::INT, Signal::CHILD]).map_err(fatal("signals"))?;
-    let listener = inherited(LISTEN_FD)
-        .and_then(Listener::from_fd)
-        .map_err(fatal("file descriptor 3 must be the listening SOCK_SEQPACKET socket of the node agent"))?;
-    let agents = Agents::new(listener).map_err(fatal("the listening socket"))?;
+    let agents = match &options.slot {
+        Some(directory) => Agents::on_slot(Slot::new(directory)),
+        None => {
+            let what = "file descriptor 3 must be the listening SOCK_SEQPACKET socket of the node agent";
+            let listener = inherited(LISTEN_FD).and_then(Listener::from_fd).map_err(fatal(what))?;
+            Agents::new(listener).map_err(fatal("the listening socket"))?
+        }
+    };
     let mut launcher = Launcher {
         options,
         clock: Instant::now(),
@@ -101,6 +112,7 @@ pub(crate) fn run(options: Options) -> Result<bool, Fatal> {
         qemu: None,
         serial: None,
         dhcp: Vec::new(),
+        network: None,
         grace: Duration::ZERO,
         asker: 0,
         ended: None,
@@ -109,6 +121,8 @@ pub(crate) fn run(options: Options) -> Result<bool, Fatal> {
         if let Some(ending) = launcher.ended {
             return Ok(ending == Ending::Shutdown);
         }
+        let state = launcher.state();
+        launcher.agents.connect(&state);
         for (source, events) in launcher.wait().map_err(fatal("poll"))? {
             launcher.handle(source, events);
         }
@@ -136,7 +150,9 @@ impl Launcher {
     fn wait(&self) -> io::Result<Vec<(Source, PollFlags)>> {
         let mut watched = Watched { sources: Vec::new(), fds: Vec::new() };
         watched.add(Source::Signals, self.signals.as_fd(), true, false);
-        watched.add(Source::Listener, self.agents.listener(), true, false);
+        if let Some(listener) = self.agents.listener() {
+            watched.add(Source::Listener, listener, true, false);
+        }
         for (id, fd) in self.agents.connections() {
             watched.add(Source::Agent(id), fd, true, false);
         }
@@ -160,12 +176,12 @@ impl Launcher {
         for (index, server) in self.dhcp.iter().enumerate() {
             watched.add(Source::Dhcp(index), server.socket(), true, false);
         }
-        let timeout = self.guest.as_ref().and_then(Guest::deadline).map(|deadline| {
-            let left = deadline.saturating_sub(self.now());
-            Timespec {
-                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            }
+        let guest = self.guest.as_ref().and_then(Guest::deadline);
+        let guest = guest.map(|deadline| deadline.saturating_sub(self.now()));
+        let link = self.agents.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = guest.into_iter().chain(link).min().map(|left| Timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
         });
         match poll(&mut watched.fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -254,6 +270,15 @@ impl Launcher {
                     .refuse(id, "a guest was already started: a launcher runs one in its life".into());
             }
             (Request::Start { order }, None) => return self.start(id, &order),
+            (Request::Network { queues }, None) if self.agents.has_slot() => return self.open(id, queues),
+            (Request::Network { .. }, None) => {
+                return self
+                    .agents
+                    .refuse(id, "this launcher has no slot: its queues are passed to it".into());
+            }
+            (Request::Network { .. }, Some(_)) => {
+                return self.agents.refuse(id, "a guest was already started".into());
+            }
             (Request::Shutdown { grace_seconds }, _) => {
                 return self.shutdown(grace_seconds.map(|seconds| Duration::from_secs(seconds.into())));
             }
@@ -270,13 +295,24 @@ impl Launcher {
         }
     }
 
+    /// Opens what a TAP is made with and sends copies of it.
+    fn open(&mut self, id: u64, queues: u32) {
+        // A TAP of an earlier try ends with the last of its queues.
+        self.network = None;
+        match Network::open(queues) {
+            Ok(network) => self.agents.send_network(id, self.network.insert(network)),
+            Err(error) => self.agents.refuse(id, format!("opening the pod's network: {error}")),
+        }
+    }
+
     fn start(&mut self, id: u64, order: &Order) {
         let passed = self.agents.take_passed(id);
         self.agents.drop_passed();
         self.grace = Duration::from_secs(order.grace_seconds.into());
         self.guest = Some(Guest::new(order));
         log::line(&format!("starting {}", order.name));
-        match start::start(order, passed, &self.options) {
+        let opened = self.network.take().map(Network::into_queues);
+        match start::start(order, passed, opened, &self.options) {
             Ok(Started { qemu, serial, dhcp }) => {
                 self.qemu = Some(qemu);
                 self.serial = serial;

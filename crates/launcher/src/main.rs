@@ -1,6 +1,6 @@
 //! `virt-launcher`: runs one guest.
 //!
-//! It listens on the descriptor that it was started with, takes one order and open descriptors from the node agent,
+//! It listens on the descriptor that it was started with, or connects to the handler in its slot, takes one order and open descriptors from the node agent,
 //! starts QEMU, and tells everyone who is connected what becomes of the guest. It decides nothing, asks no
 //! Kubernetes, and is the first process of its container: it reaps, and SIGTERM means a graceful shutdown.
 //!
@@ -14,6 +14,7 @@ mod log;
 mod options;
 mod qemu;
 mod serial;
+mod slot;
 mod start;
 
 use options::Options;

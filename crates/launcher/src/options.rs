@@ -10,6 +10,8 @@ pub(crate) struct Options {
     pub(crate) overlays: PathBuf,
     /// QEMU.
     pub(crate) qemu: PathBuf,
+    /// The directory in which the handler listens. Without it the launcher listens itself, on a descriptor.
+    pub(crate) slot: Option<PathBuf>,
 }
 
 impl Options {
@@ -18,6 +20,7 @@ impl Options {
             run: "/var/run/kubevirt".into(),
             overlays: "/var/run/kubevirt-ephemeral-disks".into(),
             qemu: "/usr/bin/qemu-system-x86_64".into(),
+            slot: None,
         };
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
@@ -25,9 +28,11 @@ impl Options {
                 Some("--run-dir") => &mut options.run,
                 Some("--overlay-dir") => &mut options.overlays,
                 Some("--qemu") => &mut options.qemu,
+                Some("--slot") => options.slot.insert(PathBuf::new()),
                 _ => {
                     return Err(format!(
-                        "unknown argument {argument:?}; known: --run-dir DIR, --overlay-dir DIR, --qemu FILE"
+                        "unknown argument {argument:?}; known: --run-dir DIR, --overlay-dir DIR, --qemu FILE, \
+                         --slot DIR"
                     ));
                 }
             };

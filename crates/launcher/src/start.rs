@@ -14,7 +14,12 @@ use ferrovirt_qemu::{
     order::{Nic, Order, Tap},
     protocol::Purpose,
 };
-use std::{collections::BTreeMap, io, os::fd::OwnedFd};
+use ferrovirt_sys::{link, tap, udp};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
 
 /// Everything that belongs to a started guest.
 pub(crate) struct Started {
@@ -35,6 +40,15 @@ pub(crate) enum StartError {
     /// A step of the documented profile's own network setup.
     #[error("interface {nic:?}: {step}: {error}")]
     Tap { nic: String, step: &'static str, error: io::Error },
+    /// A TAP of which the launcher has the queues.
+    #[error("interface {nic:?}: {why}")]
+    Opened { nic: String, why: &'static str },
+    /// The port of DHCP.
+    #[error(
+        "interface {nic:?}: port 67 on {bridge}: {error}; in a pod net.ipv4.ip_unprivileged_port_start has to be at most \
+         67: containerd 2 sets it to 0, elsewhere securityContext.sysctls of the pod sets it"
+    )]
+    Port { nic: String, bridge: String, error: io::Error },
     /// QEMU's program could not be started.
     #[error("{path} could not be started: {error}")]
     Qemu { path: String, error: io::Error },
@@ -46,7 +60,12 @@ pub(crate) enum StartError {
 /// First descriptor number in QEMU.
 const FIRST: i32 = 3;
 
-pub(crate) fn start(order: &Order, passed: Vec<Passed>, options: &Options) -> Result<Started, StartError> {
+pub(crate) fn start(
+    order: &Order,
+    passed: Vec<Passed>,
+    mut opened: Option<Vec<OwnedFd>>,
+    options: &Options,
+) -> Result<Started, StartError> {
     let system = |what| move |error| StartError::System { what, error };
     let mut sources = Sources::new(passed);
     let mut fds = Numbered { next: FIRST, fds: Vec::new() };
@@ -68,6 +87,13 @@ pub(crate) fn start(order: &Order, passed: Vec<Passed>, options: &Options) -> Re
     for nic in &order.nics {
         let queues = match &nic.tap {
             Tap::Passed => sources.taps.remove(&nic.name).unwrap_or_default(),
+            Tap::Opened { bridge } => {
+                let queues = made(nic, opened.take())?;
+                if nic.dhcp.is_some() {
+                    sources.dhcp.insert(nic.name.clone(), dhcp_port(nic, bridge)?);
+                }
+                queues
+            }
             // A name that nothing has checked yet only reaches the kernel's own check of interface names.
             Tap::Created { interface, bridge, mtu } => create(nic, interface, bridge, *mtu)?,
         };
@@ -132,9 +158,29 @@ impl Numbered {
     }
 }
 
+/// The queues that the launcher has opened, after the handler has made them queues of the TAP.
+fn made(nic: &Nic, opened: Option<Vec<OwnedFd>>) -> Result<Vec<OwnedFd>, StartError> {
+    let wrong = |why| StartError::Opened { nic: nic.name.clone(), why };
+    let queues = opened.ok_or_else(|| wrong("its queues were not asked for before the order"))?;
+    for queue in &queues {
+        if !tap::is_queue(queue.as_fd()).unwrap_or(false) {
+            return Err(wrong("the handler has not made its TAP"));
+        }
+    }
+    Ok(queues)
+}
+
+/// Unprivileged since Linux 5.7, as far as the port is.
+fn dhcp_port(nic: &Nic, bridge: &str) -> Result<OwnedFd, StartError> {
+    udp::dhcp_server(bridge).map_err(|error| StartError::Port {
+        nic: nic.name.clone(),
+        bridge: bridge.to_owned(),
+        error,
+    })
+}
+
 /// The documented profile's way: the launcher makes the TAP with its own NET_ADMIN.
 fn create(nic: &Nic, interface: &str, bridge: &str, mtu: u32) -> Result<Vec<OwnedFd>, StartError> {
-    use ferrovirt_sys::{link, tap};
     let step = |step| move |error| StartError::Tap { nic: nic.name.clone(), step, error };
     let owner = rustix::process::getuid().as_raw();
     let queues = tap::create(interface, nic.queues, owner).map_err(step("making the TAP and its queues"))?;

@@ -99,7 +99,9 @@ fn privileges() -> String {
                 .filter(|right| matches!(right, Right::Syscall(_) | Right::OwnSyscall(_)))
                 .count();
             let what = match calls {
-                0 => grant.rights.iter().map(|right| format!("`{right}`")).collect::<Vec<_>>().join("<br>"),
+                0 | 1 => {
+                    grant.rights.iter().map(|right| format!("`{right}`")).collect::<Vec<_>>().join("<br>")
+                }
                 calls => format!("{calls} system calls"),
             };
             let _ = writeln!(

@@ -96,6 +96,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("webhook-trust", Scenario::Webhook),
     ("base-syscalls", Scenario::Launcher),
     ("launcher-syscalls", Scenario::Launcher),
+    ("slot-calls", Scenario::Launcher),
     ("api-calls", Scenario::Processes),
     ("plug-calls", Scenario::Plug),
     ("plug-holders", Scenario::Plug),

@@ -199,6 +199,12 @@ pub struct Nic {
 pub enum Tap {
     /// The node agent opened every queue and sends the descriptors with the order (minimal profile).
     Passed,
+    /// The launcher opened every queue and sent copies ([`crate::protocol::Request::Network`]), and the handler has made
+    /// them queues. The launcher also opens the socket for DHCP (minimal profile, on nodes with device plug-ins).
+    Opened {
+        /// Bridge in the pod's network namespace, on which DHCP is answered.
+        bridge: String,
+    },
     /// The launcher creates it, opens every queue, attaches it to the bridge and sets it up, with the
     /// capability NET_ADMIN and /dev/net/tun (documented profile).
     Created {

@@ -3,7 +3,8 @@
 //! The socket is `SOCK_SEQPACKET`: one JSON message to a packet, at most [`MAX_MESSAGE`] bytes. The agent creates
 //! and binds it (mode 0600, owned by the launcher's user) and hands the listening descriptor to the launcher as
 //! file descriptor 3, so that an agent that starts anew finds it by path. Descriptors travel as SCM_RIGHTS with
-//! the message that names them. Every connection gets an [`Event::State`] at once and another at each change.
+//! the message that names them. A launcher with a slot (`--slot DIR`) listens nowhere: it connects to the handler's
+//! socket in that directory, again whenever the link ends, and takes orders from there alone. Every connection gets an [`Event::State`] at once and another at each change.
 
 use crate::{order::Order, text};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,12 @@ pub enum Request {
     Descriptors {
         /// What each descriptor is.
         purposes: Vec<Purpose>,
+    },
+    /// Open what a TAP is made with, in the launcher's own network namespace, and send copies of it with
+    /// [`Event::Network`]. Of a launcher with a slot alone, and before the order. What was opened before is closed.
+    Network {
+        /// How many queues the TAP shall have.
+        queues: u32,
     },
     /// Start the guest. A second one, whatever it says, is refused: a launcher runs one guest in its life.
     Start {
@@ -68,6 +75,9 @@ pub enum Event {
         /// QEMU's process, as the container numbers it.
         qemu_pid: Option<i32>,
     },
+    /// Descriptors come with this: a UDP socket of IPv4, sockets for NETLINK_ROUTE and NETLINK_NETFILTER, and one of the
+    /// TUN driver for each queue, in this order.
+    Network,
     /// A request could not be carried out.
     Refused {
         /// Why, for a person.
@@ -86,6 +96,7 @@ impl Event {
                 Self::State { state: State::Ended { ending, message }, qemu_pid }
             }
             Self::State { state, qemu_pid } => Self::State { state, qemu_pid },
+            Self::Network => Self::Network,
         }
     }
 }

@@ -61,6 +61,31 @@ impl Launcher {
         launcher
     }
 
+    /// Starts one that connects to the test, in the slot's directory.
+    pub fn on_slot(command: Command, network_namespace: Option<OwnedFd>) -> (Self, Listener) {
+        let (child, directory, listener) = Self::start_on_slot(command, network_namespace);
+        let agent = accept(&listener);
+        let launcher = Self { child, directory, agent };
+        assert_eq!(launcher.state(), (State::Waiting, None));
+        (launcher, listener)
+    }
+
+    /// The same, before it has connected.
+    pub fn start_on_slot(
+        mut command: Command,
+        network_namespace: Option<OwnedFd>,
+    ) -> (Child, TempDir, Listener) {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["sockets", "slot"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        let listener = Listener::bind(&slot_socket(&directory)).unwrap();
+        command.arg("--run-dir").arg(directory.path()).arg("--overlay-dir").arg(directory.path());
+        command.arg("--slot").arg(directory.path().join("slot"));
+        let child = spawn(command, Setup { network_namespace, ..Setup::default() }).unwrap();
+        (child, directory, listener)
+    }
+
     pub fn connect(&self) -> Connection {
         Connection::connect(&self.directory.path().join("launcher-sock")).unwrap()
     }
@@ -129,6 +154,17 @@ impl Drop for Launcher {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Where the handler listens in the slot of a launcher under test.
+pub fn slot_socket(directory: &TempDir) -> PathBuf {
+    directory.path().join("slot/machine.sock")
+}
+
+/// Waits for the launcher to connect.
+pub fn accept(listener: &Listener) -> Connection {
+    readable(listener);
+    listener.accept().unwrap()
 }
 
 pub fn event(connection: &Connection) -> Event {

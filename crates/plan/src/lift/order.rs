@@ -26,7 +26,8 @@ pub fn lift(order: &Order) -> BTreeSet<Right<String>> {
     }
     for nic in &order.nics {
         let (one, more) = match nic.tap {
-            Tap::Passed => (NetworkStep::ReceiveQueue, NetworkStep::ReceiveMoreQueues),
+            // Who opened the queues of the latter was the launcher itself: they are ready for QEMU all the same.
+            Tap::Passed | Tap::Opened { .. } => (NetworkStep::ReceiveQueue, NetworkStep::ReceiveMoreQueues),
             Tap::Created { .. } => (NetworkStep::CreateTap, NetworkStep::CreateMoreQueues),
         };
         let mut step = |step| out.insert(Right::Network { nic: nic.name.clone(), step });
@@ -34,7 +35,7 @@ pub fn lift(order: &Order) -> BTreeSet<Right<String>> {
         if nic.queues > 1 {
             step(more);
         }
-        if nic.dhcp.is_some() {
+        if nic.dhcp.is_some() && !matches!(nic.tap, Tap::Opened { .. }) {
             step(NetworkStep::ReceiveDhcpSocket);
         }
     }

@@ -218,11 +218,13 @@ fn the_compiled_filters_are_what_the_table_says() {
             .collect()
     };
     let names: Vec<&str> = lists.keys().map(String::as_str).collect();
-    assert_eq!(names, ["API_SERVER", "LAUNCHER", "PLUG", "QEMU"]);
+    assert_eq!(names, ["API_SERVER", "LAUNCHER", "LAUNCHER_ON_SLOT", "PLUG", "QEMU"]);
     assert_eq!(lists["API_SERVER"], of(Subject::ApiServer));
     assert_eq!(lists["PLUG"], of(Subject::Plug));
     assert_eq!(lists["QEMU"], of(Subject::Qemu));
-    assert_eq!(lists["LAUNCHER"], &of(Subject::Launcher) | &of(Subject::Qemu));
+    assert_eq!(lists["LAUNCHER_ON_SLOT"], &of(Subject::Launcher) | &of(Subject::Qemu));
+    let more: Vec<_> = lists["LAUNCHER_ON_SLOT"].difference(&lists["LAUNCHER"]).collect();
+    assert_eq!(more, ["connect"]);
     let pod: BTreeSet<_> = lists["LAUNCHER"].iter().cloned().map(Right::Syscall).collect();
     assert_eq!(pod, seccomp::lift(&render::seccomp::profile()));
     for call in [

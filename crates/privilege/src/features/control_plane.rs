@@ -1,13 +1,15 @@
 //! The controllers and the node agent: rights do not vanish when launchers lose them, they move here.
 
-use super::{Table, node, plug, processes};
+use super::{Table, node, plug, processes, slot};
 use crate::{
     grant::{Grant, Phase, Subject, named, verbs},
     right::Right,
 };
 
-pub(super) const TABLE: Table =
-    Table { both: &[CONTROLLER, AGENT, HOST, node::GRANTS, plug::GRANTS, processes::GRANTS], ..Table::NONE };
+pub(super) const TABLE: Table = Table {
+    both: &[CONTROLLER, AGENT, HOST, node::GRANTS, plug::GRANTS, slot::GRANTS, processes::GRANTS],
+    ..Table::NONE
+};
 
 const RBAC: &str = "authorizer: RBAC refuses a verb that no role of the account has";
 

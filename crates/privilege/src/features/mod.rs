@@ -22,6 +22,7 @@ mod processes;
 mod scc_webhook;
 mod selinux_label;
 mod serial_console;
+mod slot;
 mod sriov;
 mod syscalls;
 mod user_roles;

@@ -4,7 +4,7 @@
 //! container start with this profile against 38.5 ms with the usual one for all architectures.
 //! `clone` is limited to flags without new namespaces and `socket` to few families where filters are rendered.
 //! Not here: io_uring, which QEMU does without and which passes the filter by; userfaultfd; `connect`, since nobody here
-//! calls anybody.
+//! calls anybody, but a launcher on its slot (`slot.rs`).
 
 use super::calls;
 use crate::right::Right;

@@ -275,6 +275,9 @@ impl Service {
                     None => self.wrong(format!("it refuses what nobody asked for: {message}"), now, out),
                 };
             }
+            protocol::Event::Network => {
+                return self.wrong("it sends what nobody asked for".to_owned(), now, out);
+            }
             protocol::Event::State { state, .. } => state,
         };
         if let Some(why) = conduct::out_of_order(&self.guest, &state) {
