@@ -1,12 +1,20 @@
 //! Messages of the node agent, and the command line of whatever order they hold: an argument that follows an option
-//! never is one itself.
+//! never is one itself. And the image of whatever seed they hold.
 #![no_main]
 
-use ferrovirt_qemu::{Descriptors, command_line, protocol::Request};
+use ferrovirt_qemu::{
+    Descriptors, command_line,
+    protocol::Request,
+    seed::{File, Files},
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(Request::Start { order }) = serde_json::from_slice(bytes) else { return };
+    let order = match serde_json::from_slice(bytes) {
+        Ok(Request::Start { order }) => order,
+        Ok(Request::Piece { piece }) => return seed(piece),
+        _ => return,
+    };
     let count = order.nics.iter().map(|nic| nic.queues.min(256)).sum::<u32>();
     let mut numbers = 5..5 + i32::try_from(count).unwrap_or(0);
     let taps = order.nics.iter().map(|nic| {
@@ -32,3 +40,14 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
 });
+
+/// Whatever a file is called and holds, its image is whole sectors and holds it.
+fn seed(piece: File) {
+    let mut files = Files::default();
+    for part in piece.pieces() {
+        let _too_much = files.add(part);
+    }
+    if let Ok(image) = files.image(&piece.disk) {
+        assert!(image.len() % 2048 == 0 && image.len() >= 25 * 2048 + piece.content.0.len());
+    }
+}

@@ -589,6 +589,7 @@ fn opens() -> BTreeSet<&'static str> {
                 boot_order: None,
                 cache: Cache::Auto,
                 queues: 1,
+                prepare: None,
             }),
         }
         let (place, good, bad) = match (&order.memory.backing, access) {

@@ -4,7 +4,10 @@ use crate::{
     log,
     slot::{Network, Slot},
 };
-use ferrovirt_qemu::protocol::{Event, MAX_DESCRIPTORS, MAX_MESSAGE, Purpose, Request};
+use ferrovirt_qemu::{
+    protocol::{Event, MAX_DESCRIPTORS, MAX_MESSAGE, Purpose, Request},
+    seed::Files,
+};
 use ferrovirt_sys::seqpacket::{Connection, Listener};
 use std::{
     io,
@@ -41,6 +44,8 @@ struct Agent {
     /// Descriptors that came before an order. They go with the connection, so that an agent that starts anew can
     /// send all of them again.
     passed: Vec<Passed>,
+    /// Files that came before an order, likewise.
+    files: Files,
 }
 
 impl Agents {
@@ -104,7 +109,12 @@ impl Agents {
     fn add(&mut self, connection: Connection, state: &Event) {
         if connection.set_nonblocking(true).is_ok() {
             self.next += 1;
-            self.connections.push(Agent { id: self.next, connection, passed: Vec::new() });
+            self.connections.push(Agent {
+                id: self.next,
+                connection,
+                passed: Vec::new(),
+                files: Files::default(),
+            });
             self.send(self.next, state);
         }
     }
@@ -153,6 +163,12 @@ impl Agents {
                 self.refuse(id, problem);
                 None
             }
+            Ok(Request::Piece { piece }) if waiting && message.fds.is_empty() => {
+                if let Err(error) = agent.files.add(piece) {
+                    self.refuse(id, error.to_string());
+                }
+                None
+            }
             Ok(_) if !message.fds.is_empty() => {
                 self.refuse(id, "descriptors come with a descriptors message only".into());
                 None
@@ -166,12 +182,11 @@ impl Agents {
         }
     }
 
-    /// The descriptors that a connection has passed.
-    pub(crate) fn take_passed(&mut self, id: u64) -> Vec<Passed> {
-        self.connections
-            .iter_mut()
-            .find(|agent| agent.id == id)
-            .map(|agent| std::mem::take(&mut agent.passed))
+    /// The descriptors and files that a connection has passed.
+    pub(crate) fn take_passed(&mut self, id: u64) -> (Vec<Passed>, Files) {
+        let agent = self.connections.iter_mut().find(|agent| agent.id == id);
+        agent
+            .map(|agent| (std::mem::take(&mut agent.passed), std::mem::take(&mut agent.files)))
             .unwrap_or_default()
     }
 
@@ -179,6 +194,7 @@ impl Agents {
     pub(crate) fn drop_passed(&mut self) {
         for agent in &mut self.connections {
             agent.passed = Vec::new();
+            agent.files = Files::default();
         }
     }
 
@@ -203,6 +219,12 @@ impl Agents {
     pub(crate) fn refuse(&mut self, id: u64, message: String) {
         log::line(&format!("refused: {message}"));
         self.send(id, &Event::Refused { message });
+    }
+
+    /// Says that an order cannot be carried out now.
+    pub(crate) fn not_ready(&mut self, id: u64, message: String) {
+        log::line(&format!("not ready: {message}"));
+        self.send(id, &Event::NotReady { message });
     }
 
     pub(crate) fn broadcast(&mut self, event: &Event) {

@@ -3,7 +3,7 @@
 use crate::{
     agents::Agents,
     dhcp::Server,
-    log,
+    files, log,
     options::Options,
     qemu::{self, Heard, Qemu},
     serial::Serial,
@@ -264,6 +264,9 @@ impl Launcher {
         let Some(request) = self.agents.receive(id, waiting) else { return };
         let asked = match (request, &mut self.guest) {
             (Request::Descriptors { .. }, _) => return,
+            (Request::Piece { .. }, _) => {
+                return self.agents.refuse(id, "a guest was already started".into());
+            }
             (Request::Start { .. }, Some(_)) => {
                 return self
                     .agents
@@ -306,7 +309,14 @@ impl Launcher {
     }
 
     fn start(&mut self, id: u64, order: &Order) {
-        let passed = self.agents.take_passed(id);
+        let (passed, files) = self.agents.take_passed(id);
+        if let Err(error) = ferrovirt_qemu::check(order) {
+            return self.end(Ending::Failed, error.to_string());
+        }
+        if let Err(error) = files::prepare(order, &files) {
+            return self.agents.not_ready(id, error.to_string());
+        }
+        drop(files);
         self.agents.drop_passed();
         self.grace = Duration::from_secs(order.grace_seconds.into());
         self.guest = Some(Guest::new(order));

@@ -9,6 +9,7 @@
 mod agents;
 mod dhcp;
 mod disks;
+mod files;
 mod launcher;
 mod log;
 mod options;

@@ -251,7 +251,7 @@ mod tests {
         let overlays = plan.order.disks.iter().filter(|disk| disk.overlay);
         let mut expected: Vec<_> =
             overlays.map(|disk| Finding::NoScratch { disk: disk.name.clone() }).collect();
-        expected.insert(0, Finding::NotMounted("/var/run/kubevirt-ephemeral-disks/disk-data/d3".into()));
+        expected.insert(0, Finding::NotMounted("/var/run/kubevirt-ephemeral-disks/disk-data-d3.img".into()));
         assert_eq!(found(&plan), expected);
 
         let mut plan = good(Profile::Minimal);

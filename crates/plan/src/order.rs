@@ -5,7 +5,7 @@ use ferrovirt_model::{
     Machine, Profile,
     machine::{self, Binding, Cache, DiskTarget, NicModel, Source},
 };
-use ferrovirt_qemu::order::{self, Accelerator, Backing, Format, Lease, Order, Tap};
+use ferrovirt_qemu::order::{self, Accelerator, Backing, Format, Lease, Order, Prepare, Tap};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the node agent found out about one machine.
@@ -173,6 +173,11 @@ fn disk(disk: &machine::Disk, machine: &Machine, facts: &NodeFacts) -> Result<or
             Some(Cache::Writeback) => order::Cache::Writeback,
         },
         queues: if machine.devices.block_multi_queue && virtio { machine.cpu.vcpus() } else { 1 },
+        prepare: match &disk.source {
+            Source::CloudInit { .. } => Some(Prepare::Seed),
+            Source::EmptyDisk { capacity } => Some(Prepare::Empty { bytes: capacity.0 }),
+            Source::ContainerDisk { .. } | Source::HostDisk { .. } | Source::Claim { .. } => None,
+        },
     })
 }
 
@@ -241,13 +246,13 @@ mod tests {
                 ("/var/run/kubevirt-image-volume/d0/disk/alpine.qcow2", false, true),
                 ("/var/run/kubevirt-private/vmi-disks/d1/a.img", false, false),
                 ("/var/run/kubevirt-private/vmi-disks/d2/b.img", false, false),
-                ("/var/run/kubevirt-ephemeral-disks/disk-data/d3/disk.img", false, false),
+                ("/var/run/kubevirt-ephemeral-disks/disk-data-d3.img", false, false),
                 ("/var/run/kubevirt-private/vmi-disks/d4/disk.img", false, false),
                 ("/var/run/kubevirt-private/vmi-disks/d5/disk.img", true, false),
                 ("/var/run/kubevirt-private/vmi-disks/d6/disk.img", false, true),
                 ("/dev/d7", false, false),
                 ("/dev/d8", true, false),
-                ("/var/run/kubevirt-private/cloud-init/d9/seed.iso", true, false),
+                ("/var/run/kubevirt-private/cloud-init-d9.iso", true, false),
             ]
         );
     }

@@ -67,16 +67,17 @@ fn is_volume(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.bytes().all(plain)
 }
 
-/// The directory, or the block device, that holds the bytes of a disk. `block` says that its claim is in block mode.
+/// The directory that holds the file of a disk, or the file or block device itself: what the launcher makes lies beside the
+/// other things of a volume, so that it makes no directories. `block` says that its claim is in block mode.
 pub fn disk_root(disk: &Disk, block: bool) -> String {
     let name = &disk.name;
     match &disk.source {
         Source::ContainerDisk { .. } => format!("{IMAGES}/{name}"),
         Source::HostDisk { .. } => format!("{PRIVATE}/vmi-disks/{name}"),
-        Source::EmptyDisk { .. } => format!("{EPHEMERAL}/disk-data/{name}"),
+        Source::EmptyDisk { .. } => format!("{EPHEMERAL}/disk-data-{name}.img"),
         Source::Claim { .. } if block => format!("/dev/{name}"),
         Source::Claim { .. } => format!("{PRIVATE}/vmi-disks/{name}"),
-        Source::CloudInit { .. } => format!("{PRIVATE}/cloud-init/{name}"),
+        Source::CloudInit { .. } => format!("{PRIVATE}/cloud-init-{name}.iso"),
     }
 }
 
@@ -87,10 +88,9 @@ pub fn disk_file(disk: &Disk, block: bool) -> Option<String> {
     match &disk.source {
         Source::ContainerDisk { path, .. } => path.as_ref().map(|path| join(&root, path)),
         Source::HostDisk { path, .. } => path.rsplit_once('/').map(|(_, file)| join(&root, file)),
-        Source::EmptyDisk { .. } => Some(join(&root, "disk.img")),
+        Source::EmptyDisk { .. } | Source::CloudInit { .. } => Some(root),
         Source::Claim { .. } if block => Some(root),
         Source::Claim { .. } => Some(join(&root, "disk.img")),
-        Source::CloudInit { .. } => Some(join(&root, "seed.iso")),
     }
 }
 

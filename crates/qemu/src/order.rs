@@ -132,6 +132,23 @@ pub struct Disk {
     pub cache: Cache,
     /// Queues of a virtio disk; 1 for one queue.
     pub queues: u32,
+    /// What the launcher does about the file before QEMU opens it. Orders of earlier agents, which did it themselves,
+    /// have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepare: Option<Prepare>,
+}
+
+/// What a launcher does about a disk's file before QEMU opens it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Prepare {
+    /// Makes the image of a NoCloud seed at the disk's path, of the files that came for this disk before the order.
+    Seed,
+    /// Makes an empty, sparse file at the disk's path, in place of any other.
+    Empty {
+        /// Its size.
+        bytes: u64,
+    },
 }
 
 /// Format of a disk's bytes.

@@ -6,7 +6,7 @@
 //! the message that names them. A launcher with a slot (`--slot DIR`) listens nowhere: it connects to the handler's
 //! socket in that directory, again whenever the link ends, and takes orders from there alone. Every connection gets an [`Event::State`] at once and another at each change.
 
-use crate::{order::Order, text};
+use crate::{order::Order, seed, text};
 use serde::{Deserialize, Serialize};
 
 /// Largest message in bytes; a longer one ends the connection.
@@ -31,6 +31,11 @@ pub enum Request {
     Network {
         /// How many queues the TAP shall have.
         queues: u32,
+    },
+    /// A piece of a seed's file for the order that follows.
+    Piece {
+        /// The piece.
+        piece: seed::File,
     },
     /// Start the guest. A second one, whatever it says, is refused: a launcher runs one guest in its life.
     Start {
@@ -83,6 +88,12 @@ pub enum Event {
         /// Why, for a person.
         message: String,
     },
+    /// A disk of the order cannot be made ready now. No guest was started, what came with the order is gone, and the
+    /// launcher waits for the order again.
+    NotReady {
+        /// Why, for a person.
+        message: String,
+    },
 }
 
 impl Event {
@@ -91,6 +102,7 @@ impl Event {
     pub fn plain(self) -> Self {
         match self {
             Self::Refused { message } => Self::Refused { message: text::plain(&message, text::REFUSAL) },
+            Self::NotReady { message } => Self::NotReady { message: text::plain(&message, text::LAST_WORDS) },
             Self::State { state: State::Ended { ending, message }, qemu_pid } => {
                 let message = text::plain(&message, text::LAST_WORDS);
                 Self::State { state: State::Ended { ending, message }, qemu_pid }

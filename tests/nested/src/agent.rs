@@ -200,6 +200,7 @@ impl Machine {
         match serde_json::from_slice(&message.bytes)? {
             Event::State { state, qemu_pid } => Ok((state, qemu_pid)),
             Event::Refused { message } => bail!("refused: {message}"),
+            Event::NotReady { message } => bail!("not ready: {message}"),
             Event::Network => bail!("descriptors that nobody asked for"),
         }
     }

@@ -216,6 +216,7 @@ fn disk(name: &str, path: &str, read_only: bool) -> Disk {
         boot_order: None,
         cache: Cache::Auto,
         queues: 1,
+        prepare: None,
     }
 }
 

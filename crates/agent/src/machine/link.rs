@@ -2,7 +2,10 @@
 
 use super::meter::Meter;
 use crate::selinux;
-use ferrovirt_qemu::protocol::{Event, MAX_DESCRIPTORS, MAX_MESSAGE, Purpose, Request};
+use ferrovirt_qemu::{
+    protocol::{Event, MAX_DESCRIPTORS, MAX_MESSAGE, Purpose, Request},
+    seed,
+};
 use ferrovirt_sys::seqpacket::{Connection, Listener};
 use std::{
     fs, io,
@@ -92,6 +95,17 @@ impl Link {
             let purposes = part.iter().map(|(purpose, _)| purpose.clone()).collect();
             let fds: Vec<BorrowedFd<'_>> = part.iter().map(|(_, fd)| fd.as_fd()).collect();
             self.send_with(&Request::Descriptors { purposes }, &fds).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the files of seeds, as many messages as they need.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn give(&self, files: &[seed::File]) -> io::Result<()> {
+        for piece in files.iter().flat_map(seed::File::pieces) {
+            self.send(&Request::Piece { piece }).await?;
         }
         Ok(())
     }

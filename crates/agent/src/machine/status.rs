@@ -141,8 +141,12 @@ pub fn step(vmi: &VirtualMachineInstance, known: &Known, now: &str) -> Step {
     Step::Patch(json!({"metadata": {"resourceVersion": version}, "status": patch}))
 }
 
+/// Reason of a machine whose launcher cannot make its files ready.
+pub const NOT_READY: &str = "FilesNotReady";
+
 /// Reasons of the condition Synchronized that are this agent's.
-const TROUBLES: [&str; 12] = [
+const TROUBLES: [&str; 13] = [
+    NOT_READY,
     "NotAsRendered",
     "PodRejected",
     "MachineEnded",

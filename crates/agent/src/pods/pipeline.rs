@@ -140,6 +140,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         {
             return Err(Failure::new("InsufficientHugePages", message, true));
         }
+        let seeds = disks::seeds(&fetched.machine, &fetched.objects).map_err(unusable)?;
         // Where there is no namespace, the task that makes it says why.
         is_made.await.map_err(Failure::node)?;
         let contained = {
@@ -153,7 +154,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         };
         // Both have to end before anything is taken down.
         let (contained, connected) = tokio::join!(contained, connected);
-        Ok((fetched, contained.map_err(Failure::node)??, connected.map_err(Failure::node)?))
+        Ok((fetched, seeds, contained.map_err(Failure::node)??, connected.map_err(Failure::node)?))
     };
     let address = async {
         let address = address.await.map_err(Failure::node)?;
@@ -163,7 +164,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
     };
     let (address, rest) = tokio::join!(address, rest);
     let address = address?.address;
-    let (fetched, (pid, prepared, disks), connected) = rest?;
+    let (fetched, seeds, (pid, prepared, disks), connected) = rest?;
     let (port, wired, descriptors) = connected?;
     debug!(elapsed = ?begin.elapsed(), "container and network");
 
@@ -189,6 +190,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         wired,
         places: prepared.places,
         order,
+        seeds,
         declared: Some(declared(&fetched.machine)),
         ran: false,
         exit: None,
@@ -246,6 +248,10 @@ fn declared(machine: &Machine) -> u64 {
 
 type Contained = (u32, Prepared, BTreeMap<String, DiskFacts>);
 
+fn unusable(error: volumes::Error) -> Failure {
+    Failure::new(error.reason(), &error, error.may_pass())
+}
+
 /// Volumes, disks and the container itself.
 fn contain(
     shared: &Shared,
@@ -266,7 +272,6 @@ fn contain(
         marks: &record::marks(&directory),
         objects: &fetched.objects,
     };
-    let unusable = |error: volumes::Error| Failure::new(error.reason(), &error, error.may_pass());
     let mut prepared = volumes::prepare(&context, container).map_err(unusable)?;
     let disks =
         disks::prepare(&fetched.machine, &prepared.places, identity, &fetched.objects).map_err(unusable)?;

@@ -5,10 +5,12 @@ use crate::{
     redacted::Redacted,
     volumes::Places,
 };
-use ferrovirt_qemu::order::Order;
+use ferrovirt_qemu::{order::Order, seed};
 use serde::{Deserialize, Serialize};
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -50,6 +52,10 @@ pub struct Record {
     pub places: Places,
     /// The order.
     pub order: Order,
+    /// The files of its seeds, until its guest runs: an agent that starts anew may have to send them. Absent in records of
+    /// agents that made the seeds themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<seed::File>,
     /// Bytes of the machine's emptyDisk volumes; absent in records of agents that did not count them.
     #[serde(default)]
     pub declared: Option<u64>,
@@ -105,7 +111,10 @@ impl Record {
     /// What the file system says.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
         let part = directory.join("record.part");
-        fs::write(&part, serde_json::to_vec(self)?)?;
+        // Seeds may be secrets.
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
         fs::rename(part, directory.join(FILE))
     }
 }

@@ -1,7 +1,7 @@
 //! What pod and machine are said to be: conditions, statuses and events, in words that users may see.
 
 use super::{accept::NOT_AS_RENDERED, pipeline, status::Known, worker::Worker};
-use crate::machine::status::Phase;
+use crate::machine::status::{NOT_READY, Phase};
 use crate::{events::Kind, redacted::Redacted, selinux};
 use ferrovirt_plan::decide::life::{Notice, Wrong};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -22,6 +22,12 @@ impl Worker {
     pub(super) fn not_as_rendered(&mut self, message: &str) {
         let redacted = self.shared.config.redacted(message);
         self.report(NOT_AS_RENDERED, NOT_AS_RENDERED, message, &redacted);
+    }
+
+    /// The launcher waits, because a disk is not ready: in its words.
+    pub(super) fn not_ready(&mut self, message: &str) {
+        let redacted = self.shared.config.redacted_foreign(message);
+        self.report(NOT_READY, NOT_READY, message, &redacted);
     }
 
     /// A running machine has no network.
@@ -78,6 +84,7 @@ impl Worker {
         let directory = self.shared.pod_directory(&self.uid);
         let Some(record) = &mut self.record else { return };
         record.ran = true;
+        record.seeds = Vec::new();
         if let Err(error) = record.write(&directory) {
             tracing::warn!(pod = self.name(), "recording the start: {error}");
         }

@@ -68,6 +68,7 @@ impl Worker {
         let descriptors = std::mem::take(&mut container.descriptors);
         let Some(link) = &container.link else { return Event::Ordered(false) };
         let sent = async {
+            link.give(&record.seeds).await?;
             link.pass(&descriptors).await?;
             link.send(&Request::Start { order: Box::new(record.order.clone()) }).await
         };

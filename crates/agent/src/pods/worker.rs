@@ -262,6 +262,7 @@ impl Worker {
             Action::Answer { ticket, answer } => self.answer(ticket, answer),
             Action::Served(served) => self.serve(served),
             Action::Complain { reason, message } => self.complain(reason, &message),
+            Action::NotReady { message } => self.not_ready(&message),
             Action::Trouble { message } => self.not_as_rendered(&message),
             Action::Reject { condition, reason, message } => self.reject(condition, reason, &message),
             Action::Lost => self.lost(),

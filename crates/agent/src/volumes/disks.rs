@@ -1,19 +1,22 @@
 //! The files behind a machine's disks: found, made or filled before the launcher starts.
 
-use super::{Claim, Error, Objects, Places, io_error, iso, lost, unsupported};
+use super::{Claim, Error, Objects, Places, io_error, lost, unsupported};
 use crate::{image, oci::bundle::Identity, selinux};
 use ferrovirt_model::{
     Machine,
     machine::{Disk, Payload, Source},
 };
 use ferrovirt_plan::{order::DiskFacts, paths};
-use ferrovirt_qemu::order::Format;
+use ferrovirt_qemu::{
+    order::Format,
+    seed::{self, Content},
+};
 use k8s_openapi::api::core::v1::Secret;
-use rustix::fs::{FileType, Mode, OFlags, mkdirat};
+use rustix::fs::{FileType, Mode, OFlags};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::{MetadataExt, fchown},
@@ -45,12 +48,11 @@ pub fn prepare(
     identity: &Identity,
     objects: &Objects,
 ) -> Result<BTreeMap<String, DiskFacts>, Error> {
-    let work = Work { machine, places, identity, objects };
+    let work = Work { places, identity, objects };
     machine.disks.iter().map(|disk| Ok((disk.name.clone(), work.disk(disk)?))).collect()
 }
 
 struct Work<'a> {
-    machine: &'a Machine,
     places: &'a Places,
     identity: &'a Identity,
     objects: &'a Objects,
@@ -76,18 +78,8 @@ impl Work<'_> {
                 let format = self.format(disk, &path)?;
                 Ok(DiskFacts { path: Some(path), format })
             }
-            (Source::CloudInit { user_data, network_data }, Some(file)) => {
-                let seed = self.seed(disk, user_data.as_ref(), network_data.as_ref())?;
-                self.directory(disk, &file)?;
-                let mut out = File::from(self.make(disk, &file, 0o400)?);
-                out.write_all(&seed).map_err(|source| io_error(&disk.name, file.as_ref(), source))?;
-                Ok(raw)
-            }
-            (Source::EmptyDisk { capacity }, Some(file)) => {
-                self.directory(disk, &file)?;
-                self.sparse(disk, &file, capacity.0)?;
-                Ok(raw)
-            }
+            // The launcher makes them.
+            (Source::CloudInit { .. } | Source::EmptyDisk { .. }, _) => Ok(raw),
             (Source::HostDisk { path, create }, Some(file)) => {
                 match (self.places.open(&file, OFlags::PATH, Mode::empty()), create) {
                     (Ok(_), _) => Ok(raw),
@@ -161,37 +153,6 @@ impl Work<'_> {
         make().map_err(|source| io_error(&disk.name, path.as_ref(), source))
     }
 
-    /// The directories of `path` below its mount, none of them through a link: whoever writes pods can put a volume
-    /// there that is not empty.
-    fn directory(&self, disk: &Disk, path: &str) -> Result<(), Error> {
-        let (_, rest) = self
-            .places
-            .find(path)
-            .ok_or_else(|| unsupported(&disk.name, "the pod does not mount its directory"))?;
-        let mut above = path.strip_suffix(rest).unwrap_or(path).trim_end_matches('/').to_owned();
-        let Some((directories, _)) = rest.rsplit_once('/') else { return Ok(()) };
-        for part in directories.split('/') {
-            let directory = format!("{above}/{part}");
-            self.one_directory(&above, part, &directory)
-                .map_err(|source| io_error(&disk.name, directory.as_ref(), source))?;
-            above = directory;
-        }
-        Ok(())
-    }
-
-    fn one_directory(&self, above: &str, part: &str, directory: &str) -> io::Result<()> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        match self.places.open(directory, flags, Mode::empty()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => return other.map(drop),
-        }
-        let above = self.places.open(above, flags, Mode::empty())?;
-        mkdirat(above, part, Mode::from_raw_mode(0o755))?;
-        let made = self.places.open(directory, flags, Mode::empty())?;
-        fchown(&made, Some(self.identity.uid), Some(self.identity.gid))?;
-        self.label(&made)
-    }
-
     /// With the machine's level, so that no other machine can open it.
     fn label(&self, file: impl AsFd) -> io::Result<()> {
         self.identity.label.as_ref().map_or(Ok(()), |label| selinux::label(file, &label.files))
@@ -209,44 +170,55 @@ impl Work<'_> {
         File::from(fd).take(4).read_to_end(&mut magic).map_err(failed)?;
         Ok(if magic == b"QFI\xfb" { Format::Qcow2 } else { Format::Raw })
     }
+}
 
-    fn seed(&self, disk: &Disk, user: Option<&Payload>, network: Option<&Payload>) -> Result<Vec<u8>, Error> {
-        let user = self.payload(disk, user, ["userdata", "userData"])?.unwrap_or_default();
-        let network = self.payload(disk, network, ["networkdata", "networkData"])?;
-        let machine = self.machine;
+/// The files of the machine's seeds, of which its launcher makes images.
+///
+/// # Errors
+/// When a secret or a key of it is missing, or all are more than a launcher takes.
+pub fn seeds(machine: &Machine, objects: &Objects) -> Result<Vec<seed::File>, Error> {
+    let mut files = Vec::new();
+    for disk in &machine.disks {
+        let Source::CloudInit { user_data, network_data } = &disk.source else { continue };
+        let user = payload(objects, disk, user_data.as_ref(), ["userdata", "userData"])?.unwrap_or_default();
+        let network = payload(objects, disk, network_data.as_ref(), ["networkdata", "networkData"])?;
         let hostname = machine.scheduling.hostname.as_ref().unwrap_or(&machine.name);
         let meta = serde_json::json!({
             "instance-id": format!("{}.{}", machine.name, machine.namespace), "local-hostname": hostname,
         });
         let meta = meta.to_string().into_bytes();
-        let mut files = vec![("user-data", user.as_slice()), ("meta-data", meta.as_slice())];
-        if let Some(network) = &network {
-            files.push(("network-config", network));
-        }
-        iso::image("CIDATA", &files).map_err(|error| unsupported(&disk.name, &error.to_string()))
+        let all = [("user-data", Some(user)), ("meta-data", Some(meta)), ("network-config", network)];
+        files.extend(all.into_iter().filter_map(|(name, bytes)| {
+            let content = Content(bytes?);
+            Some(seed::File { disk: disk.name.clone(), name: name.to_owned(), content })
+        }));
+        let mut bounded = seed::Files::default();
+        let fits = files.iter().flat_map(seed::File::pieces).try_for_each(|piece| bounded.add(piece));
+        fits.map_err(|error| unsupported(&disk.name, &error.to_string()))?;
     }
+    Ok(files)
+}
 
-    fn payload(
-        &self,
-        disk: &Disk,
-        payload: Option<&Payload>,
-        keys: [&str; 2],
-    ) -> Result<Option<Vec<u8>>, Error> {
-        match payload {
-            None => Ok(None),
-            Some(Payload::Inline(bytes)) => Ok(Some(bytes.clone())),
-            Some(Payload::Secret(name)) => {
-                let secret: &Secret = self.objects.secrets.get(name).ok_or_else(|| Error::NotFound {
-                    volume: disk.name.clone(),
-                    kind: "secret",
-                    name: name.clone(),
-                })?;
-                let data = keys.iter().find_map(|key| secret.data.as_ref()?.get(*key));
-                let data = data.ok_or_else(|| {
-                    unsupported(&disk.name, &format!("secret {name} has no key {}", keys.join(" or ")))
-                })?;
-                Ok(Some(data.0.clone()))
-            }
+fn payload(
+    objects: &Objects,
+    disk: &Disk,
+    payload: Option<&Payload>,
+    keys: [&str; 2],
+) -> Result<Option<Vec<u8>>, Error> {
+    match payload {
+        None => Ok(None),
+        Some(Payload::Inline(bytes)) => Ok(Some(bytes.clone())),
+        Some(Payload::Secret(name)) => {
+            let secret: &Secret = objects.secrets.get(name).ok_or_else(|| Error::NotFound {
+                volume: disk.name.clone(),
+                kind: "secret",
+                name: name.clone(),
+            })?;
+            let data = keys.iter().find_map(|key| secret.data.as_ref()?.get(*key));
+            let data = data.ok_or_else(|| {
+                unsupported(&disk.name, &format!("secret {name} has no key {}", keys.join(" or ")))
+            })?;
+            Ok(Some(data.0.clone()))
         }
     }
 }
@@ -254,38 +226,44 @@ impl Work<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{Container, Pod};
-    use std::{fs, os::unix::fs::symlink, path::Path};
+    use serde_json::{Value, json};
 
-    fn directory(mount: &Path, path: &str) -> Result<(), Error> {
-        let mut places = Places::default();
-        places.add("/scratch", mount.to_owned());
-        let machine = serde_json::from_value(serde_json::json!({
+    fn machine(source: Value) -> Machine {
+        let vmi = json!({
             "metadata": {"name": "m", "namespace": "n", "uid": "u"},
             "spec": {
                 "domain": {"devices": {"disks": [{"name": "d", "disk": {"bus": "virtio"}}]}, "memory": {"guest": "64Mi"}},
-                "volumes": [{"name": "d", "emptyDisk": {"capacity": "1Mi"}}],
+                "volumes": [{"name": "d", "cloudInitNoCloud": source}],
             },
-        }))
-        .unwrap();
-        let machine = ferrovirt_api::machine(&machine).unwrap();
-        let identity = Identity::of(&Pod::default(), &Container::default()).unwrap();
-        let objects = Objects::default();
-        let work = Work { machine: &machine, places: &places, identity: &identity, objects: &objects };
-        work.directory(&machine.disks[0], path)
+        });
+        ferrovirt_api::machine(&serde_json::from_value(vmi).unwrap()).unwrap()
+    }
+
+    fn objects(bytes: usize) -> Objects {
+        let data = json!({"data": {"userdata": k8s_openapi::ByteString(vec![b'x'; bytes])}});
+        Objects {
+            secrets: [("s".to_owned(), serde_json::from_value(data).unwrap())].into(),
+            ..Objects::default()
+        }
     }
 
     #[test]
-    fn directories_are_made_for_the_launcher_and_never_through_a_link() {
-        let scratch = tempfile::tempdir().unwrap();
-        let outside = tempfile::tempdir().unwrap();
-        directory(scratch.path(), "/scratch/a/b/disk.img").unwrap();
-        directory(scratch.path(), "/scratch/a/b/disk.img").unwrap();
-        directory(scratch.path(), "/scratch/disk.img").unwrap();
-        let data = fs::metadata(scratch.path().join("a/b")).unwrap();
-        assert_eq!((data.uid(), data.gid()), (107, 107));
-        symlink(outside.path(), scratch.path().join("link")).unwrap();
-        directory(scratch.path(), "/scratch/link/b/disk.img").unwrap_err();
-        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    fn a_seed_has_what_the_machine_or_its_secret_says() {
+        let made =
+            seeds(&machine(json!({"userData": "u", "networkData": "n"})), &Objects::default()).unwrap();
+        let shown: Vec<_> = made.iter().map(|file| (file.name.as_str(), file.content.0.as_slice())).collect();
+        let meta = br#"{"instance-id":"m.n","local-hostname":"m"}"#.as_slice();
+        assert_eq!(shown, [("user-data", b"u".as_slice()), ("meta-data", meta), ("network-config", b"n")]);
+        let secret = machine(json!({"secretRef": {"name": "s"}}));
+        assert_eq!(seeds(&secret, &objects(3)).unwrap()[0].content.0, b"xxx");
+        let missing = seeds(&secret, &Objects::default()).unwrap_err();
+        assert!(missing.may_pass() && missing.to_string().contains("secret s not found"), "{missing}");
+    }
+
+    #[test]
+    fn more_than_a_launcher_takes_is_refused_before_it_starts() {
+        let error =
+            seeds(&machine(json!({"secretRef": {"name": "s"}})), &objects(seed::MAX_BYTES)).unwrap_err();
+        assert!(!error.may_pass() && error.to_string().contains("at most"), "{error}");
     }
 }

@@ -2,7 +2,6 @@
 
 mod claim;
 pub mod disks;
-pub mod iso;
 pub mod marks;
 mod payload;
 mod place;

@@ -218,6 +218,7 @@ pub fn disk(name: &str, path: PathBuf) -> Disk {
         boot_order: None,
         cache: Cache::Auto,
         queues: 1,
+        prepare: None,
     }
 }
 

@@ -44,12 +44,7 @@ pub fn lift(order: &Order) -> BTreeSet<Right<String>> {
 
 /// The directory or device of the pod's volume that a path is in; the path itself when it is in none.
 fn volume(path: &str) -> String {
-    let roots = [
-        format!("{}/", paths::IMAGES),
-        format!("{}/vmi-disks/", paths::PRIVATE),
-        format!("{}/cloud-init/", paths::PRIVATE),
-        format!("{}/disk-data/", paths::EPHEMERAL),
-    ];
+    let roots = [format!("{}/", paths::IMAGES), format!("{}/vmi-disks/", paths::PRIVATE)];
     for root in roots {
         let Some(rest) = path.strip_prefix(&root) else { continue };
         // A path that climbs out is in no volume.

@@ -69,7 +69,7 @@ const BOTH: &[Grant] = &[
             access: Access::ReadWrite,
         }],
         "kernel: open with O_CREAT on the read-only root fails with EROFS (mnt_want_write)",
-        "the node agent puts seeds and mount points of volumes here, apart from what clients see",
+        "the launcher makes seeds here, and volumes are mounted here, apart from what clients see",
         "base-private",
     ),
     Grant::new(

@@ -1,4 +1,4 @@
-//! A NoCloud seed: the node agent makes an image of the user's data, QEMU only reads it.
+//! A NoCloud seed: the launcher makes an image of the user's data, QEMU only reads it.
 
 use super::Table;
 use crate::{
@@ -10,7 +10,7 @@ pub(super) const TABLE: Table = Table {
     both: &[&[Grant::new(
         Subject::Qemu,
         Phase::Start,
-        &[Right::Open { path: "/var/run/kubevirt-private/cloud-init/{volume}", access: Access::Read }],
+        &[Right::Open { path: "/var/run/kubevirt-private/cloud-init-{volume}.iso", access: Access::Read }],
         "kernel: may_open on the seed",
         "the guest reads the seed as a CD-ROM or disk",
         "cloud-init-open",
@@ -24,7 +24,7 @@ pub(super) const SECRET: Table = Table {
         Phase::Start,
         verbs!["" "secrets": "get"],
         "authorizer: RBAC refuses get secrets",
-        "the seed's contents are in a secret; neither the launcher nor the controller sees it",
+        "the seed's contents are in a secret: they come to the launcher before its order, and the controller does not see them",
         "cloud-init-secret",
     )]],
     ..Table::NONE

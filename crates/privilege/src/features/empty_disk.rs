@@ -16,11 +16,11 @@ const MOUNT: Grant = Grant::new(
         access: Access::ReadWrite,
     }],
     "kernel: a path that is not in the pod's mount namespace does not resolve (path_lookupat)",
-    "the disk's file is in the pod's scratch space and ends with it",
+    "the launcher makes the disk's file in the pod's scratch space, and it ends with it",
     "empty-disk-mount",
 );
 
-const FILE: &str = "/var/run/kubevirt-ephemeral-disks/disk-data/{volume}";
+const FILE: &str = "/var/run/kubevirt-ephemeral-disks/disk-data-{volume}.img";
 const OPEN: &str = "kernel: may_open and sb_permission on the disk's file";
 
 pub(super) const WRITE: Table = Table {

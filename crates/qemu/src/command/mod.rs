@@ -112,6 +112,14 @@ pub enum OrderError {
     },
 }
 
+/// Whether an order can be carried out, as far as it says so itself.
+///
+/// # Errors
+/// [`OrderError`] when it is of another version, or not possible.
+pub fn check(order: &Order) -> Result<(), OrderError> {
+    check::order(order)
+}
+
 /// The arguments of `qemu-system-x86_64` (without the program's own name) for an order.
 ///
 /// The same order and descriptors always give the same arguments.

@@ -60,6 +60,11 @@ pub enum Action {
         /// A sentence.
         message: String,
     },
+    /// Report that the launcher cannot make its disks ready, and waits.
+    NotReady {
+        /// What the launcher says.
+        message: String,
+    },
     /// Report that the pod runs, and is not served any more because it is another one than was started.
     Trouble {
         /// A sentence.

@@ -47,6 +47,8 @@ pub(super) struct Service {
     ordered: bool,
     /// Descriptors for the order are at hand.
     descriptors: bool,
+    /// The launcher could not make its disks ready, and waits for its order again.
+    not_ready: Option<Retry>,
     /// The guest was seen to run, and users were told.
     ran: bool,
     /// Seconds that the order gives a shutdown.
@@ -73,6 +75,7 @@ impl Service {
             fresh: hold.fresh,
             ordered: false,
             descriptors: hold.descriptors,
+            not_ready: None,
             ran: hold.ran,
             order_grace: hold.grace_seconds,
             switches: VecDeque::new(),
@@ -278,6 +281,7 @@ impl Service {
             protocol::Event::Network => {
                 return self.wrong("it sends what nobody asked for".to_owned(), now, out);
             }
+            protocol::Event::NotReady { message } => return self.not_ready(message, now, out),
             protocol::Event::State { state, .. } => state,
         };
         if let Some(why) = conduct::out_of_order(&self.guest, &state) {
@@ -289,7 +293,7 @@ impl Service {
                 self.link = Link::Open { checking: true };
                 out.push(Action::Check);
             }
-            State::Starting => self.ordered = true,
+            State::Starting => self.is_ready(out),
             State::Running | State::Paused if state != self.guest => self.runs(state == State::Paused, out),
             State::ShuttingDown if state != self.guest => out.push(Action::Tell(Notice::ShuttingDown)),
             _ => {}
@@ -298,7 +302,7 @@ impl Service {
     }
 
     fn runs(&mut self, paused: bool, out: &mut Vec<Action>) {
-        self.ordered = true;
+        self.is_ready(out);
         out.push(Action::Runs { paused });
         if !self.ran {
             self.ran = true;
@@ -310,6 +314,27 @@ impl Service {
             && let Some((ticket, _)) = self.switches.remove(at)
         {
             out.push(Action::Answer { ticket, answer: Answer::Done });
+        }
+    }
+
+    /// A disk is not ready: users are told, and the order goes out again after a pause, with everything that goes with it.
+    fn not_ready(&mut self, message: String, now: Duration, out: &mut Vec<Action>) {
+        if !self.ordered || self.guest != State::Waiting {
+            return self.wrong(format!("it is not ready for what nobody asked for: {message}"), now, out);
+        }
+        self.ordered = false;
+        let retry = self.not_ready.unwrap_or(Retry::NOW).after(now);
+        self.closed_until = retry.at;
+        self.not_ready = Some(retry);
+        self.close(now, out);
+        out.push(Action::NotReady { message });
+    }
+
+    /// The launcher has its order and could begin.
+    fn is_ready(&mut self, out: &mut Vec<Action>) {
+        self.ordered = true;
+        if self.not_ready.take().is_some() {
+            out.push(Action::Served(true));
         }
     }
 
@@ -352,7 +377,8 @@ impl Service {
             return;
         }
         self.grace = Some(grace);
-        if grace == 0 {
+        // Without a guest there is nothing to wait for.
+        if grace == 0 || self.not_ready.is_some() {
             return out.push(Action::Kill);
         }
         // A launcher that cannot be reached is asked again and again: that must not put off its end.

@@ -14,6 +14,7 @@ enum Outside {
     UntilWake,
     Says(u8),
     Refuses,
+    NotReady,
     Nonsense,
     Closes,
     Asks(bool),
@@ -30,6 +31,7 @@ fn outside() -> impl Strategy<Value = Outside> {
         5 => Just(Outside::UntilWake),
         8 => (0u8..6).prop_map(Outside::Says),
         2 => Just(Outside::Refuses),
+        3 => Just(Outside::NotReady),
         1 => Just(Outside::Nonsense),
         2 => Just(Outside::Closes),
         3 => any::<bool>().prop_map(Outside::Asks),
@@ -52,7 +54,9 @@ struct World {
     deletion: Option<(i64, Duration)>,
     gone: bool,
     killed: bool,
+    /// Orders that the launcher has, and that it has begun with one.
     orders: u32,
+    begun: bool,
     unanswered: BTreeSet<u64>,
     ends: u32,
     holds: u32,
@@ -191,14 +195,24 @@ impl World {
                 self.now = self.now.max(life.wake()?);
                 Event::Tick
             }
-            Outside::Says(state) if self.linked => said(match state {
-                0 if self.orders == 0 => State::Waiting,
-                0 | 1 => State::Starting,
-                2 => State::Running,
-                3 => State::Paused,
-                4 => State::ShuttingDown,
-                _ => State::Ended { ending: Ending::Failed, message: String::new() },
-            }),
+            Outside::Says(0) if self.linked && self.orders == 0 => said(State::Waiting),
+            Outside::Says(state) if self.linked => {
+                self.begun = true;
+                said(match state {
+                    0 | 1 => State::Starting,
+                    2 => State::Running,
+                    3 => State::Paused,
+                    4 => State::ShuttingDown,
+                    _ => State::Ended { ending: Ending::Failed, message: String::new() },
+                })
+            }
+            Outside::NotReady if self.linked => {
+                // It gives the order back. One that has begun with it gets no other, whatever it says.
+                if !self.begun {
+                    self.orders = 0;
+                }
+                Event::Said(protocol::Event::NotReady { message: String::new() })
+            }
             Outside::Refuses if self.linked => {
                 Event::Said(protocol::Event::Refused { message: String::new() })
             }
@@ -286,6 +300,7 @@ fn run(outside: &[Outside], chances: Vec<u8>) -> Result<(), TestCaseError> {
         gone: false,
         killed: false,
         orders: 0,
+        begun: false,
         unanswered: BTreeSet::new(),
         ends: 0,
         holds: 0,

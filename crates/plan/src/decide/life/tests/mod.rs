@@ -444,3 +444,47 @@ fn a_launcher_that_closes_its_connection_and_lives_misbehaves() {
         ],
     );
 }
+
+#[test]
+fn a_launcher_whose_disks_are_not_ready_gets_its_order_again_until_it_starts_or_is_deleted() {
+    let not_ready = |message: &str| Event::Said(protocol::Event::NotReady { message: message.to_owned() });
+    let sent = |at| {
+        [
+            (at, SAME, vec![Action::Connect]),
+            (at, Event::Connected(true), vec![]),
+            (at, said(State::Waiting), vec![Action::Check]),
+            (at, SAME, vec![Action::OpenNetwork]),
+            (at, Event::Opened(true), vec![Action::Order]),
+            (at, Event::Ordered(true), vec![]),
+        ]
+    };
+    let says = || vec![Action::Disconnect, Action::NotReady { message: "no disk".to_owned() }];
+    let waiting = || {
+        let life = play(
+            started(),
+            [
+                (0, Event::Held(HOLD), vec![Action::Check]),
+                (0, SAME, vec![Action::Connect]),
+                (0, Event::Connected(true), vec![Action::Order]),
+                (0, Event::Ordered(true), vec![]),
+                (0, said(State::Waiting), vec![]),
+                (0, not_ready("no disk"), says()),
+                (1999, Event::Tick, vec![]),
+                (2000, Event::Tick, vec![Action::Check]),
+            ],
+        );
+        let life = play(life, sent(2000));
+        play(life, [(2000, not_ready("no disk"), says()), (5999, Event::Tick, vec![])])
+    };
+    let life = play(waiting(), [(6000, Event::Tick, vec![Action::Check])]);
+    let life = play(life, sent(6000));
+    // What users were told is over.
+    let life = play(life, [(6000, said(State::Starting), vec![Action::Served(true)])]);
+    let wrong = Action::Misbehaves {
+        what: "it is not ready for what nobody asked for: again".to_owned(),
+        wrong: Wrong::Log { suppressed: 0 },
+    };
+    play(life, [(6000, not_ready("again"), vec![wrong])]);
+    // There is no guest that could be asked to shut down.
+    play(waiting(), [(6000, pod(Some(30)), vec![Action::Check, Action::Kill])]);
+}
