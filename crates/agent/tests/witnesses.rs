@@ -570,7 +570,12 @@ fn opens() -> BTreeSet<&'static str> {
         let mut order = order();
         match name {
             "kernel-boot-open" => {
-                order.kernel = Some(Kernel { kernel: Some(path.clone()), initrd: None, args: String::new() });
+                order.kernel = Some(Kernel {
+                    kernel: Some(path.clone()),
+                    initrd: None,
+                    args: String::new(),
+                    image: None,
+                });
             }
             "huge-pages-file" => {
                 let place = directory.path().join("pages");

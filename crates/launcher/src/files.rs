@@ -1,8 +1,9 @@
-//! The files that the launcher makes for its own guest before QEMU opens them.
+//! The files of the guest before QEMU opens them: those that the launcher makes, and those of images, at which it looks.
 
 use ferrovirt_qemu::{
+    image,
     iso::TooMuch,
-    order::{Disk, Order, Prepare},
+    order::{Disk, Image, Kernel, Order, Prepare},
     seed::Files,
 };
 use rustix::{
@@ -11,48 +12,104 @@ use rustix::{
 };
 use std::{
     fs::File,
-    io::{self, Write},
+    io::{self, Read, Write},
 };
 
-/// A disk that is not ready.
+/// A file that is not ready.
 #[derive(Debug, thiserror::Error)]
-#[error("disk {name:?}: {path}: {problem}")]
-pub(crate) struct NotReady {
-    name: String,
-    path: String,
-    problem: Problem,
+pub(crate) enum NotReady {
+    /// Of a disk.
+    #[error("disk {name:?}: {path}: {problem}")]
+    Disk { name: String, path: String, problem: Problem },
+    /// In a container disk's image.
+    #[error(
+        "disk {name:?}: image {image}: {file:?} is not a regular file in it (links do not count): correct containerDisk.path, or make the image again"
+    )]
+    Image { name: String, image: String, file: String },
+    /// In a kernel's image.
+    #[error(
+        "image {image}: there is no regular file {file:?} in it: correct kernelPath or initrdPath, or make the image again"
+    )]
+    Kernel { image: String, file: String },
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Problem {
+pub(crate) enum Problem {
     #[error(transparent)]
     File(#[from] io::Error),
     #[error(transparent)]
     Seed(#[from] TooMuch),
 }
 
-/// Makes what the disks of an order need, of the files that came before it. What an earlier try has left is made again.
-pub(crate) fn prepare(order: &Order, files: &Files) -> Result<(), NotReady> {
-    for disk in &order.disks {
-        self::disk(disk, files).map_err(|problem| NotReady {
-            name: disk.name.clone(),
-            path: disk.path.clone(),
-            problem,
-        })?;
+/// Makes what the disks of an order need, of the files that came before it, and finds out what only images say. What an
+/// earlier try has left is made again.
+pub(crate) fn prepare(order: &mut Order, files: &Files) -> Result<(), NotReady> {
+    order.kernel.iter().try_for_each(kernel)?;
+    order.disks.iter_mut().try_for_each(|disk| self::disk(disk, files))
+}
+
+fn disk(disk: &mut Disk, files: &Files) -> Result<(), NotReady> {
+    let (name, path) = (&disk.name, &disk.path);
+    let seed = || Ok(make(path, 0o400)?.write_all(&files.image(name)?)?);
+    let empty = |bytes| Ok(make(path, 0o600)?.set_len(bytes)?);
+    let made = match &disk.prepare {
+        None => Ok(()),
+        Some(Prepare::Seed) => seed(),
+        Some(Prepare::Empty { bytes }) => empty(*bytes),
+        Some(Prepare::Image(image)) => {
+            let start = start(image, path).map_err(|()| NotReady::Image {
+                name: name.clone(),
+                image: image.reference.clone(),
+                file: within(image, path).to_owned(),
+            })?;
+            disk.format = image::format(&start);
+            Ok(())
+        }
+    };
+    made.map_err(|problem| NotReady::Disk { name: name.clone(), path: path.clone(), problem })
+}
+
+/// QEMU follows links in the mounted image, and so does this look.
+fn kernel(kernel: &Kernel) -> Result<(), NotReady> {
+    let Some(image) = &kernel.image else { return Ok(()) };
+    for path in [&kernel.kernel, &kernel.initrd].into_iter().flatten() {
+        if !std::fs::metadata(path).is_ok_and(|data| data.is_file()) {
+            let file = within(image, path).to_owned();
+            return Err(NotReady::Kernel { image: image.reference.clone(), file });
+        }
     }
     Ok(())
 }
 
-fn disk(disk: &Disk, files: &Files) -> Result<(), Problem> {
-    match &disk.prepare {
-        None => {}
-        Some(Prepare::Seed) => {
-            let image = files.image(&disk.name)?;
-            make(&disk.path, 0o400)?.write_all(&image)?;
+/// The path from the image's root: one that begins with a slash would be taken for a path of the node, and not shown.
+fn within<'a>(image: &Image, path: &'a str) -> &'a str {
+    path.strip_prefix(&image.root).unwrap_or(path).trim_start_matches('/')
+}
+
+/// The first bytes of a regular file of an image. Whatever is wrong with its path, it is not there.
+fn start(image: &Image, path: &str) -> Result<Vec<u8>, ()> {
+    let walk = OFlags::PATH | OFlags::CLOEXEC;
+    let inside = path.strip_prefix(&image.root).filter(|rest| rest.starts_with('/')).ok_or(())?;
+    let open = || -> rustix::io::Result<_> {
+        let mut at = rustix::fs::open(image.root.as_str(), walk | OFlags::DIRECTORY, Mode::empty())?;
+        let mut parts = inside.split('/').filter(|part| !matches!(*part, "" | ".")).peekable();
+        while let Some(part) = parts.next() {
+            let flags = match parts.peek() {
+                _ if part == ".." => return Err(Errno::INVAL),
+                Some(_) => walk | OFlags::DIRECTORY,
+                None => OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+            };
+            at = rustix::fs::openat(&at, part, flags | OFlags::NOFOLLOW, Mode::empty())?;
         }
-        Some(Prepare::Empty { bytes }) => make(&disk.path, 0o600)?.set_len(*bytes)?,
+        Ok(at)
+    };
+    let file = File::from(open().map_err(drop)?);
+    if !file.metadata().is_ok_and(|data| data.is_file()) {
+        return Err(());
     }
-    Ok(())
+    let mut start = Vec::new();
+    file.take(image::HEADER as u64).read_to_end(&mut start).map_err(drop)?;
+    Ok(start)
 }
 
 /// A new file in place of what is there. O_EXCL follows no link.

@@ -272,7 +272,7 @@ impl Launcher {
                     .agents
                     .refuse(id, "a guest was already started: a launcher runs one in its life".into());
             }
-            (Request::Start { order }, None) => return self.start(id, &order),
+            (Request::Start { order }, None) => return self.start(id, *order),
             (Request::Network { queues }, None) if self.agents.has_slot() => return self.open(id, queues),
             (Request::Network { .. }, None) => {
                 return self
@@ -308,21 +308,21 @@ impl Launcher {
         }
     }
 
-    fn start(&mut self, id: u64, order: &Order) {
+    fn start(&mut self, id: u64, mut order: Order) {
         let (passed, files) = self.agents.take_passed(id);
-        if let Err(error) = ferrovirt_qemu::check(order) {
+        if let Err(error) = ferrovirt_qemu::check(&order) {
             return self.end(Ending::Failed, error.to_string());
         }
-        if let Err(error) = files::prepare(order, &files) {
+        if let Err(error) = files::prepare(&mut order, &files) {
             return self.agents.not_ready(id, error.to_string());
         }
         drop(files);
         self.agents.drop_passed();
         self.grace = Duration::from_secs(order.grace_seconds.into());
-        self.guest = Some(Guest::new(order));
+        self.guest = Some(Guest::new(&order));
         log::line(&format!("starting {}", order.name));
         let opened = self.network.take().map(Network::into_queues);
-        match start::start(order, passed, opened, &self.options) {
+        match start::start(&order, passed, opened, &self.options) {
             Ok(Started { qemu, serial, dhcp }) => {
                 self.qemu = Some(qemu);
                 self.serial = serial;

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Launcher, bare, disk, event};
 use ferrovirt_qemu::{
-    order::{Disk, Order, Prepare},
+    order::{Disk, Format, Image, Kernel, Order, Prepare},
     protocol::{Ending, Event, Request, State},
     seed::{Content, File},
 };
@@ -121,4 +121,68 @@ fn an_order_of_another_version_makes_nothing() {
     let (ending, message, _) = launcher.ended();
     assert!(ending == Ending::Failed && message.contains("version 2"), "{message}");
     assert!(!path.exists());
+}
+
+/// An image's root with a qcow2 disk and a raw one.
+fn image() -> (tempfile::TempDir, Image) {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("disk")).unwrap();
+    let qcow2 = root.path().join("disk/a.img");
+    let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&qcow2).arg("8M").status();
+    assert!(made.unwrap().success());
+    fs::write(root.path().join("disk/b.img"), vec![0; 1 << 20]).unwrap();
+    symlink("a.img", root.path().join("disk/link")).unwrap();
+    symlink("disk", root.path().join("other")).unwrap();
+    let image = Image { root: root.path().to_str().unwrap().to_owned(), reference: "team/guest:1".into() };
+    (root, image)
+}
+
+#[test]
+fn what_an_image_holds_is_known_by_its_first_bytes() {
+    let (root, image) = image();
+    let mut launcher = Launcher::new();
+    let of = |name: &str, file: &str| {
+        let disk = made(name, &root.path().join(file), Prepare::Image(image.clone()));
+        Disk { overlay: true, format: Format::Qcow2, ..disk }
+    };
+    let qemu =
+        launcher.run(Order { disks: vec![of("one", "disk/a.img"), of("two", "disk/b.img")], ..bare() });
+    let line = fs::read_to_string(format!("/proc/{qemu}/cmdline")).unwrap();
+    let driver = |file: &str| {
+        let own = line.split('\0').filter(|argument| argument.contains(file)).collect::<String>();
+        assert!(!own.is_empty(), "{file} is not in {line:?}");
+        own.contains("qcow2")
+    };
+    assert_eq!((driver("disk/a.img"), driver("disk/b.img")), (true, false), "{line:?}");
+    launcher.send(&Request::Shutdown { grace_seconds: Some(0) });
+    assert_eq!(launcher.ended().0, Ending::Destroyed);
+}
+
+#[test]
+fn a_link_a_directory_and_what_is_outside_are_no_disk_of_an_image() {
+    let (root, image) = image();
+    let launcher = Launcher::new();
+    let mut agent = launcher.connect();
+    event(&agent);
+    for file in ["disk/link", "other/a.img", "disk", "disk/none", "disk/../disk/a.img", "/etc/hostname"] {
+        let disk = made("root", &root.path().join(file), Prepare::Image(image.clone()));
+        let order = Box::new(Order { disks: vec![disk], ..bare() });
+        agent.send(&serde_json::to_vec(&Request::Start { order }).unwrap(), &[]).unwrap();
+        let Event::NotReady { message } = event(&agent) else { panic!("{file} is a disk") };
+        assert!(message.contains("team/guest:1") && message.contains("is not a regular file"), "{message}");
+        agent = launcher.connect();
+        assert_eq!(event(&agent), Event::State { state: State::Waiting, qemu_pid: None });
+    }
+}
+
+#[test]
+fn a_kernel_that_is_not_in_its_image_is_named() {
+    let (root, image) = image();
+    let launcher = Launcher::new();
+    let kernel = Some(root.path().join("disk/link").to_str().unwrap().to_owned());
+    let initrd = Some(root.path().join("boot/initrd").to_str().unwrap().to_owned());
+    let kernel = Kernel { kernel, initrd, args: String::new(), image: Some(image) };
+    launcher.start(Order { kernel: Some(kernel), ..bare() });
+    let Event::NotReady { message } = launcher.event() else { panic!("it started") };
+    assert!(message.contains("there is no regular file \"boot/initrd\""), "{message}");
 }

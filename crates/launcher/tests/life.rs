@@ -157,7 +157,12 @@ fn qemu_ends_with_its_launcher() {
 fn what_cannot_be_started_says_why() {
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("missing.img");
-    let kernel = Kernel { kernel: Some(missing.to_str().unwrap().into()), initrd: None, args: String::new() };
+    let kernel = Kernel {
+        kernel: Some(missing.to_str().unwrap().into()),
+        initrd: None,
+        args: String::new(),
+        image: None,
+    };
     let cases = [
         (Order { version: 9, ..bare() }, "order version 9"),
         (Order { machine: "pc".into(), ..bare() }, "must be q35"),

@@ -5,7 +5,7 @@ use ferrovirt_model::{
     Machine, Profile,
     machine::{self, Binding, Cache, DiskTarget, NicModel, Source},
 };
-use ferrovirt_qemu::order::{self, Accelerator, Backing, Format, Lease, Order, Prepare, Tap};
+use ferrovirt_qemu::order::{self, Accelerator, Backing, Format, Image, Lease, Order, Prepare, Tap};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the node agent found out about one machine.
@@ -15,7 +15,7 @@ pub struct NodeFacts {
     pub accelerator: Accelerator,
     /// Claims of the machine's namespace that are in block mode.
     pub block_claims: BTreeSet<String>,
-    /// For each disk, by name. A disk that is missing here is raw and has its fixed file.
+    /// For each disk, by name. A disk that is missing here has its fixed file.
     pub disks: BTreeMap<String, DiskFacts>,
     /// For each interface, by name.
     pub nics: BTreeMap<String, NicFacts>,
@@ -33,8 +33,6 @@ impl NodeFacts {
 pub struct DiskFacts {
     /// Path in the pod, where it is not fixed by the machine (the only file of an image's `/disk`).
     pub path: Option<String>,
-    /// Format of the bytes.
-    pub format: Format,
 }
 
 /// What the node agent made for an interface.
@@ -127,6 +125,7 @@ fn kernel(boot: &machine::KernelBoot) -> order::Kernel {
         kernel: inside(&boot.kernel_path),
         initrd: inside(&boot.initrd_path),
         args: boot.args.clone(),
+        image: Some(Image { root: paths::kernel_directory(), reference: boot.image.clone() }),
     }
 }
 
@@ -154,7 +153,8 @@ fn disk(disk: &machine::Disk, machine: &Machine, facts: &NodeFacts) -> Result<or
     Ok(order::Disk {
         name: disk.name.clone(),
         path,
-        format: known.map_or(Format::Raw, |facts| facts.format),
+        // Of an image the launcher finds it out. Whatever a guest can write is raw: it would choose the format.
+        format: Format::Raw,
         read_only,
         overlay,
         cdrom,
@@ -176,7 +176,10 @@ fn disk(disk: &machine::Disk, machine: &Machine, facts: &NodeFacts) -> Result<or
         prepare: match &disk.source {
             Source::CloudInit { .. } => Some(Prepare::Seed),
             Source::EmptyDisk { capacity } => Some(Prepare::Empty { bytes: capacity.0 }),
-            Source::ContainerDisk { .. } | Source::HostDisk { .. } | Source::Claim { .. } => None,
+            Source::ContainerDisk { image, .. } => {
+                Some(Prepare::Image(Image { root: paths::disk_root(disk, false), reference: image.clone() }))
+            }
+            Source::HostDisk { .. } | Source::Claim { .. } => None,
         },
     })
 }

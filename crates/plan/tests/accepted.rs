@@ -8,11 +8,7 @@ use ferrovirt_plan::{
     config::ClusterConfig,
     order::{DiskFacts, NicFacts, NodeFacts, order},
 };
-use ferrovirt_qemu::{
-    Descriptors, command_line,
-    order::{Accelerator, Format},
-    rules,
-};
+use ferrovirt_qemu::{Descriptors, command_line, order::Accelerator, rules};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -133,7 +129,7 @@ fn written(machine: &Machine, accelerator: Accelerator, profile: Profile) -> Res
     let mut facts = NodeFacts::new(accelerator);
     for disk in &machine.disks {
         let path = ferrovirt_plan::paths::disk_file(disk, false).unwrap_or_else(|| "/disk.img".to_owned());
-        facts.disks.insert(disk.name.clone(), DiskFacts { path: Some(path), format: Format::Raw });
+        facts.disks.insert(disk.name.clone(), DiskFacts { path: Some(path) });
     }
     for interface in &machine.interfaces {
         let made = NicFacts {

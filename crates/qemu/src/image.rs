@@ -3,12 +3,19 @@
 //! An image comes from whoever made it. Its header can name other files (a backing file, an external data file) that
 //! QEMU would open with its own rights and show to the guest; such an image is refused.
 
+use crate::order::Format;
+
 /// Bytes of the header that are looked at. A shorter file is no image.
 pub const HEADER: usize = 80;
 
 const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// Incompatible feature bit of an external data file (QEMU's docs/interop/qcow2.txt).
 const DATA_FILE: u64 = 1 << 2;
+
+/// The format of a file that begins like this.
+pub fn format(start: &[u8]) -> Format {
+    if start.starts_with(&MAGIC) { Format::Qcow2 } else { Format::Raw }
+}
 
 /// Why an image is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +68,15 @@ mod tests {
         bytes[15] = backing;
         bytes[79] = features;
         bytes
+    }
+
+    #[test]
+    fn the_first_bytes_are_the_format() {
+        assert_eq!(format(&header(3, 0, 0)), Format::Qcow2);
+        assert_eq!(format(&MAGIC), Format::Qcow2);
+        for start in [b"".as_slice(), b"QFI", b"qfi\xfb", b"\0QFI\xfb"] {
+            assert_eq!(format(start), Format::Raw, "{start:?}");
+        }
     }
 
     #[test]

@@ -104,6 +104,19 @@ pub struct Kernel {
     pub initrd: Option<String>,
     /// Kernel command line.
     pub args: String,
+    /// Where both are, for the launcher to look whether they are there; it does not look where this is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image>,
+}
+
+/// A mounted image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Image {
+    /// Where it is mounted.
+    pub root: String,
+    /// Its reference, for messages.
+    pub reference: String,
 }
 
 /// A disk.
@@ -144,6 +157,9 @@ pub struct Disk {
 pub enum Prepare {
     /// Makes the image of a NoCloud seed at the disk's path, of the files that came for this disk before the order.
     Seed,
+    /// Looks for the disk's file in an image, on a path below its root without any link, and sets the disk's format by the
+    /// file's first bytes. Only where the guest cannot write: of what it can, it would choose the format.
+    Image(Image),
     /// Makes an empty, sparse file at the disk's path, in place of any other.
     Empty {
         /// Its size.

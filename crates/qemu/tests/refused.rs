@@ -32,7 +32,8 @@ fn each_bad_field_is_named() {
         ("name", |o| o.name.clear()),
         ("name", |o| o.name = "n".repeat(318)),
         ("kernel.args", |o| {
-            o.kernel = Some(Kernel { kernel: Some("/k".into()), initrd: None, args: "a\nb".into() });
+            o.kernel =
+                Some(Kernel { kernel: Some("/k".into()), initrd: None, args: "a\nb".into(), image: None });
         }),
         ("memory", |o| o.memory.bytes = 1),
         ("uuid", |o| o.uuid = "5d307ca9-b3ef-428c-8861-06e72d69f22,".into()),
@@ -49,10 +50,15 @@ fn each_bad_field_is_named() {
         ("do not exist", |o| o.memory.backing = Backing::HugeMemfd { page_bytes: 0 }),
         ("memory.backing.path", |o| o.memory.backing = Backing::HugeDirectory { path: "../x".into() }),
         ("need a kernel", |o| {
-            o.kernel = Some(Kernel { kernel: None, initrd: None, args: "x".into() });
+            o.kernel = Some(Kernel { kernel: None, initrd: None, args: "x".into(), image: None });
         }),
         ("kernel.kernel", |o| {
-            o.kernel = Some(Kernel { kernel: Some("-device".into()), initrd: None, args: String::new() });
+            o.kernel = Some(Kernel {
+                kernel: Some("-device".into()),
+                initrd: None,
+                args: String::new(),
+                image: None,
+            });
         }),
         ("disks.name", |o| o.disks[0].name = "a,b".into()),
         ("disks.path", |o| o.disks[0].path = "json:{}".into()),

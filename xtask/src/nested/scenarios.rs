@@ -41,6 +41,7 @@ fn scenario(name: &str, features: &[Feature], cpus: u32) -> Scenario {
         kernel: Some("/images/vmlinuz".to_owned()),
         initrd: Some("/images/initrd".to_owned()),
         args: "console=ttyS0 quiet no_timer_check".to_owned(),
+        image: None,
     });
     let mut devices = vec![("/dev/kvm".to_owned(), "/dev/kvm".to_owned())];
     if has(Feature::HugePages) {

@@ -5,7 +5,7 @@ mod collect;
 mod inside;
 mod store;
 
-pub use inside::{disk, is_file};
+pub use inside::only_file;
 pub use store::{Policy, Store};
 
 use ferrovirt_unpack::{Failure, is_hex};

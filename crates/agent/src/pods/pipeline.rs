@@ -9,7 +9,7 @@ use super::{
     teardown,
 };
 use crate::{
-    clock, image,
+    clock,
     machine::{facts, link},
     network::{self, Port, cni::Attachment, pod::Wired},
     oci::{
@@ -275,7 +275,6 @@ fn contain(
     let mut prepared = volumes::prepare(&context, container).map_err(unusable)?;
     let disks =
         disks::prepare(&fetched.machine, &prepared.places, identity, &fetched.objects).map_err(unusable)?;
-    kernel(&fetched.machine, &prepared)?;
     let wrong = |error: bundle::Error| Failure::new("CreateContainerConfigError", error, false);
     let mut devices = bundle::devices(container).map_err(wrong)?;
     devices.append(&mut prepared.devices);
@@ -318,29 +317,6 @@ fn contain(
             .map_err(|error| Failure::node(format!("limit of huge pages: {error}")))?;
     }
     Ok((pid, prepared, disks))
-}
-
-/// A direct boot's files are in its image.
-fn kernel(machine: &Machine, prepared: &Prepared) -> Result<(), Failure> {
-    let Some(boot) = &machine.firmware.kernel_boot else { return Ok(()) };
-    let directory = ferrovirt_plan::paths::kernel_directory();
-    let Some((root, _)) = prepared.places.find(&directory) else {
-        return Err(Failure::new(
-            "CreateContainerConfigError",
-            "the pod does not mount the kernel's image",
-            false,
-        ));
-    };
-    for path in [&boot.kernel_path, &boot.initrd_path].into_iter().flatten() {
-        if !image::is_file(root, path) {
-            let message = format!(
-                "image {}: there is no regular file {path:?} in it: correct kernelPath or initrdPath, or make the image again",
-                boot.image
-            );
-            return Err(Failure::new("ErrImagePull", message, true));
-        }
-    }
-    Ok(())
 }
 
 type Connected = (Port, Vec<Wired>, Vec<(Purpose, OwnedFd)>);

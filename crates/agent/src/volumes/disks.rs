@@ -7,16 +7,13 @@ use ferrovirt_model::{
     machine::{Disk, Payload, Source},
 };
 use ferrovirt_plan::{order::DiskFacts, paths};
-use ferrovirt_qemu::{
-    order::Format,
-    seed::{self, Content},
-};
+use ferrovirt_qemu::seed::{self, Content};
 use k8s_openapi::api::core::v1::Secret;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::{self, Read},
+    io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::{MetadataExt, fchown},
@@ -60,31 +57,31 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn disk(&self, disk: &Disk) -> Result<DiskFacts, Error> {
-        let raw = DiskFacts { path: None, format: Format::Raw };
+        let fixed = DiskFacts { path: None };
         let block = match &disk.source {
             Source::Claim { claim, .. } => self.objects.claims.get(claim).is_some_and(|claim| claim.block),
             _ => false,
         };
         let file = paths::disk_file(disk, block);
         match (&disk.source, file) {
-            (Source::ContainerDisk { image, path }, _) => {
+            (Source::ContainerDisk { image, path: None }, _) => {
                 let inside = paths::disk_root(disk, false);
                 let (root, _) = self
                     .places
                     .find(&inside)
                     .ok_or_else(|| unsupported(&disk.name, "the pod does not mount its image"))?;
-                let file = image::disk(root, image, path.as_deref())?;
-                let path = paths::join(&inside, &file);
-                let format = self.format(disk, &path)?;
-                Ok(DiskFacts { path: Some(path), format })
+                let file = image::only_file(root, image)?;
+                Ok(DiskFacts { path: Some(paths::join(&inside, &file)) })
             }
-            // The launcher makes them.
-            (Source::CloudInit { .. } | Source::EmptyDisk { .. }, _) => Ok(raw),
+            // The launcher looks at them, or makes them.
+            (Source::ContainerDisk { .. } | Source::CloudInit { .. } | Source::EmptyDisk { .. }, _) => {
+                Ok(fixed)
+            }
             (Source::HostDisk { path, create }, Some(file)) => {
                 match (self.places.open(&file, OFlags::PATH, Mode::empty()), create) {
-                    (Ok(_), _) => Ok(raw),
+                    (Ok(_), _) => Ok(fixed),
                     (Err(error), Some(capacity)) if error.kind() == io::ErrorKind::NotFound => {
-                        self.sparse(disk, &file, capacity.0).map(|()| raw)
+                        self.sparse(disk, &file, capacity.0).map(|()| fixed)
                     }
                     (Err(source), _) => Err(io_error(&disk.name, path.as_ref(), source)),
                 }
@@ -97,9 +94,9 @@ impl Work<'_> {
                     self.claim_file(disk, &file, claim)?;
                     claim.mark.set().map_err(|source| io_error(&disk.name, &claim.mark.file, source))?;
                 }
-                Ok(raw)
+                Ok(fixed)
             }
-            (_, None) => Ok(raw),
+            (_, None) => Ok(fixed),
         }
     }
 
@@ -156,19 +153,6 @@ impl Work<'_> {
     /// With the machine's level, so that no other machine can open it.
     fn label(&self, file: impl AsFd) -> io::Result<()> {
         self.identity.label.as_ref().map_or(Ok(()), |label| selinux::label(file, &label.files))
-    }
-
-    fn format(&self, disk: &Disk, path: &str) -> Result<Format, Error> {
-        let failed = |source| io_error(&disk.name, path.as_ref(), source);
-        let fd = self.places.open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).map_err(failed)?;
-        let kind =
-            FileType::from_raw_mode(rustix::fs::fstat(&fd).map_err(|error| failed(error.into()))?.st_mode);
-        if kind != FileType::RegularFile {
-            return Err(unsupported(&disk.name, "the disk of the image is not a regular file"));
-        }
-        let mut magic = Vec::new();
-        File::from(fd).take(4).read_to_end(&mut magic).map_err(failed)?;
-        Ok(if magic == b"QFI\xfb" { Format::Qcow2 } else { Format::Raw })
     }
 }
 

@@ -16,7 +16,7 @@ use ferrovirt_model::{
 use ferrovirt_privilege::{
     Domain, GrantSet, Label, Right, Subject, Surface, Surroundings, cluster_grants, machine_grants,
 };
-use ferrovirt_qemu::order::{Accelerator, Format, Lease};
+use ferrovirt_qemu::order::{Accelerator, Lease};
 use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -50,7 +50,7 @@ fn facts(machine: &Machine) -> NodeFacts {
     for disk in &machine.disks {
         let root = crate::paths::disk_root(disk, false);
         let path = crate::paths::disk_file(disk, true).is_none().then(|| format!("{root}/disk/only.img"));
-        facts.disks.insert(disk.name.clone(), DiskFacts { path, format: Format::Raw });
+        facts.disks.insert(disk.name.clone(), DiskFacts { path });
     }
     for interface in &machine.interfaces {
         let address = Ipv4Addr::new(10, 0, 2, 2);
