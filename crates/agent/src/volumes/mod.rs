@@ -269,7 +269,9 @@ impl Context<'_> {
                 return Ok(Backing::Block { path, read_only });
             }
             if claim.create && !claim.mark.exists() && !path.exists() {
-                let made = fs::create_dir_all(&path).and_then(|()| self.label(&path));
+                // The launcher makes its disk in it.
+                let give = || chown(&path, Some(self.identity.uid), None).and_then(|()| self.label(&path));
+                let made = fs::create_dir_all(&path).and_then(|()| give());
                 made.map_err(|source| io_error(name, &path, source))?;
             }
             if !path.is_dir() {
