@@ -78,6 +78,31 @@ fn missing_image_is_an_event_and_a_condition() -> Result<()> {
 }
 
 #[test]
+fn a_file_that_an_image_lacks_keeps_the_machine_waiting_and_is_an_event_and_a_condition() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    cluster.apply(&plain("waits", "ferrovirt/guest-kernel").replace("/boot/initrd", "/boot/none"))?;
+    let words = "there is no regular file \"boot/none\" in it";
+    wait_for("a condition about the file", TIMEOUT, || {
+        let instance = cluster.json(&["get", "vmi", "waits"])?;
+        let conditions = instance["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let says = |c: &serde_json::Value| {
+            c["type"] == "Synchronized"
+                && c["reason"] == "FilesNotReady"
+                && c["message"].as_str().unwrap_or_default().contains(words)
+        };
+        ensure!(instance["status"]["phase"] != "Failed", "it does not wait: {instance}");
+        Ok(conditions.iter().any(says).then_some(()))
+    })?;
+    wait_for("an event about the file", TIMEOUT, || {
+        let events = cluster.kubectl(&["get", "events", "-o", "wide"])?;
+        Ok((events.contains("SyncFailed") && events.contains(words)).then_some(()))
+    })?;
+    // There is no guest whose shutdown the deletion would wait for.
+    cluster.kubectl(&["delete", "vmi", "waits", "--wait", "--timeout=20s"])?;
+    cluster.stop()
+}
+
+#[test]
 fn too_few_huge_pages_are_counted_in_a_condition() -> Result<()> {
     let mut cluster = Cluster::start(Options::default())?;
     let huge = plain("hungry", "ferrovirt/guest-kernel")
