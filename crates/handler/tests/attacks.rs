@@ -2,8 +2,6 @@
 //! Needs root.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-#[path = "attacks/child.rs"]
-mod child;
 #[path = "attacks/descriptors.rs"]
 mod descriptors;
 #[path = "attacks/devices.rs"]

@@ -209,6 +209,70 @@ impl Channel {
         }
         refused.map_or(Ok(()), Err)
     }
+
+    /// Whether what was listed was the same all the time.
+    pub(crate) fn question(
+        &mut self,
+        message: &Message,
+        flags: u16,
+        take: impl FnMut(&Part<'_>),
+    ) -> Result<bool, Error> {
+        self.usable()?;
+        let mut bytes = Vec::new();
+        let number = self.number();
+        let header = message.write(flags, number, &mut bytes).ok_or(Error::TooLong)?;
+        let result = self.read_all(&bytes, &header, take);
+        self.over = !matches!(result, Ok(_) | Err(Error::Refused { .. }));
+        result
+    }
+
+    fn read_all(
+        &mut self,
+        bytes: &[u8],
+        sent: &Header,
+        mut take: impl FnMut(&Part<'_>),
+    ) -> Result<bool, Error> {
+        let deadline = Instant::now() + self.timeout;
+        let Self { socket, buffer, .. } = self;
+        send(socket.as_fd(), bytes, deadline)?;
+        let (mut whole, mut listed) = (true, 0);
+        loop {
+            let datagram = receive(socket.as_fd(), buffer, deadline)?;
+            listed += datagram.len();
+            if listed > MOST_LISTED {
+                return Err(Error::List);
+            }
+            for part in read::parts(datagram) {
+                let part = part.map_err(|_| Error::Malformed)?;
+                if part.header.sequence != sent.sequence {
+                    continue;
+                }
+                if part.header.flags & MULTI != 0 && part.header.flags & DUMP_INTERRUPTED != 0 {
+                    whole = false;
+                }
+                match part.header.kind {
+                    ERROR => {
+                        let answer = read::answer(&part).map_err(|_| Error::Malformed)?;
+                        match answer.error {
+                            _ if answer.request != *sent => return Err(Error::Malformed),
+                            0 => return Ok(whole),
+                            error => return Err(Error::refused(error, answer.text, None)),
+                        }
+                    }
+                    DONE => {
+                        // It may carry an error of the list.
+                        let error = read::u32_at(part.payload, 0).unwrap_or_default().cast_signed();
+                        return match error.checked_neg() {
+                            Some(error) if error > 0 => Err(Error::refused(error, None, None)),
+                            _ => Ok(whole),
+                        };
+                    }
+                    kind if kind >= FIRST_KIND => take(&part),
+                    _ => {}
+                }
+            }
+        }
+    }
 }
 
 impl AsFd for Channel {
@@ -248,7 +312,7 @@ impl Socket {
     /// # Errors
     /// See [`Error`].
     pub fn ask(&mut self, message: &Message, take: impl FnMut(&Part<'_>)) -> Result<(), Error> {
-        self.question(message, ACK, take).map(|_| ())
+        self.0.question(message, ACK, take).map(|_| ())
     }
 
     /// Asks for a list until it was read without a change meanwhile, and hands `read` of each part of the last one over.
@@ -262,75 +326,11 @@ impl Socket {
     ) -> Result<Vec<T>, Error> {
         for _ in 0..TRIES {
             let mut all = Vec::new();
-            if self.question(message, DUMP, |part| all.extend(read(part)))? {
+            if self.0.question(message, DUMP, |part| all.extend(read(part)))? {
                 return Ok(all);
             }
         }
         Err(Error::List)
-    }
-
-    /// Whether what was listed was the same all the time.
-    fn question(
-        &mut self,
-        message: &Message,
-        flags: u16,
-        take: impl FnMut(&Part<'_>),
-    ) -> Result<bool, Error> {
-        self.0.usable()?;
-        let mut bytes = Vec::new();
-        let number = self.0.number();
-        let header = message.write(flags, number, &mut bytes).ok_or(Error::TooLong)?;
-        let result = self.read_all(&bytes, &header, take);
-        self.0.over = !matches!(result, Ok(_) | Err(Error::Refused { .. }));
-        result
-    }
-
-    fn read_all(
-        &mut self,
-        bytes: &[u8],
-        sent: &Header,
-        mut take: impl FnMut(&Part<'_>),
-    ) -> Result<bool, Error> {
-        let deadline = Instant::now() + self.0.timeout;
-        let Channel { socket, buffer, .. } = &mut self.0;
-        send(socket.as_fd(), bytes, deadline)?;
-        let (mut whole, mut listed) = (true, 0);
-        loop {
-            let datagram = receive(socket.as_fd(), buffer, deadline)?;
-            listed += datagram.len();
-            if listed > MOST_LISTED {
-                return Err(Error::List);
-            }
-            for part in read::parts(datagram) {
-                let part = part.map_err(|_| Error::Malformed)?;
-                if part.header.sequence != sent.sequence {
-                    continue;
-                }
-                if part.header.flags & MULTI != 0 && part.header.flags & DUMP_INTERRUPTED != 0 {
-                    whole = false;
-                }
-                match part.header.kind {
-                    ERROR => {
-                        let answer = read::answer(&part).map_err(|_| Error::Malformed)?;
-                        match answer.error {
-                            _ if answer.request != *sent => return Err(Error::Malformed),
-                            0 => return Ok(whole),
-                            error => return Err(Error::refused(error, answer.text, None)),
-                        }
-                    }
-                    DONE => {
-                        // It may carry an error of the list.
-                        let error = read::u32_at(part.payload, 0).unwrap_or_default().cast_signed();
-                        return match error.checked_neg() {
-                            Some(error) if error > 0 => Err(Error::refused(error, None, None)),
-                            _ => Ok(whole),
-                        };
-                    }
-                    kind if kind >= FIRST_KIND => take(&part),
-                    _ => {}
-                }
-            }
-        }
     }
 }
 

@@ -19,6 +19,8 @@ pub enum Subject {
     Node,
     /// `virt-handler plug`, which speaks with the kubelet; on clusters with kubelets.
     Plug,
+    /// `virt-handler net`, which makes machines' networks; on clusters with kubelets.
+    Net,
     /// `ferrovirt up` itself, which starts API server and node agent; embedded default only.
     Supervisor,
     /// The process of the API server and the controllers; embedded default only.
@@ -39,12 +41,13 @@ pub enum Subject {
 
 impl Subject {
     /// Every subject, in the order of the documents.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Qemu,
         Self::Launcher,
         Self::NodeAgent,
         Self::Node,
         Self::Plug,
+        Self::Net,
         Self::Supervisor,
         Self::ApiServer,
         Self::Controller,
@@ -63,6 +66,7 @@ impl Subject {
             Self::NodeAgent => "virt-handler",
             Self::Node => "node",
             Self::Plug => "virt-handler plug",
+            Self::Net => "virt-handler net",
             Self::Supervisor => "supervisor",
             Self::ApiServer => "api-server",
             Self::Controller => "kubevirt-controller",

@@ -30,6 +30,8 @@ pub enum Scenario {
     Processes,
     /// `crates/agent/tests/plug.rs`: `virt-handler plug` beside a kubelet of the tests, traced. Root.
     Plug,
+    /// `crates/agent/tests/net.rs`: `virt-handler net` with launchers in namespaces of the tests, traced. Root.
+    Net,
     /// `tests/e2e/tests/witnesses.rs`: a whole Ferrovirt, in which the node agent lacks a verb.
     Whole,
     /// `ferrovirt selinux prove`: a kernel that enforces the policy, in a virtual machine.
@@ -52,6 +54,7 @@ impl Scenario {
             Self::Webhook => "webhook",
             Self::Processes => "processes",
             Self::Plug => "plug",
+            Self::Net => "net",
             Self::Whole => "whole",
             Self::Selinux => "selinux",
             Self::DocumentedOnly(_) => "none: documented only",
@@ -98,6 +101,10 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("launcher-syscalls", Scenario::Launcher),
     ("slot-calls", Scenario::Launcher),
     ("api-calls", Scenario::Processes),
+    ("net-admin", Scenario::Net),
+    ("net-calls", Scenario::Net),
+    ("net-slots", Scenario::Net),
+    ("net-user", Scenario::Net),
     ("plug-calls", Scenario::Plug),
     ("plug-holders", Scenario::Plug),
     ("plug-registers", Scenario::Plug),

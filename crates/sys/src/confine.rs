@@ -53,6 +53,24 @@ pub const LOCAL_OR_INTERNET: &[i32] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_I
 /// And the kernel's own lists of addresses and routes, which C libraries look into when they resolve a name.
 pub const NETWORK: &[i32] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
+/// Within the node, and the kernel's lists of links, addresses and rules.
+pub const LOCAL_OR_NETLINK: &[i32] = &[libc::AF_UNIX, libc::AF_NETLINK];
+
+/// What the handler's part for networks asks of descriptors: `TUNSETIFF`, `TUNSETOWNER`, `TUNGETIFF`, `TUNSETIFINDEX`,
+/// `SIOCGSKNS`, `FIONBIO`.
+pub const IOCTLS_OF_NET: &[u32] = &[0x4004_54ca, 0x4004_54cc, 0x8004_54d2, 0x4004_54da, 0x894c, 0x5421];
+
+/// Conditions beside the calls' names.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules<'a> {
+    /// `socket` makes sockets of these families alone.
+    pub families: Option<&'a [i32]>,
+    /// `ioctl` makes these requests alone.
+    pub ioctls: Option<&'a [u32]>,
+    /// `clone` makes copies of the process, and no threads.
+    pub copies: bool,
+}
+
 /// Offsets in `struct seccomp_data`; of the arguments the lower half, which comes first on our machines.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
@@ -82,6 +100,15 @@ impl Filter {
     /// # Errors
     /// `InvalidInput` for more calls than one filter of this form can name.
     pub fn new(calls: &[libc::c_long], families: Option<&[i32]>) -> io::Result<Self> {
+        Self::with(calls, &Rules { families, ..Rules::default() })
+    }
+
+    /// A filter for these calls, with these conditions.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with(calls: &[libc::c_long], rules: &Rules<'_>) -> io::Result<Self> {
+        let Rules { families, ioctls, copies } = *rules;
         let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
         let code = |parts: u32| u16::try_from(parts).unwrap_or_default();
         let step =
@@ -103,13 +130,29 @@ impl Filter {
         ];
         // Calls with conditions have an end of their own each; other calls jump over it.
         if calls.contains(&libc::SYS_clone) {
-            let copy = u8::from(calls.contains(&libc::SYS_execve));
+            let copy = u8::from(copies || calls.contains(&libc::SYS_execve));
+            let thread = u8::from(!copies);
             filter.push(step(equal, 0, 5, number(libc::SYS_clone)?));
             filter.push(step(load, 0, 0, FIRST));
-            filter.extend([step(any, 1, 0, NEW_NAMESPACES), step(any, 1, copy, THREAD)]);
+            filter.extend([step(any, 1, 0, NEW_NAMESPACES), step(any, thread, copy, THREAD)]);
             filter.extend([refuse(libc::EPERM), allow()]);
         }
-        if calls.contains(&libc::SYS_ioctl) {
+        // One argument's lower half is one of these.
+        let one_of = |filter: &mut Vec<_>, call, argument, values: &[u32]| {
+            let count = u8::try_from(values.len()).ok().filter(|count| *count < 250).ok_or_else(invalid)?;
+            filter.push(step(equal, 0, count + 3, number(call)?));
+            filter.push(step(load, 0, 0, argument));
+            for (value, left) in values.iter().zip((1..=count).rev()) {
+                filter.push(step(equal, left, 0, *value));
+            }
+            filter.extend([refuse(libc::EPERM), allow()]);
+            Ok::<(), io::Error>(())
+        };
+        if let Some(ioctls) = ioctls
+            && calls.contains(&libc::SYS_ioctl)
+        {
+            one_of(&mut filter, libc::SYS_ioctl, SECOND, ioctls)?;
+        } else if calls.contains(&libc::SYS_ioctl) {
             let request = |request| u32::try_from(request).map_err(|_| invalid());
             filter.push(step(equal, 0, 5, number(libc::SYS_ioctl)?));
             filter.push(step(load, 0, 0, SECOND));
@@ -123,13 +166,8 @@ impl Filter {
         if let Some(families) = families
             && calls.contains(&libc::SYS_socket)
         {
-            let count = u8::try_from(families.len()).ok().filter(|count| *count < 250).ok_or_else(invalid)?;
-            filter.push(step(equal, 0, count + 3, number(libc::SYS_socket)?));
-            filter.push(step(load, 0, 0, FIRST));
-            for (family, left) in families.iter().zip((1..=count).rev()) {
-                filter.push(step(equal, left, 0, family.unsigned_abs()));
-            }
-            filter.extend([refuse(libc::EPERM), allow()]);
+            let families: Vec<u32> = families.iter().map(|family| family.unsigned_abs()).collect();
+            one_of(&mut filter, libc::SYS_socket, FIRST, &families)?;
         }
         let conditional = |call: libc::c_long| {
             [libc::SYS_clone, libc::SYS_clone3, libc::SYS_ioctl].contains(&call)
@@ -243,6 +281,33 @@ mod tests {
         let more = [libc::SYS_sched_getaffinity, libc::SYS_gettid];
         let thread = filtered(&[&threads[..], &more].concat(), || std::thread::spawn(|| 7).join().unwrap());
         assert_eq!(thread, 7);
+    }
+
+    #[test]
+    fn a_program_of_one_thread_makes_copies_and_no_threads() {
+        let calls = [&USUAL[..], &[libc::SYS_clone, libc::SYS_exit_group, libc::SYS_wait4]].concat();
+        let filter = Filter::with(&calls, &Rules { copies: true, ..Rules::default() }).unwrap();
+        let thread = std::thread::spawn(move || {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            filter.apply().unwrap();
+            [0, libc::CLONE_THREAD, libc::CLONE_NEWNET].map(|flags| raw(libc::SYS_clone, flags))
+        });
+        assert_eq!(thread.join().unwrap(), [0, libc::EPERM, libc::EPERM]);
+    }
+
+    #[test]
+    fn requests_are_of_the_named_ones() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let calls = [&USUAL[..], &[libc::SYS_ioctl]].concat();
+        let rules = Rules { ioctls: Some(IOCTLS_OF_NET), ..Rules::default() };
+        let filter = Filter::with(&calls, &rules).unwrap();
+        let thread = std::thread::spawn(move || {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            filter.apply().unwrap();
+            // An Ethernet bridge's request, and one of the list's, which the file does not know.
+            [0x89a0, 0x8004_54d2].map(|request| request_of(&null, request))
+        });
+        assert_eq!(thread.join().unwrap(), [libc::EPERM, libc::ENOTTY]);
     }
 
     #[test]

@@ -21,6 +21,9 @@ const IOCTL: u64 = 1 << 15;
 /// and removed, and hard links made. Nothing is executed, no device, pipe or socket made.
 const FILES: u64 = 0b0111_0001_1011_1110;
 
+/// Of these: files are read, directories listed, files removed and sockets made.
+const SOCKETS: u64 = 0b0010_0010_1100;
+
 /// `struct landlock_ruleset_attr`, as version 2 has it.
 #[repr(C)]
 struct Ruleset {
@@ -40,6 +43,18 @@ struct Beneath {
 /// # Errors
 /// What the kernel says beside that.
 pub fn only_beneath(directory: impl AsFd) -> io::Result<bool> {
+    beneath(directory, FILES)
+}
+
+/// The same for who reads below `directory`, and makes and removes sockets there.
+///
+/// # Errors
+/// As [`only_beneath`].
+pub fn sockets_beneath(directory: impl AsFd) -> io::Result<bool> {
+    beneath(directory, SOCKETS)
+}
+
+fn beneath(directory: impl AsFd, allowed: u64) -> io::Result<bool> {
     let Some(version) = version()? else { return Ok(false) };
     let mut handled = SECOND;
     for (from, right) in [(3, TRUNCATE), (5, IOCTL)] {
@@ -48,7 +63,7 @@ pub fn only_beneath(directory: impl AsFd) -> io::Result<bool> {
         }
     }
     let rules = create(&Ruleset { handled })?;
-    let rule = Beneath { allowed: FILES & handled, parent: directory.as_fd().as_raw_fd() };
+    let rule = Beneath { allowed: allowed & handled, parent: directory.as_fd().as_raw_fd() };
     add(&rules, &rule)?;
     restrict(&rules)?;
     Ok(true)
@@ -105,6 +120,29 @@ fn check(answer: libc::c_long) -> Result<libc::c_long, Errno> {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn who_makes_sockets_writes_nothing() {
+        let inside = tempfile::tempdir().unwrap();
+        fs::write(inside.path().join("file"), "x").unwrap();
+        let (own, directory) = (inside.path().to_owned(), fs::File::open(inside.path()).unwrap());
+        let thread = std::thread::spawn(move || {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            if !sockets_beneath(&directory).unwrap() {
+                return None;
+            }
+            drop(std::os::unix::net::UnixListener::bind(own.join("socket")).unwrap());
+            fs::remove_file(own.join("socket")).unwrap();
+            assert_eq!(fs::read(own.join("file")).unwrap(), b"x");
+            assert_eq!(fs::read_dir(&own).unwrap().count(), 1);
+            let refused = [fs::write(own.join("file"), "y"), fs::create_dir(own.join("a"))];
+            Some(refused.map(|result| result.unwrap_err().kind()))
+        });
+        match thread.join().unwrap() {
+            Some(refused) => assert_eq!(refused, [io::ErrorKind::PermissionDenied; 2]),
+            None => eprintln!("skipped: this kernel has no Landlock that is new enough"),
+        }
+    }
 
     #[test]
     fn what_is_not_below_the_directory_is_out_of_reach() {

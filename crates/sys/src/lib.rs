@@ -4,6 +4,7 @@
 
 pub mod calls;
 pub mod confine;
+pub mod fork;
 pub mod identity;
 pub mod kvm;
 pub mod landlock;

@@ -89,8 +89,16 @@ pub(crate) fn become_user(user: u32) -> io::Result<()> {
 /// # Errors
 /// What the kernel says.
 pub fn give_up() -> io::Result<()> {
+    give_up_all_but(CapabilitySet::empty())
+}
+
+/// The same, but for these.
+///
+/// # Errors
+/// What the kernel says.
+pub fn give_up_all_but(kept: CapabilitySet) -> io::Result<()> {
     set_no_new_privs(true)?;
-    match limit(CapabilitySet::empty()) {
+    match limit(kept) {
         // Without CAP_SETPCAP the bounding set stays: with no_new_privs no program gets anything of it.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => match clear_ambient_capability_set()
         {
@@ -99,8 +107,9 @@ pub fn give_up() -> io::Result<()> {
         },
         other => other?,
     }
-    let none = CapabilitySet::empty();
-    Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
+    let permitted = capabilities(None)?.permitted & kept;
+    let inheritable = CapabilitySet::empty();
+    Ok(set_capabilities(None, CapabilitySets { effective: permitted, permitted, inheritable })?)
 }
 
 /// Whether this process has no capability, can gain none, and is not root.
@@ -152,6 +161,17 @@ mod tests {
         let (left, program) = thread.join().unwrap();
         assert!(left.is_empty());
         assert_eq!(program, "CapPrm:\t0000000000000000\n");
+    }
+
+    #[test]
+    fn what_is_kept_is_kept_alone() {
+        let thread = std::thread::spawn(|| {
+            give_up_all_but(CapabilitySet::NET_ADMIN).unwrap();
+            let sets = capabilities(None).unwrap();
+            (sets.effective, sets.permitted, sets.inheritable)
+        });
+        let held = capabilities(None).unwrap().permitted & CapabilitySet::NET_ADMIN;
+        assert_eq!(thread.join().unwrap(), (held, held, CapabilitySet::empty()));
     }
 
     #[test]

@@ -169,6 +169,44 @@ pub fn send_with_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>
     Ok(retry(|| rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL))?)
 }
 
+/// Sends one message without descriptors at once, or not at all, whatever the socket's mode is.
+///
+/// # Errors
+/// `WouldBlock` when there is no room; else what sendmsg(2) says.
+pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    retry(|| rustix::net::send(socket, bytes, flags))?;
+    Ok(())
+}
+
+/// Whether others may send descriptors to this socket, or to those that it accepts. Before Linux 6.16 they always may.
+///
+/// # Errors
+/// What setsockopt(2) says beside that.
+#[allow(unsafe_code)]
+pub fn take_descriptors(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    /// From `asm-generic/socket.h`; the libc crate does not name it.
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let value = libc::c_int::from(on);
+    // Four bytes.
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: pointer and length describe `value`, which the kernel copies.
+    let failed = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const value).cast(),
+            length,
+        )
+    };
+    match io::Error::last_os_error() {
+        _ if failed == 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+        error => Err(error),
+    }
+}
+
 /// Receives bytes and descriptors (close-on-exec) from any connected Unix socket: length, descriptors, and whether
 /// something was cut off.
 ///

@@ -1,98 +1,58 @@
-//! A process for each launcher.
+//! A process for each slot.
 //!
 //! Closing a descriptor can wait: a TCP socket with `SO_LINGER` for what its peer does not take, a file for a FUSE server
 //! that does not answer, where not even SIGKILL ends the process. So the process that serves all launchers takes no
-//! descriptor of theirs. A child inherits the link, and the parent has no copy any more when the child begins; the child
-//! ends by exit, in which a socket does not linger, and is waited for until a deadline.
+//! descriptor of theirs, not even one of theirs that waits in a socket: a child has the socket on which a launcher is
+//! heard, and the parent has no copy of that any more. The child ends by exit, in which a socket does not linger, and is
+//! waited for until a deadline.
+//!
+//! It is a copy of this process (fork), and no program that is started: so no program need be startable.
 
-use ferrovirt_sys::process::{Setup, spawn};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-    process::{Pid, PidfdFlags, pidfd_open},
-};
+use ferrovirt_sys::fork::Process;
 use std::{
-    io,
-    os::fd::{OwnedFd, RawFd},
-    process::{Child, Command, ExitStatus},
+    os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
 
-/// The number of the link in the child.
-pub const LINK: RawFd = 3;
 /// How long a killed child may take to end.
-const GRACE: Duration = Duration::from_secs(2);
-
-/// How a child's time went by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// It has ended by itself.
-    Exit(ExitStatus),
-    /// It was not ready in time and has been ended.
-    Killed,
-    /// It was not ready in time and cannot be ended: its slot serves nobody until it has gone.
-    Hung,
-}
+pub const GRACE: Duration = Duration::from_secs(2);
 
 /// A child that serves one launcher.
 #[derive(Debug)]
 pub struct Worker {
-    child: Child,
-    pidfd: OwnedFd,
+    process: Process,
+    ended: Option<Instant>,
 }
 
 impl Worker {
-    /// Starts it with the launcher's link, of which this process has no copy afterwards.
-    ///
-    /// # Errors
-    /// What the start of a process says.
-    pub fn start(command: Command, link: OwnedFd) -> io::Result<Self> {
-        let mut child = spawn(command, Setup { fds: vec![(link, LINK)], ..Setup::default() })?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let opened = pid.ok_or(Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
-        match opened {
-            Ok(pidfd) => Ok(Self { child, pidfd }),
-            Err(error) => {
-                child.kill()?;
-                Err(error.into())
-            }
+    /// This process.
+    pub fn of(process: Process) -> Self {
+        Self { process, ended: None }
+    }
+
+    /// Has the kernel end it, and does not wait.
+    pub fn end(&mut self, now: Instant) {
+        self.ended.get_or_insert(now);
+        if let Err(error) = self.process.kill() {
+            tracing::error!("ending a child: {error}");
         }
     }
 
-    /// Waits for its end, ends it at the deadline, and does not wait for one that does not end then.
-    ///
-    /// # Errors
-    /// What wait4(2) and kill(2) say.
-    pub fn wait(&mut self, deadline: Instant) -> io::Result<End> {
-        if let Some(status) = self.until(deadline)? {
-            return Ok(End::Exit(status));
-        }
-        self.child.kill()?;
-        Ok(if self.until(Instant::now() + GRACE)?.is_some() { End::Killed } else { End::Hung })
+    /// Whether it has gone. It is not asked again afterwards.
+    pub fn is_gone(&mut self) -> bool {
+        self.process.is_gone()
     }
 
-    /// Whether one that hung has gone meanwhile.
-    ///
-    /// # Errors
-    /// What wait4(2) says.
-    pub fn is_gone(&mut self) -> io::Result<bool> {
-        Ok(self.child.try_wait()?.is_some())
+    /// Whether it was ended and has not gone for too long: its slot serves nobody until it has.
+    pub fn hangs(&mut self, now: Instant) -> bool {
+        let late = self.ended.is_some_and(|ended| now.saturating_duration_since(ended) > GRACE);
+        late && !self.is_gone()
     }
+}
 
-    fn until(&mut self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(Some(status));
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-            match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&timeout)) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+/// Readable when it has ended.
+impl AsFd for Worker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
     }
 }

@@ -5,7 +5,7 @@
 //! asked of an `O_PATH` one), the options of a socket; and only then the ioctls of the TUN driver.
 
 use super::{Refusal, kernel};
-use ferrovirt_sys::{seqpacket, tap};
+use ferrovirt_sys::tap;
 use rustix::{
     fs::{AtFlags, FileType, OFlags, StatxFlags, fcntl_getfl, statx},
     net::{
@@ -44,8 +44,6 @@ impl fmt::Display for Kind {
 
 /// Of the TUN driver: `MISC_MAJOR` and `TUN_MINOR`.
 const TUN: (u32, u32) = (10, 200);
-/// Bytes of a message; what stands in it is not looked at.
-const MESSAGE: usize = 64;
 
 /// What comes before the descriptors of the TUN driver.
 const OTHERS: [Kind; 3] = [Kind::Udp, Kind::Route, Kind::Netfilter];
@@ -95,25 +93,6 @@ fn check_all(sent: &[OwnedFd], queues: usize) -> Result<(), Refusal> {
 
 fn count(sent: usize, queues: usize) -> Refusal {
     Refusal::Count(format!("{sent} descriptors instead of {}", queues + OTHERS.len()))
-}
-
-/// Receives one message of a launcher's link and [sorts](sort) what came with it. Waits no longer than the link does.
-///
-/// # Errors
-/// As [`sort`]; and when the link has ended, or descriptors were lost because this process may have no more.
-pub fn receive(link: BorrowedFd<'_>, queues: usize) -> Result<Descriptors, Refusal> {
-    let mut bytes = [0; MESSAGE];
-    let received = seqpacket::recv_with_fds(link, &mut bytes);
-    let (length, sent, cut_off) = received.map_err(kernel("receiving the launcher's descriptors"))?;
-    if cut_off || length == 0 {
-        mem::forget(sent);
-        let what = match cut_off {
-            true => "a message that is too long, or more descriptors than could be taken",
-            false => "nothing",
-        };
-        return Err(Refusal::Count(what.to_owned()));
-    }
-    sort(sent, queues)
 }
 
 /// Checks that the descriptor at this place is what it should be.

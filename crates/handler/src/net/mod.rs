@@ -12,15 +12,21 @@
 //! 4. [`tap`]: that a device is new, and the one that was asked for.
 //! 5. [`child`]: that a descriptor whose closing never ends holds up nobody else.
 //!
+//! [`program`] is `virt-handler net`, which does this for every slot, and [`talk`] what it says to the part `api`.
 //! [`pod`] is what is made then, with the rules of [`rules`]: the same for a node agent that opens the sockets itself.
 
 pub mod child;
 pub mod descriptors;
 pub mod namespace;
 pub mod pod;
+mod probe;
+pub mod program;
 pub mod rules;
+mod server;
+pub mod talk;
 pub mod tap;
 pub mod view;
+mod worker;
 
 use std::io;
 
@@ -52,6 +58,15 @@ pub enum Refusal {
     /// The namespace of another launcher.
     #[error("the launcher's network namespace belongs to the slot {0}")]
     Taken(String),
+    /// Another namespace than the slot has had.
+    #[error("the launcher's network namespace is another than the one in which the slot's network was made")]
+    Moved,
+    /// Nobody has said which namespace the host's is.
+    #[error(
+        "it is not known yet which network namespace is the node's: no kubelet is connected to virt-handler plug, or this \
+         kernel is older than Linux 5.14"
+    )]
+    Unknown,
     /// A device that is there before it is made.
     #[error("the pod has a network device {0} already: remove what makes it")]
     Present(String),

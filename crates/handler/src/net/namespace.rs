@@ -44,18 +44,22 @@ impl Home {
         Ok(Self { cookie, namespace })
     }
 
+    /// Its cookie.
+    pub fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
     /// The namespace.
     pub fn namespace(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()
     }
 }
 
-/// Which slot has which namespace.
+/// Which slot has which namespace, by their cookies: no two ever have the same.
 #[derive(Debug)]
 pub struct Namespaces {
-    host: u64,
+    host: Option<u64>,
     own: u64,
-    /// By the namespace's cookie.
     taken: BTreeMap<u64, String>,
 }
 
@@ -65,33 +69,44 @@ impl Namespaces {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn new(host: u64, own: BorrowedFd<'_>) -> Result<Self, Refusal> {
+    pub fn new(host: Option<u64>, own: BorrowedFd<'_>) -> Result<Self, Refusal> {
         let own = netns::cookie(own).map_err(kernel("asking for the own network namespace"))?;
         Ok(Self { host, own, taken: BTreeMap::new() })
     }
 
-    /// Whether a slot may have this namespace.
+    /// What is known of the host's namespace now.
+    pub fn set_host(&mut self, host: Option<u64>) {
+        self.host = host;
+    }
+
+    /// Whether a slot's launcher may be heard from this namespace.
     ///
     /// # Errors
-    /// When it is the host's, this process's or another slot's.
-    pub fn allow(&self, slot: &str, home: &Home) -> Result<(), Refusal> {
-        match home.cookie {
-            cookie if cookie == self.host => Err(Refusal::Forbidden("the host's")),
-            cookie if cookie == self.own => Err(Refusal::Forbidden("that of the node agent")),
-            cookie => match self.taken.get(&cookie).filter(|holder| *holder != slot) {
-                Some(holder) => Err(Refusal::Taken(holder.clone())),
-                None => Ok(()),
-            },
+    /// When it is the host's, this process's or another slot's, or the slot has another.
+    pub fn link(&self, slot: &str, cookie: u64) -> Result<(), Refusal> {
+        if Some(cookie) == self.host {
+            return Err(Refusal::Forbidden("the host's"));
+        }
+        if cookie == self.own {
+            return Err(Refusal::Forbidden("that of the node agent"));
+        }
+        match self.taken.get(&cookie) {
+            Some(holder) if holder != slot => Err(Refusal::Taken(holder.clone())),
+            None if self.taken.values().any(|holder| holder == slot) => Err(Refusal::Moved),
+            _ => Ok(()),
         }
     }
 
     /// Gives the slot this namespace: last of all, so that what is refused for another reason takes no place.
     ///
     /// # Errors
-    /// As [`Self::allow`].
-    pub fn enter(&mut self, slot: &str, home: &Home) -> Result<(), Refusal> {
-        self.allow(slot, home)?;
-        self.taken.insert(home.cookie, slot.to_owned());
+    /// As [`Self::link`]; and while it is not known which one the host's is.
+    pub fn enter(&mut self, slot: &str, cookie: u64) -> Result<(), Refusal> {
+        if self.host.is_none() {
+            return Err(Refusal::Unknown);
+        }
+        self.link(slot, cookie)?;
+        self.taken.insert(cookie, slot.to_owned());
         Ok(())
     }
 

@@ -18,6 +18,7 @@ pub mod look;
 pub mod messages;
 pub mod plugin;
 pub mod program;
+pub mod reader;
 pub mod registration;
 pub mod store;
 pub mod table;

@@ -54,10 +54,10 @@ struct Version {
 }
 
 /// Bytes of a file of ours.
-const FILE: u64 = 4096;
+pub(super) const FILE: u64 = 4096;
 /// Bytes of a random name.
 const RANDOM: usize = 16;
-const HOST: &str = "host";
+pub(super) const HOST: &str = "host";
 /// What is being written.
 const PART: &str = "part";
 
@@ -222,7 +222,7 @@ impl Store {
     }
 }
 
-const DIRECTORY: OFlags =
+pub(super) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 /// Opens a directory of ours and closes it to others.
@@ -236,8 +236,14 @@ fn private(parent: std::os::fd::BorrowedFd<'_>, path: &Path) -> io::Result<Owned
     Ok(opened)
 }
 
+/// What a record says, if it is of this version.
+pub(super) fn record(bytes: &[u8]) -> Option<Record> {
+    let Version { version } = serde_json::from_slice(bytes).ok()?;
+    (version == VERSION).then(|| serde_json::from_slice(bytes).ok())?
+}
+
 /// Only these errors say that there is no such file or directory. All others pass, like a lack of memory, or say nothing.
-fn there<T>(opened: rustix::io::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn there<T>(opened: rustix::io::Result<T>) -> io::Result<Option<T>> {
     match opened {
         Ok(opened) => Ok(Some(opened)),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
@@ -245,11 +251,11 @@ fn there<T>(opened: rustix::io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn is_ours(name: &str) -> bool {
+pub(super) fn is_ours(name: &str) -> bool {
     name.len() == RANDOM * 2 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn names(directory: &OwnedFd) -> io::Result<Vec<String>> {
+pub(super) fn names(directory: &OwnedFd) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;

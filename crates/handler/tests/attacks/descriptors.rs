@@ -44,17 +44,6 @@ fn another_number_is_refused() {
         assert!(matches!(refusal, Refusal::Count(_)), "{refusal}");
     }
     assert!(sort(Vec::new(), 1).is_err());
-    let (theirs, ours) = ns.link();
-    let sent = ns.launcher(1);
-    let sent: Vec<_> = sent.iter().map(AsFd::as_fd).collect();
-    theirs.send(b"x", &sent).unwrap();
-    theirs.send(b"x", &sent[..3]).unwrap();
-    theirs.send(&[0; 100], &sent).unwrap();
-    assert_eq!(descriptors::receive(ours.as_fd(), 1).unwrap().tun.len(), 1);
-    assert!(descriptors::receive(ours.as_fd(), 1).is_err(), "one too few");
-    assert!(descriptors::receive(ours.as_fd(), 1).is_err(), "a message that is cut off");
-    drop(theirs);
-    assert!(descriptors::receive(ours.as_fd(), 1).is_err(), "the end of the link");
 }
 
 #[test]

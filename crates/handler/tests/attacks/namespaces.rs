@@ -41,25 +41,32 @@ fn all_of_a_launcher_is_of_one_namespace() {
 fn neither_the_hosts_namespace_nor_our_own_is_a_launchers() {
     let (host, own, pod) = (Namespace::new(), Namespace::new(), Namespace::new());
     // The host's is known by a connection alone, as the kubelet's shows it.
-    let namespaces = Namespaces::new(cookie(&host), own.inside(udp).as_fd()).unwrap();
-    assert!(matches!(namespaces.allow("a", &home(&host)), Err(Refusal::Forbidden("the host's"))));
-    assert!(matches!(namespaces.allow("a", &home(&own)), Err(Refusal::Forbidden("that of the node agent"))));
-    namespaces.allow("a", &home(&pod)).unwrap();
+    let namespaces = Namespaces::new(Some(cookie(&host)), own.inside(udp).as_fd()).unwrap();
+    assert!(matches!(namespaces.link("a", home(&host).cookie()), Err(Refusal::Forbidden("the host's"))));
+    assert!(matches!(
+        namespaces.link("a", home(&own).cookie()),
+        Err(Refusal::Forbidden("that of the node agent"))
+    ));
+    namespaces.link("a", home(&pod).cookie()).unwrap();
+    // While it is not known, nobody is let in.
+    let mut unknown = Namespaces::new(None, own.inside(udp).as_fd()).unwrap();
+    assert!(matches!(unknown.enter("a", cookie(&pod)), Err(Refusal::Unknown)));
 }
 
 #[test]
 fn a_namespace_has_one_slot_until_that_ends() {
-    let (host, pod, other) = (Namespace::new(), Namespace::new(), Namespace::new());
-    let mut namespaces = Namespaces::new(cookie(&host), host.inside(udp).as_fd()).unwrap();
-    namespaces.enter("a", &home(&pod)).unwrap();
-    namespaces.enter("a", &home(&pod)).unwrap();
-    match namespaces.enter("b", &home(&pod)) {
+    let [host, pod, other, third] = std::array::from_fn(|_| Namespace::new());
+    let mut namespaces = Namespaces::new(Some(cookie(&host)), host.inside(udp).as_fd()).unwrap();
+    namespaces.enter("a", cookie(&pod)).unwrap();
+    namespaces.enter("a", cookie(&pod)).unwrap();
+    match namespaces.enter("b", cookie(&pod)) {
         Err(Refusal::Taken(slot)) => assert_eq!(slot, "a"),
         other => panic!("{other:?}"),
     }
-    namespaces.enter("b", &home(&other)).unwrap();
+    namespaces.enter("b", cookie(&other)).unwrap();
+    assert!(matches!(namespaces.link("a", cookie(&third)), Err(Refusal::Moved)));
     namespaces.leave("a");
-    namespaces.enter("c", &home(&pod)).unwrap();
+    namespaces.enter("c", cookie(&pod)).unwrap();
 }
 
 /// Inodes of namespaces are used again at once; what is compared never is.

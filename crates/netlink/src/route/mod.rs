@@ -4,11 +4,13 @@
 //! constant: what is sent through a socket of a stranger's namespace stays in it.
 
 mod address;
+mod gateway;
 mod link;
 mod namespace;
 mod show;
 
 pub use address::{Address, Fixed, addresses};
+pub use gateway::gateway_of_another;
 pub use link::{Bridge, Link, Port, delete_link};
 pub use namespace::target;
 pub use show::{Shown, link_at, link_named, links};

@@ -218,9 +218,10 @@ fn the_compiled_filters_are_what_the_table_says() {
             .collect()
     };
     let names: Vec<&str> = lists.keys().map(String::as_str).collect();
-    assert_eq!(names, ["API_SERVER", "LAUNCHER", "LAUNCHER_ON_SLOT", "PLUG", "QEMU"]);
+    assert_eq!(names, ["API_SERVER", "LAUNCHER", "LAUNCHER_ON_SLOT", "NET", "PLUG", "QEMU"]);
     assert_eq!(lists["API_SERVER"], of(Subject::ApiServer));
     assert_eq!(lists["PLUG"], of(Subject::Plug));
+    assert_eq!(lists["NET"], of(Subject::Net));
     assert_eq!(lists["QEMU"], of(Subject::Qemu));
     assert_eq!(lists["LAUNCHER_ON_SLOT"], &of(Subject::Launcher) | &of(Subject::Qemu));
     let more: Vec<_> = lists["LAUNCHER_ON_SLOT"].difference(&lists["LAUNCHER"]).collect();

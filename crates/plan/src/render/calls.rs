@@ -47,6 +47,7 @@ pub fn file() -> String {
     let lists = [
         ("API_SERVER", "The API server with the controllers.", names(&grants, Subject::ApiServer)),
         ("PLUG", "The handler's part for the kubelet.", names(&grants, Subject::Plug)),
+        ("NET", "The handler's part for networks.", names(&grants, Subject::Net)),
         // QEMU is its child, and filters add up.
         ("LAUNCHER", "The launcher, with what QEMU may make.", &everywhere | &qemu),
         ("LAUNCHER_ON_SLOT", "The launcher whose orders come through a slot.", &launcher | &qemu),

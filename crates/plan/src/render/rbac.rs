@@ -19,7 +19,12 @@ enum Identity {
 
 fn identity(subject: Subject) -> Option<Identity> {
     match subject {
-        Subject::Qemu | Subject::Launcher | Subject::Plug | Subject::Supervisor | Subject::ApiServer => None,
+        Subject::Qemu
+        | Subject::Launcher
+        | Subject::Plug
+        | Subject::Net
+        | Subject::Supervisor
+        | Subject::ApiServer => None,
         Subject::NodeAgent => Some(Identity::Account { namespace: NAMESPACE, name: "kubevirt-handler" }),
         Subject::Node => Some(Identity::Group { role: "system:node", group: subject::NODES }),
         Subject::Controller => Some(Identity::Account { namespace: NAMESPACE, name: "kubevirt-controller" }),

@@ -1,13 +1,22 @@
 //! The controllers and the node agent: rights do not vanish when launchers lose them, they move here.
 
-use super::{Table, node, plug, processes, slot};
+use super::{Table, net, node, plug, processes, slot};
 use crate::{
     grant::{Grant, Phase, Subject, named, verbs},
     right::Right,
 };
 
 pub(super) const TABLE: Table = Table {
-    both: &[CONTROLLER, AGENT, HOST, node::GRANTS, plug::GRANTS, slot::GRANTS, processes::GRANTS],
+    both: &[
+        CONTROLLER,
+        AGENT,
+        HOST,
+        node::GRANTS,
+        plug::GRANTS,
+        net::GRANTS,
+        slot::GRANTS,
+        processes::GRANTS,
+    ],
     ..Table::NONE
 };
 

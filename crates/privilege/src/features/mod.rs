@@ -15,6 +15,7 @@ mod huge_pages;
 mod kernel_boot;
 mod kvm;
 mod multi_queue;
+mod net;
 mod network;
 mod node;
 mod plug;

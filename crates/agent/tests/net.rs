@@ -1,0 +1,121 @@
+//! `virt-handler net` as a process, with launchers in network namespaces of the tests: what it makes, what it refuses, what
+//! it holds, and which right is missed how. Needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "net/attacks.rs"]
+mod attacks;
+#[path = "net/machine.rs"]
+mod machine;
+#[path = "net/rights.rs"]
+mod rights;
+#[path = "net/support.rs"]
+mod support;
+
+use ferrovirt_handler::net::talk::{Binding, FromApi, ToApi, Wanted};
+use std::net::Ipv4Addr;
+use support::{Fake, Node, POD, Pod};
+
+fn wanted(queues: u32) -> Wanted {
+    Wanted { queues, binding: Binding::Masquerade { ports: vec![] }, mtu: None, addresses: vec![POD] }
+}
+
+/// Asks for a network and lets the launcher send what it should; the answer.
+fn prepare(node: &Node, slot: &str, fake: &Fake<'_>, wanted: Wanted) -> ToApi {
+    let queues = usize::try_from(wanted.queues).unwrap();
+    node.ask(&FromApi::Prepare { slot: slot.to_owned(), wanted }, &[]);
+    fake.asked(queues);
+    fake.send(&fake.open(queues));
+    node.next().0
+}
+
+#[test]
+fn the_guests_frames_go_through_the_pods_interface_with_one_queue_and_with_four() {
+    let node = Node::start();
+    for queues in [1, 4] {
+        let pod = Pod::new();
+        let slot = node.slot(queues);
+        let fake = Fake::connect(&node, &slot, &pod.ns);
+        assert_eq!(node.next().0, ToApi::Linked { slot: slot.clone(), user: 0 });
+        let opened = fake.open(usize::try_from(queues).unwrap());
+        node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wanted(queues) }, &[]);
+        fake.asked(usize::try_from(queues).unwrap());
+        fake.send(&opened);
+        let ToApi::Ready { slot: of, facts } = node.next().0 else { panic!("it is not made") };
+        assert_eq!(
+            (of.as_str(), facts.bridge.as_str(), facts.tap.as_str()),
+            (slot.as_str(), "k6t-eth0", "tap0")
+        );
+        assert_eq!((facts.mac, facts.address, facts.prefix), (pod.mac, POD, 24));
+        assert_eq!((facts.mtu, facts.gateway), (1500, Some(Ipv4Addr::new(192, 0, 2, 1))));
+        let shown = pod.ns.sh("ip -o -d link show tap0; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward");
+        assert_eq!(shown.contains("multi_queue"), queues > 1, "{shown}");
+        for word in ["master k6t-eth0", "learning off", "dnat to 10.0.2.2", "table arp kubevirt"] {
+            assert!(shown.contains(word), "{word}: {shown}");
+        }
+        assert!(shown.ends_with("0\n"), "{shown}");
+        pod.speaks_through(&opened[3..]);
+        // One network in the life of a slot.
+        node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wanted(queues) }, &[]);
+        let ToApi::Refused { why, .. } = node.next().0 else { panic!("a second one") };
+        assert!(why.contains("had its network already"), "{why}");
+        node.gone(&slot);
+    }
+}
+
+#[test]
+fn with_bridge_binding_the_pods_interface_is_taken() {
+    let node = Node::start();
+    let pod = Pod::new();
+    let slot = node.slot(1);
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    node.next();
+    let wanted = Wanted { binding: Binding::Bridge, ..wanted(1) };
+    let ToApi::Ready { facts, .. } = prepare(&node, &slot, &fake, wanted) else { panic!("it is not made") };
+    assert_eq!((facts.mac, facts.address), (pod.mac, POD));
+    assert_eq!(facts.gateway, Some(Ipv4Addr::new(192, 0, 2, 1)));
+    let shown = pod.ns.sh("ip -o link show eth0-nic; ip -o -4 addr");
+    assert!(shown.contains("master k6t-eth0") && !shown.contains("192.0.2.7"), "{shown}");
+}
+
+#[test]
+fn what_is_said_is_passed_on_as_it_is_and_known_to_a_later_api() {
+    let mut node = Node::start();
+    let pod = Pod::new();
+    let slot = node.slot(1);
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    node.next();
+    fake.link.send(b"\"first\xff\n{", &[]).unwrap();
+    assert_eq!(node.next(), (ToApi::Said { slot: slot.clone() }, b"\"first\xff\n{".to_vec()));
+    node.ask(&FromApi::Relay { slot: slot.clone() }, b"{ \"pause\":\n1}");
+    assert_eq!(fake.next(), b"{ \"pause\":\n1}");
+    // The newest is heard, and the one before is not.
+    let before = node.connect();
+    assert!(before.recv(16).unwrap().is_none());
+    assert!(matches!(node.next().0, ToApi::Slot { slot: of, .. } if of == slot));
+    assert_eq!(node.next().0, ToApi::Linked { slot: slot.clone(), user: 0 });
+    assert_eq!(node.next(), (ToApi::Said { slot: slot.clone() }, b"\"first\xff\n{".to_vec()));
+    node.ask(&FromApi::End { slot: slot.clone() }, &[]);
+    let ended = ToApi::Ended { slot: slot.clone(), why: Some("api has ended it".to_owned()) };
+    assert_eq!(node.next().0, ended);
+    assert!(fake.link.recv(16).unwrap().is_none());
+    let _again = Fake::connect(&node, &slot, &pod.ns);
+    assert_eq!(node.next().0, ToApi::Linked { slot: slot.clone(), user: 0 });
+    // It ends with the record, and so does the socket.
+    node.gone(&slot);
+    assert!(Fake::try_connect(&node, &slot, &pod.ns).is_err());
+}
+
+#[test]
+fn after_it_was_killed_slots_are_served_in_the_same_directories() {
+    let mut node = Node::start();
+    let pod = Pod::new();
+    let slot = node.slot(1);
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    node.next();
+    node.restart();
+    assert!(fake.link.recv(16).unwrap().is_none(), "its children end with it");
+    assert!(matches!(node.next().0, ToApi::Slot { slot: of, .. } if of == slot));
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    assert_eq!(node.next().0, ToApi::Linked { slot: slot.clone(), user: 0 });
+    assert!(matches!(prepare(&node, &slot, &fake, wanted(2)), ToApi::Ready { .. }));
+}

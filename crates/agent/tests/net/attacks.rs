@@ -1,0 +1,243 @@
+//! What a launcher, or whoever has taken `api` over, can try.
+
+use crate::{
+    prepare,
+    support::{Fake, Namespace, Node, Pod, open, until},
+    wanted,
+};
+use ferrovirt_handler::net::talk::{FromApi, ToApi};
+use rustix::{
+    io::Errno,
+    net::sockopt::{set_socket_linger, set_socket_recv_buffer_size},
+    process::{Pid, Resource, Rlimit, prlimit},
+};
+use std::{
+    fs,
+    io::{ErrorKind, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
+
+/// The namespace in which the test is, which is the node's.
+fn here() -> Namespace {
+    let mut ns = Namespace::new();
+    ns.open = fs::File::open("/proc/self/ns/net").unwrap().into();
+    ns
+}
+
+fn linked(node: &Node, slot: &str) {
+    assert_eq!(node.next().0, ToApi::Linked { slot: slot.to_owned(), user: 0 });
+}
+
+#[test]
+fn the_nodes_namespace_and_the_programs_own_are_refused_whatever_api_says() {
+    let node = Node::start();
+    let slot = node.slot(1);
+    let host = here();
+    for (ns, whose) in [(&host, "the host's"), (&node.own, "that of the node agent")] {
+        let fake = Fake::connect(&node, &slot, ns);
+        // Everything is there before the program can say no.
+        node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wanted(1) }, &[]);
+        let mut said = vec![node.next().0, node.next().0];
+        said.sort_by_key(|said| matches!(said, ToApi::Ended { .. }));
+        let [ToApi::Refused { why, .. }, ToApi::Ended { why: Some(ended), .. }] = &said[..] else {
+            panic!("{said:?}")
+        };
+        assert!(why.contains("not connected") && ended.contains(whose), "{why}, {ended}");
+        assert!(fake.link.recv(16).unwrap().is_none());
+    }
+    // Descriptors of it through the link of a pod.
+    let pod = Pod::new();
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    linked(&node, &slot);
+    node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wanted(1) }, &[]);
+    fake.asked(1);
+    let before = host.sh("ip -o link; nft list tables");
+    fake.send(&open(&host, 1));
+    assert!(node.refused().contains("another network namespace than the launcher's link"));
+    assert_eq!(host.sh("ip -o link; nft list tables"), before);
+}
+
+#[test]
+fn while_nobody_knows_the_nodes_namespace_nothing_is_made() {
+    let node = Node::start();
+    let (slot, pod) = (node.slot(1), Pod::new());
+    node.store.set_host(None).unwrap();
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    linked(&node, &slot);
+    let ToApi::Refused { why, .. } = prepare(&node, &slot, &fake, wanted(1)) else { panic!("it is made") };
+    assert!(why.contains("no kubelet is connected"), "{why}");
+    assert!(!pod.ns.sh("ip -o link").contains("k6t-eth0"));
+}
+
+#[test]
+fn a_namespace_is_one_slots() {
+    let node = Node::start();
+    let (one, two) = (node.slot(1), node.slot(2));
+    let (pod, other) = (Pod::new(), Pod::new());
+    let fake = Fake::connect(&node, &one, &pod.ns);
+    linked(&node, &one);
+    assert!(matches!(prepare(&node, &one, &fake, wanted(1)), ToApi::Ready { .. }));
+    let _second = Fake::connect(&node, &two, &pod.ns);
+    assert!(node.ended().contains(&format!("belongs to the slot {one}")));
+    // And the slot has no other.
+    drop(fake);
+    assert_eq!(node.next().0, ToApi::Ended { slot: one.clone(), why: None });
+    let _elsewhere = Fake::connect(&node, &one, &other.ns);
+    assert!(node.ended().contains("is another than the one in which the slot's network was made"));
+}
+
+#[test]
+fn what_is_there_before_and_what_is_missing_are_refused() {
+    let node = Node::start();
+    let cases: [(&str, &str); 4] = [
+        ("ip tuntap add dev tap0 mode tap", "has a network device tap0 already"),
+        ("ip link add k6t-eth0 type bridge", "has a network device k6t-eth0 already"),
+        (
+            "ip addr flush dev eth0; ip link add x type bridge; ip addr add 192.0.2.7/24 dev x",
+            "no IPv4 address",
+        ),
+        ("ip link set eth0 down; ip link set eth0 name net1", "no interface eth0"),
+    ];
+    for (number, (line, refusal)) in (1..).zip(cases) {
+        let (slot, pod) = (node.slot(number), Pod::new());
+        pod.ns.sh(line);
+        let fake = Fake::connect(&node, &slot, &pod.ns);
+        linked(&node, &slot);
+        let ToApi::Refused { why, .. } = prepare(&node, &slot, &fake, wanted(1)) else {
+            panic!("it is made")
+        };
+        assert!(why.contains(refusal), "{line}: {why}");
+        node.gone(&slot);
+    }
+    let (slot, pod) = (node.slot(9), Pod::new());
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    linked(&node, &slot);
+    let mut elsewhere = wanted(1);
+    elsewhere.addresses.push(Ipv4Addr::new(192, 0, 2, 8));
+    let ToApi::Refused { why, .. } = prepare(&node, &slot, &fake, elsewhere) else { panic!("it is made") };
+    assert!(why.contains("no address 192.0.2.8"), "{why}");
+    for wrong in [crate::Wanted { addresses: vec![], ..wanted(1) }, crate::Wanted { queues: 0, ..wanted(1) }]
+    {
+        node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wrong }, &[]);
+        node.refused();
+    }
+    // Nothing was done so far: it may be asked again.
+    assert!(matches!(prepare(&node, &slot, &fake, wanted(1)), ToApi::Ready { .. }));
+}
+
+#[test]
+fn what_is_not_a_launchers_descriptor_is_refused_and_holds_up_nobody() {
+    let node = Node::start();
+    let (slot, pod) = (node.slot(1), Pod::new());
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    linked(&node, &slot);
+    node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wanted(1) }, &[]);
+    fake.asked(1);
+    // Closing it waits for an hour: a connection with bytes on the way that nobody takes.
+    let (lingers, _listener, peer) = pod.ns.inside(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        set_socket_recv_buffer_size(&listener, 2048).unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (peer, _) = listener.accept().unwrap();
+        set_socket_linger(&stream, Some(Duration::from_secs(3600))).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        while stream.write(&[0; 65536]).is_ok() {}
+        stream.set_nonblocking(false).unwrap();
+        (OwnedFd::from(stream), listener, peer)
+    });
+    let mut sent = fake.open(1);
+    sent[0] = lingers;
+    fake.send(&sent);
+    drop(sent);
+    assert!(node.refused().contains("descriptor 0 of the launcher is no UDP socket"));
+    drop(fake);
+    assert!(matches!(node.next().0, ToApi::Ended { .. }));
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    linked(&node, &slot);
+    assert!(matches!(prepare(&node, &slot, &fake, wanted(1)), ToApi::Ready { .. }));
+    drop(peer);
+}
+
+#[test]
+fn a_launcher_that_says_too_much_or_sends_what_nobody_asked_for_is_ended() {
+    let node = Node::start();
+    let (slot, pod) = (node.slot(1), Pod::new());
+    let connect = || {
+        let fake = Fake::connect(&node, &slot, &pod.ns);
+        linked(&node, &slot);
+        fake
+    };
+    let fake = connect();
+    // As long as it can, and not for ever.
+    while fake.link.send(b"x", &[]).is_ok() {}
+    let mut said = 0;
+    let why = loop {
+        match node.next().0 {
+            ToApi::Said { .. } => said += 1,
+            ToApi::Ended { why: Some(why), .. } => break why,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(why.contains("says too much") && said <= 200, "{said}: {why}");
+    let fake = connect();
+    fake.link.send(&[b'x'; 9000], &[]).unwrap();
+    assert!(node.ended().contains("more than anybody reads"));
+    // There is no number left for one of them: it is lost on the way.
+    let lost = connect();
+    node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wanted(1) }, &[]);
+    lost.asked(1);
+    let sent = lost.open(1);
+    let child = crate::rights::children(node.child.id())[0];
+    // As many as poll(2) is asked about.
+    let none = Rlimit { current: Some(2), maximum: Some(2) };
+    prlimit(Pid::from_raw(child.cast_signed()), Resource::Nofile, none).unwrap();
+    lost.send(&sent);
+    let mut said = vec![node.next().0, node.next().0];
+    said.retain(|said| matches!(said, ToApi::Ended { why: Some(why), .. } if why.contains("more than")));
+    assert_eq!(said.len(), 1);
+    let fake = connect();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    match fake.link.send(b"x", &[udp.as_fd()]) {
+        Ok(()) => assert!(node.ended().contains("nobody asked for")),
+        // Since Linux 6.16 they do not even arrive.
+        Err(error) => assert_eq!(Errno::from_io_error(&error), Some(Errno::PERM)),
+    }
+}
+
+#[test]
+fn a_launcher_that_sends_nothing_is_not_waited_for_and_others_are_served_meanwhile() {
+    let node = Node::start();
+    let (silent, good) = (node.slot(1), node.slot(2));
+    let (one, two) = (Pod::new(), Pod::new());
+    let quiet = Fake::connect(&node, &silent, &one.ns);
+    linked(&node, &silent);
+    node.ask(&FromApi::Prepare { slot: silent.clone(), wanted: wanted(1) }, &[]);
+    quiet.asked(1);
+    let fake = Fake::connect(&node, &good, &two.ns);
+    linked(&node, &good);
+    assert!(matches!(prepare(&node, &good, &fake, wanted(1)), ToApi::Ready { .. }));
+    let ToApi::Refused { slot, why } = node.next().0 else { panic!("it is made") };
+    assert!(slot == silent && why.contains("has not sent the descriptors"), "{why}");
+}
+
+/// One that is full is closed, whoever reads nothing.
+#[test]
+fn an_api_that_reads_nothing_does_not_hold_up_the_program() {
+    let mut node = Node::start();
+    let (slot, pod) = (node.slot(1), Pod::new());
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    linked(&node, &slot);
+    let asks = FromApi::Prepare { slot: "none".to_owned(), wanted: wanted(1) };
+    let line = [&serde_json::to_vec(&asks).unwrap()[..], b"\n"].concat();
+    let flood = node.connect_again();
+    flood.set_nonblocking(true).unwrap();
+    until("the connection is closed", || match flood.send(&line, &[]) {
+        Err(error) if error.kind() != ErrorKind::WouldBlock => Some(()),
+        _ => None,
+    });
+    drop(node.connect());
+    while node.next().0 != (ToApi::Linked { slot: slot.clone(), user: 0 }) {}
+    drop(fake);
+}
