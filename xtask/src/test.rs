@@ -64,6 +64,8 @@ fn on_kubernetes() -> Result<()> {
             "manifests",
             "--test",
             "slots",
+            "--test",
+            "install",
         ]),
         Err(error) if error.is::<ferrovirt_cluster::Unavailable>() => {
             let ci = std::env::var_os("CI").is_some_and(|value| value == "true");

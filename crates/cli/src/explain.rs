@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// Explain for a cluster whose guests are emulated in software, without /dev/kvm
     #[arg(long)]
     emulation: bool,
+    /// Explain for a cluster whose kubelets run the pods
+    #[arg(long)]
+    cluster: bool,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     output: Form,
@@ -51,7 +54,8 @@ pub(crate) fn explain(options: &Options) -> Result<()> {
         "no VirtualMachine or VirtualMachineInstance in {}",
         options.file.display()
     );
-    let surroundings = Surroundings { emulation: options.emulation, ..Surroundings::default() };
+    let surroundings =
+        Surroundings { emulation: options.emulation, slot: options.cluster, ..Surroundings::default() };
     let explained = |machine| explain::explain_in(machine, &surroundings, options.profile);
     let all: Vec<_> = machines.iter().map(explained).collect();
     let text = match options.output {

@@ -4,6 +4,7 @@ mod client;
 mod console;
 mod explain;
 mod machine;
+mod manifests;
 mod memory;
 mod prove;
 mod requirements;
@@ -42,6 +43,8 @@ enum Command {
     Explain(explain::Options),
     /// Print the privilege table: features by grants and subjects by grants
     Matrix,
+    /// Print what is applied to a cluster: `ferrovirt manifests | kubectl apply -f -`
+    Manifests(manifests::Options),
     /// Ask SELinux policies, compare them, explain denials, print the launcher's module
     Selinux(selinux::Options),
     /// Ask which SCC admits a manifest, compare SCCs, find the least one
@@ -83,6 +86,7 @@ fn perform(command: Command) -> anyhow::Result<()> {
         Command::ApiServer { settings } => up::api_server(&settings),
         Command::Explain(options) => explain::explain(&options),
         Command::Matrix => explain::matrix(),
+        Command::Manifests(options) => manifests::manifests(&options),
         Command::Selinux(options) => selinux::run(options),
         Command::Scc(options) => scc::run(options),
         Command::Store(options) => store::run(options),

@@ -3,10 +3,14 @@
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::pin::pin;
+use std::sync::Arc;
 
 use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance};
+use ferrovirt_plan::config::{NAMESPACE, World};
 use ferrovirt_plan::decide::{DOMAIN_ANNOTATION, claim_names};
+use ferrovirt_plan::render::{controller, handler};
 use futures::StreamExt;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
 use kube::runtime::watcher;
@@ -29,25 +33,71 @@ pub(crate) struct Caches {
     pub(crate) claims: Store<PersistentVolumeClaim>,
     pub(crate) clusters: Store<KubeVirt>,
     pub(crate) nodes: Store<Node>,
+    pub(crate) parts: Option<Parts>,
+}
+
+/// The parts of the installation beside this one; on a cluster.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    deployments: Store<Deployment>,
+    daemons: Store<DaemonSet>,
+}
+
+impl Parts {
+    /// Starts to follow the two objects. Nothing but the condition of the KubeVirt object waits for them.
+    fn follow(client: &Client, keys: &Pending<Key>, tasks: &mut JoinSet<()>) -> Self {
+        let (deployments, deployment_writer) = reflector::store();
+        let (daemons, daemon_writer) = reflector::store();
+        let parts = Self { deployments, daemons };
+        let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let (api, config) = (Api::namespaced(client.clone(), NAMESPACE), named(controller::NAME));
+        tasks
+            .spawn(follow(api, config, deployment_writer, keys.clone(), |_: &Deployment| vec![Key::Cluster]));
+        let (api, config) = (Api::namespaced(client.clone(), NAMESPACE), named(handler::NAME));
+        tasks.spawn(follow(api, config, daemon_writer, keys.clone(), |_: &DaemonSet| vec![Key::Cluster]));
+        parts
+    }
+
+    /// Returns when both have been listed once.
+    pub(crate) async fn ready(&self) {
+        // A writer that was dropped has ended its task, which ends the controllers.
+        let _ = self.deployments.wait_until_ready().await;
+        let _ = self.daemons.wait_until_ready().await;
+    }
+
+    /// The Deployment and the DaemonSet, each if there is one.
+    pub(crate) fn now(&self) -> (Option<Arc<Deployment>>, Option<Arc<DaemonSet>>) {
+        (self.deployments.state().first().cloned(), self.daemons.state().first().cloned())
+    }
 }
 
 impl Caches {
-    /// Starts to follow every kind.
-    pub(crate) fn follow(client: &Client, keys: &Pending<Key>, tasks: &mut JoinSet<()>) -> Self {
+    /// Starts to follow every kind, and in a cluster the parts of the installation.
+    pub(crate) fn follow(
+        client: &Client,
+        world: World,
+        keys: &Pending<Key>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
         let (vms, vm_writer) = reflector::store();
         let (vmis, vmi_writer) = reflector::store();
         let (pods, pod_writer) = reflector::store();
         let (claims, claim_writer) = reflector::store();
         let (clusters, cluster_writer) = reflector::store();
         let (nodes, node_writer) = reflector::store();
-        let caches = Self { vms, vmis, pods, claims, clusters, nodes };
+        let parts = (world == World::Cluster).then(|| Parts::follow(client, keys, tasks));
+        let caches = Self { vms, vmis, pods, claims, clusters, nodes, parts };
 
         let all = watcher::Config::default;
-        tasks.spawn(follow(client.clone(), all(), vm_writer, keys.clone(), |vm: &VirtualMachine| {
-            vec![Key::Vm(name_of(vm))]
-        }));
         tasks.spawn(follow(
-            client.clone(),
+            Api::all(client.clone()),
+            all(),
+            vm_writer,
+            keys.clone(),
+            |vm: &VirtualMachine| vec![Key::Vm(name_of(vm))],
+        ));
+        tasks.spawn(follow(
+            Api::all(client.clone()),
             all(),
             vmi_writer,
             keys.clone(),
@@ -57,28 +107,35 @@ impl Caches {
             },
         ));
         let launchers = all().labels(LAUNCHER_SELECTOR);
-        tasks.spawn(follow(client.clone(), launchers, pod_writer, keys.clone(), |pod: &Pod| {
+        tasks.spawn(follow(Api::all(client.clone()), launchers, pod_writer, keys.clone(), |pod: &Pod| {
             let namespace = pod.namespace().unwrap_or_default();
             let vmi = pod.annotations().get(DOMAIN_ANNOTATION).cloned();
             vmi.map(|name| Key::Vmi(Name { namespace, name })).into_iter().collect()
         }));
         let known = caches.clone();
         tasks.spawn(follow(
-            client.clone(),
+            Api::all(client.clone()),
             all(),
             claim_writer,
             keys.clone(),
             move |claim: &PersistentVolumeClaim| known.users_of(claim),
         ));
         let known = caches.clone();
-        tasks.spawn(follow(client.clone(), all(), cluster_writer, keys.clone(), move |_: &KubeVirt| {
-            // Machines that wait may wait for a change of the configuration.
-            let waiting =
-                known.vmis.state_filter(|vmi| vmi.status.as_ref().is_none_or(|s| s.node_name.is_none()));
-            waiting.iter().map(|vmi| Key::Vmi(name_of(&**vmi))).chain([Key::Cluster]).collect()
-        }));
+        tasks.spawn(follow(
+            Api::all(client.clone()),
+            all(),
+            cluster_writer,
+            keys.clone(),
+            move |_: &KubeVirt| {
+                // Machines that wait may wait for a change of the configuration.
+                let waiting =
+                    known.vmis.state_filter(|vmi| vmi.status.as_ref().is_none_or(|s| s.node_name.is_none()));
+                waiting.iter().map(|vmi| Key::Vmi(name_of(&**vmi))).chain([Key::Cluster]).collect()
+            },
+        ));
         // No machine waits for a node: what its label says holds for the next pod.
-        tasks.spawn(follow(client.clone(), all(), node_writer, keys.clone(), |_: &Node| Vec::new()));
+        tasks
+            .spawn(follow(Api::all(client.clone()), all(), node_writer, keys.clone(), |_: &Node| Vec::new()));
         caches
     }
 
@@ -120,7 +177,7 @@ pub(crate) fn name_of(object: &impl ResourceExt) -> Name {
 
 /// Keeps the cache of a kind and sends the keys that each change concerns. Never ends.
 async fn follow<K>(
-    client: Client,
+    api: Api<K>,
     config: watcher::Config,
     mut writer: Writer<K>,
     keys: Pending<Key>,
@@ -130,8 +187,7 @@ async fn follow<K>(
     K::DynamicType: Eq + Hash + Clone,
 {
     let reader = writer.as_reader();
-    let mut events =
-        pin!(ferrovirt_watch::follow(Api::<K>::all(client), config, K::plural(&()).into_owned()));
+    let mut events = pin!(ferrovirt_watch::follow(api, config, K::plural(&()).into_owned()));
     while let Some(event) = events.next().await {
         let event = event.modify(|object| object.meta_mut().managed_fields = None);
         let mut changed: Vec<Key> = Vec::new();

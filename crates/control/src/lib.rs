@@ -34,11 +34,14 @@
 //! | (core) | `nodes` | list watch |
 //! | (core) | `events` | create patch |
 //!
-//! and in the namespace of the controllers, for the object `kubevirt-controller` alone:
+//! and in the namespace of the controllers, on a cluster, for single objects but the first:
 //!
-//! | Group | Resource | Verbs |
-//! |---|---|---|
-//! | `coordination.k8s.io` | `leases` | get update |
+//! | Group | Resource | Object | Verbs |
+//! |---|---|---|---|
+//! | `kubevirt.io` | `kubevirts` | | create |
+//! | `coordination.k8s.io` | `leases` | `kubevirt-controller` | get update |
+//! | `apps` | `deployments` | `kubevirt-controller` | list watch |
+//! | `apps` | `daemonsets` | `virt-handler` | list watch |
 //!
 //! A verb that is missing makes its step fail alone: the refusal, which names verb and resource, goes into an event
 //! and, where the object can still be written, into a condition; the step is tried again after a growing pause.
@@ -126,7 +129,7 @@ pub async fn run_and_tell(
     // Dropping the set, with this future, ends every task.
     let mut tasks = JoinSet::new();
     let pending = Pending::default();
-    let caches = Caches::follow(&client, &pending, &mut tasks);
+    let caches = Caches::follow(&client, defaults.world, &pending, &mut tasks);
     let (recorder, recording) = recorder::recorder(client.clone());
     tasks.spawn(recording);
 
@@ -136,6 +139,14 @@ pub async fn run_and_tell(
         Some(ended) = tasks.join_next() => return Err(reason(ended)),
     }
     working();
+    if let Some(parts) = caches.parts.clone() {
+        let pending = pending.clone();
+        // Its end is no end of the controllers.
+        tokio::spawn(async move {
+            parts.ready().await;
+            pending.send(Key::Cluster);
+        });
+    }
     let controller = Arc::new(Controller { client, caches, recorder, defaults });
     let mut queue: Queue<Key> = Queue::default();
     queue.add(Key::Cluster);

@@ -3,13 +3,17 @@
 use std::collections::BTreeSet;
 
 use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec};
-use ferrovirt_plan::config::{ClusterConfig, KUBEVIRT, NAMESPACE};
+use ferrovirt_plan::config::{ClusterConfig, KUBEVIRT, NAMESPACE, World};
 use ferrovirt_plan::decide::{
-    self, CREATED_BY_LABEL, Claim, ClaimState, DOMAIN_ANNOTATION, Decision, Refused, VmSnapshot, VmiSnapshot,
+    self, CREATED_BY_LABEL, Claim, ClaimState, DOMAIN_ANNOTATION, Decision, Parts, Refused, VmSnapshot,
+    VmiSnapshot,
 };
 use ferrovirt_plan::mcs::Mcs;
+use ferrovirt_plan::render;
+use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::apply::{About, Failure};
@@ -85,21 +89,59 @@ impl Controller {
         self.perform(&about, decision, |refused| decide::vmi_refused(&vmi, refused, now)).await
     }
 
-    /// Says on the KubeVirt object that the controllers are at work.
+    /// Says on the KubeVirt object what of the installation is there; on a cluster it makes the object first.
     async fn cluster(&self) -> End {
-        let Some(cluster) = self.kubevirt() else { return End::Done(None) };
+        let api: Api<KubeVirt> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let Some(cluster) = self.kubevirt() else {
+            return if self.defaults.world == World::Cluster {
+                self.configure(&api).await
+            } else {
+                End::Done(None)
+            };
+        };
         let problem = self.config().err();
-        let ops =
-            decide::cluster_status(&cluster, env!("CARGO_PKG_VERSION"), problem.as_deref(), Timestamp::now());
+        let found = match &self.caches.parts {
+            Some(parts) => match parts.ready().now_or_never() {
+                Some(()) => parts.now(),
+                // The key comes back when both are known.
+                None => return End::Done(None),
+            },
+            None => (None, None),
+        };
+        let parts = Parts { controller: found.0.as_deref(), handler: found.1.as_deref() };
+        let (version, now) = (env!("CARGO_PKG_VERSION"), Timestamp::now());
+        let ops = decide::cluster_status(&cluster, version, problem.as_deref(), parts, now);
         if ops.is_empty() {
             return End::Done(None);
         }
-        let api: Api<KubeVirt> = Api::namespaced(self.client.clone(), NAMESPACE);
         match self.patch_status(&api, KUBEVIRT, &ops).await {
             Ok(()) => End::Done(None),
             Err(Failure::Overtaken) => End::Overtaken,
             Err(failure) => {
                 tracing::warn!("the status of the KubeVirt object cannot be written: {failure}");
+                End::Failed
+            }
+        }
+    }
+
+    /// Makes the KubeVirt object, with the profile that holds without one.
+    async fn configure(&self, api: &Api<KubeVirt>) -> End {
+        let object = match serde_json::from_value(render::install::kubevirt(&self.defaults)) {
+            Ok(object) => object,
+            Err(error) => {
+                tracing::error!("the KubeVirt object cannot be made, please report this: {error}");
+                return End::Done(None);
+            }
+        };
+        match api.create(&PostParams::default(), &object).await {
+            Ok(_) => {
+                tracing::info!("made the KubeVirt object: it is the configuration");
+                End::Done(None)
+            }
+            // The cache does not show it yet; the watch will.
+            Err(kube::Error::Api(status)) if status.code == 409 => End::Done(None),
+            Err(error) => {
+                tracing::warn!("the KubeVirt object cannot be made: {error}");
                 End::Failed
             }
         }
@@ -151,7 +193,8 @@ impl Controller {
     fn config(&self) -> Result<ClusterConfig, String> {
         let Some(cluster) = self.kubevirt() else { return Ok(self.defaults.clone()) };
         let config = ClusterConfig::from_kubevirt(&cluster).map_err(|error| chain(&error))?;
-        Ok(ClusterConfig { launcher_image: self.defaults.launcher_image.clone(), ..config })
+        let ClusterConfig { launcher_image, world, .. } = &self.defaults;
+        Ok(ClusterConfig { launcher_image: launcher_image.clone(), world: *world, ..config })
     }
 
     /// The MCS pairs of all other instances and of their pods.

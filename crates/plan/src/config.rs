@@ -36,6 +36,18 @@ pub struct ClusterConfig {
     pub label_pods: LabelPods,
     /// The pod network of nodes that Ferrovirt itself runs (`podNetwork`).
     pub pod_network: PodNetwork,
+    /// What lies under the machines. Whoever starts the controllers knows it; it is no field of the KubeVirt object.
+    pub world: World,
+}
+
+/// What lies under the machines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum World {
+    /// One machine with `ferrovirt up`: our own node agent runs the pods.
+    #[default]
+    Machine,
+    /// A cluster, whose kubelets run the pods.
+    Cluster,
 }
 
 /// When launcher pods carry an SELinux label.
@@ -81,6 +93,7 @@ impl Default for ClusterConfig {
             node_selectors: BTreeMap::new(),
             label_pods: LabelPods::default(),
             pod_network: PodNetwork::default(),
+            world: World::default(),
         }
     }
 }
@@ -179,7 +192,12 @@ impl ClusterConfig {
 
     /// What the rights of a machine depend on beside the machine.
     pub fn surroundings(&self, block_claims: &BTreeSet<String>) -> Surroundings {
-        Surroundings { emulation: self.use_emulation, block_claims: block_claims.clone(), label: None }
+        Surroundings {
+            emulation: self.use_emulation,
+            block_claims: block_claims.clone(),
+            label: None,
+            slot: self.world == World::Cluster,
+        }
     }
 }
 

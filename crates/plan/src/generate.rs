@@ -21,45 +21,24 @@ pub fn generate() -> Vec<(&'static str, Contents)> {
     let config = ClusterConfig::default();
     vec![
         ("docs/privileges.md", Contents::Text(privileges())),
-        ("deploy/kubevirt.yaml", installed(&config, None)),
-        ("deploy/kubevirt-cr.yaml", installed(&config, Some("KubeVirt"))),
-        ("deploy/kubevirt-scc.yaml", installed(&config, Some("SecurityContextConstraints"))),
-        ("deploy/scc-definition.yaml", manifests(vec![render::scc_crd::crd()])),
-        ("deploy/scc-webhook.yaml", manifests(render::scc_webhook::manifests())),
+        ("deploy/ferrovirt.yaml", Contents::Manifests(render::cluster(&render::cluster::Options::default()))),
+        ("deploy/kubevirt-scc.yaml", sccs(&config)),
+        ("deploy/scc-definition.yaml", Contents::Manifests(vec![render::scc_crd::crd()])),
+        (
+            "deploy/scc-webhook.yaml",
+            Contents::Manifests(render::scc_webhook::manifests(render::cluster::IMAGE_PREFIX)),
+        ),
         ("crates/sys/src/calls.rs", Contents::Text(render::calls::file())),
         ("tests/golden/matrix/features.txt", Contents::Text(matrix::features())),
         ("tests/golden/matrix/subjects.txt", Contents::Text(matrix::subjects())),
     ]
 }
 
-/// Kinds that have files of their own: kubectl knows a kind only after its definition was applied, and refuses objects of
-/// it that stand in the same file. SCCs are defined by OKD, or by `deploy/scc-definition.yaml`.
-const APART: [&str; 2] = ["KubeVirt", "SecurityContextConstraints"];
-
-/// The objects of one such kind in the installation, or everything else of it.
-fn installed(config: &ClusterConfig, only: Option<&str>) -> Contents {
-    let wanted = |manifest: &Value| {
-        let kind = object::kind(manifest);
-        only.map_or_else(|| !APART.contains(&kind), |only| only == kind)
-    };
-    manifests(render::install(config).into_iter().filter(wanted).collect())
-}
-
-/// Documents that a client-side `kubectl apply` sends as they are: it drops fields that are null, and SCCs have required
-/// fields that may be null. An empty list, and priority 0, mean the same there.
-fn manifests(mut documents: Vec<Value>) -> Contents {
-    for document in &mut documents {
-        let Value::Object(fields) = document else { continue };
-        if let Some(priority) = fields.get_mut("priority").filter(|value| value.is_null()) {
-            *priority = Value::from(0);
-        }
-        for list in ["allowedCapabilities", "defaultAddCapabilities", "requiredDropCapabilities"] {
-            if let Some(value) = fields.get_mut(list).filter(|value| value.is_null()) {
-                *value = Value::Array(Vec::new());
-            }
-        }
-    }
-    Contents::Manifests(documents)
+/// The SCCs of launcher pods, for clusters that have SCCs by our webhook. They have a file of their own: kubectl knows a kind
+/// only after its definition was applied, and refuses objects of it that stand in the same file.
+fn sccs(config: &ClusterConfig) -> Contents {
+    let is_scc = |manifest: &Value| object::kind(manifest) == "SecurityContextConstraints";
+    Contents::Manifests(render::applicable(render::install(config).into_iter().filter(is_scc).collect()))
 }
 
 /// The table for readers.
@@ -122,6 +101,7 @@ fn capitalized(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn files() -> Vec<(&'static str, Vec<Value>)> {
         let only = |contents| match contents {
@@ -171,10 +151,21 @@ mod tests {
 
     #[test]
     fn the_parts_are_the_whole_installation() {
-        let whole = render::install(&ClusterConfig::default()).len();
+        let names = |documents: &[Value]| -> BTreeSet<String> {
+            let name = |one: &Value| format!("{} {}", one["kind"], one["metadata"]["name"]);
+            documents.iter().map(name).collect()
+        };
         let files = files();
-        let parts = files.iter().filter(|(path, _)| path.starts_with("deploy/kubevirt"));
-        assert_eq!(parts.map(|(_, documents)| documents.len()).sum::<usize>(), whole);
-        assert!(files.iter().all(|(_, documents)| !documents.is_empty()));
+        let of = |path: &str| names(&files.iter().find(|(one, _)| *one == path).unwrap().1);
+        let mut whole = names(&render::install(&ClusterConfig::default()));
+        // The controller makes it where there is none.
+        assert!(whole.remove("\"KubeVirt\" \"kubevirt\""));
+        let parts: BTreeSet<_> = &of("deploy/ferrovirt.yaml") | &of("deploy/kubevirt-scc.yaml");
+        assert!(parts.is_superset(&whole), "{:?}", whole.difference(&parts));
+        let okd = render::cluster::Options {
+            platform: render::cluster::Platform::Okd,
+            ..render::cluster::Options::default()
+        };
+        assert_eq!(names(&render::cluster(&okd)), parts);
     }
 }

@@ -2,6 +2,8 @@
 
 use ferrovirt_model::machine::{Disk, Source};
 
+/// Where a device plug-in has the directory of a launcher's place mounted, on a cluster.
+pub const SLOT: &str = "/run/ferrovirt";
 /// What clients and the node agent see of the pod.
 pub const PUBLIC: &str = "/var/run/kubevirt";
 /// Sockets of launcher and QEMU.

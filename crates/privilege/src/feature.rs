@@ -65,6 +65,8 @@ pub enum Feature {
     Sriov,
     /// An SELinux type and an MCS pair of the machine's own.
     SelinuxLabel,
+    /// A place on a node of a cluster, where the parts of the handler meet the launcher.
+    Slot,
     /// The controllers and the node agent.
     ControlPlane,
     /// SCC admission by webhook, where the cluster has none.
@@ -75,7 +77,7 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature, in the order of the documents.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::BaseMachine,
         Self::Kvm,
         Self::Emulation,
@@ -103,6 +105,7 @@ impl Feature {
         Self::SerialConsole,
         Self::Sriov,
         Self::SelinuxLabel,
+        Self::Slot,
         Self::ControlPlane,
         Self::SccWebhook,
         Self::UserRoles,
@@ -138,6 +141,7 @@ impl Feature {
             Self::SerialConsole => "serial console",
             Self::Sriov => "SR-IOV",
             Self::SelinuxLabel => "SELinux label",
+            Self::Slot => "place on a node",
             Self::ControlPlane => "control plane",
             Self::SccWebhook => "SCC webhook",
             Self::UserRoles => "user roles",
@@ -160,6 +164,8 @@ pub struct Surroundings {
     pub block_claims: BTreeSet<String>,
     /// The SELinux label of the machine's pod; none where launcher pods are not labelled.
     pub label: Option<Label>,
+    /// Kubelets run the pods, and launchers are met in places that a device plug-in offers.
+    pub slot: bool,
 }
 
 /// The SELinux label of a pod.
@@ -222,6 +228,9 @@ pub(crate) fn uses(machine: &Machine, surroundings: &Surroundings) -> Vec<Use> {
     scheduling_uses(scheduling);
     if let Some(Label { kind, level }) = &surroundings.label {
         out.push(with(Feature::SelinuxLabel, &[("{label-type}", kind), ("{label-level}", level)]));
+    }
+    if surroundings.slot {
+        out.push(plain(Feature::Slot));
     }
     out
 }

@@ -34,6 +34,8 @@ pub enum Scenario {
     Net,
     /// `tests/e2e/tests/witnesses.rs`: a whole Ferrovirt, in which the node agent lacks a verb.
     Whole,
+    /// `tests/cluster/tests/install.rs`: a real Kubernetes. Root.
+    Cluster,
     /// `ferrovirt selinux prove`: a kernel that enforces the policy, in a virtual machine.
     Selinux,
     /// None: the documents grant it, nothing of ours uses it, so that nothing can fail. The text says what they want
@@ -56,6 +58,7 @@ impl Scenario {
             Self::Plug => "plug",
             Self::Net => "net",
             Self::Whole => "whole",
+            Self::Cluster => "cluster",
             Self::Selinux => "selinux",
             Self::DocumentedOnly(_) => "none: documented only",
         }
@@ -75,7 +78,10 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("controller-finalizers", Scenario::Api),
     ("controller-instances", Scenario::Api),
     ("controller-kubevirts", Scenario::Api),
+    ("controller-configuration", Scenario::Cluster),
     ("controller-lease", Scenario::Replicas),
+    ("controller-parts", Scenario::Cluster),
+    ("slot-resource", Scenario::Cluster),
     ("controller-nodes", Scenario::Api),
     ("controller-pods", Scenario::Api),
     ("controller-virtualmachines", Scenario::Api),

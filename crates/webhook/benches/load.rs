@@ -16,6 +16,7 @@ use bytes::Bytes;
 use ferrovirt_apiserver::app::SccAdmission;
 use ferrovirt_apiserver::server::{Config, Server};
 use ferrovirt_apiserver::store::Key;
+use ferrovirt_plan::render::cluster;
 use ferrovirt_plan::render::scc_crd;
 use ferrovirt_plan::render::scc_webhook::{self, NAME, SECRET};
 use http::{Request, header};
@@ -186,7 +187,8 @@ async fn run() {
     .unwrap();
     let served =
         |object: &Value| !["Deployment", "PodDisruptionBudget"].contains(&object["kind"].as_str().unwrap());
-    let mut manifests: Vec<Value> = scc_webhook::manifests().into_iter().filter(served).collect();
+    let mut manifests: Vec<Value> =
+        scc_webhook::manifests(cluster::IMAGE_PREFIX).into_iter().filter(served).collect();
     manifests.push(scc_crd::crd());
     let own: Vec<Value> = case["sccs"].as_array().unwrap().clone();
     manifests.retain(|one| one["kind"] != "SecurityContextConstraints");

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use ferrovirt_apiserver::app::SccAdmission;
 use ferrovirt_apiserver::server::{Config, Server};
+use ferrovirt_plan::render::cluster;
 use ferrovirt_plan::render::scc_crd;
 use ferrovirt_plan::render::scc_webhook::{self, CONFIGURATION, NAME, SECRET};
 use ferrovirt_privilege::Scenario;
@@ -121,7 +122,7 @@ impl Cluster {
         .await
         .unwrap();
         let other = ["Deployment", "PodDisruptionBudget"];
-        let mut objects = scc_webhook::manifests();
+        let mut objects = scc_webhook::manifests(cluster::IMAGE_PREFIX);
         objects.retain(|object| !other.contains(&object["kind"].as_str().unwrap()));
         objects.extend([
             scc_crd::crd(),

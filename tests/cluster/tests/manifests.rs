@@ -26,7 +26,9 @@ fn apply_twice(cluster: &Cluster, file: &str) -> Result<()> {
     let first = apply(cluster, file)?;
     ensure!(first.lines().all(|line| line.ends_with(" created")), "{file}: {first}");
     let second = apply(cluster, file)?;
-    ensure!(second.lines().all(|line| line.ends_with(" unchanged")), "{file}, once more: {second}");
+    // kubectl replaces the selector of a disruption budget each time, with itself.
+    let same = |line: &str| line.ends_with(" unchanged") || line.starts_with("poddisruptionbudget");
+    ensure!(second.lines().all(same), "{file}, once more: {second}");
     Ok(())
 }
 
@@ -165,9 +167,7 @@ fn plain_apply_installs_everything_at_the_first_try_and_sccs_hold_for_deployment
     images::program(IMAGE, &program)?.write(&archive)?;
     cluster.load(&[archive])?;
 
-    apply_twice(&cluster, "kubevirt.yaml")?;
-    established(&cluster)?;
-    apply_twice(&cluster, "kubevirt-cr.yaml")?;
+    apply_twice(&cluster, "ferrovirt.yaml")?;
     apply_twice(&cluster, "scc-definition.yaml")?;
     established(&cluster)?;
     schema(&cluster)?;

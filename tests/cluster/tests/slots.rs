@@ -10,6 +10,7 @@ use ferrovirt_cluster::{
     network, wait,
 };
 use ferrovirt_e2e::process::Process;
+use ferrovirt_plan::render;
 use ferrovirt_sys::netns;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -28,52 +29,27 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 const IMAGE: &str = concat!("localhost/ferrovirt/virt-handler:", env!("CARGO_PKG_VERSION"));
 const RESOURCE: &str = "devices.ferrovirt.io/machine";
 
-/// No capability, no token, nothing that is written but its own directory.
-const PLUG: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: {name: kubevirt, labels: {pod-security.kubernetes.io/enforce: privileged}}
+const NAMESPACES: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: kubevirt, labels: {pod-security.kubernetes.io/enforce: privileged}}}
 ---
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {name: virt-handler, namespace: kubevirt}
-spec:
-  selector: {matchLabels: {app: virt-handler}}
-  updateStrategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 1}}
-  template:
-    metadata: {labels: {app: virt-handler}}
-    spec:
-      automountServiceAccountToken: false
-      enableServiceLinks: false
-      terminationGracePeriodSeconds: 5
-      containers:
-      - name: plug
-        image: IMAGE
-        imagePullPolicy: Never
-        args: [plug, --slots=5, --keep-seconds=5, --pod-name=$(POD_NAME), --pod-namespace=$(POD_NAMESPACE)]
-        env:
-        - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
-        - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
-        securityContext:
-          runAsUser: 0
-          runAsGroup: 0
-          allowPrivilegeEscalation: false
-          readOnlyRootFilesystem: true
-          capabilities: {drop: [ALL]}
-          seccompProfile: {type: RuntimeDefault}
-        volumeMounts:
-        - {name: plugins, mountPath: /var/lib/kubelet/device-plugins, readOnly: true}
-        - {name: resources, mountPath: /var/lib/kubelet/pod-resources, readOnly: true}
-        - {name: own, mountPath: /var/lib/ferrovirt/plug}
-      volumes:
-      - {name: plugins, hostPath: {path: /var/lib/kubelet/device-plugins, type: Directory}}
-      - {name: resources, hostPath: {path: /var/lib/kubelet/pod-resources, type: Directory}}
-      - {name: own, hostPath: {path: /var/lib/ferrovirt/plug, type: DirectoryOrCreate}}
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: kubevirt-handler, namespace: kubevirt}}
 ---
-apiVersion: v1
-kind: Namespace
-metadata: {name: vms, labels: {pod-security.kubernetes.io/enforce: restricted}}
-"#;
+{apiVersion: v1, kind: Namespace, metadata: {name: vms, labels: {pod-security.kubernetes.io/enforce: restricted}}}
+";
+
+/// The DaemonSet that is installed, with fewer places and less patience.
+fn plug() -> String {
+    let mut manifest = render::handler::daemon_set(IMAGE);
+    let arguments = manifest["spec"]["template"]["spec"]["containers"][0]["args"].as_array_mut();
+    for argument in arguments.into_iter().flatten() {
+        if argument == "--slots=110" {
+            *argument = json!("--slots=5");
+        } else if argument == "--offer-kvm" {
+            *argument = json!("--keep-seconds=5");
+        }
+    }
+    manifest.to_string()
+}
 
 /// What an ordinary user may make in a namespace of level restricted.
 fn pod(name: &str, slots: u8) -> String {
@@ -118,7 +94,7 @@ impl Test {
     }
 
     fn log(&self) -> Result<String> {
-        self.cluster.output(&["logs", "-n", "kubevirt", "-l", "app=virt-handler", "--tail=-1"])
+        self.cluster.output(&["logs", "-n", "kubevirt", "-l", "kubevirt.io=virt-handler", "--tail=-1"])
     }
 
     fn state(&self, pod: &str) -> Result<Value> {
@@ -288,7 +264,8 @@ fn pods_get_the_directory_of_their_slot_and_keep_it_whatever_is_started_again() 
     cluster.load(&[archive])?;
     let node = cluster.layout().nodes().pop().context("no node")?;
     let test = Test { cluster, node };
-    test.cluster.apply(&PLUG.replace("IMAGE", IMAGE))?;
+    test.cluster.apply(NAMESPACES)?;
+    test.cluster.apply(&plug())?;
     test.allocatable("5")?;
     // Until the controller manager has made it, every pod is refused.
     wait("the service account of vms", TIMEOUT, || {

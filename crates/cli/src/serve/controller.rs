@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use ferrovirt_control::lease::{Election, Standing, Timing};
 use ferrovirt_model::Profile;
-use ferrovirt_plan::config::ClusterConfig;
+use ferrovirt_plan::config::{ClusterConfig, World};
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     net::SocketAddr,
@@ -21,7 +21,7 @@ pub(super) struct Options {
     /// Image of launcher pods
     #[arg(long, default_value_t = ClusterConfig::default().launcher_image)]
     launcher_image: String,
-    /// Profile that holds while there is no KubeVirt object: minimal or documented
+    /// Profile of the KubeVirt object that is made where there is none: minimal or documented
     #[arg(long, default_value = "minimal")]
     profile: Profile,
     /// How to reach the cluster; the pod's own service account when absent
@@ -35,7 +35,8 @@ pub(super) struct Options {
 /// A Lease that is lost: the process ends with all that it was doing, and is started again as one of those that wait.
 pub(super) async fn run(options: Options) -> Result<()> {
     let Options { listen, launcher_image, profile, kubeconfig } = options;
-    let defaults = ClusterConfig { profile, launcher_image, ..ClusterConfig::default() };
+    let defaults =
+        ClusterConfig { profile, launcher_image, world: World::Cluster, ..ClusterConfig::default() };
     let client = client(kubeconfig.as_deref()).await?;
     let (standing, seen) = watch::channel(Standing::Unknown);
     let listener = TcpListener::bind(listen)

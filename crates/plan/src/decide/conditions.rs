@@ -2,36 +2,170 @@
 
 use ferrovirt_api::kubevirt::{KubeVirt, KubeVirtCondition};
 use ferrovirt_kubernetes::typed_condition::{Condition as _, set};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::patch;
 
-/// The patch of the status of the KubeVirt object that says that the controllers are at work, and `problem`, what is
-/// wrong with its configuration; empty when the object says so already.
+/// What is installed beside the controllers that decide. Where both are absent, nothing is: on one machine, and while
+/// controllers run outside of the cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Parts<'a> {
+    /// `kubevirt-controller`.
+    pub controller: Option<&'a Deployment>,
+    /// `virt-handler`.
+    pub handler: Option<&'a DaemonSet>,
+}
+
+impl Parts<'_> {
+    /// What machines lack, in words; nothing when they can run.
+    fn missing(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        if let Some(deployment) = self.controller {
+            let status = deployment.status.as_ref();
+            if status.and_then(|status| status.available_replicas).unwrap_or(0) < 1 {
+                out.push("no replica of kubevirt-controller is available".to_owned());
+            }
+        }
+        if let Some(handler) = self.handler {
+            let status = handler.status.as_ref();
+            if status.and_then(|status| status.number_available).unwrap_or(0) < 1 {
+                out.push("virt-handler is available on no node".to_owned());
+            }
+        }
+        out
+    }
+
+    /// What is still under way, in words.
+    fn pending(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        if let Some(deployment) = self.controller {
+            let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+            let status = deployment.status.clone().unwrap_or_default();
+            let seen = status.observed_generation >= deployment.metadata.generation;
+            let updated = if seen { status.updated_replicas.unwrap_or(0) } else { 0 };
+            let ready = status.available_replicas.unwrap_or(0).min(updated);
+            if ready < wanted {
+                out.push(format!("{ready} of {wanted} replicas of kubevirt-controller are available"));
+            }
+        }
+        if let Some(handler) = self.handler {
+            let status = handler.status.clone().unwrap_or_default();
+            let wanted = status.desired_number_scheduled;
+            let seen = status.observed_generation >= handler.metadata.generation;
+            let updated = if seen { status.updated_number_scheduled.unwrap_or(0) } else { 0 };
+            let ready = status.number_available.unwrap_or(0).min(updated);
+            if ready < wanted || !seen {
+                out.push(format!("virt-handler is available on {ready} of {wanted} nodes"));
+            }
+        }
+        out
+    }
+}
+
+/// The patch of the status of the KubeVirt object that says whether machines can run, how far the installation is, and
+/// `problem`, what is wrong with its configuration; empty when the object says so already.
 pub fn cluster_status(
     cluster: &KubeVirt,
     version: &str,
     problem: Option<&str>,
+    parts: Parts<'_>,
     now: Timestamp,
 ) -> Vec<Value> {
+    const ALL: (&str, &str) = ("AllComponentsReady", "All components are ready.");
     let mut new = cluster.clone();
+    let (missing, pending) = (parts.missing(), parts.pending());
     let status = new.status.get_or_insert_default();
-    status.phase = Some("Deployed".to_owned());
+    status.phase = Some(if missing.is_empty() { "Deployed" } else { "Deploying" }.to_owned());
     status.observed_generation = cluster.metadata.generation;
     status.observed_kube_virt_version = Some(version.to_owned());
     status.operator_version = Some(version.to_owned());
-    let (degraded, reason, message) = match problem {
-        None => ("False", "AllComponentsReady", "All components are ready."),
-        Some(problem) => ("True", "InvalidConfiguration", problem),
+    let missing = Some(missing.join("; ")).filter(|text| !text.is_empty());
+    let pending = Some(pending.join("; ")).filter(|text| !text.is_empty());
+    let (available, why) = match &missing {
+        None => ("True", ALL),
+        Some(text) => ("False", ("ComponentsMissing", text.as_str())),
     };
-    for (kind, value, reason, message) in [
-        ("Available", "True", "AllComponentsReady", "All components are ready."),
-        ("Progressing", "False", "AllComponentsReady", "All components are ready."),
-        ("Degraded", degraded, reason, message),
-        ("Created", "True", "AllResourcesCreated", "All resources were created."),
+    let (progressing, how) = match &pending {
+        None => ("False", ALL),
+        Some(text) => ("True", ("ComponentsNotReady", text.as_str())),
+    };
+    let (degraded, what) = match problem {
+        None => ("False", ALL),
+        Some(problem) => ("True", ("InvalidConfiguration", problem)),
+    };
+    for (kind, value, (reason, message)) in [
+        ("Available", available, why),
+        ("Progressing", progressing, how),
+        ("Degraded", degraded, what),
+        ("Created", "True", ("AllResourcesCreated", "All resources were created.")),
     ] {
         set(&mut status.conditions, KubeVirtCondition::new(kind, value, reason, message), now);
     }
     patch::between(&cluster.metadata, cluster, &new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Status and message of a condition, for so many available replicas and nodes.
+    fn condition(kind: &str, replicas: i32, nodes: i32) -> (String, String) {
+        let deployment: Deployment = serde_json::from_value(json!({
+            "metadata": {"generation": 1},
+            "spec": {"replicas": 2, "selector": {}, "template": {}},
+            "status": {"observedGeneration": 1, "availableReplicas": replicas, "updatedReplicas": 2},
+        }))
+        .unwrap();
+        let handler: DaemonSet = serde_json::from_value(json!({
+            "metadata": {"generation": 1},
+            "status": {
+                "observedGeneration": 1, "currentNumberScheduled": 2, "desiredNumberScheduled": 2,
+                "numberAvailable": nodes, "numberMisscheduled": 0, "numberReady": nodes, "updatedNumberScheduled": 2,
+            },
+        }))
+        .unwrap();
+        let parts = Parts { controller: Some(&deployment), handler: Some(&handler) };
+        read(kind, parts)
+    }
+
+    fn read(kind: &str, parts: Parts<'_>) -> (String, String) {
+        let cluster: KubeVirt = serde_json::from_value(
+            json!({"metadata": {"name": "kubevirt", "resourceVersion": "1"}, "spec": {}}),
+        )
+        .unwrap();
+        let ops = cluster_status(&cluster, "1", None, parts, Timestamp::UNIX_EPOCH);
+        let patch = serde_json::to_string(&ops).unwrap();
+        let status = ops.iter().find(|op| op["path"] == "/status").map(|op| op["value"].clone());
+        let conditions = status.unwrap_or_else(|| panic!("{patch}"))["conditions"].clone();
+        let all = conditions.as_array().cloned().unwrap_or_default();
+        let found = all.iter().find(|one| one["type"] == kind).unwrap_or_else(|| panic!("{patch}")).clone();
+        (found["status"].as_str().unwrap().to_owned(), found["message"].as_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn the_installation_is_available_when_machines_can_run_and_progresses_until_all_is_there() {
+        let is = |kind, replicas, nodes, status: &str, words: &str| {
+            let (found, message) = condition(kind, replicas, nodes);
+            assert_eq!(found, status, "{kind} {replicas} {nodes}: {message}");
+            assert!(message.contains(words), "{kind} {replicas} {nodes}: {message}");
+        };
+        is("Available", 2, 2, "True", "All components");
+        is("Available", 1, 1, "True", "All components");
+        is("Available", 0, 2, "False", "no replica of kubevirt-controller");
+        is("Available", 2, 0, "False", "virt-handler is available on no node");
+        is("Progressing", 2, 2, "False", "All components");
+        is("Progressing", 1, 2, "True", "1 of 2 replicas of kubevirt-controller");
+        is("Progressing", 2, 1, "True", "virt-handler is available on 1 of 2 nodes");
+    }
+
+    #[test]
+    fn where_nothing_else_is_installed_nothing_is_waited_for() {
+        for kind in ["Available", "Progressing"] {
+            let wanted = if kind == "Available" { "True" } else { "False" };
+            assert_eq!(read(kind, Parts::default()).0, wanted);
+        }
+    }
 }

@@ -36,7 +36,7 @@ use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
-pub use conditions::cluster_status;
+pub use conditions::{Parts, cluster_status};
 pub use launcher::launcher_pod;
 pub use start::{back_off_seconds, is_final};
 pub(crate) use start::{phase, strategy};

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     base::Base,
-    config::ClusterConfig,
+    config::{ClusterConfig, World},
     judge::judge,
     order::{DiskFacts, NicFacts, NodeFacts, order},
     render, samples,
@@ -14,7 +14,8 @@ use ferrovirt_model::{
     machine::{Binding, Bus, DiskTarget, KernelBoot, NicModel},
 };
 use ferrovirt_privilege::{
-    Domain, GrantSet, Label, Right, Subject, Surface, Surroundings, cluster_grants, machine_grants,
+    Access, Domain, GrantSet, Label, Right, Subject, Surface, Surroundings, VolumeSource, cluster_grants,
+    machine_grants,
 };
 use ferrovirt_qemu::order::{Accelerator, Lease};
 use k8s_openapi::api::core::v1::Pod;
@@ -97,13 +98,19 @@ fn a_labelled_pod_is_its_grants() {
     }
 }
 
-/// Proof 2, for the documents of one machine; and they fit together.
+/// Proof 2, for the documents of one machine in either world; and they fit together.
 fn equal(machine: &Machine, profile: Profile, emulation: bool) {
-    let config = config(profile, emulation);
-    let grants = granted(machine, &config);
-    let pod = rendered(machine, &config);
+    for world in [World::Machine, World::Cluster] {
+        equal_in(machine, &ClusterConfig { world, ..config(profile, emulation) });
+    }
+}
+
+fn equal_in(machine: &Machine, config: &ClusterConfig) {
+    let profile = config.profile;
+    let grants = granted(machine, config);
+    let pod = rendered(machine, config);
     assert_eq!(pod::lift(&pod), grants.on(Surface::Pod), "pod of {machine:#?}");
-    let order = order(machine, &config, &facts(machine)).unwrap();
+    let order = order(machine, config, &facts(machine)).unwrap();
     assert_eq!(super::order::lift(&order), grants.on(Surface::Order), "order of {machine:#?}");
     let scc = render::scc::controller(&cluster_grants(profile));
     assert_eq!(judge(&pod, &order, &scc), BTreeSet::new(), "plan of {machine:#?}");
@@ -300,10 +307,57 @@ fn the_installation_grants_what_the_table_says_and_nothing_else() {
     }
 }
 
+/// Proof 6 for what is applied to a cluster: the same rights, and pods that have nothing but what the table says.
+#[test]
+fn the_pods_of_the_installation_have_what_the_table_says_and_nothing_else() {
+    let manifests = render::cluster(&render::cluster::Options::default());
+    assert_eq!(
+        rbac::lift(&manifests).unwrap(),
+        rbac::lift(&render::install(&ClusterConfig::default())).unwrap()
+    );
+    let find = |kind: &str| manifests.iter().find(|manifest| manifest["kind"] == kind).unwrap();
+    let template =
+        |kind: &str| -> Pod { serde_json::from_value(find(kind)["spec"]["template"].clone()).unwrap() };
+    let field = |name: &str, value: &str| Right::PodField { field: name.into(), value: value.into() };
+    // A token, and an id that is not root's.
+    let own = [field("automountServiceAccountToken", "true"), field("runAsUser", "65532")];
+    assert_eq!(super::pod::lift(&template("Deployment")), BTreeSet::from(own));
+    // Root without a capability, who sees three directories of the node.
+    let grants = cluster_grants(Profile::default());
+    let mut asked = BTreeSet::from([
+        field("container.runAsUser", "0"),
+        field("container.runAsGroup", "0"),
+        field("runAsNonRoot", "false"),
+    ]);
+    for right in grants.of(Subject::Plug) {
+        let Right::NodePath { path, access } = right else { continue };
+        let volume = path.rsplit('/').next().unwrap().to_owned();
+        let source = VolumeSource::HostPath { path: path.clone(), create: access == Access::ReadWrite };
+        asked.insert(Right::Mount { volume, path, source, access });
+    }
+    assert_eq!(asked.len(), 6);
+    assert_eq!(super::pod::lift(&template("DaemonSet")), asked);
+    let kinds: BTreeSet<_> = manifests.iter().map(|manifest| manifest["kind"].as_str().unwrap()).collect();
+    let known = [
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "DaemonSet",
+        "Deployment",
+        "Lease",
+        "Namespace",
+        "PodDisruptionBudget",
+        "Role",
+        "RoleBinding",
+        "ServiceAccount",
+    ];
+    assert_eq!(kinds, BTreeSet::from(known));
+}
+
 /// Proof 6 for the webhook's own manifests.
 #[test]
 fn the_webhook_is_granted_what_the_table_says_and_nothing_else() {
-    let manifests = render::scc_webhook::manifests();
+    let manifests = render::scc_webhook::manifests(render::cluster::IMAGE_PREFIX);
     let lifted = rbac::lift(&manifests).unwrap();
     let (webhook, others): (BTreeSet<_>, BTreeSet<_>) =
         lifted.into_iter().partition(|held| held.subject == Subject::SccWebhook);

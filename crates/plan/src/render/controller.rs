@@ -1,10 +1,13 @@
 //! `kubevirt-controller` on a cluster: what is applied for its pods beside its account and roles.
 
 use crate::config::NAMESPACE;
+use ferrovirt_model::Profile;
 use serde_json::{Value, json};
 
-/// Account, roles, Deployment and Lease.
+/// Account, roles, Deployment, disruption budget and Lease.
 pub const NAME: &str = "kubevirt-controller";
+/// Where the kubelet asks whether a replica lives and is ready.
+const PORT: u16 = 8080;
 
 /// The Lease that says which replica works. It is made here so that the account needs no right to make any; the replicas
 /// fill it.
@@ -13,5 +16,76 @@ pub fn lease() -> Value {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
         "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": {"kubevirt.io": ""}},
+    })
+}
+
+/// Two replicas, on different nodes where there are such, in pods that anybody may have; `image` is the control plane's and
+/// `launcher` that of launcher pods.
+pub fn deployment(image: &str, launcher: &str, profile: Profile) -> Value {
+    let labels = json!({"kubevirt.io": NAME});
+    let probe = |path: &str| json!({"httpGet": {"path": path, "port": PORT}, "periodSeconds": 5});
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": {"kubevirt.io": ""}},
+        "spec": {
+            "replicas": 2,
+            // One is enough for it to be available.
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 1}},
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "serviceAccountName": NAME,
+                    "enableServiceLinks": false,
+                    "priorityClassName": "system-cluster-critical",
+                    "securityContext": {
+                        "runAsNonRoot": true,
+                        "runAsUser": 65532,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
+                        "weight": 100,
+                        "podAffinityTerm": {
+                            "topologyKey": "kubernetes.io/hostname",
+                            "labelSelector": {"matchLabels": labels},
+                        },
+                    }]}},
+                    "containers": [{
+                        "name": NAME,
+                        "image": image,
+                        "args": [
+                            "serve",
+                            "controller",
+                            format!("--listen=0.0.0.0:{PORT}"),
+                            format!("--launcher-image={launcher}"),
+                            format!("--profile={}", profile.name()),
+                        ],
+                        "ports": [{"containerPort": PORT, "name": "health"}],
+                        "livenessProbe": probe("/healthz"),
+                        "readinessProbe": probe("/readyz"),
+                        "resources": {
+                            "requests": {"cpu": "50m", "memory": "64Mi"},
+                            "limits": {"memory": "512Mi"},
+                        },
+                        "securityContext": {
+                            "allowPrivilegeEscalation": false,
+                            "capabilities": {"drop": ["ALL"]},
+                            "readOnlyRootFilesystem": true,
+                        },
+                    }],
+                },
+            },
+        },
+    })
+}
+
+/// A drain takes one replica at a time.
+pub fn disruption_budget() -> Value {
+    json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": {"kubevirt.io": ""}},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"kubevirt.io": NAME}}},
     })
 }

@@ -109,7 +109,7 @@ fn for_everybody(role: &str) -> Value {
 }
 
 /// The configuration object, with what differs from the defaults.
-fn kubevirt(config: &ClusterConfig) -> Value {
+pub fn kubevirt(config: &ClusterConfig) -> Value {
     let mut configuration = serde_json::Map::new();
     if config.profile != Profile::default() {
         configuration.insert("privilegeProfile".to_owned(), json!(config.profile.name()));

@@ -2,7 +2,9 @@
 
 pub mod calls;
 pub mod cil;
+pub mod cluster;
 pub mod controller;
+pub mod handler;
 pub mod install;
 mod overhead;
 pub mod pod;
@@ -15,9 +17,29 @@ pub mod scc_crd;
 pub mod scc_webhook;
 pub mod seccomp;
 
+pub use cluster::cluster;
 pub use install::install;
 pub use overhead::overhead;
 pub use pod::{pod, pod_in, pod_name, pod_with_claims};
+
+use serde_json::Value;
+
+/// Documents that a client-side `kubectl apply` sends as they are: it drops fields that are null, and SCCs have required
+/// fields that may be null. An empty list, and priority 0, mean the same there.
+pub fn applicable(mut documents: Vec<Value>) -> Vec<Value> {
+    for document in &mut documents {
+        let Value::Object(fields) = document else { continue };
+        if let Some(priority) = fields.get_mut("priority").filter(|value| value.is_null()) {
+            *priority = Value::from(0);
+        }
+        for list in ["allowedCapabilities", "defaultAddCapabilities", "requiredDropCapabilities"] {
+            if let Some(value) = fields.get_mut(list).filter(|value| value.is_null()) {
+                *value = Value::Array(Vec::new());
+            }
+        }
+    }
+    documents
+}
 
 #[cfg(test)]
 mod tests;

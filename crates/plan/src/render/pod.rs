@@ -53,7 +53,7 @@ pub fn pod_in(
         name: CONTAINER.to_owned(),
         image: Some(config.launcher_image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
-        command: Some(vec!["/usr/bin/virt-launcher".to_owned()]),
+        command: Some(command(surroundings)),
         // Where QEMU makes its throw-away overlays.
         env: scratch.then(|| {
             vec![EnvVar {
@@ -83,7 +83,7 @@ pub fn pod_in(
         service_account_name: scheduling.service_account.clone(),
         priority_class_name: scheduling.priority_class.clone(),
         scheduler_name: scheduling.scheduler.clone(),
-        node_selector: Some(node_selector(machine, config)),
+        node_selector: Some(node_selector(machine, config, surroundings)).filter(|labels| !labels.is_empty()),
         affinity: owner.spec.affinity.clone(),
         tolerations: Some(owner.spec.tolerations.clone()).filter(|list| !list.is_empty()),
         topology_spread_constraints: Some(owner.spec.topology_spread_constraints.clone())
@@ -147,9 +147,23 @@ fn container_security(grants: &GrantSet) -> SecurityContext {
     }
 }
 
-/// Nodes whose agent is alive, then the cluster's labels, then the machine's.
-fn node_selector(machine: &Machine, config: &ClusterConfig) -> BTreeMap<String, String> {
-    let mut labels = BTreeMap::from([("kubevirt.io/schedulable".to_owned(), "true".to_owned())]);
+/// The launcher is started with the socket of the node agent, or looks for its handler in its place.
+fn command(surroundings: &Surroundings) -> Vec<String> {
+    let place = if surroundings.slot { &["--slot", paths::SLOT][..] } else { &[] };
+    ["/usr/bin/virt-launcher"].iter().chain(place).map(|word| (*word).to_owned()).collect()
+}
+
+/// Nodes whose agent is alive, then the cluster's labels, then the machine's. On a cluster places say where machines can
+/// go: a kubelet that starts again ends pods whose selector no longer fits, so that no label which changes may be in it.
+fn node_selector(
+    machine: &Machine,
+    config: &ClusterConfig,
+    surroundings: &Surroundings,
+) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    if !surroundings.slot {
+        labels.insert("kubevirt.io/schedulable".to_owned(), "true".to_owned());
+    }
     labels.extend(config.node_selectors.clone());
     labels.extend(machine.scheduling.node_selector.clone());
     labels

@@ -2,7 +2,7 @@
 
 use super::scc;
 use crate::{
-    config::{ClusterConfig, LauncherRights},
+    config::{ClusterConfig, LauncherRights, World},
     rights,
 };
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
@@ -82,7 +82,12 @@ pub(super) fn metadata(
     );
     // The controller may use more than the requester: the pod is bound to what was found for the machine.
     if config.rights() == LauncherRights::Requester {
-        let bound = match rights::pod_scc(owner.metadata.annotations.as_ref()) {
+        let recorded = match config.world {
+            World::Machine => rights::pod_scc(owner.metadata.annotations.as_ref()),
+            // Nobody records it on a cluster yet: what stands there is the word of whoever wrote the machine.
+            World::Cluster => rights::EVERYBODYS,
+        };
+        let bound = match recorded {
             // The same, and a label of the machine's own.
             rights::EVERYBODYS if labelled => scc::MACHINE,
             other => other,

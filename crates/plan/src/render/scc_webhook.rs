@@ -1,7 +1,7 @@
 //! What brings SCC admission to a cluster that has none: `deploy/scc-webhook.yaml`. The definition of SCCs comes before it,
 //! in a file of its own ([`super::scc_crd`]): kubectl knows a kind only after its definition is there.
 
-use super::{install, rbac};
+use super::{applicable, cluster, install, rbac};
 use ferrovirt_model::Profile;
 use ferrovirt_privilege::{Subject, cluster_grants};
 use serde_json::{Value, json};
@@ -19,16 +19,15 @@ pub const CRD: &str = "securitycontextconstraints.security.openshift.io";
 /// Label and value by which our definition is told from the cluster's own.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "ferrovirt");
 
-/// Of this machine: nobody has published it, and a name without a host would be looked for where anybody can take it.
-const IMAGE: &str = concat!("localhost/ferrovirt/ferrovirt:", env!("CARGO_PKG_VERSION"));
 const PORT: u16 = 8443;
 /// Longer than a pod waits for the values of its namespace.
 const TIMEOUT_SECONDS: u8 = 15;
 /// Namespaces whose pods are never sent, so that the cluster itself does not depend on the webhook.
 const EXEMPT: [&str; 4] = ["kube-node-lease", "kube-public", "kube-system", NAME];
 
-/// The manifests in the order of their application; the webhook is registered last.
-pub fn manifests() -> Vec<Value> {
+/// The manifests in the order of their application; the webhook is registered last. `image_prefix`: registry and path of the
+/// image.
+pub fn manifests(image_prefix: &str) -> Vec<Value> {
     let grants = cluster_grants(Profile::default());
     let metadata = json!({"name": NAME, "namespace": NAME});
     let mut out = vec![
@@ -51,7 +50,7 @@ pub fn manifests() -> Vec<Value> {
             "metadata": metadata,
             "spec": {"selector": {"app": NAME}, "ports": [{"port": 443, "targetPort": PORT}]},
         }),
-        deployment(),
+        deployment(&cluster::image(image_prefix, "ferrovirt")),
         json!({
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
@@ -60,10 +59,10 @@ pub fn manifests() -> Vec<Value> {
         }),
     ]);
     out.extend(configurations());
-    out
+    applicable(out)
 }
 
-fn deployment() -> Value {
+fn deployment(image: &str) -> Value {
     let probe =
         |path: &str| json!({"httpGet": {"path": path, "port": PORT, "scheme": "HTTPS"}, "periodSeconds": 5});
     json!({
@@ -92,7 +91,7 @@ fn deployment() -> Value {
                     }]}},
                     "containers": [{
                         "name": NAME,
-                        "image": IMAGE,
+                        "image": image,
                         "args": [
                             "serve",
                             "webhook",

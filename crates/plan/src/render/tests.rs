@@ -1,7 +1,10 @@
 //! What a pod asks of the scheduler and how it is found.
 
 use super::*;
-use crate::{config::ClusterConfig, samples};
+use crate::{
+    config::{ClusterConfig, World},
+    samples,
+};
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_model::{Bytes, Machine, PageSize, Profile};
 use k8s_openapi::api::core::v1::Pod;
@@ -150,4 +153,18 @@ fn installation_has_one_object_of_a_name() {
     assert_eq!(keys.len(), all.len());
     let sccs = all.iter().filter(|manifest| manifest["kind"] == "SecurityContextConstraints").count();
     assert_eq!(sccs, 15);
+}
+
+#[test]
+fn on_a_cluster_a_machine_cannot_name_its_own_constraint() {
+    let mut owner = VirtualMachineInstance::default();
+    let recorded = |owner: &VirtualMachineInstance, world| {
+        let config = ClusterConfig { world, ..emulated() };
+        let pod = pod(&samples::plain(), owner, &config);
+        pod.metadata.annotations.unwrap().remove(ferrovirt_scc::REQUIRED_SCC).unwrap()
+    };
+    let name = crate::rights::POD_SCC.to_owned();
+    owner.metadata.annotations = Some([(name, "kubevirt-controller".to_owned())].into());
+    assert_eq!(recorded(&owner, World::Machine), "kubevirt-controller");
+    assert_eq!(recorded(&owner, World::Cluster), "restricted-v2");
 }

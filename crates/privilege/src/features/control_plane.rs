@@ -104,6 +104,33 @@ const CONTROLLER: &[Grant] = &[
         "of its replicas on a cluster one works, and another one takes over when that one is gone",
         "controller-lease",
     ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Install,
+        &[Right::Verb {
+            group: "kubevirt.io",
+            resource: "kubevirts",
+            verb: "create",
+            namespace: Some("kubevirt"),
+            name: None,
+        }],
+        RBAC,
+        "the KubeVirt object is the configuration; one file cannot hold it and its definition, so that the controller makes \
+         it where there is none",
+        "controller-configuration",
+    ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Running,
+        named![
+            Some("kubevirt");
+            "apps" "deployments" "kubevirt-controller": "list" "watch",
+            "apps" "daemonsets" "virt-handler": "list" "watch",
+        ],
+        RBAC,
+        "the condition Available of the KubeVirt object says whether the parts of the installation are there",
+        "controller-parts",
+    ),
 ];
 
 const AGENT: &[Grant] = &[

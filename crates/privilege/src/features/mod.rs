@@ -90,6 +90,7 @@ fn table(feature: Feature) -> &'static Table {
         Feature::SerialConsole => &serial_console::TABLE,
         Feature::Sriov => &sriov::TABLE,
         Feature::SelinuxLabel => &selinux_label::TABLE,
+        Feature::Slot => &slot::TABLE,
         Feature::ControlPlane => &control_plane::TABLE,
         Feature::SccWebhook => &scc_webhook::TABLE,
         Feature::UserRoles => &user_roles::TABLE,

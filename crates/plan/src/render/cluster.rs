@@ -1,0 +1,77 @@
+//! Everything that is applied to a cluster: `deploy/ferrovirt.yaml`, and what `ferrovirt manifests` prints.
+//!
+//! The KubeVirt object is not among it: kubectl refuses an object in the same file as its definition. The controller makes
+//! it where there is none.
+
+use super::{applicable, controller, handler, install};
+use crate::config::ClusterConfig;
+use ferrovirt_kubernetes::object;
+use ferrovirt_model::Profile;
+use serde_json::{Value, json};
+
+/// Where images come from unless another place is named: this machine. Nobody has published any, and a name without a host
+/// would be looked for where anybody can take it.
+pub const IMAGE_PREFIX: &str = "localhost/ferrovirt";
+
+/// What kind of cluster it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Platform {
+    /// Without SCCs, or with our webhook, whose manifests are apart.
+    #[default]
+    Kubernetes,
+    /// With SCCs of its own.
+    Okd,
+}
+
+/// What differs between installations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The profile that the controller writes into the KubeVirt object that it makes.
+    pub profile: Profile,
+    /// Registry and path before the images' names, without a slash at the end.
+    pub image_prefix: String,
+    /// The cluster.
+    pub platform: Platform,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            profile: Profile::default(),
+            image_prefix: IMAGE_PREFIX.to_owned(),
+            platform: Platform::default(),
+        }
+    }
+}
+
+/// The image of a program of this version.
+pub fn image(prefix: &str, program: &str) -> String {
+    format!("{prefix}/{program}:{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The manifests in the order of their application.
+pub fn cluster(options: &Options) -> Vec<Value> {
+    let Options { profile, image_prefix, platform } = options;
+    let config = ClusterConfig { profile: *profile, ..ClusterConfig::default() };
+    let wanted = |manifest: &Value| match object::kind(manifest) {
+        "KubeVirt" => false,
+        "SecurityContextConstraints" => *platform == Platform::Okd,
+        _ => true,
+    };
+    let mut out: Vec<Value> = install(&config).into_iter().filter(wanted).collect();
+    for namespace in out.iter_mut().filter(|manifest| object::kind(manifest) == "Namespace") {
+        // The handler's pods see directories of the node. Everything else there would pass as restricted.
+        let labels = json!({"kubevirt.io": "", "pod-security.kubernetes.io/enforce": "privileged"});
+        if let Some(old) = namespace.pointer_mut("/metadata/labels") {
+            *old = labels;
+        }
+    }
+    let image = |program| image(image_prefix, program);
+    out.extend([
+        controller::lease(),
+        controller::deployment(&image("ferrovirt"), &image("virt-launcher"), *profile),
+        controller::disruption_budget(),
+        handler::daemon_set(&image(handler::NAME)),
+    ]);
+    applicable(out)
+}

@@ -1,0 +1,85 @@
+//! `virt-handler` on a cluster: a DaemonSet of containers, each with the rights that it needs and nothing else.
+//!
+//! `plug` is the one that there is so far: it offers places for machines to the kubelet.
+
+use crate::config::NAMESPACE;
+use serde_json::{Value, json};
+
+/// The DaemonSet.
+pub const NAME: &str = "virt-handler";
+/// Its account.
+pub const ACCOUNT: &str = "kubevirt-handler";
+/// Places for machines on a node: as many as the kubelet runs pods where nobody has told it another number.
+const SLOTS: u16 = 110;
+/// The kubelet's directories.
+const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
+const POD_RESOURCES: &str = "/var/lib/kubelet/pod-resources";
+/// Where `plug` keeps the directories of the places.
+const OWN: &str = "/var/lib/ferrovirt/plug";
+
+/// One pod on each node, whatever taints it has: those say which machines may come, not whether there are places.
+pub fn daemon_set(image: &str) -> Value {
+    let labels = json!({"kubevirt.io": NAME});
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": {"kubevirt.io": ""}},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            // Of two plug-ins of one name the kubelet hears the last one, so that there are never two.
+            "updateStrategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "serviceAccountName": ACCOUNT,
+                    // A container that needs the token gets it as a volume of its own.
+                    "automountServiceAccountToken": false,
+                    "enableServiceLinks": false,
+                    "priorityClassName": "system-node-critical",
+                    "nodeSelector": {"kubernetes.io/os": "linux"},
+                    "tolerations": [{"operator": "Exists"}],
+                    "terminationGracePeriodSeconds": 5,
+                    "containers": [plug(image)],
+                    "volumes": [
+                        {"name": "device-plugins", "hostPath": {"path": DEVICE_PLUGINS, "type": "Directory"}},
+                        {"name": "pod-resources", "hostPath": {"path": POD_RESOURCES, "type": "Directory"}},
+                        {"name": "plug", "hostPath": {"path": OWN, "type": "DirectoryOrCreate"}},
+                    ],
+                },
+            },
+        },
+    })
+}
+
+/// No capability, no token, and nothing that is written but its own directory.
+fn plug(image: &str) -> Value {
+    json!({
+        "name": "plug",
+        "image": image,
+        "args": [
+            "plug",
+            format!("--slots={SLOTS}"),
+            "--offer-kvm",
+            "--pod-name=$(POD_NAME)",
+            "--pod-namespace=$(POD_NAMESPACE)",
+        ],
+        "env": [
+            {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+        ],
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "96Mi"}},
+        "securityContext": {
+            "runAsUser": 0,
+            "runAsGroup": 0,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumeMounts": [
+            {"name": "device-plugins", "mountPath": DEVICE_PLUGINS, "readOnly": true},
+            {"name": "pod-resources", "mountPath": POD_RESOURCES, "readOnly": true},
+            {"name": "plug", "mountPath": OWN},
+        ],
+    })
+}

@@ -1,0 +1,308 @@
+//! `kubectl apply -f deploy/ferrovirt.yaml` on a cluster that has never seen it: controllers of which one works, places for
+//! machines on every node, machines that become instances and launcher pods; and its removal, which leaves nothing.
+//!
+//! No machine runs here yet: nobody meets the launchers in their places.
+#![allow(clippy::indexing_slicing)]
+
+use anyhow::{Context, Result, ensure};
+use ferrovirt_cluster::{
+    Own,
+    images::{self, TOOLS},
+    wait,
+};
+use ferrovirt_e2e::process::Process;
+use ferrovirt_privilege::{
+    Scenario,
+    scenario::{registered, verbs, witnessed},
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::{collections::BTreeSet, fs, time::Duration};
+
+const TIMEOUT: Duration = Duration::from_secs(180);
+const RESOURCE: &str = "devices.ferrovirt.io/machine";
+/// As many as the manifest says.
+const SLOTS: &str = "110";
+/// What every grant that is tried here has in common.
+const ROLE: &str = "kubevirt-controller";
+
+struct Test {
+    cluster: Own,
+    file: String,
+}
+
+impl Test {
+    fn kubectl(&self, words: &str) -> Result<String> {
+        self.cluster.output(&words.split(' ').collect::<Vec<_>>())
+    }
+
+    fn json(&self, words: &str) -> Result<Value> {
+        self.cluster.json(&words.split(' ').collect::<Vec<_>>())
+    }
+
+    /// What is in the logs of all replicas, also of containers that were started again.
+    fn log(&self) -> String {
+        let words = "logs -n kubevirt -l kubevirt.io=kubevirt-controller --tail=-1 --prefix";
+        self.kubectl(words).unwrap_or_default()
+    }
+
+    /// The replica that works, by the Lease.
+    fn holder(&self) -> Result<String> {
+        let lease = self.json("get lease kubevirt-controller -n kubevirt")?;
+        Ok(lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Another replica than `before` works.
+    fn another(&self, before: &str) -> Result<String> {
+        wait("another replica to lead", TIMEOUT, || {
+            let now = self.holder()?;
+            Ok((!now.is_empty() && now != before).then_some(now))
+        })
+        .with_context(|| self.log())
+    }
+
+    fn rolled_out(&self) -> Result<()> {
+        self.kubectl("rollout status deployment/kubevirt-controller -n kubevirt --timeout=180s")
+            .map(drop)
+            .with_context(|| self.kubectl("describe pods -n kubevirt").unwrap_or_default())
+    }
+
+    fn available(&self) -> Result<()> {
+        self.kubectl("wait kubevirt/kubevirt -n kubevirt --for=create --timeout=180s")
+            .with_context(|| self.log())?;
+        self.kubectl("wait kubevirt/kubevirt -n kubevirt --for=condition=Available --timeout=180s")
+            .map(drop)
+            .with_context(|| self.kubectl("get kubevirt -n kubevirt -o yaml").unwrap_or_default())
+    }
+
+    /// Machines ask for no /dev/kvm from now on.
+    fn emulate(&self) -> Result<()> {
+        let patch = r#"{"spec":{"configuration":{"developerConfiguration":{"useEmulation":true}}}}"#;
+        let words = ["patch", "kubevirt", "kubevirt", "-n", "kubevirt", "--type=merge", "-p", patch];
+        self.cluster.output(&words).map(drop)
+    }
+
+    /// Makes a machine; its instance and its launcher pod.
+    fn machine(&self, name: &str) -> Result<(Value, Value)> {
+        self.cluster.apply(&format!(
+            "
+apiVersion: kubevirt.io/v1
+kind: VirtualMachine
+metadata: {{name: {name}, namespace: vms}}
+spec:
+  runStrategy: Once
+  template:
+    spec: {{domain: {{memory: {{guest: 64Mi}}, devices: {{}}}}}}
+"
+        ))?;
+        let instance = wait(&format!("the instance of {name}"), TIMEOUT, || {
+            Ok(self.json(&format!("get vmi {name} -n vms")).ok())
+        })
+        .with_context(|| self.log())?;
+        let uid = instance["metadata"]["uid"].as_str().context("no UID")?;
+        let pod = wait(&format!("the pod of {name} on a node"), TIMEOUT, || {
+            let pods = self.json(&format!("get pods -n vms -l kubevirt.io/created-by={uid}"))?;
+            let pods = pods["items"].as_array().cloned().unwrap_or_default();
+            ensure!(pods.len() <= 1, "two pods of one machine");
+            Ok(pods.into_iter().find(|pod| pod["spec"]["nodeName"].is_string()))
+        })
+        .with_context(|| {
+            format!("{}\n{}", self.kubectl("describe pods -n vms").unwrap_or_default(), self.log())
+        })?;
+        Ok((instance, pod))
+    }
+}
+
+/// Both replicas are ready, and the KubeVirt object, which nobody applied, says so.
+fn replicas(test: &Test) -> Result<()> {
+    let first = test.kubectl(&format!("apply -f {}", test.file))?;
+    ensure!(first.lines().all(|line| line.ends_with(" created")), "{first}");
+    test.available()?;
+    test.rolled_out()?;
+    test.kubectl("rollout status daemonset/virt-handler -n kubevirt --timeout=180s")?;
+    let pods = test.json("get pods -n kubevirt -l kubevirt.io=kubevirt-controller")?;
+    let nodes: BTreeSet<_> = pods["items"]
+        .as_array()
+        .context("no pods")?
+        .iter()
+        .map(|pod| pod["spec"]["nodeName"].as_str())
+        .collect();
+    ensure!(nodes.len() == 2, "both replicas are on {nodes:?}");
+    test.kubectl("wait kubevirt/kubevirt -n kubevirt --for=condition=Progressing=false --timeout=180s")?;
+    let again = test.kubectl(&format!("apply -f {}", test.file))?;
+    // kubectl replaces the selector of a disruption budget each time, with itself.
+    let same = |line: &str| line.ends_with(" unchanged") || line.starts_with("poddisruptionbudget");
+    ensure!(again.lines().all(same), "{again}");
+    for node in test.cluster.layout().nodes() {
+        wait("places for machines", TIMEOUT, || {
+            let node = test.json(&format!("get node {}", node.name))?;
+            Ok((node["status"]["allocatable"][RESOURCE] == SLOTS).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// A machine's pod is what an ordinary namespace admits, and goes where there are places.
+fn launcher(pod: &Value) -> Result<()> {
+    let container = &pod["spec"]["containers"][0];
+    ensure!(container["resources"]["limits"][RESOURCE] == "1", "{container}");
+    let command = json!(["/usr/bin/virt-launcher", "--slot", "/run/ferrovirt"]);
+    ensure!(container["command"] == command, "{container}");
+    let image = concat!("localhost/ferrovirt/virt-launcher:", env!("CARGO_PKG_VERSION"));
+    ensure!(container["image"] == image, "{container}");
+    ensure!(pod["spec"]["nodeSelector"].is_null(), "{}", pod["spec"]["nodeSelector"]);
+    let paths = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    ensure!(paths.into_iter().all(|volume| volume["hostPath"].is_null()), "it names a path of the node");
+    Ok(())
+}
+
+/// A leader that is killed, and one that is told to end, is followed by another one, which knows all machines.
+fn takeover(test: &Test) -> Result<()> {
+    let (instance, pod) = test.machine("first")?;
+    launcher(&pod)?;
+    let first = test.holder()?;
+    let (name, _) = first.split_once('_').context("no replica")?;
+    let leader = test.json(&format!("get pod {name} -n kubevirt"))?;
+    let container = leader["metadata"]["uid"].as_str().context("no UID")?.to_owned();
+    let mut found =
+        Process::find(|words| ["serve", "controller"].iter().all(|word| words.iter().any(|one| one == word)))
+            .into_iter()
+            .filter(|process| {
+                fs::read_to_string(format!("/proc/{}/cgroup", process.pid))
+                    .unwrap_or_default()
+                    .contains(&container)
+            });
+    found.next().context("the leader has no process")?.signal(Signal::KILL)?;
+    let second = test.another(&first)?;
+    test.machine("second")?;
+    // Told to end: it gives the Lease back.
+    let (name, _) = second.split_once('_').context("no replica")?;
+    test.kubectl(&format!("delete pod {name} -n kubevirt"))?;
+    test.another(&second)?;
+    let (_, pod) = test.machine("third")?;
+    launcher(&pod)?;
+    let still = test.json("get vmi first -n vms")?;
+    ensure!(still["metadata"]["uid"] == instance["metadata"]["uid"], "the first instance is another one");
+    let pods = test.json("get pods -n vms -l kubevirt.io=virt-launcher")?;
+    ensure!(pods["items"].as_array().is_some_and(|pods| pods.len() == 3), "one pod for each machine: {pods}");
+    test.rolled_out()
+}
+
+/// Each verb that nothing but a cluster can miss is taken away, and named by whoever misses it.
+fn verbs_are_missed(test: &Test) -> Result<()> {
+    let full = test.json(&format!("get role {ROLE} -n kubevirt"))?;
+    let all: Vec<_> = registered(Scenario::Cluster).filter_map(witnessed).flat_map(verbs).collect();
+    ensure!(all.len() == 5, "{all:?}");
+    for round in [&["create", "list"][..], &["watch"]] {
+        let mut lesser = full["rules"].as_array().cloned().unwrap_or_default();
+        for verbs in lesser.iter_mut().filter_map(|rule| rule["verbs"].as_array_mut()) {
+            verbs.retain(|verb| !round.iter().any(|gone| *verb == *gone));
+        }
+        lesser.retain(|rule| rule["verbs"].as_array().is_some_and(|verbs| !verbs.is_empty()));
+        let patch = json!({"rules": lesser}).to_string();
+        test.cluster.output(&["patch", "role", ROLE, "-n", "kubevirt", "--type=merge", "-p", &patch])?;
+        test.kubectl("delete kubevirt kubevirt -n kubevirt")?;
+        test.kubectl("rollout restart deployment/kubevirt-controller -n kubevirt")?;
+        test.rolled_out()?;
+        for (group, resource, verb) in all.iter().filter(|(_, _, verb)| round.contains(verb)) {
+            let words = format!("cannot {verb} resource \"{resource}\" in API group \"{group}\"");
+            wait(&words, TIMEOUT, || Ok(test.log().contains(&words).then_some(())))
+                .with_context(|| test.log())?;
+        }
+        let patch = json!({"rules": full["rules"]}).to_string();
+        test.cluster.output(&["patch", "role", ROLE, "-n", "kubevirt", "--type=merge", "-p", &patch])?;
+        // Nothing has to be started again.
+        test.available()?;
+    }
+    Ok(())
+}
+
+/// A pod that asks for a place has a directory there, and one that does not has none.
+fn places_are_missed(test: &Test) -> Result<()> {
+    let pod = |name: &str, limits: &str| {
+        format!(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: vms}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  automountServiceAccountToken: false
+  securityContext: {{runAsNonRoot: true, runAsUser: 1000, seccompProfile: {{type: RuntimeDefault}}}}
+  containers:
+  - name: compute
+    image: {TOOLS}
+    imagePullPolicy: Never
+    command: [sleep, "86400"]
+    securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+    resources: {{limits: {limits}}}
+"#
+        )
+    };
+    for (name, limits, has) in [("with", format!("{{{RESOURCE}: 1}}"), true), ("without", "{}".into(), false)]
+    {
+        test.cluster.apply(&pod(name, &limits))?;
+        test.kubectl(&format!("wait pod/{name} -n vms --for=condition=Ready --timeout=180s"))?;
+        let mounts = test.kubectl(&format!("exec {name} -n vms -- cat /proc/mounts"))?;
+        let mounted = mounts.lines().any(|line| line.split(' ').nth(1) == Some("/run/ferrovirt"));
+        ensure!(mounted == has, "{name}: {mounts}");
+        test.kubectl(&format!("delete pod {name} -n vms"))?;
+    }
+    Ok(())
+}
+
+/// What of Ferrovirt the API still shows.
+fn left(test: &Test) -> Result<Vec<String>> {
+    let kinds = "crd,clusterrole,clusterrolebinding,namespace,validatingwebhookconfiguration,\
+                 mutatingwebhookconfiguration,validatingadmissionpolicy,validatingadmissionpolicybinding,apiservice";
+    let all = test.kubectl(&format!("get {kinds} -o name"))?;
+    Ok(all
+        .lines()
+        .filter(|name| name.contains("kubevirt") || name.contains("ferrovirt"))
+        .map(str::to_owned)
+        .collect())
+}
+
+fn removal(test: &Test) -> Result<()> {
+    test.kubectl("delete vm --all -n vms --timeout=120s").with_context(|| test.log())?;
+    wait("the end of launcher pods", TIMEOUT, || {
+        let pods = test.json("get pods -n vms")?;
+        Ok(pods["items"].as_array().is_some_and(Vec::is_empty).then_some(()))
+    })?;
+    test.kubectl(&format!("delete -f {} --timeout=180s", test.file))
+        .with_context(|| test.kubectl("get all,kubevirt -n kubevirt -o yaml").unwrap_or_default())?;
+    let left = left(test)?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+#[test]
+fn one_command_installs_it_machines_become_pods_and_its_removal_leaves_nothing() -> Result<()> {
+    let programs = ferrovirt_e2e::Cluster::binaries()?;
+    let cluster = Own::start("install")?;
+    let mut archives = Vec::new();
+    for program in ["ferrovirt", "virt-handler", "virt-launcher"] {
+        let archive = cluster.layout().path(format!("{program}.tar"));
+        let name = format!("localhost/ferrovirt/{program}:{}", env!("CARGO_PKG_VERSION"));
+        images::program(&name, &programs.join(program))?.write(&archive)?;
+        archives.push(archive);
+    }
+    cluster.load(&archives)?;
+    let file = ferrovirt_e2e::root().join("deploy/ferrovirt.yaml").display().to_string();
+    let test = Test { cluster, file };
+
+    replicas(&test)?;
+    test.cluster.apply(
+        "{apiVersion: v1, kind: Namespace, metadata: {name: vms, labels: {pod-security.kubernetes.io/enforce: restricted}}}",
+    )?;
+    test.emulate()?;
+    // Until the controller manager has made it, every pod is refused.
+    wait("the service account of vms", TIMEOUT, || {
+        Ok(test.kubectl("get serviceaccount default -n vms").ok())
+    })?;
+    takeover(&test)?;
+    places_are_missed(&test)?;
+    verbs_are_missed(&test)?;
+    removal(&test)
+}
