@@ -12,6 +12,7 @@ mod scc;
 mod selinux;
 mod serve;
 mod store;
+mod uninstall;
 mod up;
 mod vnc;
 
@@ -45,6 +46,8 @@ enum Command {
     Matrix,
     /// Print what is applied to a cluster: `ferrovirt manifests | kubectl apply -f -`
     Manifests(manifests::Options),
+    /// Remove what was applied to a cluster, also when its controllers do not work any more
+    Uninstall(uninstall::Options),
     /// Ask SELinux policies, compare them, explain denials, print the launcher's module
     Selinux(selinux::Options),
     /// Ask which SCC admits a manifest, compare SCCs, find the least one
@@ -87,6 +90,7 @@ fn perform(command: Command) -> anyhow::Result<()> {
         Command::Explain(options) => explain::explain(&options),
         Command::Matrix => explain::matrix(),
         Command::Manifests(options) => manifests::manifests(&options),
+        Command::Uninstall(options) => client::run(uninstall::uninstall(options)),
         Command::Selinux(options) => selinux::run(options),
         Command::Scc(options) => scc::run(options),
         Command::Store(options) => store::run(options),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use ferrovirt_cluster::{
     Own,
     images::{self, TOOLS},
-    wait,
+    network, wait,
 };
 use ferrovirt_e2e::process::Process;
 use ferrovirt_privilege::{
@@ -277,6 +277,48 @@ fn removal(test: &Test) -> Result<()> {
     Ok(())
 }
 
+/// Controllers that cannot start leave machines with finalizers behind; one command removes everything all the same.
+fn uninstall(test: &Test) -> Result<()> {
+    test.kubectl(&format!("apply -f {}", test.file))?;
+    test.available()?;
+    test.emulate()?;
+    test.machine("last")?;
+    test.kubectl(
+        "set image deployment/kubevirt-controller -n kubevirt kubevirt-controller=localhost/none:1",
+    )?;
+    test.kubectl("delete pods -n kubevirt -l kubevirt.io=kubevirt-controller --wait=false")?;
+    let run = |arguments: &[&str]| -> Result<std::process::Output> {
+        let layout = test.cluster.layout();
+        let mut command =
+            network::command(&layout.namespace(), &ferrovirt_e2e::Cluster::binaries()?.join("ferrovirt"));
+        command.arg("uninstall").args(arguments).env("KUBECONFIG", layout.path("admin.kubeconfig"));
+        Ok(command.output()?)
+    };
+    let refused = run(&[])?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && said.contains("vms/last"), "{said}");
+    test.kubectl("get vm last -n vms")?;
+    let output = run(&["--remove-machines"])?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{said}\n{complaints}");
+    for line in
+        ["deleting the Deployment kubevirt/kubevirt-controller", "deleted the VirtualMachine vms/last"]
+    {
+        ensure!(said.contains(line), "{said}");
+    }
+    let left = left(test)?;
+    ensure!(left.is_empty(), "{left:?}");
+    // The pod goes with its owner.
+    wait("the end of launcher pods", TIMEOUT, || {
+        let pods = test.json("get pods -n vms")?;
+        Ok(pods["items"].as_array().is_some_and(Vec::is_empty).then_some(()))
+    })?;
+    // Nothing to do is no error.
+    ensure!(run(&[])?.status.success(), "there is nothing, and it complains");
+    Ok(())
+}
+
 #[test]
 fn one_command_installs_it_machines_become_pods_and_its_removal_leaves_nothing() -> Result<()> {
     let programs = ferrovirt_e2e::Cluster::binaries()?;
@@ -304,5 +346,6 @@ fn one_command_installs_it_machines_become_pods_and_its_removal_leaves_nothing()
     takeover(&test)?;
     places_are_missed(&test)?;
     verbs_are_missed(&test)?;
-    removal(&test)
+    removal(&test)?;
+    uninstall(&test)
 }
