@@ -62,6 +62,17 @@ fn the_guests_frames_go_through_the_pods_interface_with_one_queue_and_with_four(
     }
 }
 
+/// As in a pod, where nobody sees the processes of another one, and api's least of all.
+#[test]
+fn launchers_and_api_in_other_pid_namespaces_are_served() {
+    let node = Node::start_with(&["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    let pod = Pod::new();
+    let slot = node.slot(1);
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    assert_eq!(node.next().0, ToApi::Linked { slot: slot.clone(), user: 0 });
+    assert!(matches!(prepare(&node, &slot, &fake, wanted(1)), ToApi::Ready { .. }));
+}
+
 #[test]
 fn with_bridge_binding_the_pods_interface_is_taken() {
     let node = Node::start();

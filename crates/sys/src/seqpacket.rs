@@ -179,6 +179,31 @@ pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// The user of whoever connected, as this process numbers users.
+///
+/// The kernel's answer has a process number, too, which is 0 where that process is of a namespace that this one does not see,
+/// as a launcher's is in another pod: it is not looked at.
+///
+/// # Errors
+/// What getsockopt(2) says.
+#[allow(unsafe_code)]
+pub fn peer_user(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    // Twelve bytes.
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: pointer and length describe `peer`, of which every value of every field is one.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    };
+    if failed < 0 { Err(io::Error::last_os_error()) } else { Ok(peer.uid) }
+}
+
 /// Whether others may send descriptors to this socket, or to those that it accepts. Before Linux 6.16 they always may.
 ///
 /// # Errors

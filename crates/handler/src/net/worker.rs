@@ -18,7 +18,6 @@ use ferrovirt_sys::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    net::sockopt::socket_peercred,
 };
 use std::{
     io, mem,
@@ -73,7 +72,7 @@ fn serve(listener: &Listener, control: Connection) -> io::Result<()> {
         }
     }
     let link = listener.accept()?;
-    let user = socket_peercred(&link)?.uid.as_raw();
+    let user = seqpacket::peer_user(link.as_fd())?;
     seqpacket::take_descriptors(link.as_fd(), false)?;
     talk::send(&control, &FromChild::Linked { user, cookie: netns::cookie(link.as_fd())? }, &[])?;
     let mut link = Link { link, control, user, awaited: None, window: (Instant::now(), 0) };

@@ -10,13 +10,12 @@ use super::{
 };
 use crate::plug::reader::{Held, Reader};
 use ferrovirt_sys::{
-    seqpacket::{Connection, Listener},
+    seqpacket::{self, Connection, Listener},
     signal::SignalFd,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    net::sockopt::socket_peercred,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -168,7 +167,7 @@ impl Server {
     fn accept(&mut self) {
         let Ok(connection) = self.entry.accept() else { return };
         let own = rustix::process::geteuid().as_raw();
-        let peer = socket_peercred(&connection).map(|peer| peer.uid.as_raw());
+        let peer = seqpacket::peer_user(connection.as_fd());
         if !peer.is_ok_and(|peer| peer == own || peer == self.api_user) {
             tracing::warn!("somebody else than api has connected, and is not heard");
             return;
