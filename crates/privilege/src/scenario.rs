@@ -82,6 +82,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("controller-lease", Scenario::Replicas),
     ("controller-parts", Scenario::Cluster),
     ("slot-resource", Scenario::Cluster),
+    ("slot-tun", Scenario::Cluster),
     ("controller-nodes", Scenario::Api),
     ("controller-pods", Scenario::Api),
     ("controller-virtualmachines", Scenario::Api),

@@ -1,7 +1,7 @@
 //! `kubectl apply -f deploy/ferrovirt.yaml` on a cluster that has never seen it: controllers of which one works, places for
 //! machines on every node, machines that become instances and launcher pods; and its removal, which leaves nothing.
 //!
-//! No machine runs here yet: nobody meets the launchers in their places.
+//! No machine runs here yet: nobody tells the launchers in their places what to run.
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
@@ -217,7 +217,7 @@ fn verbs_are_missed(test: &Test) -> Result<()> {
     Ok(())
 }
 
-/// A pod that asks for a place has a directory there, and one that does not has none.
+/// A pod that asks for a place has a directory and a device node there, and one that does not has neither.
 fn places_are_missed(test: &Test) -> Result<()> {
     let pod = |name: &str, limits: &str| {
         format!(
@@ -247,6 +247,8 @@ spec:
         let mounts = test.kubectl(&format!("exec {name} -n vms -- cat /proc/mounts"))?;
         let mounted = mounts.lines().any(|line| line.split(' ').nth(1) == Some("/run/ferrovirt"));
         ensure!(mounted == has, "{name}: {mounts}");
+        let node = test.kubectl(&format!("exec {name} -n vms -- ls /dev/net/tun"));
+        ensure!(node.is_ok() == has, "{name}: {node:?}");
         test.kubectl(&format!("delete pod {name} -n vms"))?;
     }
     Ok(())

@@ -8,9 +8,14 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Device nodes behind the extended resources that the node agent offers.
-const DEVICES: [(&str, &str); 2] =
-    [("devices.kubevirt.io/kvm", "/dev/kvm"), ("devices.kubevirt.io/tun", "/dev/net/tun")];
+/// A place for a machine: a directory, and a device node.
+const PLACE: &str = "devices.ferrovirt.io/machine";
+/// Device nodes behind the extended resources that the node agent and the handler offer.
+const DEVICES: [(&str, &str); 3] = [
+    ("devices.kubevirt.io/kvm", "/dev/kvm"),
+    ("devices.kubevirt.io/tun", "/dev/net/tun"),
+    (PLACE, "/dev/net/tun"),
+];
 
 /// Shares of the node that are limits, not rights.
 const SHARES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
@@ -153,6 +158,9 @@ fn resources(container: &Container, out: &mut BTreeSet<Right<String>>) {
     all.extend(resources.requests.iter().flatten());
     all.extend(resources.limits.iter().flatten());
     for (name, quantity) in all.into_iter().filter(|(name, _)| !SHARES.contains(&name.as_str())) {
+        if name == PLACE {
+            out.insert(Right::Resource { name: name.clone(), quantity: quantity.0.clone() });
+        }
         out.insert(match DEVICES.iter().find(|(known, _)| known == name) {
             Some((_, path)) => Right::Device {
                 path: (*path).to_owned(),

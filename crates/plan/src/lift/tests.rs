@@ -322,21 +322,47 @@ fn the_pods_of_the_installation_have_what_the_table_says_and_nothing_else() {
     // A token, and an id that is not root's.
     let own = [field("automountServiceAccountToken", "true"), field("runAsUser", "65532")];
     assert_eq!(super::pod::lift(&template("Deployment")), BTreeSet::from(own));
-    // Root without a capability, who sees three directories of the node.
+    // Root in each container: one sees three directories of the node and has no capability, one has a capability and sees
+    // one of them, and a directory of the pod's own.
     let grants = cluster_grants(Profile::default());
-    let mut asked = BTreeSet::from([
-        field("container.runAsUser", "0"),
-        field("container.runAsGroup", "0"),
-        field("runAsNonRoot", "false"),
-    ]);
-    for right in grants.of(Subject::Plug) {
-        let Right::NodePath { path, access } = right else { continue };
-        let volume = path.rsplit('/').next().unwrap().to_owned();
-        let source = VolumeSource::HostPath { path: path.clone(), create: access == Access::ReadWrite };
-        asked.insert(Right::Mount { volume, path, source, access });
+    let whole = template("DaemonSet");
+    let containers = &whole.spec.as_ref().unwrap().containers;
+    assert_eq!(containers.len(), 2);
+    for (container, subject) in containers.iter().zip([Subject::Plug, Subject::Net]) {
+        let mut alone = whole.clone();
+        let spec = alone.spec.as_mut().unwrap();
+        let mounts: BTreeSet<_> =
+            container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()).collect();
+        spec.containers = vec![container.clone()];
+        spec.volumes.as_mut().unwrap().retain(|volume| mounts.contains(volume.name.as_str()));
+        let mut asked = BTreeSet::from([
+            field("container.runAsUser", "0"),
+            field("container.runAsGroup", "0"),
+            field("runAsNonRoot", "false"),
+        ]);
+        for right in grants.of(subject) {
+            match right {
+                Right::NodePath { path, access } => {
+                    let volume = path.rsplit('/').next().unwrap().to_owned();
+                    let create = access == Access::ReadWrite;
+                    let source = VolumeSource::HostPath { path: path.clone(), create };
+                    asked.insert(Right::Mount { volume, path, source, access });
+                }
+                Right::Host { capability, .. } => drop(asked.insert(Right::Capability(capability))),
+                _ => {}
+            }
+        }
+        if subject == Subject::Net {
+            asked.insert(Right::Mount {
+                volume: "net".to_owned(),
+                path: "/run/ferrovirt-net".to_owned(),
+                source: VolumeSource::Scratch,
+                access: Access::ReadWrite,
+            });
+        }
+        assert_eq!(asked.len(), 6);
+        assert_eq!(super::pod::lift(&alone), asked);
     }
-    assert_eq!(asked.len(), 6);
-    assert_eq!(super::pod::lift(&template("DaemonSet")), asked);
     let kinds: BTreeSet<_> = manifests.iter().map(|manifest| manifest["kind"].as_str().unwrap()).collect();
     let known = [
         "ClusterRole",

@@ -1,6 +1,7 @@
 //! `virt-handler` on a cluster: a DaemonSet of containers, each with the rights that it needs and nothing else.
 //!
-//! `plug` is the one that there is so far: it offers places for machines to the kubelet.
+//! `plug` offers places for machines to the kubelet, and `net` makes the networks of the pods that hold them. What reads the
+//! bytes of a launcher has nothing of the kubelet's, and what the kubelet connects to has no capability.
 
 use crate::config::NAMESPACE;
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
 const POD_RESOURCES: &str = "/var/lib/kubelet/pod-resources";
 /// Where `plug` keeps the directories of the places.
 const OWN: &str = "/var/lib/ferrovirt/plug";
+/// Where `net` is heard by the part that speaks with the API server: a directory of the pod's own.
+const NET: &str = "/run/ferrovirt-net";
 
 /// One pod on each node, whatever taints it has: those say which machines may come, not whether there are places.
 pub fn daemon_set(image: &str) -> Value {
@@ -39,11 +42,12 @@ pub fn daemon_set(image: &str) -> Value {
                     "nodeSelector": {"kubernetes.io/os": "linux"},
                     "tolerations": [{"operator": "Exists"}],
                     "terminationGracePeriodSeconds": 5,
-                    "containers": [plug(image)],
+                    "containers": [plug(image), net(image)],
                     "volumes": [
                         {"name": "device-plugins", "hostPath": {"path": DEVICE_PLUGINS, "type": "Directory"}},
                         {"name": "pod-resources", "hostPath": {"path": POD_RESOURCES, "type": "Directory"}},
                         {"name": "plug", "hostPath": {"path": OWN, "type": "DirectoryOrCreate"}},
+                        {"name": "net", "emptyDir": {"sizeLimit": "1Mi"}},
                     ],
                 },
             },
@@ -60,6 +64,8 @@ fn plug(image: &str) -> Value {
             "plug",
             format!("--slots={SLOTS}"),
             "--offer-kvm",
+            // A launcher opens it for `net`; runtimes do not always allow it by themselves.
+            "--with-device=tun",
             "--pod-name=$(POD_NAME)",
             "--pod-namespace=$(POD_NAMESPACE)",
         ],
@@ -80,6 +86,32 @@ fn plug(image: &str) -> Value {
             {"name": "device-plugins", "mountPath": DEVICE_PLUGINS, "readOnly": true},
             {"name": "pod-resources", "mountPath": POD_RESOURCES, "readOnly": true},
             {"name": "plug", "mountPath": OWN},
+        ],
+    })
+}
+
+/// One capability, no token, nothing of the kubelet's, and not the node's network: who has NET_ADMIN and a descriptor of that
+/// has the node's network.
+fn net(image: &str) -> Value {
+    json!({
+        "name": "net",
+        "image": image,
+        "args": ["net", format!("--directory={OWN}"), format!("--api-socket={NET}/api.sock")],
+        // A process for each place that is held, and what the kernel keeps for its network: 0.3 MiB with many queues.
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "192Mi"}},
+        "securityContext": {
+            // The directory of the places is closed to everybody else.
+            "runAsUser": 0,
+            "runAsGroup": 0,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumeMounts": [
+            // It makes a socket in each place.
+            {"name": "plug", "mountPath": OWN},
+            {"name": "net", "mountPath": NET},
         ],
     })
 }

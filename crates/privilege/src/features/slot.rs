@@ -7,19 +7,34 @@
 use super::{Table, calls};
 use crate::{
     grant::{Grant, Phase, Subject},
-    right::Right,
+    right::{Access, DeviceSource, Right},
 };
 
 pub(super) const TABLE: Table = Table {
-    both: &[&[Grant::new(
-        Subject::Launcher,
-        Phase::Start,
-        &[Right::Resource { name: "devices.ferrovirt.io/machine", quantity: "1" }],
-        "kernel: path_openat finds no directory that the mount namespace has not; the kubelet mounts a plug-in's for who asks for its device",
-        "the parts of the handler meet the launcher in a directory of its place, and machines go only to nodes that have \
-         places",
-        "slot-resource",
-    )]],
+    both: &[&[
+        Grant::new(
+            Subject::Launcher,
+            Phase::Start,
+            &[Right::Resource { name: "devices.ferrovirt.io/machine", quantity: "1" }],
+            "kernel: path_openat finds no directory that the mount namespace has not; the kubelet mounts a plug-in's for who asks for its device",
+            "the parts of the handler meet the launcher in a directory of its place, and machines go only to nodes that have \
+             places",
+            "slot-resource",
+        ),
+        Grant::new(
+            Subject::Launcher,
+            Phase::Start,
+            &[Right::Device {
+                path: "/dev/net/tun",
+                source: DeviceSource::Plugin("devices.ferrovirt.io/machine"),
+                access: Access::ReadWrite,
+            }],
+            "kernel: path_openat finds no node in the pod's /dev, and devcgroup_check_permission refuses to open 10:200",
+            "the launcher opens it for the handler, which alone can make a TAP of what was opened: without a capability in the \
+             pod's network namespace the node gives nothing",
+            "slot-tun",
+        ),
+    ]],
     ..Table::NONE
 };
 
