@@ -52,16 +52,10 @@ fn disk(disk: &mut Disk, files: &Files) -> Result<(), NotReady> {
     let (name, path) = (&disk.name, &disk.path);
     let seed = || Ok(make(path, 0o400)?.write_all(&files.image(name)?)?);
     let empty = |bytes| Ok(make(path, 0o600)?.set_len(bytes)?);
-    let missing = |bytes| match create(path, 0o600) {
-        // Whatever it is, it is not replaced; whether it can be used is seen when it is opened.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => Ok(made?.set_len(bytes)?),
-    };
     let made = match &disk.prepare {
         None => Ok(()),
         Some(Prepare::Seed) => seed(),
         Some(Prepare::Empty { bytes }) => empty(*bytes),
-        Some(Prepare::Missing { bytes }) => missing(*bytes),
         Some(Prepare::Image(image)) => {
             let start = start(image, path).map_err(|()| NotReady::Image {
                 name: name.clone(),
@@ -118,17 +112,12 @@ fn start(image: &Image, path: &str) -> Result<Vec<u8>, ()> {
     Ok(start)
 }
 
-/// A new file in place of what is there.
+/// A new file in place of what is there. O_EXCL follows no link.
 fn make(path: &str, mode: u32) -> io::Result<File> {
     match rustix::fs::unlink(path) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
-    create(path, mode)
-}
-
-/// A new file. O_EXCL follows no link.
-fn create(path: &str, mode: u32) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?.into())
 }

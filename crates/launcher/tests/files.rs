@@ -186,18 +186,3 @@ fn a_kernel_that_is_not_in_its_image_is_named() {
     let Event::NotReady { message } = launcher.event() else { panic!("it started") };
     assert!(message.contains("there is no regular file \"boot/initrd\""), "{message}");
 }
-
-#[test]
-fn the_file_of_a_claim_is_made_where_there_is_none_and_never_replaced() {
-    let launcher = Launcher::new();
-    let [new, old] = ["new", "old"].map(|name| launcher.directory.path().join(name));
-    fs::write(&old, vec![7; 1 << 20]).unwrap();
-    let missing = |path: &PathBuf| {
-        let name = path.file_name().unwrap().to_str().unwrap();
-        made(name, path, Prepare::Missing { bytes: 1 << 30 })
-    };
-    launcher.run(Order { disks: [&new, &old].map(missing).into(), ..bare() });
-    let data = fs::metadata(&new).unwrap();
-    assert!(data.len() == 1 << 30 && data.blocks() < 64 && mode(&new) == 0o600, "{data:?}");
-    assert!(fs::read(&old).unwrap() == vec![7; 1 << 20]);
-}

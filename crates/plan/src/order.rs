@@ -29,12 +29,10 @@ impl NodeFacts {
 }
 
 /// What the node agent found out about a disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskFacts {
     /// Path in the pod, where it is not fixed by the machine (the only file of an image's `/disk`).
     pub path: Option<String>,
-    /// Bytes of the file that the launcher may make where there is none: the first use of a claim.
-    pub make: Option<u64>,
 }
 
 /// What the node agent made for an interface.
@@ -181,10 +179,7 @@ fn disk(disk: &machine::Disk, machine: &Machine, facts: &NodeFacts) -> Result<or
             Source::ContainerDisk { image, .. } => {
                 Some(Prepare::Image(Image { root: paths::disk_root(disk, false), reference: image.clone() }))
             }
-            Source::Claim { .. } => {
-                known.and_then(|facts| facts.make).map(|bytes| Prepare::Missing { bytes })
-            }
-            Source::HostDisk { .. } => None,
+            Source::HostDisk { .. } | Source::Claim { .. } => None,
         },
     })
 }

@@ -160,11 +160,6 @@ pub enum Prepare {
     /// Looks for the disk's file in an image, on a path below its root without any link, and sets the disk's format by the
     /// file's first bytes. Only where the guest cannot write: of what it can, it would choose the format.
     Image(Image),
-    /// Makes an empty, sparse file at the disk's path where there is nothing: the first use of a claim.
-    Missing {
-        /// Its size.
-        bytes: u64,
-    },
     /// Makes an empty, sparse file at the disk's path, in place of any other.
     Empty {
         /// Its size.

@@ -112,8 +112,6 @@ impl Worker {
     async fn take_down(&mut self, mut record: Record, exit: Exit, outcome: Outcome) {
         self.report_end(&exit, outcome);
         record.exit = Some(exit.clone());
-        // A guest may have run while no agent saw it.
-        record.settle();
         if let Err(error) = record.write(&self.shared.pod_directory(&self.uid)) {
             tracing::warn!(pod = self.name(), "recording the end: {error}");
         }

@@ -170,7 +170,6 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
 
     let block = fetched.objects.claims.iter().filter(|(_, claim)| claim.block).map(|(name, _)| name.clone());
     let block: BTreeSet<String> = block.collect();
-    let first_uses = disks::first_uses(&fetched.machine, &fetched.objects, &disks);
     let facts =
         facts::collect(&fetched.machine, shared.kvm && !fetched.config.use_emulation, block, disks, &wired);
     let order = order(&fetched.machine, &fetched.config, &facts)
@@ -192,7 +191,6 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         places: prepared.places,
         order,
         seeds,
-        first_uses,
         declared: Some(declared(&fetched.machine)),
         ran: false,
         exit: None,

@@ -3,7 +3,7 @@
 use crate::{
     network::{Port, cni::Address, pod::Wired},
     redacted::Redacted,
-    volumes::{Places, disks::FirstUse},
+    volumes::Places,
 };
 use ferrovirt_qemu::{order::Order, seed};
 use serde::{Deserialize, Serialize};
@@ -56,9 +56,6 @@ pub struct Record {
     /// agents that made the seeds themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seeds: Vec<seed::File>,
-    /// Claims that are marked once their files are there, which the launcher makes.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub first_uses: Vec<FirstUse>,
     /// Bytes of the machine's emptyDisk volumes; absent in records of agents that did not count them.
     #[serde(default)]
     pub declared: Option<u64>,
@@ -106,12 +103,6 @@ impl Record {
         let read =
             Self::read(directory).inspect_err(|error| tracing::warn!("reading the record of a pod: {error}"));
         read.ok().flatten().filter(|record| record.exit.is_none())
-    }
-
-    /// Marks the claims of which the launcher has made the file.
-    pub fn settle(&mut self) {
-        let places = &self.places;
-        self.first_uses.retain(|first| !first.settle(places));
     }
 
     /// Writes it, whole or not at all. Nothing is forced to the disk: a machine that loses power loses its guests too.

@@ -85,7 +85,6 @@ impl Worker {
         let Some(record) = &mut self.record else { return };
         record.ran = true;
         record.seeds = Vec::new();
-        record.settle();
         if let Err(error) = record.write(&directory) {
             tracing::warn!(pod = self.name(), "recording the start: {error}");
         }

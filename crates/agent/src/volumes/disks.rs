@@ -1,6 +1,6 @@
 //! The files behind a machine's disks: found, made or filled before the launcher starts.
 
-use super::{Claim, Error, Objects, Places, io_error, lost, marks::Mark, unsupported};
+use super::{Claim, Error, Objects, Places, io_error, lost, unsupported};
 use crate::{image, oci::bundle::Identity, selinux};
 use ferrovirt_model::{
     Machine,
@@ -10,7 +10,6 @@ use ferrovirt_plan::{order::DiskFacts, paths};
 use ferrovirt_qemu::seed::{self, Content};
 use k8s_openapi::api::core::v1::Secret;
 use rustix::fs::{Mode, OFlags};
-use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -58,7 +57,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn disk(&self, disk: &Disk) -> Result<DiskFacts, Error> {
-        let fixed = DiskFacts::default();
+        let fixed = DiskFacts { path: None };
         let block = match &disk.source {
             Source::Claim { claim, .. } => self.objects.claims.get(claim).is_some_and(|claim| claim.block),
             _ => false,
@@ -72,7 +71,7 @@ impl Work<'_> {
                     .find(&inside)
                     .ok_or_else(|| unsupported(&disk.name, "the pod does not mount its image"))?;
                 let file = image::only_file(root, image)?;
-                Ok(DiskFacts { path: Some(paths::join(&inside, &file)), make: None })
+                Ok(DiskFacts { path: Some(paths::join(&inside, &file)) })
             }
             // The launcher looks at them, or makes them.
             (Source::ContainerDisk { .. } | Source::CloudInit { .. } | Source::EmptyDisk { .. }, _) => {
@@ -92,11 +91,8 @@ impl Work<'_> {
                     && !*read_only
                     && let Some(claim) = self.objects.claims.get(claim)
                 {
-                    let make = self.claim_file(disk, &file, claim)?;
-                    if make.is_none() {
-                        claim.mark.set().map_err(|source| io_error(&disk.name, &claim.mark.file, source))?;
-                    }
-                    return Ok(DiskFacts { path: None, make });
+                    self.claim_file(disk, &file, claim)?;
+                    claim.mark.set().map_err(|source| io_error(&disk.name, &claim.mark.file, source))?;
                 }
                 Ok(fixed)
             }
@@ -105,9 +101,8 @@ impl Work<'_> {
     }
 
     /// The file of a claim belongs to the launcher; when the claim is used for the first time and has none, it is made
-    /// as large as the volume says: by the launcher, with the size that this returns, or here where the launcher's user may
-    /// not write in the volume. Later a missing file is somebody's lost data, or a file system that is not mounted.
-    fn claim_file(&self, disk: &Disk, path: &str, claim: &Claim) -> Result<Option<u64>, Error> {
+    /// as large as the volume says. Later a missing file is somebody's lost data, or a file system that is not mounted.
+    fn claim_file(&self, disk: &Disk, path: &str, claim: &Claim) -> Result<(), Error> {
         let failed = |source| io_error(&disk.name, path.as_ref(), source);
         match self.places.open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
             Ok(fd) => {
@@ -123,33 +118,16 @@ impl Work<'_> {
                     }
                     self.label(&file).map_err(failed)?;
                 }
-                Ok(None)
+                Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && claim.mark.exists() => {
                 Err(lost(&disk.name, claim, "the file disk.img"))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && claim.capacity > 0 => {
-                if self.launcher_writes(path).map_err(failed)? {
-                    return Ok(Some(claim.capacity));
-                }
-                self.sparse(disk, path, claim.capacity).map(|()| None)
+                self.sparse(disk, path, claim.capacity)
             }
             Err(error) => Err(failed(error)),
         }
-    }
-
-    /// Whether the launcher's user may make a file of this path, by owner and mode of its directory.
-    fn launcher_writes(&self, path: &str) -> io::Result<bool> {
-        let Some((directory, _)) = path.rsplit_once('/') else { return Ok(false) };
-        let directory =
-            File::from(self.places.open(directory, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?);
-        let data = directory.metadata()?;
-        let shift = match data.uid() == self.identity.uid {
-            true => 6,
-            false if [Some(self.identity.gid), self.identity.fs_group].contains(&Some(data.gid())) => 3,
-            false => 0,
-        };
-        Ok(data.mode() >> shift & 0o3 == 0o3)
     }
 
     fn sparse(&self, disk: &Disk, path: &str, size: u64) -> Result<(), Error> {
@@ -175,45 +153,6 @@ impl Work<'_> {
     /// With the machine's level, so that no other machine can open it.
     fn label(&self, file: impl AsFd) -> io::Result<()> {
         self.identity.label.as_ref().map_or(Ok(()), |label| selinux::label(file, &label.files))
-    }
-}
-
-/// The claims whose file the launcher makes, with the file's path in the pod.
-pub fn first_uses(
-    machine: &Machine,
-    objects: &Objects,
-    facts: &BTreeMap<String, DiskFacts>,
-) -> Vec<FirstUse> {
-    let makes = |disk: &&Disk| facts.get(&disk.name).is_some_and(|facts| facts.make.is_some());
-    let uses = machine.disks.iter().filter(makes).filter_map(|disk| match &disk.source {
-        Source::Claim { claim, .. } => {
-            let mark = objects.claims.get(claim)?.mark.clone();
-            Some(FirstUse { path: paths::disk_file(disk, false)?, mark })
-        }
-        _ => None,
-    });
-    uses.collect()
-}
-
-/// A claim that is used for the first time: it is marked when its file is there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FirstUse {
-    path: String,
-    mark: Mark,
-}
-
-impl FirstUse {
-    /// Marks the claim where its file is there; whether nothing is left to do.
-    pub fn settle(&self, places: &Places) -> bool {
-        let there = match places.open(&self.path, OFlags::PATH, Mode::empty()) {
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
-            Ok(_) => true,
-        };
-        let set = if there { self.mark.set() } else { Ok(()) };
-        if let Err(error) = &set {
-            tracing::warn!("noting that a claim is in use: {}: {error}", self.mark.file.display());
-        }
-        there && set.is_ok()
     }
 }
 
@@ -303,72 +242,6 @@ mod tests {
         assert_eq!(seeds(&secret, &objects(3)).unwrap()[0].content.0, b"xxx");
         let missing = seeds(&secret, &Objects::default()).unwrap_err();
         assert!(missing.may_pass() && missing.to_string().contains("secret s not found"), "{missing}");
-    }
-
-    /// A claim's volume, and what is to be made in it by the launcher; of a file that is there the outcome.
-    fn claimed(owner: u32, marked: bool, file: bool) -> (Result<Option<u64>, Error>, bool, bool) {
-        let volume = tempfile::tempdir().unwrap();
-        let marks = tempfile::tempdir().unwrap();
-        std::os::unix::fs::chown(volume.path(), Some(owner), None).unwrap();
-        let name = crate::volumes::marks::Name { namespace: "n".to_owned(), name: "c".to_owned() };
-        let mark = Mark { file: marks.path().join("u"), claim: name };
-        if marked {
-            mark.set().unwrap();
-        }
-        let path = volume.path().join("disk.img");
-        if file {
-            std::fs::write(&path, "x").unwrap();
-        }
-        let claim = Claim {
-            mark: mark.clone(),
-            volume: "v".to_owned(),
-            path: volume.path().to_owned(),
-            block: false,
-            create: false,
-            capacity: 1 << 20,
-        };
-        let vmi = json!({
-            "metadata": {"name": "m", "namespace": "n", "uid": "u"},
-            "spec": {
-                "domain": {"devices": {"disks": [{"name": "d", "disk": {"bus": "virtio"}}]}, "memory": {"guest": "64Mi"}},
-                "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}],
-            },
-        });
-        let machine = ferrovirt_api::machine(&serde_json::from_value(vmi).unwrap()).unwrap();
-        let mut places = Places::default();
-        places.add("/var/run/kubevirt-private/vmi-disks/d", volume.path().to_owned());
-        let identity = Identity::of(&Default::default(), &Default::default()).unwrap();
-        let objects = Objects { claims: [("c".to_owned(), claim)].into(), ..Objects::default() };
-        let facts = prepare(&machine, &places, &identity, &objects);
-        if let Ok(facts) = &facts {
-            let uses = first_uses(&machine, &objects, facts);
-            assert_eq!(uses.len(), usize::from(facts["d"].make.is_some()));
-            for first in uses {
-                // Nothing is noted before the launcher has made it.
-                assert!(!first.settle(&places) && !mark.exists());
-                std::fs::write(&path, "").unwrap();
-                assert!(first.settle(&places));
-            }
-        }
-        (facts.map(|facts| facts["d"].make), mark.exists(), path.exists())
-    }
-
-    #[test]
-    fn the_file_of_a_claim_is_made_at_its_first_use_by_whom_may_and_never_again() {
-        let user = Identity::of(&Default::default(), &Default::default()).unwrap().uid;
-        let (made, marked, there) = claimed(user, false, false);
-        assert_eq!((made.unwrap(), marked, there), (Some(1 << 20), true, true));
-        // Where the launcher's user may not write.
-        let (made, marked, there) = claimed(0, false, false);
-        assert_eq!((made.unwrap(), marked, there), (None, true, true));
-        for owner in [user, 0] {
-            let (made, marked, there) = claimed(owner, false, true);
-            assert_eq!((made.unwrap(), marked, there), (None, true, true));
-            let (lost, marked, there) = claimed(owner, true, false);
-            let said = lost.unwrap_err().to_string();
-            assert!(said.contains("the file disk.img") && said.contains("in use before"), "{said}");
-            assert!(marked && !there);
-        }
     }
 
     #[test]

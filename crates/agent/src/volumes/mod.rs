@@ -269,9 +269,7 @@ impl Context<'_> {
                 return Ok(Backing::Block { path, read_only });
             }
             if claim.create && !claim.mark.exists() && !path.exists() {
-                // The launcher makes its disk in it.
-                let give = || chown(&path, Some(self.identity.uid), None).and_then(|()| self.label(&path));
-                let made = fs::create_dir_all(&path).and_then(|()| give());
+                let made = fs::create_dir_all(&path).and_then(|()| self.label(&path));
                 made.map_err(|source| io_error(name, &path, source))?;
             }
             if !path.is_dir() {
