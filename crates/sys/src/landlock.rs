@@ -4,7 +4,7 @@
 use rustix::io::Errno;
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
 /// The oldest version that lets hard links lead from one directory to another (Linux 5.19).
@@ -21,8 +21,10 @@ const IOCTL: u64 = 1 << 15;
 /// and removed, and hard links made. Nothing is executed, no device, pipe or socket made.
 const FILES: u64 = 0b0111_0001_1011_1110;
 
-/// Of these: files are read, directories listed, files removed and sockets made.
-const SOCKETS: u64 = 0b0010_0010_1100;
+/// Of these: files are read and directories listed.
+const READ: u64 = 0b1100;
+/// Of these: directories listed, files removed and sockets made.
+const SOCKETS: u64 = 0b0010_0010_1000;
 
 /// `struct landlock_ruleset_attr`, as version 2 has it.
 #[repr(C)]
@@ -43,18 +45,18 @@ struct Beneath {
 /// # Errors
 /// What the kernel says beside that.
 pub fn only_beneath(directory: impl AsFd) -> io::Result<bool> {
-    beneath(directory, FILES)
+    beneath(&[(directory.as_fd(), FILES)])
 }
 
-/// The same for who reads below `directory`, and makes and removes sockets there.
+/// The same for who reads below `directory`, and makes and removes sockets below `sockets`, which lies in it.
 ///
 /// # Errors
 /// As [`only_beneath`].
-pub fn sockets_beneath(directory: impl AsFd) -> io::Result<bool> {
-    beneath(directory, SOCKETS)
+pub fn read_beneath_with_sockets(directory: impl AsFd, sockets: impl AsFd) -> io::Result<bool> {
+    beneath(&[(directory.as_fd(), READ), (sockets.as_fd(), SOCKETS)])
 }
 
-fn beneath(directory: impl AsFd, allowed: u64) -> io::Result<bool> {
+fn beneath(places: &[(BorrowedFd<'_>, u64)]) -> io::Result<bool> {
     let Some(version) = version()? else { return Ok(false) };
     let mut handled = SECOND;
     for (from, right) in [(3, TRUNCATE), (5, IOCTL)] {
@@ -63,8 +65,9 @@ fn beneath(directory: impl AsFd, allowed: u64) -> io::Result<bool> {
         }
     }
     let rules = create(&Ruleset { handled })?;
-    let rule = Beneath { allowed: allowed & handled, parent: directory.as_fd().as_raw_fd() };
-    add(&rules, &rule)?;
+    for (directory, allowed) in places {
+        add(&rules, &Beneath { allowed: allowed & handled, parent: directory.as_raw_fd() })?;
+    }
     restrict(&rules)?;
     Ok(true)
 }
@@ -119,27 +122,46 @@ fn check(answer: libc::c_long) -> Result<libc::c_long, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::{fs, os::unix::net::UnixListener};
 
     #[test]
-    fn who_makes_sockets_writes_nothing() {
-        let inside = tempfile::tempdir().unwrap();
-        fs::write(inside.path().join("file"), "x").unwrap();
-        let (own, directory) = (inside.path().to_owned(), fs::File::open(inside.path()).unwrap());
+    fn who_makes_sockets_in_one_directory_changes_nothing_beside_it() {
+        let own = tempfile::tempdir().unwrap();
+        let [file, slots, others] = ["file", "slots", "others"].map(|name| own.path().join(name));
+        fs::write(&file, "x").unwrap();
+        fs::create_dir(&slots).unwrap();
+        fs::create_dir(&others).unwrap();
+        fs::write(slots.join("file"), "x").unwrap();
+        fs::write(others.join("socket"), "x").unwrap();
+        let opened = [own.path(), &slots].map(|path| fs::File::open(path).unwrap());
         let thread = std::thread::spawn(move || {
             rustix::thread::set_no_new_privs(true).unwrap();
-            if !sockets_beneath(&directory).unwrap() {
+            if !read_beneath_with_sockets(&opened[0], &opened[1]).unwrap() {
                 return None;
             }
-            drop(std::os::unix::net::UnixListener::bind(own.join("socket")).unwrap());
-            fs::remove_file(own.join("socket")).unwrap();
-            assert_eq!(fs::read(own.join("file")).unwrap(), b"x");
-            assert_eq!(fs::read_dir(&own).unwrap().count(), 1);
-            let refused = [fs::write(own.join("file"), "y"), fs::create_dir(own.join("a"))];
+            drop(UnixListener::bind(slots.join("socket")).unwrap());
+            fs::remove_file(slots.join("socket")).unwrap();
+            assert_eq!(fs::read(&file).unwrap(), b"x");
+            assert_eq!(fs::read_dir(&slots).unwrap().count(), 1);
+            let refused = [
+                fs::write(&file, "y"),
+                fs::write(slots.join("file"), "y"),
+                fs::create_dir(slots.join("a")),
+                fs::remove_file(&file),
+                fs::remove_file(others.join("socket")),
+                fs::rename(others.join("socket"), slots.join("socket")),
+                UnixListener::bind(others.join("other")).map(drop),
+            ];
             Some(refused.map(|result| result.unwrap_err().kind()))
         });
         match thread.join().unwrap() {
-            Some(refused) => assert_eq!(refused, [io::ErrorKind::PermissionDenied; 2]),
+            Some(refused) => assert!(
+                refused.iter().all(|kind| matches!(
+                    kind,
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::CrossesDevices
+                )),
+                "{refused:?}"
+            ),
             None => eprintln!("skipped: this kernel has no Landlock that is new enough"),
         }
     }

@@ -11,7 +11,7 @@ use ferrovirt_sys::{
     calls, confine,
     fork::{self, OneThread},
     landlock, rights,
-    seqpacket::Listener,
+    seqpacket::{self, Listener},
     signal::SignalFd,
 };
 use rustix::{
@@ -21,6 +21,7 @@ use rustix::{
 use std::{
     ffi::OsString,
     io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -132,6 +133,8 @@ fn listen(path: &Path) -> io::Result<Listener> {
     }
     let listener = Listener::bind(path)?;
     listener.set_nonblocking(true)?;
+    // Before they are asked for, what comes in would be closed here.
+    seqpacket::take_descriptors(listener.as_fd(), false)?;
     Ok(listener)
 }
 
@@ -142,10 +145,11 @@ fn keep_one() -> io::Result<()> {
     rights::give_up_all_but(kept)
 }
 
-/// No file but those below the own directory, which are read, and sockets there; no system call but those of the privilege
+/// No file but those below `plug`'s directory, which are read, and sockets in the slots' directories: those on which the
+/// kubelet is heard lie beside them. No system call but those of the privilege
 /// table, which start no program.
 fn confine(reader: &Reader) -> io::Result<()> {
-    if !landlock::sockets_beneath(reader.own())? {
+    if !landlock::read_beneath_with_sockets(reader.own(), reader.slots())? {
         tracing::warn!("this kernel has no Landlock that is new enough: paths are not restricted");
     }
     let rules = confine::Rules {

@@ -27,6 +27,7 @@ pub struct Held {
 pub struct Reader {
     path: PathBuf,
     own: OwnedFd,
+    slots: OwnedFd,
     records: OwnedFd,
 }
 
@@ -37,13 +38,19 @@ impl Reader {
     /// What the kernel says.
     pub fn open(path: &Path) -> io::Result<Self> {
         let own = rustix::fs::open(path, store::DIRECTORY, Mode::empty())?;
-        let records = openat(&own, "records", store::DIRECTORY, Mode::empty())?;
-        Ok(Self { path: path.to_owned(), own, records })
+        let below = |name| openat(&own, name, store::DIRECTORY, Mode::empty());
+        let (slots, records) = (below("slots")?, below("records")?);
+        Ok(Self { path: path.to_owned(), own, slots, records })
     }
 
     /// The directory itself.
     pub fn own(&self) -> &OwnedFd {
         &self.own
+    }
+
+    /// That of the slots' directories.
+    pub fn slots(&self) -> &OwnedFd {
+        &self.slots
     }
 
     /// The directory of a slot.

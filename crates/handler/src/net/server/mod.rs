@@ -172,7 +172,11 @@ impl Server {
             tracing::warn!("somebody else than api has connected, and is not heard");
             return;
         }
-        if connection.set_nonblocking(true).is_err() {
+        // What it sends beside bytes would be closed here, which may never end.
+        let ready = connection
+            .set_nonblocking(true)
+            .and_then(|()| seqpacket::take_descriptors(connection.as_fd(), false));
+        if ready.is_err() {
             return;
         }
         self.api = Some(connection);
@@ -211,6 +215,11 @@ impl Server {
         };
         let read = message.and_then(|message| {
             let message = message.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+            if !message.fds.is_empty() {
+                // A kernel that does not keep them away.
+                std::mem::forget(message.fds);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "it sent descriptors"));
+            }
             let (head, body) = talk::read::<FromApi>(&message.bytes)?;
             Ok((head, body.to_owned()))
         });
