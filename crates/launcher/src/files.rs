@@ -11,7 +11,7 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Write},
 };
 
@@ -69,16 +69,22 @@ fn disk(disk: &mut Disk, files: &Files) -> Result<(), NotReady> {
     made.map_err(|problem| NotReady::Disk { name: name.clone(), path: path.clone(), problem })
 }
 
-/// QEMU follows links in the mounted image, and so does this look.
+/// QEMU follows links, so this look does: to files of the same image. What an image names elsewhere, its guest would read.
 fn kernel(kernel: &Kernel) -> Result<(), NotReady> {
     let Some(image) = &kernel.image else { return Ok(()) };
     for path in [&kernel.kernel, &kernel.initrd].into_iter().flatten() {
-        if !std::fs::metadata(path).is_ok_and(|data| data.is_file()) {
+        if !is_inside(&image.root, path) {
             let file = within(image, path).to_owned();
             return Err(NotReady::Kernel { image: image.reference.clone(), file });
         }
     }
     Ok(())
+}
+
+/// Whether a path leads to a regular file below a directory.
+fn is_inside(root: &str, path: &str) -> bool {
+    let lead = || Ok::<_, io::Error>((fs::canonicalize(root)?, fs::canonicalize(path)?));
+    lead().is_ok_and(|(root, file)| file.starts_with(root) && file.is_file())
 }
 
 /// The path from the image's root: one that begins with a slash would be taken for a path of the node, and not shown.

@@ -178,11 +178,28 @@ fn a_link_a_directory_and_what_is_outside_are_no_disk_of_an_image() {
 #[test]
 fn a_kernel_that_is_not_in_its_image_is_named() {
     let (root, image) = image();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("initrd"), "another's").unwrap();
+    symlink(outside.path().join("initrd"), root.path().join("absolute")).unwrap();
+    let up = format!("../{}/initrd", outside.path().file_name().unwrap().to_str().unwrap());
+    symlink(up, root.path().join("relative")).unwrap();
     let launcher = Launcher::new();
-    let kernel = Some(root.path().join("disk/link").to_str().unwrap().to_owned());
-    let initrd = Some(root.path().join("boot/initrd").to_str().unwrap().to_owned());
-    let kernel = Kernel { kernel, initrd, args: String::new(), image: Some(image) };
-    launcher.start(Order { kernel: Some(kernel), ..bare() });
-    let Event::NotReady { message } = launcher.event() else { panic!("it started") };
-    assert!(message.contains("there is no regular file \"boot/initrd\""), "{message}");
+    let path = |name: &str| Some(root.path().join(name).to_str().unwrap().to_owned());
+    let mut agent = launcher.connect();
+    event(&agent);
+    for file in ["boot/initrd", "disk", "absolute", "relative"] {
+        // What a link leads to in the image is as good as a file.
+        let kernel = Kernel {
+            kernel: path("disk/link"),
+            initrd: path(file),
+            args: String::new(),
+            image: Some(image.clone()),
+        };
+        let order = Box::new(Order { kernel: Some(kernel), ..bare() });
+        agent.send(&serde_json::to_vec(&Request::Start { order }).unwrap(), &[]).unwrap();
+        let Event::NotReady { message } = event(&agent) else { panic!("{file} was taken") };
+        assert!(message.contains(&format!("there is no regular file {file:?}")), "{message}");
+        agent = launcher.connect();
+        assert_eq!(event(&agent), Event::State { state: State::Waiting, qemu_pid: None });
+    }
 }

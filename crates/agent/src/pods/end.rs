@@ -112,6 +112,7 @@ impl Worker {
     async fn take_down(&mut self, mut record: Record, exit: Exit, outcome: Outcome) {
         self.report_end(&exit, outcome);
         record.exit = Some(exit.clone());
+        record.seeds = Vec::new();
         if let Err(error) = record.write(&self.shared.pod_directory(&self.uid)) {
             tracing::warn!(pod = self.name(), "recording the end: {error}");
         }
