@@ -374,8 +374,13 @@ fn the_system_is_heard_where_no_user_is_and_threads_of_users_give_way() -> Resul
         ensure!(system.get(handler, "/version")?.code == 200, "and the system's own accounts are");
     }
     let api = cluster.api().context("no API server")?;
+    let made = public.post(&users.bob.token, path, &map("large", &small(4000)))?;
+    ensure!(made.code == 201, "{made:?}");
+    let large = gives_way(api.pid, "large")?;
+    ensure!(!large.is_empty() && large.iter().all(|nice| *nice == 15), "{large:?}");
     let theirs = gives_way(api.pid, "users")?;
-    ensure!(theirs.len() >= 2 && theirs.iter().all(|nice| *nice == 5), "{theirs:?}");
+    // Those for what blocks may have been started by one for large requests.
+    ensure!(theirs.len() >= 2 && theirs.iter().all(|nice| [5, 15].contains(nice)), "{theirs:?}");
     let system = gives_way(api.pid, "tokio-rt-worker")?;
     ensure!(system.len() >= 2 && system.iter().all(|nice| *nice == 0), "{system:?}");
     drop(users);

@@ -3,13 +3,14 @@
 
 use std::io;
 
+use rustix::process::{getpid, getpriority_process, setpriority_process};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-/// How much threads for large requests give way to the others (nice(2)): a 28th of what another thread gets where both want a processor.
+/// The niceness of threads for large requests, beyond that of the process (nice(2)): a 28th of what another thread gets where both want a processor.
 /// Not the last of all, 19: others wait for locks that these hold.
 const LARGE: i32 = 15;
-/// The same of the threads for everything else that users ask for: a third.
+/// The same of the threads for everything else that users ask for, which start the ones for large requests: a third.
 const USERS: i32 = 5;
 
 /// A pool of threads that ends when nobody needs it any more.
@@ -59,9 +60,14 @@ pub(crate) fn users() -> io::Result<Runtime> {
     builder.worker_threads(2).thread_name("users").on_thread_start(|| give_way(USERS)).enable_all().build()
 }
 
+/// Makes the calling thread alone give way: on Linux, niceness is a property of threads. Each begins with that of whoever
+/// started it, and may not go back.
 fn give_way(nice: i32) {
-    // Of the calling thread alone: on Linux, this is a property of threads.
-    if let Err(error) = rustix::process::nice(nice) {
+    let set = || {
+        let wanted = (getpriority_process(Some(getpid()))? + nice).min(19);
+        if getpriority_process(None)? < wanted { setpriority_process(None, wanted) } else { Ok(()) }
+    };
+    if let Err(error) = set() {
         tracing::warn!("what users ask for does not give way to others: {error}");
     }
 }
@@ -69,7 +75,6 @@ fn give_way(nice: i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::process::getpriority_process;
 
     #[tokio::test]
     async fn what_is_large_gives_way_and_nothing_else_does() {
@@ -79,5 +84,19 @@ mod tests {
         let elsewhere = tokio::task::spawn_blocking(|| getpriority_process(None)).await.unwrap();
         assert_eq!(there, Ok((own + LARGE).min(19)), "19 is the last of all");
         assert_eq!([elsewhere, getpriority_process(None)], [Ok(own); 2]);
+    }
+
+    #[test]
+    fn what_is_large_gives_way_by_as_much_whoever_starts_its_thread() {
+        let own = getpriority_process(None).unwrap();
+        let users = users().unwrap();
+        let large = async {
+            let workers = Workers::default();
+            let there = workers.spawn(|| getpriority_process(None)).await.unwrap();
+            (getpriority_process(None), there)
+        };
+        let (user, there) = users.block_on(async { tokio::spawn(large).await.unwrap() });
+        assert_eq!((user, there), (Ok((own + USERS).min(19)), Ok((own + LARGE).min(19))));
+        users.shutdown_background();
     }
 }

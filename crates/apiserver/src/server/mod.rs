@@ -301,11 +301,17 @@ impl Server {
         match self.system.as_ref().and_then(|system| Some((system, system.users.as_ref()?))) {
             None => public.await,
             Some((system, users)) => {
-                let public = users.spawn(public);
+                let mut public = users.spawn(public);
                 let ended = async move { drop(stop.wait_for(|stop| *stop).await) };
-                listen::run(&self.app, (&system.listener, Door::System), &self.tls, ended, &self.stop).await;
-                if let Err(error) = public.await {
-                    tracing::warn!("the public listener: {error}");
+                let own =
+                    listen::run(&self.app, (&system.listener, Door::System), &self.tls, ended, &self.stop);
+                // Whichever ends first: without the other one there is no server, and who started it is to notice.
+                let public = tokio::select! {
+                    () = own => public.await,
+                    ended = &mut public => ended,
+                };
+                if let Err(error) = public {
+                    tracing::error!("the public listener: {error}");
                 }
             }
         }

@@ -57,6 +57,7 @@ async fn respond(
     let own = app.auth.identify(request.headers(), visitor.certificate.as_deref())?;
     trail.user(&own);
     if visitor.door == Door::System && !own.is_system() {
+        visitor.connection.close.notify_one();
         return Err(ApiError::forbidden(
             "",
             "",
