@@ -7,7 +7,7 @@ use ferrovirt_kubernetes::{json, object};
 use ferrovirt_plan::{
     config::NAMESPACE,
     decide::{FOREGROUND_FINALIZER, VM_FINALIZER},
-    render::{self, cluster, controller},
+    render::{self, cluster, controller, scc_webhook::MANAGED_BY},
 };
 use kube::{
     Api, Client, ResourceExt as _,
@@ -38,25 +38,16 @@ const TOLD: usize = 5;
 /// Removes what `deploy/ferrovirt.yaml` installs, says each step, and fails with what is left.
 pub(crate) async fn uninstall(options: Options) -> Result<()> {
     let (client, _) = connect().await?;
-    let mut machines = Vec::new();
-    for kind in MACHINES {
-        machines.extend(list(&client, kind).await?);
-    }
-    if !options.remove_machines {
-        let names: Vec<String> = machines.iter().take(TOLD).map(name).collect();
-        ensure!(
-            machines.is_empty(),
-            "there are machines ({} objects: {}...): delete them, or end and remove all of them with --remove-machines",
-            machines.len(),
-            names.join(", ")
-        );
-    }
+    is_ours(&client).await?;
+    allowed(&client, &options).await?;
     // Controllers that work would put finalizers back.
     let deployment = api(&client, "apps/v1", "Deployment", Some(NAMESPACE));
     if delete(&deployment, controller::NAME, &DeleteParams::foreground()).await? {
         println!("deleting the Deployment {NAMESPACE}/{}", controller::NAME);
         gone(&deployment, controller::NAME).await?;
     }
+    // Whoever made one meanwhile did not know.
+    allowed(&client, &options).await?;
     for kind in MACHINES {
         for machine in list(&client, kind).await? {
             let of_kind = api(&client, "kubevirt.io/v1", kind, machine.metadata.namespace.as_deref());
@@ -77,6 +68,46 @@ pub(crate) async fn uninstall(options: Options) -> Result<()> {
         gone(&of(&client, manifest), json::text(manifest, "/metadata/name")).await?;
     }
     println!("nothing of Ferrovirt is left in the API; /var/lib/ferrovirt/plug stays on the nodes");
+    Ok(())
+}
+
+/// Fails where there are machines and nobody said that they go, too.
+async fn allowed(client: &Client, options: &Options) -> Result<()> {
+    if options.remove_machines {
+        return Ok(());
+    }
+    let mut machines = Vec::new();
+    for kind in MACHINES {
+        machines.extend(list(client, kind).await?);
+    }
+    let names: Vec<String> = machines.iter().take(TOLD).map(name).collect();
+    ensure!(
+        machines.is_empty(),
+        "there are machines ({} objects: {}...): delete them, or end and remove all of them with --remove-machines",
+        machines.len(),
+        names.join(", ")
+    );
+    Ok(())
+}
+
+/// Fails where the definitions are another installation's: upstream's have the same names, and with them go all machines.
+async fn is_ours(client: &Client) -> Result<()> {
+    let definitions = api(client, "apiextensions.k8s.io/v1", "CustomResourceDefinition", None);
+    for definition in render::cluster(&cluster::Options::default()) {
+        if object::kind(&definition) != "CustomResourceDefinition" {
+            continue;
+        }
+        let name = json::text(&definition, "/metadata/name");
+        let found =
+            definitions.get_opt(name).await.with_context(|| format!("reading the definition {name}"))?;
+        let manager = found.as_ref().map(|found| found.labels().get(MANAGED_BY.0).map(String::as_str));
+        ensure!(
+            manager.is_none_or(|manager| manager == Some(MANAGED_BY.1)),
+            "the definition {name} has no label {}={}: it is of another installation of KubeVirt's API, which stays",
+            MANAGED_BY.0,
+            MANAGED_BY.1
+        );
+    }
     Ok(())
 }
 

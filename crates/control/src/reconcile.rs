@@ -102,13 +102,16 @@ impl Controller {
         let problem = self.config().err();
         let found = match &self.caches.parts {
             Some(parts) => match parts.ready().now_or_never() {
-                Some(()) => parts.now(),
+                Some(()) => Some(parts.now()),
                 // The key comes back when both are known.
                 None => return End::Done(None),
             },
-            None => (None, None),
+            None => None,
         };
-        let parts = Parts { controller: found.0.as_deref(), handler: found.1.as_deref() };
+        let parts = found.as_ref().map(|(controller, handler)| Parts {
+            controller: controller.as_deref(),
+            handler: handler.as_deref(),
+        });
         let (version, now) = (env!("CARGO_PKG_VERSION"), Timestamp::now());
         let ops = decide::cluster_status(&cluster, version, problem.as_deref(), parts, now);
         if ops.is_empty() {

@@ -8,11 +8,10 @@ use serde_json::Value;
 
 use super::patch;
 
-/// What is installed beside the controllers that decide. Where both are absent, nothing is: on one machine, and while
-/// controllers run outside of the cluster.
+/// What is installed on a cluster beside the controllers that decide.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Parts<'a> {
-    /// `kubevirt-controller`.
+    /// `kubevirt-controller`; controllers may also run outside of the cluster.
     pub controller: Option<&'a Deployment>,
     /// `virt-handler`.
     pub handler: Option<&'a DaemonSet>,
@@ -28,11 +27,13 @@ impl Parts<'_> {
                 out.push("no replica of kubevirt-controller is available".to_owned());
             }
         }
-        if let Some(handler) = self.handler {
-            let status = handler.status.as_ref();
-            if status.and_then(|status| status.number_available).unwrap_or(0) < 1 {
-                out.push("virt-handler is available on no node".to_owned());
-            }
+        let Some(handler) = self.handler else {
+            out.push("there is no DaemonSet virt-handler: apply the manifest again".to_owned());
+            return out;
+        };
+        let status = handler.status.as_ref();
+        if status.and_then(|status| status.number_available).unwrap_or(0) < 1 {
+            out.push("virt-handler is available on no node".to_owned());
         }
         out
     }
@@ -65,17 +66,18 @@ impl Parts<'_> {
 }
 
 /// The patch of the status of the KubeVirt object that says whether machines can run, how far the installation is, and
-/// `problem`, what is wrong with its configuration; empty when the object says so already.
+/// `problem`, what is wrong with its configuration; empty when the object says so already. On one machine there are no
+/// `parts`.
 pub fn cluster_status(
     cluster: &KubeVirt,
     version: &str,
     problem: Option<&str>,
-    parts: Parts<'_>,
+    parts: Option<Parts<'_>>,
     now: Timestamp,
 ) -> Vec<Value> {
     const ALL: (&str, &str) = ("AllComponentsReady", "All components are ready.");
     let mut new = cluster.clone();
-    let (missing, pending) = (parts.missing(), parts.pending());
+    let (missing, pending) = parts.map_or_else(Default::default, |parts| (parts.missing(), parts.pending()));
     let status = new.status.get_or_insert_default();
     status.phase = Some(if missing.is_empty() { "Deployed" } else { "Deploying" }.to_owned());
     status.observed_generation = cluster.metadata.generation;
@@ -128,10 +130,10 @@ mod tests {
         }))
         .unwrap();
         let parts = Parts { controller: Some(&deployment), handler: Some(&handler) };
-        read(kind, parts)
+        read(kind, Some(parts))
     }
 
-    fn read(kind: &str, parts: Parts<'_>) -> (String, String) {
+    fn read(kind: &str, parts: Option<Parts<'_>>) -> (String, String) {
         let cluster: KubeVirt = serde_json::from_value(
             json!({"metadata": {"name": "kubevirt", "resourceVersion": "1"}, "spec": {}}),
         )
@@ -162,10 +164,12 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_else_is_installed_nothing_is_waited_for() {
+    fn on_one_machine_nothing_is_waited_for_and_a_cluster_needs_a_handler() {
         for kind in ["Available", "Progressing"] {
             let wanted = if kind == "Available" { "True" } else { "False" };
-            assert_eq!(read(kind, Parts::default()).0, wanted);
+            assert_eq!(read(kind, None).0, wanted);
         }
+        let (available, message) = read("Available", Some(Parts::default()));
+        assert!(available == "False" && message.contains("no DaemonSet virt-handler"), "{message}");
     }
 }

@@ -3,7 +3,7 @@
 //! The KubeVirt object is not among it: kubectl refuses an object in the same file as its definition. The controller makes
 //! it where there is none.
 
-use super::{applicable, controller, handler, install};
+use super::{applicable, controller, handler, install, scc_webhook::MANAGED_BY};
 use crate::config::ClusterConfig;
 use ferrovirt_kubernetes::object;
 use ferrovirt_model::Profile;
@@ -73,5 +73,13 @@ pub fn cluster(options: &Options) -> Vec<Value> {
         controller::disruption_budget(),
         handler::daemon_set(&image(handler::NAME)),
     ]);
+    for manifest in &mut out {
+        // Upstream's objects have the same names.
+        if let Some(metadata) = manifest.pointer_mut("/metadata").and_then(Value::as_object_mut)
+            && let Some(labels) = metadata.entry("labels").or_insert_with(|| json!({})).as_object_mut()
+        {
+            labels.insert(MANAGED_BY.0.to_owned(), json!(MANAGED_BY.1));
+        }
+    }
     applicable(out)
 }

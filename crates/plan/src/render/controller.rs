@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// Account, roles, Deployment, disruption budget and Lease.
 pub const NAME: &str = "kubevirt-controller";
-/// Where the kubelet asks whether a replica lives and is ready.
+/// Where the kubelet asks whether a replica is ready.
 const PORT: u16 = 8080;
 
 /// The Lease that says which replica works. It is made here so that the account needs no right to make any; the replicas
@@ -23,7 +23,6 @@ pub fn lease() -> Value {
 /// `launcher` that of launcher pods.
 pub fn deployment(image: &str, launcher: &str, profile: Profile) -> Value {
     let labels = json!({"kubevirt.io": NAME});
-    let probe = |path: &str| json!({"httpGet": {"path": path, "port": PORT}, "periodSeconds": 5});
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -62,8 +61,9 @@ pub fn deployment(image: &str, launcher: &str, profile: Profile) -> Value {
                             format!("--profile={}", profile.name()),
                         ],
                         "ports": [{"containerPort": PORT, "name": "health"}],
-                        "livenessProbe": probe("/healthz"),
-                        "readinessProbe": probe("/readyz"),
+                        // And no probe of liveness: a process that has lost the Lease ends by itself, and whoever
+                        // reaches the port could keep others from it.
+                        "readinessProbe": {"httpGet": {"path": "/readyz", "port": PORT}, "periodSeconds": 5},
                         "resources": {
                             "requests": {"cpu": "50m", "memory": "64Mi"},
                             "limits": {"memory": "512Mi"},
