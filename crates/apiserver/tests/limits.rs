@@ -41,6 +41,8 @@ fn connect(cluster: &Cluster, tls: &Arc<ClientConfig>) -> Connection {
     let socket = TcpStream::connect(cluster.address()).unwrap();
     // Only ends a test that has failed.
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    // The kernel would let it grow to tens of MiB, and what a client does not take would be in there.
+    rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 64 << 10).unwrap();
     let mut stream = StreamOwned::new(ClientConnection::new(Arc::clone(tls), name).unwrap(), socket);
     stream.flush().unwrap();
     stream
