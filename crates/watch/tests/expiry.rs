@@ -80,7 +80,8 @@ async fn a_watch_whose_revision_the_server_forgot_lists_again_and_goes_on() {
         make(&accounts, round).await;
         until(&mut events, round).await;
         let missed = format!("{round}-missed");
-        assert!(gate.expire(&gate.connections(), &admin).await > 0);
+        let object = "/api/v1/namespaces/default/serviceaccounts/first";
+        assert!(gate.expire(&gate.connections(), &admin, &[object]).await > 0);
         make(&accounts, &missed).await;
         until(&mut events, &missed).await;
         // The watch after the list works, too.
@@ -88,6 +89,7 @@ async fn a_watch_whose_revision_the_server_forgot_lists_again_and_goes_on() {
         make(&accounts, &later).await;
         until(&mut events, &later).await;
     }
+    assert!(gate::expired(&admin).await >= 2, "a watch went on from a revision that was forgotten");
     let names: BTreeSet<String> =
         accounts.list(&Default::default()).await.unwrap().into_iter().map(|one| one.name_any()).collect();
     assert!(names.contains("third-later"));

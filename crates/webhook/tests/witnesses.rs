@@ -423,9 +423,18 @@ async fn the_webhook_decides_from_the_newest_state_after_any_of_its_watches_and_
     let webhook = Webhook::start(&cluster).await;
     webhook.wait_readiness("ok").await;
     everything_new_counts(&cluster, &webhook, "before").await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let followed = [
+        "/apis/security.openshift.io/v1/securitycontextconstraints/privileged",
+        "/api/v1/namespaces/team",
+        &format!("{rbac}/clusterroles/everywhere-before"),
+        &format!("{rbac}/clusterrolebindings/everywhere-before"),
+        &format!("{rbac}/namespaces/team/roles/local-before"),
+        &format!("{rbac}/namespaces/team/rolebindings/local-before"),
+    ];
     let mut cut = 0;
     for connection in gate.connections() {
-        let expired = gate.expire(&[connection], &cluster.admin).await;
+        let expired = gate.expire(&[connection], &cluster.admin, &followed).await;
         if expired > 0 {
             everything_new_counts(&cluster, &webhook, &format!("after-{connection}")).await;
         }
@@ -433,7 +442,11 @@ async fn the_webhook_decides_from_the_newest_state_after_any_of_its_watches_and_
     }
     // SCCs, namespaces, and roles and bindings of both scopes.
     assert!(cut >= 6, "{cut}");
-    gate.expire(&gate.connections(), &cluster.admin).await;
+    eventually("watches that were told to list again", async || {
+        (gate::expired(&cluster.admin).await >= 6).then_some(())
+    })
+    .await;
+    gate.expire(&gate.connections(), &cluster.admin, &followed).await;
     everything_new_counts(&cluster, &webhook, "after-all").await;
     webhook.stop().await;
     cluster.end().await;

@@ -27,12 +27,12 @@ pub enum StoreError {
         /// UID that is stored.
         found: String,
     },
-    /// The ring of recent events does not reach back to the revision that a watch asked for.
+    /// Of what a watch is about, the history has forgotten a change after the revision that it asked for.
     #[error("too old resource version: {asked} ({oldest})")]
     Expired {
         /// Revision that the caller asked for.
         asked: u64,
-        /// Oldest revision that a watch can start from.
+        /// Oldest revision that a watch of the same objects can start from.
         oldest: u64,
     },
     /// A watch asked for a revision that this store has not reached.

@@ -29,6 +29,11 @@ impl Key {
         self.0.split('/').nth(3).unwrap_or_default()
     }
 
+    /// Everything before the name: the resource and the namespace, as [`Prefix::namespace`] writes them.
+    pub(crate) fn place(&self) -> &str {
+        self.0.rfind('/').and_then(|slash| self.0.get(..=slash)).unwrap_or_default()
+    }
+
     /// The name part.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -36,7 +41,7 @@ impl Key {
     }
 }
 
-/// A set of keys that is listed or watched together.
+/// A set of keys that is listed or watched together. It ends with a `/`: keys of one [`Key::place`] are all in it, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefix(String);
 
@@ -63,6 +68,12 @@ impl Prefix {
     #[must_use]
     pub fn contains(&self, key: &Key) -> bool {
         key.0.starts_with(&self.0)
+    }
+
+    /// How the keys of the set begin.
+    #[must_use]
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 
     /// The smallest key that can belong to the set.

@@ -13,6 +13,7 @@
 mod batch;
 mod disk;
 mod error;
+mod forgotten;
 mod growth;
 mod key;
 mod keys;
@@ -302,7 +303,7 @@ impl Store {
     /// Follows all changes below a prefix that come after `revision` (normally that of a [`Snapshot`]).
     ///
     /// # Errors
-    /// [`StoreError::Expired`] when the history does not reach back that far: list again.
+    /// [`StoreError::Expired`] when the history has forgotten one of these changes: list again.
     /// [`StoreError::FromTheFuture`] when the revision was never given out.
     pub fn watch(&self, prefix: Prefix, revision: u64) -> Result<Watcher, StoreError> {
         Watcher::new(Arc::clone(&self.shared), prefix, revision)

@@ -160,6 +160,39 @@ async fn history_has_an_end() {
 }
 
 #[tokio::test]
+async fn a_flood_of_one_kind_in_a_namespace_expires_no_watch_of_anything_else() {
+    let (_directory, store) = open();
+    let pods = Prefix::namespace("", "pods", "default");
+    let pod = |name| Key::new("", "pods", "default", name);
+    store.create(pod("before"), object("before", "")).await.unwrap();
+    let start = store.revision();
+    let mut slow = store.watch(pods.clone(), start).unwrap();
+    let big = "x".repeat(1 << 20);
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        store.create(key(name), object(name, &big)).await.unwrap();
+    }
+    let quiet = [pods, Prefix::resource("", "pods"), Prefix::namespace("", "configmaps", "other")];
+    for prefix in quiet {
+        assert!(store.watch(prefix, start).is_ok());
+    }
+    for prefix in [Prefix::namespace("", "configmaps", "default"), Prefix::resource("", "configmaps")] {
+        assert!(
+            matches!(store.watch(prefix, start), Err(StoreError::Expired { asked, .. }) if asked == start)
+        );
+    }
+    let made = store.create(pod("after"), object("after", "")).await.unwrap();
+    let [event] = &*slow.next().await.unwrap() else { panic!("one pod was made") };
+    assert_eq!((event.revision, event.key.name()), (made.revision, "after"));
+    // Now one of its own is forgotten.
+    let mut slow = store.watch(Prefix::resource("", "pods"), start).unwrap();
+    for name in ["g", "h", "i", "j", "k", "l"] {
+        store.create(key(name), object(name, &big)).await.unwrap();
+    }
+    assert!(matches!(slow.next().await, Err(StoreError::Expired { oldest, .. }) if oldest == made.revision));
+    assert!(store.watch(Prefix::resource("", "pods"), made.revision).is_ok());
+}
+
+#[tokio::test]
 async fn everything_survives_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store.redb");

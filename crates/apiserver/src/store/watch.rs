@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::forgotten::Forgotten;
 use super::{Key, Prefix, Shared, StoreError};
 
 /// How many events the history keeps. A client that is slower than this lists again.
@@ -15,6 +16,10 @@ const MAX_BYTES: usize = 4 << 20;
 const MAX_WEIGHT: usize = 16 << 20;
 /// How many bytes of events a watcher is given at once, and one event more: whoever is slow holds no more than that.
 const AT_ONCE: usize = 256 << 10;
+
+/// Of how many resources in namespaces the history knows what it has forgotten. Their names are short: it is some MiB at
+/// the very most.
+const MAX_PLACES: usize = 4096;
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,13 +53,13 @@ pub(crate) struct History {
     events: VecDeque<(Arc<Event>, usize, usize)>,
     bytes: usize,
     weight: usize,
-    /// A watch can start from this revision or a later one.
-    oldest: u64,
+    /// What is no longer among them.
+    forgotten: Forgotten,
 }
 
 impl History {
     pub(crate) fn new(revision: u64) -> Self {
-        Self { events: VecDeque::new(), bytes: 0, weight: 0, oldest: revision }
+        Self { events: VecDeque::new(), bytes: 0, weight: 0, forgotten: Forgotten::new(revision, MAX_PLACES) }
     }
 
     pub(crate) fn push(&mut self, event: Event, bytes: usize) {
@@ -67,17 +72,18 @@ impl History {
             if let Some((event, bytes, weight)) = self.events.pop_front() {
                 self.bytes = self.bytes.saturating_sub(bytes);
                 self.weight = self.weight.saturating_sub(weight);
-                self.oldest = event.revision;
+                self.forgotten.add(&event.key, event.revision);
             }
         }
     }
 
     /// Events after `revision` that lie below `prefix`, until there are [`AT_ONCE`] bytes of them; and the revision up to
     /// which these are all.
+    ///
+    /// # Errors
+    /// [`StoreError::Expired`] when one of them is forgotten. Other changes, however many, do not matter.
     fn since(&self, revision: u64, now: u64, prefix: &Prefix) -> Result<(Vec<Arc<Event>>, u64), StoreError> {
-        if revision < self.oldest {
-            return Err(StoreError::Expired { asked: revision, oldest: self.oldest });
-        }
+        self.forgotten.check(revision, prefix)?;
         let start = self.events.partition_point(|(event, ..)| event.revision <= revision);
         let (mut found, mut size) = (Vec::new(), 0usize);
         for (event, _, weight) in self.events.range(start..).filter(|(event, ..)| prefix.contains(&event.key))
@@ -109,9 +115,7 @@ impl Watcher {
             if revision > state.revision {
                 return Err(StoreError::FromTheFuture { asked: revision, current: state.revision });
             }
-            if revision < state.history.oldest {
-                return Err(StoreError::Expired { asked: revision, oldest: state.history.oldest });
-            }
+            state.history.forgotten.check(revision, &prefix)?;
         }
         Ok(Self { shared, tick, prefix, seen: revision })
     }
@@ -147,3 +151,6 @@ impl Watcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -41,8 +42,7 @@ impl Gate {
                     if is_open.wait_for(|open| *open).await.is_ok()
                         && let Ok(mut server) = TcpStream::connect(server).await
                     {
-                        // Either side may end it.
-                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                        carry(&mut client, &mut server, is_open).await;
                     }
                     all_of_them.lock().unwrap().remove(&number);
                 });
@@ -64,9 +64,10 @@ impl Gate {
         self.connections.lock().unwrap().keys().copied().collect()
     }
 
-    /// Cuts connections; until their clients may come back, so much happens that the server forgets the revisions that
-    /// they know. Answers how many were cut.
-    pub(crate) async fn expire(&self, connections: &[usize], admin: &Client) -> usize {
+    /// Cuts connections; until their clients may come back, each of the objects, which are named by their paths, changes, and
+    /// so much happens then that the server forgets these changes: who follows their kinds cannot go on from what they know.
+    /// Answers how many were cut.
+    pub(crate) async fn expire(&self, connections: &[usize], admin: &Client, objects: &[&str]) -> usize {
         self.open.send_replace(false);
         let mut cut = 0;
         for number in connections {
@@ -75,10 +76,55 @@ impl Gate {
                 cut += 1;
             }
         }
+        for object in objects {
+            change(admin, object).await;
+        }
         fill_history(admin).await;
         self.open.send_replace(true);
         cut
     }
+}
+
+/// Carries bytes until either side ends. What the client sends waits for an open gate: a client whose watch was cut may
+/// watch again over another connection that it has already.
+async fn carry(client: &mut TcpStream, server: &mut TcpStream, mut is_open: watch::Receiver<bool>) {
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let requests = async {
+        let mut bytes = vec![0; 16 << 10];
+        while let Ok(length @ 1..) = from_client.read(&mut bytes).await {
+            if is_open.wait_for(|open| *open).await.is_err()
+                || to_server.write_all(&bytes[..length]).await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = requests => {}
+        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+    }
+}
+
+/// Changes an object in a way that means nothing.
+async fn change(admin: &Client, path: &str) {
+    let request = |method: &str, body: Vec<u8>| {
+        let request = http::Request::builder().method(method).uri(path);
+        request.header("content-type", "application/merge-patch+json").body(body).unwrap()
+    };
+    let object: Value = admin.request(request("GET", Vec::new())).await.unwrap();
+    let before = object["metadata"]["resourceVersion"].clone();
+    let change = json!({"metadata": {"annotations": {"changed-after": before}}});
+    let object: Value = admin.request(request("PATCH", change.to_string().into_bytes())).await.unwrap();
+    assert_ne!(object["metadata"]["resourceVersion"], before, "{path}");
+}
+
+/// How many watches the server has told to list again.
+pub(crate) async fn expired(admin: &Client) -> usize {
+    let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
+    let text = admin.request_text(request).await.unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("ferrovirt_apiserver_expired_watches_total "));
+    line.unwrap().parse().unwrap()
 }
 
 /// Changes one object until the server has forgotten what was before.
