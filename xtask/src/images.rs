@@ -3,39 +3,16 @@
 //! The same files give the same bytes. Beside each archive lies an SPDX document of what is in it.
 
 use crate::{root, sbom};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use ferrovirt_cluster::{
-    images::libraries,
+    images::{self, libraries},
     oci::{Entry, Image},
 };
 use serde_json::json;
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 /// The user of programs that need no other; pods name their own where they do.
 const NOBODY: &str = "65532:65532";
-/// QEMU, as Debian's package has it.
-const QEMU: &str = "/usr/bin/qemu-system-x86_64";
-/// QEMU's modules; of them a machine needs the accelerators.
-const MODULES: &str = "/usr/lib/x86_64-linux-gnu/qemu";
-/// Firmware and option ROMs that the command lines of crates/qemu load: for a disk or VNC, for a kernel, and to boot from
-/// the network with each model of interface.
-const FIRMWARE: [&str; 11] = [
-    "/usr/share/seabios/bios-256k.bin",
-    "/usr/share/seabios/vgabios-stdvga.bin",
-    "/usr/share/qemu/kvmvapic.bin",
-    "/usr/share/qemu/linuxboot.bin",
-    "/usr/share/qemu/linuxboot_dma.bin",
-    "/usr/share/qemu/pvh.bin",
-    "/usr/share/qemu/qboot.rom",
-    "/usr/lib/ipxe/qemu/efi-virtio.rom",
-    "/usr/lib/ipxe/qemu/efi-e1000.rom",
-    "/usr/lib/ipxe/qemu/efi-e1000e.rom",
-    "/usr/lib/ipxe/qemu/efi-rtl8139.rom",
-];
 
 /// An image, and the crate whose dependencies are linked into its program.
 struct Part {
@@ -74,45 +51,13 @@ fn contents(file: &str, program: &Path) -> Result<Image> {
         ..Image::default()
     };
     image.entries.insert(format!("usr/bin/{file}"), Entry::File(program.to_owned(), 0o755));
-    let mut loads = vec![program.to_owned()];
+    for library in libraries(program)? {
+        images::add(&mut image, &library, 0o755);
+    }
     if file == "virt-launcher" {
-        add(&mut image, Path::new(QEMU), 0o755);
-        loads = vec![PathBuf::from(QEMU)];
-        for module in files(Path::new(MODULES), |name| name.starts_with("accel-"))? {
-            add(&mut image, &module, 0o644);
-            loads.push(module);
-        }
-        for firmware in FIRMWARE {
-            add(&mut image, Path::new(firmware), 0o644);
-        }
-    }
-    let mut all = BTreeSet::new();
-    for program in &loads {
-        all.extend(libraries(program)?);
-    }
-    for library in all {
-        // The loader starts every program, and is started itself.
-        add(&mut image, &library, 0o755);
+        images::add_qemu(&mut image)?;
     }
     Ok(image)
-}
-
-/// A file of this machine at its own place; links are followed, so that the contents are there.
-fn add(image: &mut Image, path: &Path, mode: u32) {
-    let inside = path.strip_prefix("/").unwrap_or(path).to_string_lossy().into_owned();
-    image.entries.insert(inside, Entry::File(path.to_owned(), mode));
-}
-
-fn files(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
-        let entry = entry?;
-        if entry.path().is_file() && entry.file_name().to_str().is_some_and(&wanted) {
-            found.push(entry.path());
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 #[cfg(test)]

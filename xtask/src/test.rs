@@ -65,6 +65,8 @@ fn on_kubernetes() -> Result<()> {
             "--test",
             "slots",
             "--test",
+            "network",
+            "--test",
             "install",
         ]),
         Err(error) if error.is::<ferrovirt_cluster::Unavailable>() => {

@@ -15,6 +15,26 @@ use std::{
 /// A shell and what tests need of the usual tools; its name in containerd. Pods that use it say `imagePullPolicy: Never`.
 pub const TOOLS: &str = "localhost/tools:1";
 
+/// QEMU, as Debian's package has it.
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+/// QEMU's modules; of them a machine needs the accelerators.
+const MODULES: &str = "/usr/lib/x86_64-linux-gnu/qemu";
+/// Firmware and option ROMs that the command lines of crates/qemu load: for a disk or VNC, for a kernel, and to boot from
+/// the network with each model of interface.
+const FIRMWARE: [&str; 11] = [
+    "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/seabios/vgabios-stdvga.bin",
+    "/usr/share/qemu/kvmvapic.bin",
+    "/usr/share/qemu/linuxboot.bin",
+    "/usr/share/qemu/linuxboot_dma.bin",
+    "/usr/share/qemu/pvh.bin",
+    "/usr/share/qemu/qboot.rom",
+    "/usr/lib/ipxe/qemu/efi-virtio.rom",
+    "/usr/lib/ipxe/qemu/efi-e1000.rom",
+    "/usr/lib/ipxe/qemu/efi-e1000e.rom",
+    "/usr/lib/ipxe/qemu/efi-rtl8139.rom",
+];
+
 /// Debian's busybox-static: one program without libraries.
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -66,6 +86,36 @@ pub fn program(name: &str, program: &Path) -> Result<Image> {
     }
     image.config = json!({"Entrypoint": [format!("/usr/bin/{file}")], "User": "65532:65532"});
     Ok(image)
+}
+
+/// Adds QEMU of this machine with what it loads for a machine.
+pub fn add_qemu(image: &mut Image) -> Result<()> {
+    add(image, Path::new(QEMU), 0o755);
+    let mut loads = vec![PathBuf::from(QEMU)];
+    let modules = std::fs::read_dir(MODULES).with_context(|| MODULES.to_owned())?;
+    for module in modules {
+        let module = module?;
+        if module.path().is_file() && module.file_name().to_string_lossy().starts_with("accel-") {
+            add(image, &module.path(), 0o644);
+            loads.push(module.path());
+        }
+    }
+    for firmware in FIRMWARE {
+        add(image, Path::new(firmware), 0o644);
+    }
+    for program in &loads {
+        for library in libraries(program)? {
+            // The loader starts every program, and is started itself.
+            add(image, &library, 0o755);
+        }
+    }
+    Ok(())
+}
+
+/// A file of this machine at its own place; links are followed, so that the contents are there.
+pub fn add(image: &mut Image, path: &Path, mode: u32) {
+    let inside = path.strip_prefix("/").unwrap_or(path).to_string_lossy().into_owned();
+    image.entries.insert(inside, Entry::File(path.to_owned(), mode));
 }
 
 /// The libraries of a program of our own, or of one that is installed, with the loader itself: what `ldd` names, which
