@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   supervisor (root): starts the other two again when they end, owns the files of credentials; no network
-//!      │ listening socket, one socket for credentials        │
+//!      │ listening sockets, one socket for credentials       │
 //!      ▼                                                     ▼
 //!   API server and controllers (a user of their own,  ──►  node agent, `virt-handler` (root, listed capabilities)
 //!   no capability, own directory)                  agent.sock

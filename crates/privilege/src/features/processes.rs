@@ -68,7 +68,7 @@ pub(super) const GRANTS: &[Grant] = &[
         Subject::ApiServer,
         Phase::Start,
         &[
-            Right::Descriptor("the listening socket"),
+            Right::Descriptor("the listening sockets: one for everybody, one for the system's own accounts"),
             Right::Descriptor("its own directory, as its working directory"),
             Right::Descriptor("the directory of the node agent's socket"),
             Right::Descriptor("a socket on which the supervisor takes kubeconfigs"),
