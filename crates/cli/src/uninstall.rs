@@ -32,8 +32,8 @@ const MACHINES: [&str; 2] = ["VirtualMachine", "VirtualMachineInstance"];
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Names of machines that are told.
-const TOLD: usize = 5;
+/// Names of machines that a refusal shows.
+const SHOWN: usize = 5;
 
 /// Removes what `deploy/ferrovirt.yaml` installs, says each step, and fails with what is left.
 pub(crate) async fn uninstall(options: Options) -> Result<()> {
@@ -80,7 +80,7 @@ async fn allowed(client: &Client, options: &Options) -> Result<()> {
     for kind in MACHINES {
         machines.extend(list(client, kind).await?);
     }
-    let names: Vec<String> = machines.iter().take(TOLD).map(name).collect();
+    let names: Vec<String> = machines.iter().take(SHOWN).map(name).collect();
     ensure!(
         machines.is_empty(),
         "there are machines ({} objects: {}...): delete them, or end and remove all of them with --remove-machines",

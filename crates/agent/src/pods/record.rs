@@ -52,7 +52,7 @@ pub struct Record {
     pub places: Places,
     /// The order.
     pub order: Order,
-    /// The files of its seeds, until its guest runs: an agent that starts anew may have to send them. Absent in records of
+    /// The files of its seeds, until its guest runs: a restarted agent may have to send them. Absent in records of
     /// agents that made the seeds themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seeds: Vec<seed::File>,
