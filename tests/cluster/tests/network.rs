@@ -6,137 +6,26 @@
 //! The device node `/dev/net/tun` may be opened by everybody on the cluster's nodes, as udev makes it.
 #![allow(clippy::indexing_slicing)]
 
+mod common;
+
 use anyhow::{Context, Result, bail, ensure};
-use ferrovirt_cluster::{Options, Own, images, layout::Node, network, wait};
+use common::{Api, TIMEOUT, Test};
+use ferrovirt_cluster::{network, wait};
 use ferrovirt_e2e::process::Process;
-use ferrovirt_handler::net::talk::{Binding, FromApi, MOST, ToApi, Wanted, read};
+use ferrovirt_handler::net::talk::{FromApi, ToApi};
 use ferrovirt_qemu::{
     order::{Accelerator, Backing, Lease, Memory, Nic, Order, Tap, VERSION},
-    protocol::{Event, Request, State},
+    protocol::{Request, State},
 };
-use ferrovirt_sys::{netns, seqpacket::Connection};
-use serde_json::Value;
+use ferrovirt_sys::netns;
 use std::{
-    cell::RefCell,
-    fs, io,
+    fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
-const TIMEOUT: Duration = Duration::from_secs(180);
 const LAUNCHER: &str = concat!("localhost/ferrovirt/virt-launcher:", env!("CARGO_PKG_VERSION"));
-
-/// The part `api`: what it is told, of which nothing is read twice.
-struct Api {
-    connection: Connection,
-    said: RefCell<Vec<String>>,
-}
-
-impl Api {
-    fn connect(net: &Process) -> Result<Self> {
-        let socket = PathBuf::from(format!("/proc/{}/root/run/ferrovirt-net/api.sock", net.pid));
-        let connection = wait("the socket of net", TIMEOUT, || Ok(Connection::connect(&socket).ok()))?;
-        connection.set_nonblocking(true)?;
-        Ok(Self { connection, said: RefCell::default() })
-    }
-
-    fn ask(&self, head: &FromApi, body: &[u8]) -> Result<()> {
-        let line = serde_json::to_vec(head)?;
-        Ok(self.connection.send(&[&line, &b"\n"[..], body].concat(), &[])?)
-    }
-
-    /// Reads on until something is what is looked for.
-    fn until<T>(&self, what: &str, look: impl Fn(&ToApi, &[u8]) -> Option<T>) -> Result<T> {
-        wait(what, TIMEOUT, || {
-            loop {
-                let bytes = match self.connection.recv(MOST) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                    other => other?.context("net has closed the connection")?.bytes,
-                };
-                let (head, body) = read::<ToApi>(&bytes)?;
-                self.said.borrow_mut().push(format!("{head:?} {}", String::from_utf8_lossy(body)));
-                if let Some(found) = look(&head, body) {
-                    return Ok(Some(found));
-                }
-            }
-        })
-        .with_context(|| self.said.borrow().join("\n"))
-    }
-
-    fn slot(&self, pod: &str) -> Result<String> {
-        self.until(&format!("the slot of {pod}"), |head, _| match head {
-            ToApi::Slot { slot, holder, .. } if holder.pod == pod => Some(slot.clone()),
-            _ => None,
-        })
-    }
-
-    fn state(&self, of: &str, wanted: State) -> Result<()> {
-        self.until(&format!("the state {wanted:?}"), |head, body| {
-            match (head, serde_json::from_slice(body)) {
-                (ToApi::Said { slot }, Ok(Event::State { state, .. })) if slot == of => {
-                    (state == wanted).then_some(())
-                }
-                _ => None,
-            }
-        })
-    }
-
-    /// Asks for a network; `net`'s answer.
-    fn prepare(&self, slot: &str, addresses: Vec<Ipv4Addr>) -> Result<ToApi> {
-        let wanted =
-            Wanted { queues: 1, binding: Binding::Masquerade { ports: vec![] }, mtu: None, addresses };
-        self.ask(&FromApi::Prepare { slot: slot.to_owned(), wanted }, &[])?;
-        self.until("an answer", |head, _| match head {
-            ToApi::Ready { slot: of, .. } | ToApi::Refused { slot: of, .. } if of == slot => {
-                Some(head.clone())
-            }
-            _ => None,
-        })
-    }
-}
-
-struct Test {
-    cluster: Own,
-    node: Node,
-}
-
-impl Test {
-    fn kubectl(&self, words: &str) -> Result<String> {
-        self.cluster.output(&words.split(' ').collect::<Vec<_>>())
-    }
-
-    fn json(&self, words: &str) -> Result<Value> {
-        self.cluster.json(&words.split(' ').collect::<Vec<_>>())
-    }
-
-    fn log(&self) -> String {
-        let words = "logs -n kubevirt -l kubevirt.io=virt-handler --all-containers --tail=-1 --prefix";
-        let pods = self.kubectl("describe pods -A").unwrap_or_default();
-        format!("{pods}\n{}", self.kubectl(words).unwrap_or_default())
-    }
-
-    /// The node's processes whose command lines have all of these words.
-    fn processes(&self, words: &[&str]) -> Vec<Process> {
-        let found =
-            Process::find(|all| words.iter().all(|word| all.iter().any(|argument| argument.contains(word))));
-        let group = format!("{}/", self.node.cgroup);
-        let here = |process: &Process| {
-            fs::read_to_string(format!("/proc/{}/cgroup", process.pid))
-                .is_ok_and(|text| text.contains(&group))
-        };
-        found.into_iter().filter(here).collect()
-    }
-
-    fn address(&self, namespace: &str, pod: &str) -> Result<Ipv4Addr> {
-        wait(&format!("the address of {pod}"), TIMEOUT, || {
-            let pod = self.json(&format!("get pod {pod} -n {namespace}"))?;
-            Ok(pod["status"]["podIP"].as_str().map(str::parse).transpose()?)
-        })
-        .with_context(|| self.log())
-    }
-}
 
 /// What a line of the shell prints in a network namespace.
 fn inside(namespace: &Path, line: &str) -> Result<String> {
@@ -315,43 +204,9 @@ spec:
 
 #[test]
 fn a_launcher_without_a_capability_gets_its_network_from_a_handler_with_one() -> Result<()> {
-    let programs = ferrovirt_e2e::Cluster::binaries()?;
-    let cluster = Own::with(Options { name: "network".to_owned(), nodes: 1, ..Options::default() })?;
-    let mut archives = Vec::new();
-    for program in ["ferrovirt", "virt-handler", "virt-launcher"] {
-        let archive = cluster.layout().path(format!("{program}.tar"));
-        let name = format!("localhost/ferrovirt/{program}:{}", env!("CARGO_PKG_VERSION"));
-        let mut image = images::program(&name, &programs.join(program))?;
-        if program == "virt-launcher" {
-            images::add_qemu(&mut image)?;
-        }
-        image.write(&archive)?;
-        archives.push(archive);
-    }
-    cluster.load(&archives)?;
-    let node = cluster.layout().nodes().pop().context("no node")?;
-    let test = Test { cluster, node };
-    let file = ferrovirt_e2e::root().join("deploy/ferrovirt.yaml");
-    test.kubectl(&format!("apply -f {}", file.display()))?;
-    test.cluster.apply(
-        "{apiVersion: v1, kind: Namespace, metadata: {name: vms, labels: {pod-security.kubernetes.io/enforce: restricted}}}",
-    )?;
-    let net = wait("net", TIMEOUT, || Ok(test.processes(&["--api-socket="]).into_iter().next()))
-        .with_context(|| test.log())?;
-    let api = Api::connect(&net).with_context(|| test.log())?;
-    let problem = api.until("the node", |head, _| match head {
-        ToApi::Node { problem } => Some(problem.clone()),
-        _ => None,
-    })?;
-    ensure!(problem.is_none(), "{problem:?}");
+    let test = Test::start("network")?;
+    let (net, api) = test.net()?;
     rights(&test, &net)?;
-    test.kubectl("wait kubevirt/kubevirt -n kubevirt --for=create --timeout=180s")?;
-    let patch = r#"{"spec":{"configuration":{"developerConfiguration":{"useEmulation":true}}}}"#;
-    test.cluster.output(&["patch", "kubevirt", "kubevirt", "-n", "kubevirt", "--type=merge", "-p", patch])?;
-    // Until the controller manager has made it, every pod is refused.
-    wait("the service account of vms", TIMEOUT, || {
-        Ok(test.kubectl("get serviceaccount default -n vms").ok())
-    })?;
     machine(&test, &api)?;
     with_the_nodes_network(&test, &api)
 }

@@ -1,0 +1,178 @@
+//! A cluster with Ferrovirt on it, and the part `api`, which a test plays.
+#![allow(dead_code, unreachable_pub, clippy::indexing_slicing)] // helpers of tests
+
+use anyhow::{Context, Result, ensure};
+use ferrovirt_cluster::{Options, Own, images, layout::Node, wait};
+use ferrovirt_e2e::process::Process;
+use ferrovirt_handler::net::talk::{Binding, FromApi, MOST, ToApi, Wanted, read};
+use ferrovirt_qemu::protocol::{Event, State};
+use ferrovirt_sys::seqpacket::Connection;
+use serde_json::Value;
+use std::{cell::RefCell, fs, io, net::Ipv4Addr, path::PathBuf, time::Duration};
+
+pub const TIMEOUT: Duration = Duration::from_secs(180);
+
+/// The part `api`: what it is told, of which nothing is read twice.
+pub struct Api {
+    connection: Connection,
+    pub said: RefCell<Vec<String>>,
+}
+
+impl Api {
+    pub fn connect(net: &Process) -> Result<Self> {
+        let socket = PathBuf::from(format!("/proc/{}/root/run/ferrovirt-net/api.sock", net.pid));
+        let connection = wait("the socket of net", TIMEOUT, || Ok(Connection::connect(&socket).ok()))?;
+        connection.set_nonblocking(true)?;
+        Ok(Self { connection, said: RefCell::default() })
+    }
+
+    pub fn ask(&self, head: &FromApi, body: &[u8]) -> Result<()> {
+        let line = serde_json::to_vec(head)?;
+        Ok(self.connection.send(&[&line, &b"\n"[..], body].concat(), &[])?)
+    }
+
+    /// Reads on until something is what is looked for.
+    pub fn until<T>(&self, what: &str, look: impl Fn(&ToApi, &[u8]) -> Option<T>) -> Result<T> {
+        wait(what, TIMEOUT, || {
+            loop {
+                let bytes = match self.connection.recv(MOST) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                    other => other?.context("net has closed the connection")?.bytes,
+                };
+                let (head, body) = read::<ToApi>(&bytes)?;
+                self.said.borrow_mut().push(format!("{head:?} {}", String::from_utf8_lossy(body)));
+                if let Some(found) = look(&head, body) {
+                    return Ok(Some(found));
+                }
+            }
+        })
+        .with_context(|| self.said.borrow().join("\n"))
+    }
+
+    pub fn slot(&self, pod: &str) -> Result<String> {
+        self.until(&format!("the slot of {pod}"), |head, _| match head {
+            ToApi::Slot { slot, holder, .. } if holder.pod == pod => Some(slot.clone()),
+            _ => None,
+        })
+    }
+
+    pub fn state(&self, of: &str, wanted: State) -> Result<()> {
+        self.until(&format!("the state {wanted:?}"), |head, body| {
+            match (head, serde_json::from_slice(body)) {
+                (ToApi::Said { slot }, Ok(Event::State { state, .. })) if slot == of => {
+                    (state == wanted).then_some(())
+                }
+                _ => None,
+            }
+        })
+    }
+
+    /// Asks for a network; `net`'s answer.
+    pub fn prepare(&self, slot: &str, addresses: Vec<Ipv4Addr>) -> Result<ToApi> {
+        let wanted =
+            Wanted { queues: 1, binding: Binding::Masquerade { ports: vec![] }, mtu: None, addresses };
+        self.ask(&FromApi::Prepare { slot: slot.to_owned(), wanted }, &[])?;
+        self.until("an answer", |head, _| match head {
+            ToApi::Ready { slot: of, .. } | ToApi::Refused { slot: of, .. } if of == slot => {
+                Some(head.clone())
+            }
+            _ => None,
+        })
+    }
+}
+
+pub struct Test {
+    pub cluster: Own,
+    pub node: Node,
+}
+
+impl Test {
+    /// A cluster of one node on which Ferrovirt is installed, with a namespace `vms` of level restricted.
+    pub fn start(name: &str) -> Result<Self> {
+        let programs = ferrovirt_e2e::Cluster::binaries()?;
+        let cluster = Own::with(Options { name: name.to_owned(), nodes: 1, ..Options::default() })?;
+        let mut archives = Vec::new();
+        for program in ["ferrovirt", "virt-handler", "virt-launcher"] {
+            let archive = cluster.layout().path(format!("{program}.tar"));
+            let name = format!("localhost/ferrovirt/{program}:{}", env!("CARGO_PKG_VERSION"));
+            let mut image = images::program(&name, &programs.join(program))?;
+            if program == "virt-launcher" {
+                images::add_qemu(&mut image)?;
+            }
+            image.write(&archive)?;
+            archives.push(archive);
+        }
+        cluster.load(&archives)?;
+        let node = cluster.layout().nodes().pop().context("no node")?;
+        let test = Test { cluster, node };
+        let file = ferrovirt_e2e::root().join("deploy/ferrovirt.yaml");
+        test.kubectl(&format!("apply -f {}", file.display()))?;
+        test.cluster.apply(
+            "{apiVersion: v1, kind: Namespace, metadata: {name: vms, labels: {pod-security.kubernetes.io/enforce: restricted}}}",
+        )?;
+        test.kubectl("wait kubevirt/kubevirt -n kubevirt --for=create --timeout=180s")?;
+        let patch = r#"{"spec":{"configuration":{"developerConfiguration":{"useEmulation":true}}}}"#;
+        test.cluster.output(&[
+            "patch",
+            "kubevirt",
+            "kubevirt",
+            "-n",
+            "kubevirt",
+            "--type=merge",
+            "-p",
+            patch,
+        ])?;
+        // Until the controller manager has made it, every pod is refused.
+        wait("the service account of vms", TIMEOUT, || {
+            Ok(test.kubectl("get serviceaccount default -n vms").ok())
+        })?;
+        Ok(test)
+    }
+
+    /// The process of `net`, and a connection to it as `api` has one.
+    pub fn net(&self) -> Result<(Process, Api)> {
+        let net = wait("net", TIMEOUT, || Ok(self.processes(&["--api-socket="]).into_iter().next()))
+            .with_context(|| self.log())?;
+        let api = Api::connect(&net).with_context(|| self.log())?;
+        let problem = api.until("the node", |head, _| match head {
+            ToApi::Node { problem } => Some(problem.clone()),
+            _ => None,
+        })?;
+        ensure!(problem.is_none(), "{problem:?}");
+        Ok((net, api))
+    }
+
+    pub fn kubectl(&self, words: &str) -> Result<String> {
+        self.cluster.output(&words.split(' ').collect::<Vec<_>>())
+    }
+
+    pub fn json(&self, words: &str) -> Result<Value> {
+        self.cluster.json(&words.split(' ').collect::<Vec<_>>())
+    }
+
+    pub fn log(&self) -> String {
+        let words = "logs -n kubevirt -l kubevirt.io=virt-handler --all-containers --tail=-1 --prefix";
+        let pods = self.kubectl("describe pods -A").unwrap_or_default();
+        format!("{pods}\n{}", self.kubectl(words).unwrap_or_default())
+    }
+
+    /// The node's processes whose command lines have all of these words.
+    pub fn processes(&self, words: &[&str]) -> Vec<Process> {
+        let found =
+            Process::find(|all| words.iter().all(|word| all.iter().any(|argument| argument.contains(word))));
+        let group = format!("{}/", self.node.cgroup);
+        let here = |process: &Process| {
+            fs::read_to_string(format!("/proc/{}/cgroup", process.pid))
+                .is_ok_and(|text| text.contains(&group))
+        };
+        found.into_iter().filter(here).collect()
+    }
+
+    pub fn address(&self, namespace: &str, pod: &str) -> Result<Ipv4Addr> {
+        wait(&format!("the address of {pod}"), TIMEOUT, || {
+            let pod = self.json(&format!("get pod {pod} -n {namespace}"))?;
+            Ok(pod["status"]["podIP"].as_str().map(str::parse).transpose()?)
+        })
+        .with_context(|| self.log())
+    }
+}
