@@ -119,14 +119,21 @@ fn of(client: &Client, manifest: &Value) -> Api<DynamicObject> {
 
 fn api(client: &Client, version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
     let (group, version) = version.split_once('/').unwrap_or(("", version));
-    let mut plural = kind.to_lowercase();
-    if !plural.ends_with('s') {
-        plural.push('s');
-    }
-    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), &plural);
+    let kind = GroupVersionKind::gvk(group, version, kind);
+    let resource = ApiResource::from_gvk_with_plural(&kind, &plural(&kind.kind));
     match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
+    }
+}
+
+/// The name of a kind's resource in paths. Every kind of our manifests is regular.
+fn plural(kind: &str) -> String {
+    let name = kind.to_lowercase();
+    match name.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None if name.ends_with('s') => name,
+        None => format!("{name}s"),
     }
 }
 
@@ -200,4 +207,26 @@ async fn gone(api: &Api<DynamicObject>, name: &str) -> Result<()> {
 /// Neither the object nor, perhaps, its kind is there.
 fn is_missing(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_the_installation_has_its_path() {
+        let options = cluster::Options { platform: cluster::Platform::Okd, ..cluster::Options::default() };
+        let manifests = render::cluster(&options);
+        let path = |kind: &str| {
+            assert!(
+                manifests.iter().any(|manifest| object::kind(manifest) == kind),
+                "{kind} is not installed"
+            );
+            plural(kind)
+        };
+        assert_eq!(path("ClusterRole"), "clusterroles");
+        assert_eq!(path("SecurityContextConstraints"), "securitycontextconstraints");
+        assert_eq!(path("ValidatingAdmissionPolicy"), "validatingadmissionpolicies");
+        assert_eq!(path("ValidatingAdmissionPolicyBinding"), "validatingadmissionpolicybindings");
+    }
 }

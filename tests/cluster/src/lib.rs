@@ -227,9 +227,18 @@ impl Cluster {
 
     /// Applies a manifest given as text.
     pub fn apply(&self, manifest: &str) -> Result<String> {
+        self.with_file(&["apply"], manifest)
+    }
+
+    /// Makes what a manifest says, acting as somebody else.
+    pub fn create_as(&self, user: &str, manifest: &str) -> Result<String> {
+        self.with_file(&["create", &format!("--as={user}")], manifest)
+    }
+
+    fn with_file(&self, words: &[&str], manifest: &str) -> Result<String> {
         let mut file = tempfile::NamedTempFile::with_suffix(".yaml")?;
         std::io::Write::write_all(&mut file, manifest.as_bytes())?;
-        self.output(&["apply", "-f", &file.path().to_string_lossy()])
+        self.output(&[words, &["-f", &file.path().to_string_lossy()]].concat())
     }
 
     /// Brings image archives into every node.

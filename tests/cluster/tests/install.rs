@@ -4,7 +4,7 @@
 //! No machine runs here yet: nobody tells the launchers in their places what to run.
 #![allow(clippy::indexing_slicing)]
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ferrovirt_cluster::{
     Own,
     images::{self, TOOLS},
@@ -217,11 +217,26 @@ fn verbs_are_missed(test: &Test) -> Result<()> {
     Ok(())
 }
 
-/// A pod that asks for a place has a directory and a device node there, and one that does not has neither.
-fn places_are_missed(test: &Test) -> Result<()> {
-    let pod = |name: &str, limits: &str| {
+/// A pod whose container, or the one before it, has these limits.
+fn pod(name: &str, first: &str, limits: &str) -> String {
+    let container = |name: &str, limits: &str| {
         format!(
             r#"
+  - name: {name}
+    image: {TOOLS}
+    imagePullPolicy: Never
+    command: [sleep, "86400"]
+    securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+    resources: {{limits: {limits}}}"#
+        )
+    };
+    let first = if first.is_empty() {
+        String::new()
+    } else {
+        format!("  initContainers:{}\n", container("first", first))
+    };
+    format!(
+        r#"
 apiVersion: v1
 kind: Pod
 metadata: {{name: {name}, namespace: vms}}
@@ -230,20 +245,70 @@ spec:
   terminationGracePeriodSeconds: 0
   automountServiceAccountToken: false
   securityContext: {{runAsNonRoot: true, runAsUser: 1000, seccompProfile: {{type: RuntimeDefault}}}}
-  containers:
-  - name: compute
-    image: {TOOLS}
-    imagePullPolicy: Never
-    command: [sleep, "86400"]
-    securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
-    resources: {{limits: {limits}}}
-"#
-        )
-    };
+{first}  containers:{}
+"#,
+        container("compute", limits)
+    )
+}
+
+/// Whatever somebody may do, pods with places are made for machines alone.
+fn places_are_for_machines(test: &Test) -> Result<()> {
+    const SAID: &str = "create a VirtualMachine, and its pod gets a place by itself";
+    test.kubectl("create rolebinding alice -n vms --clusterrole=admin --user=alice")?;
+    let place = format!("{{{RESOURCE}: 1}}");
+    for user in ["alice", "chief", "system:serviceaccount:kubevirt:kubevirt-handler"] {
+        if user == "chief" {
+            test.kubectl("create clusterrolebinding chief --clusterrole=cluster-admin --user=chief")?;
+        }
+        if user.contains(':') {
+            test.kubectl(&format!("create rolebinding handler -n vms --clusterrole=admin --user={user}"))?;
+        }
+        for manifest in [pod("own", "", &place), pod("own", &place, "{}")] {
+            let Err(refused) = test.cluster.create_as(user, &manifest) else { bail!("{user}: {manifest}") };
+            let refused = format!("{refused:#}");
+            ensure!(refused.contains("Forbidden") && refused.contains(SAID), "{user}: {refused}");
+        }
+    }
+    // Nor by somebody else's hand.
+    let template = pod("own", "", &place).replace("restartPolicy: Never", "restartPolicy: Always");
+    let (_, template) = template.split_once("spec:").context("no spec")?;
+    let template = template.replace('\n', "\n    ");
+    test.cluster.create_as(
+        "alice",
+        &format!(
+            "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: own, namespace: vms}}
+spec:
+  selector: {{matchLabels: {{app: own}}}}
+  template:
+    metadata: {{labels: {{app: own}}}}
+    spec:{template}
+"
+        ),
+    )?;
+    let said = wait("the refusal of a Deployment's pod", TIMEOUT, || {
+        let events = test.json("get events -n vms --field-selector=reason=FailedCreate")?;
+        Ok(events["items"][0]["message"].as_str().map(str::to_owned))
+    })?;
+    ensure!(said.contains(SAID), "{said}");
+    let pods = test.json("get pods -n vms -l app=own")?;
+    ensure!(pods["items"].as_array().is_some_and(Vec::is_empty), "{pods}");
+    test.kubectl("delete deployment own -n vms")?;
+    test.kubectl("delete rolebinding alice handler -n vms")?;
+    test.kubectl("delete clusterrolebinding chief").map(drop)
+}
+
+/// A pod that asks for a place has a directory and a device node there, and one that does not has neither. Others may label
+/// it while it has.
+fn places_are_missed(test: &Test) -> Result<()> {
+    const CONTROLLER: &str = "system:serviceaccount:kubevirt:kubevirt-controller";
     for (name, limits, has) in [("with", format!("{{{RESOURCE}: 1}}"), true), ("without", "{}".into(), false)]
     {
-        test.cluster.apply(&pod(name, &limits))?;
+        test.cluster.create_as(CONTROLLER, &pod(name, "", &limits))?;
         test.kubectl(&format!("wait pod/{name} -n vms --for=condition=Ready --timeout=180s"))?;
+        test.kubectl(&format!("label pod {name} -n vms labelled=yes"))?;
         let mounts = test.kubectl(&format!("exec {name} -n vms -- cat /proc/mounts"))?;
         let mounted = mounts.lines().any(|line| line.split(' ').nth(1) == Some("/run/ferrovirt"));
         ensure!(mounted == has, "{name}: {mounts}");
@@ -346,6 +411,7 @@ fn one_command_installs_it_machines_become_pods_and_its_removal_leaves_nothing()
         Ok(test.kubectl("get serviceaccount default -n vms").ok())
     })?;
     takeover(&test)?;
+    places_are_for_machines(&test)?;
     places_are_missed(&test)?;
     verbs_are_missed(&test)?;
     removal(&test)?;

@@ -25,6 +25,7 @@ use std::{
     process::Command,
 };
 
+const CONTROLLER: &str = "system:serviceaccount:kubevirt:kubevirt-controller";
 const LAUNCHER: &str = concat!("localhost/ferrovirt/virt-launcher:", env!("CARGO_PKG_VERSION"));
 
 /// What a line of the shell prints in a network namespace.
@@ -161,12 +162,13 @@ spec:
     Ok(())
 }
 
-/// A pod of somebody who may have the node's network: its launcher is not heard, and the node's network stays as it is.
+/// A pod with a place and the node's network, which only somebody who has taken the controller over could make: its launcher
+/// is not heard, and the node's network stays as it is.
 fn with_the_nodes_network(test: &Test, api: &Api) -> Result<()> {
     let node = network::file(&test.node.namespace);
     let look = "ip -o link show type bridge; ip -o link show type tun; nft list tables";
     let before = inside(&node, look)?;
-    test.cluster.apply(&format!(
+    let manifest = format!(
         "
 apiVersion: v1
 kind: Pod
@@ -183,7 +185,8 @@ spec:
     volumeMounts: [{{name: scratch, mountPath: /scratch}}, {{name: sockets, mountPath: /scratch/sockets}}]
   volumes: [{{name: scratch, emptyDir: {{}}}}, {{name: sockets, emptyDir: {{}}}}]
 "
-    ))?;
+    );
+    test.cluster.create_as(CONTROLLER, &manifest)?;
     let slot = api.slot("host").with_context(|| test.log())?;
     let why = api
         .until("the end of its link", |head, _| match head {

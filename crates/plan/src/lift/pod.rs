@@ -1,5 +1,6 @@
 //! What a pod is given beyond the Pod Security level `restricted`.
 
+use crate::render::places::RESOURCE as PLACE;
 use ferrovirt_privilege::{Access, DeviceSource, Right, VolumeSource};
 use k8s_openapi::{
     api::core::v1::{Container, Pod, PodSpec, Volume},
@@ -8,12 +9,11 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A place for a machine: a directory, and a device node.
-const PLACE: &str = "devices.ferrovirt.io/machine";
 /// Device nodes behind the extended resources that the node agent and the handler offer.
 const DEVICES: [(&str, &str); 3] = [
     ("devices.kubevirt.io/kvm", "/dev/kvm"),
     ("devices.kubevirt.io/tun", "/dev/net/tun"),
+    // A place for a machine: a directory, and a device node.
     (PLACE, "/dev/net/tun"),
 ];
 

@@ -376,6 +376,9 @@ fn the_pods_of_the_installation_have_what_the_table_says_and_nothing_else() {
         "Role",
         "RoleBinding",
         "ServiceAccount",
+        // They refuse, and grant nothing.
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
     ];
     assert_eq!(kinds, BTreeSet::from(known));
 }

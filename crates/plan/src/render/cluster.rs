@@ -3,7 +3,7 @@
 //! The KubeVirt object is not among it: kubectl refuses an object in the same file as its definition. The controller makes
 //! it where there is none.
 
-use super::{applicable, controller, handler, install, scc_webhook::MANAGED_BY};
+use super::{applicable, controller, handler, install, places, scc_webhook::MANAGED_BY};
 use crate::config::ClusterConfig;
 use ferrovirt_kubernetes::object;
 use ferrovirt_model::Profile;
@@ -67,6 +67,7 @@ pub fn cluster(options: &Options) -> Vec<Value> {
         }
     }
     let image = |program| image(image_prefix, program);
+    out.extend(places::policy());
     out.extend([
         controller::lease(),
         controller::deployment(&image("ferrovirt"), &image("virt-launcher"), *profile),

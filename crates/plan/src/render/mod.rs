@@ -7,6 +7,7 @@ pub mod controller;
 pub mod handler;
 pub mod install;
 mod overhead;
+pub mod places;
 pub mod pod;
 mod pod_meta;
 mod pod_resources;
