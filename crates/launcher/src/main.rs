@@ -7,13 +7,16 @@
 //! One thread, one poll loop; its own memory stays under a few MiB because there is one launcher for each machine.
 
 mod agents;
+mod claims;
 mod dhcp;
 mod disks;
 mod files;
+mod images;
 mod launcher;
 mod log;
 mod options;
 mod qemu;
+mod secrets;
 mod serial;
 mod slot;
 mod start;

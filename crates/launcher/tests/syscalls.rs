@@ -112,6 +112,10 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
             "sched_yield",
         ],
     ),
+    (
+        "files that the launcher makes: of the disks that are made or looked at in files.rs and mounted.rs",
+        &["fstatfs", "ftruncate", "getdents64"],
+    ),
     ("a screen's client is sent away, and QEMU closes its side of a socket", &["shutdown"]),
     ("the launcher puts a filter on QEMU; older kernels know it by its own name alone", &["seccomp"]),
     (

@@ -1,8 +1,8 @@
 //! Checks of a rendered plan that do not know how it was made.
 
 use ferrovirt_kubernetes::json;
-use ferrovirt_privilege::Right;
-use ferrovirt_qemu::order::{Backing, Order, Tap};
+use ferrovirt_privilege::{Right, VolumeSource};
+use ferrovirt_qemu::order::{Backing, Mounted, Order, Prepare, Tap};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 use std::{collections::BTreeSet, fmt};
@@ -20,6 +20,8 @@ pub enum Finding {
     HostPathNotAllowed,
     /// The order opens a file outside of every mount and device of the pod.
     NotMounted(String),
+    /// The launcher is to read a secret that is not mounted where the order says.
+    SecretNotMounted(String),
     /// The order writes a file on a read-only mount or device.
     WriteOnReadOnly(String),
     /// The order wants an overlay for a disk and the pod has no scratch space for it.
@@ -52,6 +54,9 @@ impl fmt::Display for Finding {
             Self::VolumeNotAllowed(kind) => write!(f, "the SCC does not allow the pod's volume type {kind}"),
             Self::HostPathNotAllowed => f.write_str("the SCC does not allow the pod's hostPath volume"),
             Self::NotMounted(path) => write!(f, "QEMU is to open {path}, which is in no volume of the pod"),
+            Self::SecretNotMounted(path) => {
+                write!(f, "the launcher is to read a secret in {path}, where the pod has none")
+            }
             Self::WriteOnReadOnly(path) => write!(f, "QEMU is to write {path}, which the pod has read-only"),
             Self::NoScratch { disk } => {
                 write!(f, "disk {disk} gets an overlay and the pod has no scratch space for it")
@@ -77,6 +82,12 @@ pub fn judge(pod: &Pod, order: &Order, scc: &Value) -> BTreeSet<Finding> {
         rights.iter().any(|right| matches!(right, Right::Mount { path, .. } if path == paths::EPHEMERAL));
     for disk in order.disks.iter().filter(|disk| disk.overlay && !scratch) {
         out.insert(Finding::NoScratch { disk: disk.name.clone() });
+    }
+    for mounted in order.disks.iter().filter_map(|disk| disk.prepare.as_ref()).flat_map(secrets) {
+        let there = |right: &Right<String>| matches!(right, Right::Mount { path, source: VolumeSource::Secret { .. }, .. } if *path == mounted.directory);
+        if !rights.iter().any(there) {
+            out.insert(Finding::SecretNotMounted(mounted.directory.clone()));
+        }
     }
     for nic in &order.nics {
         if !matches!(nic.tap, Tap::Created { .. }) {
@@ -106,6 +117,13 @@ pub fn judge(pod: &Pod, order: &Order, scc: &Value) -> BTreeSet<Finding> {
         }
     }
     out
+}
+
+fn secrets(prepare: &Prepare) -> &[Mounted] {
+    match prepare {
+        Prepare::SeedWith(mounted) => mounted,
+        _ => &[],
+    }
 }
 
 fn against_scc(pod: &Pod, rights: &BTreeSet<Right<String>>, scc: &Value, out: &mut BTreeSet<Finding>) {

@@ -22,6 +22,7 @@ pub mod prove;
 pub mod render;
 pub mod rights;
 pub mod scc;
+pub mod seed;
 pub mod selinux;
 pub mod subresource;
 

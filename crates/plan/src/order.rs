@@ -1,11 +1,16 @@
 //! From a machine and what the node found out to the order that its launcher obeys.
 
-use crate::{config::ClusterConfig, paths};
+use crate::{
+    config::{ClusterConfig, World},
+    paths, seed,
+};
+use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_model::{
     Machine, Profile,
     machine::{self, Binding, Cache, DiskTarget, NicModel, Source},
 };
 use ferrovirt_qemu::order::{self, Accelerator, Backing, Format, Image, Lease, Order, Prepare, Tap};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the node agent found out about one machine.
@@ -28,11 +33,35 @@ impl NodeFacts {
     }
 }
 
-/// What the node agent found out about a disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is known about a disk beside the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiskFacts {
-    /// Path in the pod, where it is not fixed by the machine (the only file of an image's `/disk`).
+    /// Path in the pod, where it is not fixed by the machine: the only file of an image's `/disk`, where the node agent
+    /// looks. On a cluster the launcher does.
     pub path: Option<String>,
+    /// Bytes of the disk's claim: what its launcher makes on a cluster where the claim has no disk yet.
+    pub bytes: Option<u64>,
+}
+
+/// What a cluster says of the disks that are on claims, whose objects are `claims` by name.
+pub fn claim_facts(
+    machine: &Machine,
+    claims: &BTreeMap<String, PersistentVolumeClaim>,
+) -> BTreeMap<String, DiskFacts> {
+    let facts = |disk: &machine::Disk| match &disk.source {
+        Source::Claim { claim, .. } => {
+            let bytes = claims.get(claim).and_then(claim_bytes);
+            Some((disk.name.clone(), DiskFacts { path: None, bytes }))
+        }
+        _ => None,
+    };
+    machine.disks.iter().filter_map(facts).collect()
+}
+
+/// The capacity that the cluster says a bound claim has, in bytes.
+pub fn claim_bytes(claim: &PersistentVolumeClaim) -> Option<u64> {
+    let capacity = claim.status.as_ref()?.capacity.as_ref()?.get("storage")?;
+    Amount::parse(&capacity.0).and_then(Amount::bytes).ok().filter(|bytes| *bytes > 0)
 }
 
 /// What the node agent made for an interface.
@@ -80,7 +109,7 @@ pub fn order(machine: &Machine, config: &ClusterConfig, facts: &NodeFacts) -> Re
         Some(_) if documented => Backing::HugeDirectory { path: paths::HUGE_PAGES.to_owned() },
         Some(page) => Backing::HugeMemfd { page_bytes: page.bytes() },
     };
-    let disks: Result<Vec<_>, _> = machine.disks.iter().map(|d| disk(d, machine, facts)).collect();
+    let disks: Result<Vec<_>, _> = machine.disks.iter().map(|d| disk(d, machine, config, facts)).collect();
     let nics: Result<Vec<_>, _> = machine.interfaces.iter().map(|i| nic(i, facts, documented)).collect();
     Ok(Order {
         version: order::VERSION,
@@ -129,13 +158,22 @@ fn kernel(boot: &machine::KernelBoot) -> order::Kernel {
     }
 }
 
-fn disk(disk: &machine::Disk, machine: &Machine, facts: &NodeFacts) -> Result<order::Disk, MissingFact> {
+fn disk(
+    disk: &machine::Disk,
+    machine: &Machine,
+    config: &ClusterConfig,
+    facts: &NodeFacts,
+) -> Result<order::Disk, MissingFact> {
     let block = matches!(&disk.source, Source::Claim { claim, .. } if facts.block_claims.contains(claim));
+    // There nobody but the launcher sees the pod's files.
+    let cluster = config.world == World::Cluster;
     let known = facts.disks.get(&disk.name);
-    let path = known
-        .and_then(|facts| facts.path.clone())
-        .or_else(|| paths::disk_file(disk, block))
-        .ok_or_else(|| MissingFact::DiskFile { disk: disk.name.clone() })?;
+    let fixed = known.and_then(|facts| facts.path.clone()).or_else(|| paths::disk_file(disk, block));
+    let path = match &fixed {
+        Some(path) => path.clone(),
+        None if cluster => paths::join(&paths::disk_root(disk, block), paths::IMAGE_DISKS),
+        None => return Err(MissingFact::DiskFile { disk: disk.name.clone() }),
+    };
     let cdrom = disk.target == DiskTarget::Cdrom;
     let read_only = disk.read_only || cdrom;
     let (overlay, read_only) = match &disk.source {
@@ -174,10 +212,22 @@ fn disk(disk: &machine::Disk, machine: &Machine, facts: &NodeFacts) -> Result<or
         },
         queues: if machine.devices.block_multi_queue && virtio { machine.cpu.vcpus() } else { 1 },
         prepare: match &disk.source {
-            Source::CloudInit { .. } => Some(Prepare::Seed),
+            Source::CloudInit { .. } => Some(match seed::mounted(disk) {
+                mounted if cluster && !mounted.is_empty() => Prepare::SeedWith(mounted),
+                _ => Prepare::Seed,
+            }),
             Source::EmptyDisk { capacity } => Some(Prepare::Empty { bytes: capacity.0 }),
             Source::ContainerDisk { image, .. } => {
-                Some(Prepare::Image(Image { root: paths::disk_root(disk, false), reference: image.clone() }))
+                let image = Image { root: paths::disk_root(disk, false), reference: image.clone() };
+                Some(if fixed.is_some() { Prepare::Image(image) } else { Prepare::OnlyFile(image) })
+            }
+            Source::Claim { claim, .. } if cluster && block => {
+                Some(Prepare::ClaimDevice { claim: claim.clone() })
+            }
+            Source::Claim { claim, .. } if cluster => {
+                // What the guest cannot write stays as it is.
+                let bytes = known.and_then(|facts| facts.bytes).filter(|_| !read_only && !overlay);
+                Some(Prepare::ClaimFile { claim: claim.clone(), bytes })
             }
             Source::HostDisk { .. } | Source::Claim { .. } => None,
         },
@@ -232,6 +282,34 @@ mod tests {
             vec![samples::disk("root", Source::ContainerDisk { image: "a/b".into(), path: None })];
         let error = order(&machine, &config, &NodeFacts::new(Accelerator::Tcg)).unwrap_err();
         assert_eq!(error, MissingFact::DiskFile { disk: "root".into() });
+    }
+
+    #[test]
+    fn on_a_cluster_the_launcher_does_what_needs_a_look_at_files() {
+        let config = ClusterConfig { world: World::Cluster, ..ClusterConfig::default() };
+        let mut machine = samples::plain();
+        machine.disks = samples::full().disks;
+        machine.disks.push(samples::disk("any", Source::ContainerDisk { image: "a/b".into(), path: None }));
+        let claim = |capacity: &str| {
+            let claim = serde_json::json!({"status": {"capacity": {"storage": capacity}}});
+            serde_json::from_value(claim).unwrap()
+        };
+        let claims = [("data".to_owned(), claim("1Gi")), ("block".to_owned(), claim("1Gi"))].into();
+        let mut facts = NodeFacts::new(Accelerator::Tcg);
+        facts.block_claims.insert("block".into());
+        facts.disks = claim_facts(&machine, &claims);
+        let order = order(&machine, &config, &facts).unwrap();
+        let of = |name: &str| order.disks.iter().find(|disk| disk.name == name).unwrap().clone();
+        let file = |bytes| Some(Prepare::ClaimFile { claim: "data".into(), bytes });
+        assert_eq!(of("d4").prepare, file(Some(1 << 30)));
+        assert_eq!([of("d5").prepare, of("d6").prepare], [file(None), file(None)], "read-only and overlay");
+        assert_eq!(of("d7").prepare, Some(Prepare::ClaimDevice { claim: "block".into() }));
+        let Some(Prepare::SeedWith(mounted)) = of("d9").prepare else { panic!("{:?}", of("d9")) };
+        assert_eq!(mounted[0].directory, "/var/run/kubevirt-private/secret/d9-ndata");
+        let any = of("any");
+        assert_eq!(any.path, "/var/run/kubevirt-image-volume/any/disk");
+        assert!(matches!(any.prepare, Some(Prepare::OnlyFile(_))), "{any:?}");
+        assert_eq!(claim_bytes(&claim("0")), None);
     }
 
     #[test]

@@ -14,6 +14,10 @@ pub const PRIVATE: &str = "/var/run/kubevirt-private";
 pub const EPHEMERAL: &str = "/var/run/kubevirt-ephemeral-disks";
 /// Below it is a directory for each volume of type image.
 pub const IMAGES: &str = "/var/run/kubevirt-image-volume";
+/// Directory of an image in which its disk is.
+pub const IMAGE_DISKS: &str = "disk";
+/// Below it is a directory for each secret of a seed.
+pub const SECRETS: &str = "/var/run/kubevirt-private/secret";
 /// Name of the volume that holds the kernel of a direct boot.
 pub const KERNEL_VOLUME: &str = "kernel-boot-volume";
 /// The hugetlbfs of the documented profile.
@@ -51,7 +55,7 @@ const SYSTEM_DEVICES: [&str; 20] = [
 /// Whether a launcher pod may have something mounted here: the directories above, and in them one for each volume. All of
 /// them lie in file systems of the container's own, in which its runtime makes what is missing.
 pub fn is_mount_point(path: &str) -> bool {
-    let volumes = [IMAGES, &format!("{PRIVATE}/vmi-disks")];
+    let volumes = [IMAGES, SECRETS, &format!("{PRIVATE}/vmi-disks")];
     let of_a_volume = |root: &&str| path.strip_prefix(*root).and_then(|rest| rest.strip_prefix('/'));
     [PUBLIC, SOCKETS, PRIVATE, EPHEMERAL, HUGE_PAGES].contains(&path)
         || volumes.iter().find_map(of_a_volume).is_some_and(is_volume)
@@ -84,7 +88,7 @@ pub fn disk_root(disk: &Disk, block: bool) -> String {
 }
 
 /// The file of a disk where its name is fixed: everything but the file of a container disk whose path is not given,
-/// which the node agent finds in `/disk` of the image.
+/// which is found in `/disk` of the image.
 pub fn disk_file(disk: &Disk, block: bool) -> Option<String> {
     let root = disk_root(disk, block);
     match &disk.source {

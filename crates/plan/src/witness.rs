@@ -3,7 +3,7 @@
 
 use crate::{
     admission::{admit, without as lesser},
-    config::{ClusterConfig, LauncherRights},
+    config::{ClusterConfig, LauncherRights, World},
     judge::{Finding, judge},
     order::{NicFacts, NodeFacts, order},
     render, samples,
@@ -32,8 +32,12 @@ struct Plan {
 
 impl Plan {
     fn new(machine: &Machine, profile: Profile, label: Option<Label>) -> Self {
+        Self::within(World::Machine, machine, profile, label)
+    }
+
+    fn within(world: World, machine: &Machine, profile: Profile, label: Option<Label>) -> Self {
         let launcher_rights = Some(LauncherRights::Controller);
-        let config = ClusterConfig { profile, launcher_rights, ..ClusterConfig::default() };
+        let config = ClusterConfig { profile, launcher_rights, world, ..ClusterConfig::default() };
         let mut facts = NodeFacts::new(Accelerator::Kvm);
         facts.block_claims.insert("block".into());
         for interface in &machine.interfaces {
@@ -66,7 +70,8 @@ impl Plan {
             |machine: &Machine| [Profile::Minimal, Profile::Documented].map(|p| Self::new(machine, p, None));
         let label = Label { kind: "virt_launcher.process".into(), level: "s0:c12,c345".into() };
         let labelled = Self::new(&samples::plain(), Profile::Documented, Some(label));
-        machines.iter().flat_map(both).chain([labelled]).collect()
+        let seeded = Self::within(World::Cluster, &samples::full(), Profile::Documented, None);
+        machines.iter().flat_map(both).chain([labelled, seeded]).collect()
     }
 
     /// The rights that a grant gives here.
@@ -125,6 +130,7 @@ fn names(finding: &Finding, right: &Right<String>) -> bool {
     };
     match (right, finding) {
         (Right::Mount { path: place, .. }, Finding::NotMounted(path)) => inside(path, place),
+        (Right::Mount { path: place, .. }, Finding::SecretNotMounted(path)) => path == place,
         (Right::Mount { volume, .. }, Finding::NoScratch { .. }) => volume == "ephemeral-disks",
         (Right::Device { path, .. }, Finding::NotMounted(missing)) => missing == path,
         (Right::Device { path, .. }, Finding::NoKvmDevice) => path == "/dev/kvm",

@@ -129,7 +129,7 @@ fn written(machine: &Machine, accelerator: Accelerator, profile: Profile) -> Res
     let mut facts = NodeFacts::new(accelerator);
     for disk in &machine.disks {
         let path = ferrovirt_plan::paths::disk_file(disk, false).unwrap_or_else(|| "/disk.img".to_owned());
-        facts.disks.insert(disk.name.clone(), DiskFacts { path: Some(path) });
+        facts.disks.insert(disk.name.clone(), DiskFacts { path: Some(path), ..DiskFacts::default() });
     }
     for interface in &machine.interfaces {
         let made = NicFacts {

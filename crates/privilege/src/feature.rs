@@ -2,7 +2,7 @@
 
 use ferrovirt_model::machine::{
     Binding, Bus, Cpu, Devices, Disk, DiskTarget, Firmware, Interface, KernelBoot, Machine, Memory, NicModel,
-    Port, Protocol, Scheduling, Source,
+    Payload, Port, Protocol, Scheduling, Source,
 };
 use std::{collections::BTreeSet, fmt};
 
@@ -57,6 +57,8 @@ pub enum Feature {
     CloudInit,
     /// A NoCloud seed whose contents are in a secret.
     CloudInitSecret,
+    /// The same on a cluster, where the secret is mounted.
+    CloudInitMounted,
     /// A VGA adapter with VNC.
     Graphics,
     /// A serial port with a console.
@@ -77,7 +79,7 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature, in the order of the documents.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::BaseMachine,
         Self::Kvm,
         Self::Emulation,
@@ -101,6 +103,7 @@ impl Feature {
         Self::EmptyDiskRead,
         Self::CloudInit,
         Self::CloudInitSecret,
+        Self::CloudInitMounted,
         Self::Graphics,
         Self::SerialConsole,
         Self::Sriov,
@@ -137,6 +140,7 @@ impl Feature {
             Self::EmptyDiskRead => "read-only empty disk",
             Self::CloudInit => "cloud-init",
             Self::CloudInitSecret => "cloud-init from a secret",
+            Self::CloudInitMounted => "cloud-init from a mounted secret",
             Self::Graphics => "graphics",
             Self::SerialConsole => "serial console",
             Self::Sriov => "SR-IOV",
@@ -326,10 +330,21 @@ fn disk_uses(disk: &Disk, surroundings: &Surroundings, out: &mut Vec<Use>) {
             if *bus == Bus::Sata && *target == DiskTarget::Disk {
                 out.push(plain(Feature::Overlay));
             }
-            for payload in [user_data, network_data].into_iter().flatten() {
-                if let ferrovirt_model::machine::Payload::Secret(secret) = payload {
-                    out.push(with(Feature::CloudInitSecret, &[("{volume}", name), ("{secret}", secret)]));
-                }
+            for (payload, suffix, keys) in [
+                (user_data, "udata", "userdata,userData"),
+                (network_data, "ndata", "networkdata,networkData"),
+            ] {
+                let Some(Payload::Secret(secret)) = payload else { continue };
+                out.push(if surroundings.slot {
+                    let texts = [
+                        ("{mount}", format!("{name}-{suffix}")),
+                        ("{secret}", secret.clone()),
+                        ("{keys}", keys.to_owned()),
+                    ];
+                    Use { feature: Feature::CloudInitMounted, texts: texts.into() }
+                } else {
+                    with(Feature::CloudInitSecret, &[("{volume}", name), ("{secret}", secret)])
+                });
             }
         }
     }

@@ -50,8 +50,13 @@ pub enum VolumeSource<T> {
     },
     /// A claim in file-system mode.
     Claim(T),
-    /// One or more keys of a secret.
-    Secret(T),
+    /// Keys of a secret, and no others.
+    Secret {
+        /// The secret.
+        name: T,
+        /// The keys, with commas between them; those that are missing have no file.
+        keys: T,
+    },
 }
 
 /// One right. `T` is the text type: `&'static str` in the table, `String` once it is about a machine.
@@ -321,7 +326,7 @@ impl<T> VolumeSource<T> {
             Self::Image(reference) => VolumeSource::Image(f(reference)),
             Self::HostPath { path, create } => VolumeSource::HostPath { path: f(path), create: *create },
             Self::Claim(name) => VolumeSource::Claim(f(name)),
-            Self::Secret(name) => VolumeSource::Secret(f(name)),
+            Self::Secret { name, keys } => VolumeSource::Secret { name: f(name), keys: f(keys) },
         }
     }
 }
@@ -335,7 +340,7 @@ impl<T: fmt::Display> fmt::Display for VolumeSource<T> {
             Self::HostPath { path, create: false } => write!(f, "node directory {path}"),
             Self::HostPath { path, create: true } => write!(f, "node directory {path} (made when missing)"),
             Self::Claim(name) => write!(f, "claim {name}"),
-            Self::Secret(name) => write!(f, "secret {name}"),
+            Self::Secret { name, keys } => write!(f, "secret {name}, keys {keys}"),
         }
     }
 }

@@ -161,6 +161,8 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("claim-file-mount", Scenario::Plan),
     ("claim-file-mount-read", Scenario::Plan),
     ("claim-scc", Scenario::Plan),
+    ("cloud-init-mount", Scenario::Plan),
+    ("cloud-init-scc", Scenario::Plan),
     ("container-disk-mount", Scenario::Plan),
     ("container-disk-scc", Scenario::Plan),
     ("dhcp-scc", Scenario::Plan),

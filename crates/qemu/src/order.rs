@@ -160,11 +160,44 @@ pub enum Prepare {
     /// Looks for the disk's file in an image, on a path below its root without any link, and sets the disk's format by the
     /// file's first bytes. Only where the guest cannot write: of what it can, it would choose the format.
     Image(Image),
+    /// Looks for the one regular file of the directory at the disk's path, sets the path to it, and goes on as for
+    /// [`Prepare::Image`]: a machine need not say what the file in `/disk` of an image is called.
+    OnlyFile(Image),
     /// Makes an empty, sparse file at the disk's path, in place of any other.
     Empty {
         /// Its size.
         bytes: u64,
     },
+    /// As [`Prepare::Seed`], with files that come from volumes of the pod instead.
+    SeedWith(Vec<Mounted>),
+    /// Looks whether the file of a claim is there and can be opened, and makes it where there is none.
+    ClaimFile {
+        /// Name of the claim, for messages.
+        claim: String,
+        /// Bytes of the claim: the size of a new file, or up to a tenth less where the file system has less room.
+        /// Where it is absent, no file is made.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
+    },
+    /// Looks whether the block device of a claim is there and can be opened.
+    ClaimDevice {
+        /// Name of the claim, for messages.
+        claim: String,
+    },
+}
+
+/// A file of a seed that is a key of a secret, mounted as the kubelet does it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Mounted {
+    /// Name in the root of the seed.
+    pub name: String,
+    /// Where the volume is mounted.
+    pub directory: String,
+    /// Keys, of which the first one that is there is taken.
+    pub keys: Vec<String>,
+    /// The secret, for messages.
+    pub secret: String,
 }
 
 /// Format of a disk's bytes.

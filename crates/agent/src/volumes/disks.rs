@@ -7,7 +7,7 @@ use ferrovirt_model::{
     machine::{Disk, Payload, Source},
 };
 use ferrovirt_plan::{order::DiskFacts, paths};
-use ferrovirt_qemu::seed::{self, Content};
+use ferrovirt_qemu::seed;
 use k8s_openapi::api::core::v1::Secret;
 use rustix::fs::{Mode, OFlags};
 use std::{
@@ -57,7 +57,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn disk(&self, disk: &Disk) -> Result<DiskFacts, Error> {
-        let fixed = DiskFacts { path: None };
+        let fixed = DiskFacts::default();
         let block = match &disk.source {
             Source::Claim { claim, .. } => self.objects.claims.get(claim).is_some_and(|claim| claim.block),
             _ => false,
@@ -71,7 +71,7 @@ impl Work<'_> {
                     .find(&inside)
                     .ok_or_else(|| unsupported(&disk.name, "the pod does not mount its image"))?;
                 let file = image::only_file(root, image)?;
-                Ok(DiskFacts { path: Some(paths::join(&inside, &file)) })
+                Ok(DiskFacts { path: Some(paths::join(&inside, &file)), ..DiskFacts::default() })
             }
             // The launcher looks at them, or makes them.
             (Source::ContainerDisk { .. } | Source::CloudInit { .. } | Source::EmptyDisk { .. }, _) => {
@@ -161,50 +161,25 @@ impl Work<'_> {
 /// # Errors
 /// When a secret or a key of it is missing, or all are more than a launcher takes.
 pub fn seeds(machine: &Machine, objects: &Objects) -> Result<Vec<seed::File>, Error> {
-    let mut files = Vec::new();
-    for disk in &machine.disks {
-        let Source::CloudInit { user_data, network_data } = &disk.source else { continue };
-        let user = payload(objects, disk, user_data.as_ref(), ["userdata", "userData"])?.unwrap_or_default();
-        let network = payload(objects, disk, network_data.as_ref(), ["networkdata", "networkData"])?;
-        let hostname = machine.scheduling.hostname.as_ref().unwrap_or(&machine.name);
-        let meta = serde_json::json!({
-            "instance-id": format!("{}.{}", machine.name, machine.namespace), "local-hostname": hostname,
-        });
-        let meta = meta.to_string().into_bytes();
-        let all = [("user-data", Some(user)), ("meta-data", Some(meta)), ("network-config", network)];
-        files.extend(all.into_iter().filter_map(|(name, bytes)| {
-            let content = Content(bytes?);
-            Some(seed::File { disk: disk.name.clone(), name: name.to_owned(), content })
-        }));
-        let mut bounded = seed::Files::default();
-        let fits = files.iter().flat_map(seed::File::pieces).try_for_each(|piece| bounded.add(piece));
-        fits.map_err(|error| unsupported(&disk.name, &error.to_string()))?;
+    let read = |disk: &Disk, name: &str, keys: &[&'static str]| -> Result<Option<Vec<u8>>, Error> {
+        let secret: &Secret = objects.secrets.get(name).ok_or_else(|| Error::NotFound {
+            volume: disk.name.clone(),
+            kind: "secret",
+            name: name.to_owned(),
+        })?;
+        let data = keys.iter().find_map(|key| secret.data.as_ref()?.get(*key));
+        let data = data.ok_or_else(|| {
+            unsupported(&disk.name, &format!("secret {name} has no key {}", keys.join(" or ")))
+        })?;
+        Ok(Some(data.0.clone()))
+    };
+    let files = ferrovirt_plan::seed::files(machine, read)?;
+    let mut bounded = seed::Files::default();
+    for file in &files {
+        let fits = file.pieces().try_for_each(|piece| bounded.add(piece));
+        fits.map_err(|error| unsupported(&file.disk, &error.to_string()))?;
     }
     Ok(files)
-}
-
-fn payload(
-    objects: &Objects,
-    disk: &Disk,
-    payload: Option<&Payload>,
-    keys: [&str; 2],
-) -> Result<Option<Vec<u8>>, Error> {
-    match payload {
-        None => Ok(None),
-        Some(Payload::Inline(bytes)) => Ok(Some(bytes.clone())),
-        Some(Payload::Secret(name)) => {
-            let secret: &Secret = objects.secrets.get(name).ok_or_else(|| Error::NotFound {
-                volume: disk.name.clone(),
-                kind: "secret",
-                name: name.clone(),
-            })?;
-            let data = keys.iter().find_map(|key| secret.data.as_ref()?.get(*key));
-            let data = data.ok_or_else(|| {
-                unsupported(&disk.name, &format!("secret {name} has no key {}", keys.join(" or ")))
-            })?;
-            Ok(Some(data.0.clone()))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -237,7 +212,7 @@ mod tests {
             seeds(&machine(json!({"userData": "u", "networkData": "n"})), &Objects::default()).unwrap();
         let shown: Vec<_> = made.iter().map(|file| (file.name.as_str(), file.content.0.as_slice())).collect();
         let meta = br#"{"instance-id":"m.n","local-hostname":"m"}"#.as_slice();
-        assert_eq!(shown, [("user-data", b"u".as_slice()), ("meta-data", meta), ("network-config", b"n")]);
+        assert_eq!(shown, [("user-data", b"u".as_slice()), ("network-config", b"n"), ("meta-data", meta)]);
         let secret = machine(json!({"secretRef": {"name": "s"}}));
         assert_eq!(seeds(&secret, &objects(3)).unwrap()[0].content.0, b"xxx");
         let missing = seeds(&secret, &Objects::default()).unwrap_err();

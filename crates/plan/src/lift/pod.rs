@@ -3,7 +3,7 @@
 use crate::render::places::RESOURCE as PLACE;
 use ferrovirt_privilege::{Access, DeviceSource, Right, VolumeSource};
 use k8s_openapi::{
-    api::core::v1::{Container, Pod, PodSpec, Volume},
+    api::core::v1::{Container, KeyToPath, Pod, PodSpec, SecretVolumeSource, Volume},
     apimachinery::pkg::api::resource::Quantity,
 };
 use serde_json::{Value, json};
@@ -198,5 +198,17 @@ fn source(volume: &Volume) -> Option<VolumeSource<String>> {
     if let Some(claim) = persistent_volume_claim {
         return Some(VolumeSource::Claim(claim.claim_name.clone()));
     }
-    secret.as_ref().and_then(|secret| secret.secret_name.clone()).map(VolumeSource::Secret)
+    secret.as_ref().and_then(keys)
+}
+
+/// A secret of which named keys are mounted under their own names, each if it is there; none in any other form.
+fn keys(secret: &SecretVolumeSource) -> Option<VolumeSource<String>> {
+    let SecretVolumeSource { secret_name, items, optional, default_mode } = secret;
+    let items = items.as_ref().filter(|items| !items.is_empty())?;
+    let plain = |item: &KeyToPath| item.path == item.key && item.mode.is_none() && !item.key.contains(',');
+    if *optional != Some(true) || default_mode.is_some_and(|mode| mode != 0o644) || !items.iter().all(plain) {
+        return None;
+    }
+    let keys: Vec<&str> = items.iter().map(|item| item.key.as_str()).collect();
+    Some(VolumeSource::Secret { name: secret_name.clone()?, keys: keys.join(",") })
 }

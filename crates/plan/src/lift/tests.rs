@@ -51,7 +51,7 @@ fn facts(machine: &Machine) -> NodeFacts {
     for disk in &machine.disks {
         let root = crate::paths::disk_root(disk, false);
         let path = crate::paths::disk_file(disk, true).is_none().then(|| format!("{root}/disk/only.img"));
-        facts.disks.insert(disk.name.clone(), DiskFacts { path });
+        facts.disks.insert(disk.name.clone(), DiskFacts { path, ..DiskFacts::default() });
     }
     for interface in &machine.interfaces {
         let address = Ipv4Addr::new(10, 0, 2, 2);

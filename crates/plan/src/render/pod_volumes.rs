@@ -2,8 +2,8 @@
 
 use ferrovirt_privilege::{Access, DeviceSource, GrantSet, Right, Surface, VolumeSource};
 use k8s_openapi::api::core::v1::{
-    EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource,
-    SecretVolumeSource, Volume, VolumeDevice, VolumeMount,
+    EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource, KeyToPath,
+    PersistentVolumeClaimVolumeSource, SecretVolumeSource, Volume, VolumeDevice, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -86,9 +86,15 @@ fn volume(name: &str, source: &VolumeSource<String>, access: Access) -> Volume {
                 read_only: (access == Access::Read).then_some(true),
             });
         }
-        VolumeSource::Secret(secret) => {
-            volume.secret =
-                Some(SecretVolumeSource { secret_name: Some(secret.clone()), ..Default::default() });
+        VolumeSource::Secret { name, keys } => {
+            let item = |key: &str| KeyToPath { key: key.to_owned(), path: key.to_owned(), mode: None };
+            volume.secret = Some(SecretVolumeSource {
+                secret_name: Some(name.clone()),
+                items: Some(keys.split(',').map(item).collect()),
+                // One of the keys is enough; who needs it says what is missing.
+                optional: Some(true),
+                ..Default::default()
+            });
         }
     }
     volume

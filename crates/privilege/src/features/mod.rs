@@ -86,6 +86,7 @@ fn table(feature: Feature) -> &'static Table {
         Feature::EmptyDiskRead => &empty_disk::READ,
         Feature::CloudInit => &cloud_init::TABLE,
         Feature::CloudInitSecret => &cloud_init::SECRET,
+        Feature::CloudInitMounted => &cloud_init::MOUNTED,
         Feature::Graphics => &graphics::TABLE,
         Feature::SerialConsole => &serial_console::TABLE,
         Feature::Sriov => &sriov::TABLE,

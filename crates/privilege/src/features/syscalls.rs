@@ -33,7 +33,8 @@ pub(super) const QEMU: &[Right<&'static str>] = calls![
 pub(super) const LAUNCHER: &[Right<&'static str>] = calls![
     Syscall:
     "accept4" "access" "arch_prctl" "bind" "brk" "capget" "clock_getres" "clock_gettime" "clock_nanosleep"
-    "clone" "clone3" "close" "dup" "dup2" "dup3" "execve" "exit" "exit_group" "fchmod" "fcntl" "fstat" "futex"
+    "clone" "clone3" "close" "dup" "dup2" "dup3" "execve" "exit" "exit_group" "fchmod" "fcntl" "fstat" "fstatfs" "fsync"
+    "ftruncate" "futex" "getdents64"
     "getcwd" "getegid" "geteuid" "getgid" "getpid" "getppid" "getrandom" "getrlimit" "getsockopt" "gettid"
     "gettimeofday" "getuid" "ioctl" "kill" "listen" "lseek" "lstat" "madvise" "mmap" "mprotect" "mremap"
     "munmap" "nanosleep" "newfstatat" "open" "openat" "pipe" "pipe2" "poll" "ppoll" "prctl" "pread64"
