@@ -23,14 +23,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// `None` for an interface that has no lease.
-    pub(crate) fn new(socket: OwnedFd, nic: &Nic) -> Option<Self> {
+    /// `None` for an interface whose hardware address is none.
+    pub(crate) fn new(socket: OwnedFd, nic: &Nic, lease: Lease) -> Option<Self> {
         let mut mac = [0; 6];
         let mut pairs = nic.mac.split(':');
         for byte in &mut mac {
             *byte = u8::from_str_radix(pairs.next()?, 16).ok()?;
         }
-        Some(Self { socket, lease: nic.dhcp.clone()?, mac })
+        Some(Self { socket, lease, mac })
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {

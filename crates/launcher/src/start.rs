@@ -11,13 +11,15 @@ use crate::{
 };
 use ferrovirt_qemu::{
     Descriptors, OrderError, command_line,
+    dhcp::take_resolver,
     order::{Nic, Order, Tap},
     protocol::Purpose,
 };
 use ferrovirt_sys::{link, tap, udp};
 use std::{
     collections::BTreeMap,
-    io,
+    fs::File,
+    io::{self, Read as _},
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -57,6 +59,10 @@ pub(crate) enum StartError {
     System { what: &'static str, error: io::Error },
 }
 
+/// Of the container, and the most that is read of it.
+const RESOLVER: &str = "/etc/resolv.conf";
+const MOST_RESOLVER: u64 = 64 << 10;
+
 /// First descriptor number in QEMU.
 const FIRST: i32 = 3;
 
@@ -85,10 +91,14 @@ pub(crate) fn start(
     disks::probe(&order.disks, &mut descriptors)?;
     let mut dhcp = Vec::new();
     for nic in &order.nics {
+        let mut lease = nic.dhcp.clone();
         let queues = match &nic.tap {
             Tap::Passed => sources.taps.remove(&nic.name).unwrap_or_default(),
-            Tap::Opened { bridge } => {
+            Tap::Opened { bridge, resolver } => {
                 let queues = made(nic, opened.take())?;
+                if let Some(lease) = lease.as_mut().filter(|_| *resolver) {
+                    take_resolver(&own_resolver(), lease);
+                }
                 if nic.dhcp.is_some() {
                     sources.dhcp.insert(nic.name.clone(), dhcp_port(nic, bridge)?);
                 }
@@ -98,8 +108,8 @@ pub(crate) fn start(
             Tap::Created { interface, bridge, mtu } => create(nic, interface, bridge, *mtu)?,
         };
         descriptors.taps.insert(nic.name.clone(), queues.into_iter().map(|fd| fds.add(fd)).collect());
-        match (sources.dhcp.remove(&nic.name), &nic.dhcp) {
-            (Some(socket), Some(_)) => dhcp.extend(Server::new(socket, nic)),
+        match (sources.dhcp.remove(&nic.name), lease) {
+            (Some(socket), Some(lease)) => dhcp.extend(Server::new(socket, nic, lease)),
             (None, Some(_)) => {
                 log::line(&format!(
                     "interface {:?}: no socket was passed, so DHCP is not answered",
@@ -168,6 +178,16 @@ fn made(nic: &Nic, opened: Option<Vec<OwnedFd>>) -> Result<Vec<OwnedFd>, StartEr
         }
     }
     Ok(queues)
+}
+
+/// What the container's own resolver is told, which the kubelet writes. Without the file the guest learns of no name server.
+fn own_resolver() -> String {
+    let mut bytes = Vec::new();
+    let read = File::open(RESOLVER).and_then(|file| file.take(MOST_RESOLVER).read_to_end(&mut bytes));
+    if let Err(error) = read {
+        log::line(&format!("{RESOLVER}: {error}"));
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Unprivileged since Linux 5.7, as far as the port is.

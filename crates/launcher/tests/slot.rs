@@ -36,7 +36,7 @@ fn network(launcher: &Launcher, queues: u32) -> Vec<OwnedFd> {
 }
 
 fn opened(queues: u32, dhcp: Option<Lease>) -> Nic {
-    Nic { dhcp, ..nic(queues, Tap::Opened { bridge: "k6t-eth0".into() }) }
+    Nic { dhcp, ..nic(queues, Tap::Opened { bridge: "k6t-eth0".into(), resolver: false }) }
 }
 
 fn lease() -> Lease {

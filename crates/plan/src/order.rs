@@ -110,7 +110,8 @@ pub fn order(machine: &Machine, config: &ClusterConfig, facts: &NodeFacts) -> Re
         Some(page) => Backing::HugeMemfd { page_bytes: page.bytes() },
     };
     let disks: Result<Vec<_>, _> = machine.disks.iter().map(|d| disk(d, machine, config, facts)).collect();
-    let nics: Result<Vec<_>, _> = machine.interfaces.iter().map(|i| nic(i, facts, documented)).collect();
+    let nics: Result<Vec<_>, _> =
+        machine.interfaces.iter().map(|i| nic(i, facts, documented, config.world)).collect();
     Ok(Order {
         version: order::VERSION,
         name: format!("{}_{}", machine.namespace, machine.name),
@@ -238,6 +239,7 @@ fn nic(
     interface: &machine::Interface,
     facts: &NodeFacts,
     documented: bool,
+    world: World,
 ) -> Result<order::Nic, MissingFact> {
     let made =
         facts.nics.get(&interface.name).ok_or_else(|| MissingFact::Nic { nic: interface.name.clone() })?;
@@ -256,9 +258,12 @@ fn nic(
         }
         .to_owned(),
         queues: interface.queues.max(1),
-        tap: match documented {
-            true => Tap::Created { interface: made.tap.clone(), bridge: made.bridge.clone(), mtu: made.mtu },
-            false => Tap::Passed,
+        tap: match (world, documented) {
+            (World::Cluster, _) => Tap::Opened { bridge: made.bridge.clone(), resolver: true },
+            (World::Machine, true) => {
+                Tap::Created { interface: made.tap.clone(), bridge: made.bridge.clone(), mtu: made.mtu }
+            }
+            (World::Machine, false) => Tap::Passed,
         },
         boot_order: interface.boot_order,
         dhcp: made.lease.clone(),
@@ -310,6 +315,27 @@ mod tests {
         assert_eq!(any.path, "/var/run/kubevirt-image-volume/any/disk");
         assert!(matches!(any.prepare, Some(Prepare::OnlyFile(_))), "{any:?}");
         assert_eq!(claim_bytes(&claim("0")), None);
+    }
+
+    #[test]
+    fn on_a_cluster_the_launcher_has_the_queues_and_the_resolver() {
+        let mut machine = samples::plain();
+        machine.interfaces = vec![samples::interface("default", Binding::Masquerade, 2)];
+        let mut facts = NodeFacts::new(Accelerator::Tcg);
+        let made = NicFacts {
+            mac: "02:00:00:00:00:01".into(),
+            lease: None,
+            tap: "tap0".into(),
+            bridge: "k6t-eth0".into(),
+            mtu: 1400,
+        };
+        facts.nics.insert("default".into(), made);
+        for profile in [Profile::Minimal, Profile::Documented] {
+            let config = ClusterConfig { profile, world: World::Cluster, ..ClusterConfig::default() };
+            let order = order(&machine, &config, &facts).unwrap();
+            assert_eq!(order.nics[0].tap, Tap::Opened { bridge: "k6t-eth0".into(), resolver: true });
+            assert_eq!(order.nics[0].queues, 2);
+        }
     }
 
     #[test]

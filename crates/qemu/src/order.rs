@@ -270,6 +270,10 @@ pub enum Tap {
     Opened {
         /// Bridge in the pod's network namespace, on which DHCP is answered.
         bridge: String,
+        /// The guest's name servers and search domains are those of the container's own `/etc/resolv.conf`, which nobody
+        /// outside can read.
+        #[serde(default)]
+        resolver: bool,
     },
     /// The launcher creates it, opens every queue, attaches it to the bridge and sets it up, with the
     /// capability NET_ADMIN and /dev/net/tun (documented profile).

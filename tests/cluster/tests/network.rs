@@ -82,7 +82,7 @@ fn order(name: &str) -> Order {
         mac: "02:00:00:00:00:01".into(),
         model: "virtio".into(),
         queues: 1,
-        tap: Tap::Opened { bridge: "k6t-eth0".into() },
+        tap: Tap::Opened { bridge: "k6t-eth0".into(), resolver: false },
         boot_order: None,
         dhcp: Some(lease),
     };

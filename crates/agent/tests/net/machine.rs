@@ -52,7 +52,7 @@ fn order(queues: u32) -> Order {
         mac: "02:00:00:00:00:01".into(),
         model: "virtio".into(),
         queues,
-        tap: Tap::Opened { bridge: "k6t-eth0".into() },
+        tap: Tap::Opened { bridge: "k6t-eth0".into(), resolver: false },
         boot_order: None,
         dhcp: Some(lease),
     };

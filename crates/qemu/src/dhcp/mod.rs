@@ -6,6 +6,8 @@
 
 mod answer;
 mod request;
+mod resolver;
 
 pub use answer::{Answer, Destination, answer};
 pub use request::{Kind, Malformed, Request};
+pub use resolver::take_resolver;
