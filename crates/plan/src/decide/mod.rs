@@ -1,4 +1,4 @@
-//! The decisions of the controllers and, in [`life`], of the node: pure functions from what is observed to what is to be
+//! The decisions of the controllers and, in [`life`] and [`place`], of the node: pure functions from what is observed to what is to be
 //! done.
 //!
 //! Nothing here reads a clock, draws a random number or talks to anybody: time and chance are arguments, and the
@@ -20,6 +20,7 @@ mod conditions;
 mod launcher;
 pub mod life;
 mod patch;
+pub mod place;
 mod pods;
 mod start;
 mod vm;

@@ -4,10 +4,13 @@
 //! privileged things for launcher pods, so it asks here first: the pod has to be what is rendered, and beyond that only
 //! what [`table`] lists. The comparison is of JSON values: a field that nobody here knows is a difference, too.
 
+mod holds;
 pub mod table;
 
 #[cfg(test)]
 mod tests;
+
+pub use holds::Holds;
 
 use crate::{config::ClusterConfig, config::LabelPods, decide, render};
 use ferrovirt_api::kubevirt::VirtualMachineInstance;

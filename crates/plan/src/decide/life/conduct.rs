@@ -32,7 +32,7 @@ pub enum Wrong {
 
 /// What is remembered of one launcher.
 #[derive(Debug, Default)]
-pub(super) struct Conduct {
+pub(in crate::decide) struct Conduct {
     /// Beginning of the window, and wrong messages since.
     window: Option<(Duration, u32)>,
     /// The last line in the log, and wrong messages since.
@@ -44,7 +44,7 @@ pub(super) struct Conduct {
 
 impl Conduct {
     /// Takes note of a message that makes no sense.
-    pub(super) fn wrong(&mut self, now: Duration) -> Wrong {
+    pub(in crate::decide) fn wrong(&mut self, now: Duration) -> Wrong {
         let (since, count) = match self.window {
             Some((since, count)) if now.saturating_sub(since) < WINDOW => (since, count.saturating_add(1)),
             _ => (now, 1),
@@ -67,7 +67,7 @@ impl Conduct {
 }
 
 /// Why a state cannot follow on another; `None` when it can.
-pub(super) fn out_of_order(before: &State, after: &State) -> Option<&'static str> {
+pub(in crate::decide) fn out_of_order(before: &State, after: &State) -> Option<&'static str> {
     match (before, after) {
         (State::Ended { .. }, after) if before != after => {
             Some("it says that its guest came back after its end")

@@ -25,7 +25,7 @@
 //! does, so that no decision is made from a state that is being changed.
 
 mod action;
-mod conduct;
+pub(in crate::decide) mod conduct;
 mod end;
 mod event;
 mod service;
