@@ -19,7 +19,7 @@ const EDGES: [(&str, &[&str]); 24] = [
     ("sys", &[]),
     ("unpack", &["sys"]),
     ("netlink", &["sys"]),
-    ("handler", &["kubernetes", "netlink", "qemu", "sys"]),
+    ("handler", &["kubernetes", "model", "api", "plan", "netlink", "qemu", "sys", "watch"]),
     ("qemu", &[]),
     ("api", &["kubernetes", "model", "qemu"]),
     ("privilege", &["model"]),

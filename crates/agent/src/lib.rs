@@ -1,11 +1,8 @@
 //! The node agent: runs launcher pods through an OCI runtime and does the privileged part of every machine.
 
-pub mod client;
-pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod disk;
-pub mod events;
 pub mod http;
 pub mod image;
 pub mod machine;
@@ -15,9 +12,9 @@ pub mod node;
 pub mod oci;
 pub mod pods;
 pub mod policy;
-mod poll;
 pub mod preflight;
-pub mod redacted;
 pub mod selinux;
 mod stamp;
 pub mod volumes;
+
+pub use ferrovirt_handler::machine::{client, clock, events, poll, redacted};

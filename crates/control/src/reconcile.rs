@@ -194,10 +194,7 @@ impl Controller {
 
     /// The configuration in force, or what is wrong with it.
     fn config(&self) -> Result<ClusterConfig, String> {
-        let Some(cluster) = self.kubevirt() else { return Ok(self.defaults.clone()) };
-        let config = ClusterConfig::from_kubevirt(&cluster).map_err(|error| chain(&error))?;
-        let ClusterConfig { launcher_image, world, .. } = &self.defaults;
-        Ok(ClusterConfig { launcher_image: launcher_image.clone(), world: *world, ..config })
+        ClusterConfig::in_force(self.kubevirt().as_deref(), &self.defaults)
     }
 
     /// The MCS pairs of all other instances and of their pods.
@@ -241,16 +238,4 @@ fn is_owned_by_machine(vmi: &VirtualMachineInstance) -> bool {
         .iter()
         .flatten()
         .any(|o| o.controller == Some(true) && o.kind == "VirtualMachine")
-}
-
-/// An error with its sources.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

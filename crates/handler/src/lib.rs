@@ -1,4 +1,5 @@
 //! The privileged part of a machine on its node.
 
+pub mod machine;
 pub mod net;
 pub mod plug;

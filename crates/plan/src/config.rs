@@ -181,6 +181,17 @@ impl ClusterConfig {
         Ok(config)
     }
 
+    /// The configuration in force: the KubeVirt object's, where there is one. What is no field of it stays as `defaults`
+    /// have it.
+    ///
+    /// # Errors
+    /// As [`Self::from_kubevirt`], with what is wrong, for a person.
+    pub fn in_force(object: Option<&KubeVirt>, defaults: &Self) -> Result<Self, String> {
+        let Some(object) = object else { return Ok(defaults.clone()) };
+        let read = Self::from_kubevirt(object).map_err(|error| chain(&error))?;
+        Ok(Self { launcher_image: defaults.launcher_image.clone(), world: defaults.world, ..read })
+    }
+
     /// Whose rights count. The documents lend the controller's to everybody, so the documented profile does unless it
     /// is told otherwise.
     pub fn rights(&self) -> LauncherRights {
@@ -199,6 +210,18 @@ impl ClusterConfig {
             slot: self.world == World::Cluster,
         }
     }
+}
+
+/// An error with its sources.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 fn positive(field: &'static str, value: i32) -> Result<u64, ConfigError> {
@@ -255,6 +278,27 @@ mod tests {
         }
         let error = read(json!({"configuration": {"launcherRights": "Everybody"}})).unwrap_err();
         assert!(error.to_string().contains("Requester"), "{error}");
+    }
+
+    #[test]
+    fn the_object_says_everything_but_image_and_world() {
+        let defaults = ClusterConfig {
+            profile: Profile::Documented,
+            use_emulation: true,
+            launcher_image: "registry.example/launcher:1".to_owned(),
+            world: World::Cluster,
+            ..ClusterConfig::default()
+        };
+        let object = |configuration| {
+            let object = json!({"metadata": {"name": "kubevirt"}, "spec": {"configuration": configuration}});
+            serde_json::from_value::<KubeVirt>(object).unwrap()
+        };
+        assert_eq!(ClusterConfig::in_force(None, &defaults).unwrap(), defaults);
+        let read = ClusterConfig::in_force(Some(&object(json!({}))), &defaults).unwrap();
+        let wanted = ClusterConfig { profile: Profile::Minimal, use_emulation: false, ..defaults.clone() };
+        assert_eq!(read, wanted);
+        let bad = ClusterConfig::in_force(Some(&object(json!({"privilegeProfile": "huge"}))), &defaults);
+        assert!(bad.unwrap_err().contains("huge"));
     }
 
     #[test]

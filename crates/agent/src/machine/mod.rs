@@ -1,7 +1,6 @@
 //! The machine of a pod: its order, the conversation with its launcher, its status.
 
-pub mod facts;
+pub mod huge_pages;
 pub mod link;
-pub mod meter;
-pub mod report;
-pub mod status;
+
+pub use ferrovirt_handler::machine::{facts, meter, report, status};

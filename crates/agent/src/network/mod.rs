@@ -3,11 +3,11 @@
 
 pub mod cni;
 mod host;
-pub mod mac;
 pub mod pod;
 mod ports;
 mod rules;
 
+pub use ferrovirt_handler::machine::mac;
 pub use ports::{Network, Port};
 
 use ferrovirt_netlink::{Socket, nft::BatchError};

@@ -5,6 +5,7 @@ use super::{
     sources::Sources,
 };
 use crate::{disk::MOST_OPEN, selinux::Label};
+use ferrovirt_handler::machine::facts::hostname;
 use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_plan::paths;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -421,12 +422,6 @@ pub fn config(
         })).collect::<Vec<_>>(),
         "linux": linux,
     }))
-}
-
-/// Host name of a pod: its own, or its name cut to 63 bytes.
-pub fn hostname(pod: &Pod) -> String {
-    let own = pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
-    own.or_else(|| pod.metadata.name.clone()).unwrap_or_default().chars().take(63).collect()
 }
 
 fn system_mounts(node: &Node<'_>) -> Vec<Mount> {

@@ -1,35 +1,18 @@
-//! Which pods this node acts for: those that are what the controller makes of a machine, and no others.
-//!
-//! Asked before anything privileged is done: when a pod is started, at every connection of its launcher, and before
-//! descriptors and an order are handed out. Each time the pod is read from the API server and not from the watch: a watch
-//! may be behind by as much as somebody wants who changes the pod, and its objects have lost the fields that this program
-//! does not know. A container is made of the very object that was accepted.
+//! Whether a pod of this node is what the controller makes of a machine: asked when it is started, at every connection of its
+//! launcher, and before descriptors and an order are handed out. A container is made of the very object that was accepted.
 
-use super::{
-    Shared,
-    pipeline::{self, Failure},
-    record::Record,
-};
+use super::{Shared, pipeline::Failure, record::Record};
 use crate::volumes::{self, Claim, Objects, disks};
-use ferrovirt_api::{
-    kubevirt::{KubeVirt, VirtualMachineInstance},
-    rejection, segment,
-};
-use ferrovirt_kubernetes::{json, object::is_deleting};
+use ferrovirt_api::{kubevirt::VirtualMachineInstance, segment};
+use ferrovirt_handler::machine::accept::{self, Asked, Lasts, Owner, Reader, Refusal, owner, stranger};
+use ferrovirt_kubernetes::object::is_deleting;
 use ferrovirt_model::Machine;
-use ferrovirt_plan::{
-    config::{ClusterConfig, KUBEVIRT, NAMESPACE},
-    decide::{claim_names, is_final},
-    launcher_pod::{Difference, Place, Step, candidates, differences, essence, sentence},
-};
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
-use kube::{Api, Resource, api::GetParams, core::Request};
+use ferrovirt_plan::{config::ClusterConfig, launcher_pod::Step};
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Secret};
+use kube::Api;
 use serde_json::Value;
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 use tokio::task::spawn_blocking;
-
-/// Reason of conditions and events about a pod that the controller did not make, or that was changed.
-pub(super) const NOT_AS_RENDERED: &str = "NotAsRendered";
 
 /// A pod that is what the controller makes, its machine and what both name.
 pub(super) struct Accepted {
@@ -56,89 +39,55 @@ pub(super) enum Look {
     Unknown(String),
 }
 
-async fn read<K>(shared: &Shared, namespace: Option<&str>, name: &str) -> kube::Result<Value>
-where
-    K: Resource<DynamicType = ()>,
-{
-    let request = Request::new(K::url_path(&(), namespace)).get(&segment(name), &GetParams::default());
-    shared.node.client.0.request(request.map_err(kube::Error::BuildRequest)?).await
+impl From<Refusal> for Failure {
+    fn from(Refusal { reason, message, lasts }: Refusal) -> Self {
+        Self { reason, message, may_pass: lasts == Lasts::Now, rejected: lasts == Lasts::Ever }
+    }
 }
 
-/// The pod as the API server has it, every field; the error is for a person.
-async fn fresh(shared: &Shared, pod: &Pod) -> Result<Value, String> {
-    let metadata = &pod.metadata;
-    let name = metadata.name.as_deref().unwrap_or_default();
-    let found = read::<Pod>(shared, metadata.namespace.as_deref(), name).await;
-    let found = found.map_err(|error| format!("reading the pod: {error}"))?;
-    if json::string(&found, "/metadata/uid") != metadata.uid.as_deref() {
-        return Err("reading the pod: another one has its name".to_owned());
+fn reader(shared: &Shared) -> Reader {
+    Reader {
+        pods: shared.node.client.0.clone(),
+        machines: shared.handler.client.0.clone(),
+        node: shared.config.node.clone(),
+        defaults: ClusterConfig::default(),
     }
-    Ok(found)
+}
+
+fn asked<'a>(pod: &'a Pod, owner: Option<&'a Owner>) -> Asked<'a> {
+    let metadata = &pod.metadata;
+    Asked {
+        namespace: metadata.namespace.as_deref().unwrap_or_default(),
+        name: metadata.name.as_deref().unwrap_or_default(),
+        uid: Some(metadata.uid.as_deref().unwrap_or_default()),
+        owner,
+    }
 }
 
 /// Reads a pod and everything that decides what it should be, and compares.
 pub(super) async fn accept(shared: &Arc<Shared>, pod: &Pod, step: Step) -> Result<Accepted, Failure> {
-    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    let (name, uid) = pipeline::owner(pod).ok_or_else(|| {
-        let message = "the pod is not the launcher pod of a VirtualMachineInstance: create a VirtualMachineInstance, \
-                       and leave its pod to the controller";
-        Failure::new("CreateContainerConfigError", message, false)
-    })?;
-    let machines: Api<VirtualMachineInstance> = Api::namespaced(shared.handler.client.0.clone(), &namespace);
-    let kubevirts: Api<KubeVirt> = Api::namespaced(shared.handler.client.0.clone(), NAMESPACE);
-    let encoded = segment(&name);
-    let (actual, home, vmi, kubevirt) = tokio::join!(
-        fresh(shared, pod),
-        read::<Namespace>(shared, None, &namespace),
-        machines.get(&encoded),
-        kubevirts.get_opt(KUBEVIRT)
-    );
-    let actual = actual.map_err(Failure::node)?;
-    let home = home.map_err(|error| Failure::node(format!("reading the namespace {namespace}: {error}")))?;
-    let vmi =
-        vmi.map_err(|error| Failure::node(format!("reading the machine {namespace}/{name}: {error}")))?;
-    if vmi.metadata.uid.as_deref() != Some(&uid) {
-        return Err(Failure::new("FailedStart", "the pod belongs to an earlier machine of this name", false));
-    }
-    if step == Step::Start {
-        if is_deleting(&actual) {
-            return Err(Failure::node("the pod is being deleted"));
+    let owner = owner(&pod.metadata).ok_or_else(stranger)?;
+    let asked = asked(pod, Some(&owner));
+    let knows = |profile| {
+        let shared = shared.clone();
+        async move {
+            // Blocks for a while after a policy was loaded.
+            let look = spawn_blocking(move || shared.policy.look(profile).state.knows_types());
+            look.await.map_err(|error| error.to_string())
         }
-        if is_final(&vmi) {
-            let message =
-                "the VirtualMachineInstance of this pod has ended and is not started again: delete both";
-            return Err(Failure::rejected("MachineEnded", message));
-        }
-    }
-    let kubevirt =
-        kubevirt.map_err(|error| Failure::node(format!("reading the KubeVirt object: {error}")))?;
-    let config = match &kubevirt {
-        Some(object) => ClusterConfig::from_kubevirt(object).map_err(Failure::node)?,
-        None => ClusterConfig::default(),
     };
-    let machine = ferrovirt_api::machine(&vmi)
-        .map_err(|causes| Failure::new("CreateContainerConfigError", rejection(&causes), false))?;
+    let accepted = reader(shared).accept(&asked, step, knows).await?;
+    let accept::Accepted { pod, essence, vmi, machine, config, claims, .. } = accepted;
     let mut objects = Objects::default();
-    let block = claims(shared, &namespace, &vmi, &mut objects).await?;
-    let knows = {
-        let (shared, profile) = (shared.clone(), config.profile);
-        // Blocks for a while after a policy was loaded.
-        spawn_blocking(move || shared.policy.look(profile).state.knows_types())
-            .await
-            .map_err(Failure::node)?
-    };
-    let all = candidates(&vmi, &config, &block, knows)
-        .map_err(|causes| Failure::new("CreateContainerConfigError", causes.join("; "), false))?;
-    let place = Place { node: &shared.config.node, namespace: &home };
-    let wrong: Vec<Vec<Difference>> =
-        all.iter().map(|should| differences(&actual, should, &place, step)).collect();
-    if let Some(least) = wrong.into_iter().min_by_key(Vec::len).filter(|least| !least.is_empty()) {
-        return Err(Failure::rejected(NOT_AS_RENDERED, sentence(&least)));
+    let volumes: Api<PersistentVolume> = Api::all(shared.node.client.0.clone());
+    let marks = shared.config.claims();
+    for claim in &claims {
+        let bound = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_ref());
+        let (Some(bound), Some(name)) = (bound, &claim.metadata.name) else { continue };
+        let Some(volume) = volumes.get_opt(&segment(bound)).await.map_err(failed)? else { continue };
+        objects.claims.extend(Claim::of(claim, &volume, &marks).map(|claim| (name.clone(), claim)));
     }
-    let essence = essence(&actual);
-    let pod = serde_json::from_value(actual)
-        .map_err(|error| Failure::rejected(NOT_AS_RENDERED, format!("the pod cannot be read: {error}")))?;
-    Ok(Accepted { pod: Arc::new(pod), essence, vmi, machine, config, objects })
+    Ok(Accepted { pod, essence, vmi, machine, config, objects })
 }
 
 /// Whether a pod that was accepted is still the same.
@@ -151,7 +100,7 @@ pub(super) async fn look(shared: &Arc<Shared>, pod: &Pod, record: &Record) -> Lo
             Err(failure) => Look::Unknown(failure.message),
         };
     };
-    match fresh(shared, pod).await {
+    match reader(shared).fresh(&asked(pod, None)).await {
         Ok(actual) => match compare(shared, &actual, should) {
             Some(text) => Look::Differs(text),
             None => Look::Same { deleting: is_deleting(&actual) },
@@ -162,39 +111,11 @@ pub(super) async fn look(shared: &Arc<Shared>, pod: &Pod, record: &Record) -> Lo
 
 /// What has changed since a pod was accepted, as a sentence.
 pub(super) fn compare(shared: &Shared, actual: &Value, accepted: &Value) -> Option<String> {
-    // What admission may add it has added before.
-    let place = Place { node: &shared.config.node, namespace: &Value::Null };
-    let found = differences(actual, accepted, &place, Step::Serve);
-    (!found.is_empty()).then(|| sentence(&found))
+    reader(shared).changes(actual, accepted)
 }
 
 fn failed(error: kube::Error) -> Failure {
     Failure::node(format!("reading what the machine names: {error}"))
-}
-
-/// Reads the machine's claims and their volumes as far as they exist; which of them are in block mode.
-async fn claims(
-    shared: &Shared,
-    namespace: &str,
-    vmi: &VirtualMachineInstance,
-    objects: &mut Objects,
-) -> Result<BTreeSet<String>, Failure> {
-    let client = &shared.node.client.0;
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    let volumes: Api<PersistentVolume> = Api::all(client.clone());
-    let marks = shared.config.claims();
-    let mut block = BTreeSet::new();
-    for name in claim_names(&vmi.spec) {
-        let Some(claim) = claims.get_opt(&segment(&name)).await.map_err(failed)? else { continue };
-        let Some(spec) = &claim.spec else { continue };
-        if spec.volume_mode.as_deref() == Some("Block") {
-            block.insert(name.clone());
-        }
-        let Some(bound) = &spec.volume_name else { continue };
-        let Some(volume) = volumes.get_opt(&segment(bound)).await.map_err(failed)? else { continue };
-        objects.claims.extend(Claim::of(&claim, &volume, &marks).map(|claim| (name, claim)));
-    }
-    Ok(block)
 }
 
 /// Reads the secrets that the machine and its pod name, as far as they exist.

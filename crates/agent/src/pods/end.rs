@@ -10,7 +10,7 @@ use super::{
 use crate::{
     disk::remove_tree,
     events::Kind,
-    machine::{facts, status::Phase},
+    machine::{huge_pages, status::Phase},
     redacted::Redacted,
 };
 use ferrovirt_model::{Bytes, PageSize};
@@ -187,7 +187,7 @@ fn missing_pages(record: &Record, ending: Option<Ending>) -> Option<String> {
         Backing::HugeDirectory { .. } => PageSize::new(2 << 20),
     };
     let page = page.filter(|_| life::may_lack_pages(ending, record.ran))?;
-    facts::missing_huge_pages(Bytes(record.order.memory.bytes), page)
+    huge_pages::missing(Bytes(record.order.memory.bytes), page)
 }
 
 /// What a launcher that ended while no agent listened left behind.

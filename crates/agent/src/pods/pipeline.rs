@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock,
-    machine::{facts, link},
+    machine::{facts, huge_pages, link},
     network::{self, Port, cni::Attachment, pod::Wired},
     oci::{
         bundle::{self, Identity},
@@ -27,7 +27,6 @@ use ferrovirt_model::{
 use ferrovirt_plan::{
     launcher_pod::Step,
     order::{DiskFacts, order},
-    render::pod::pod_name,
 };
 use ferrovirt_qemu::protocol::Purpose;
 use ferrovirt_sys::netns;
@@ -62,11 +61,6 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn new(reason: &'static str, message: impl ToString, may_pass: bool) -> Self {
         Self { reason, message: message.to_string(), may_pass, rejected: false }
-    }
-
-    /// No pod for this node, now or later.
-    pub(super) fn rejected(reason: &'static str, message: impl ToString) -> Self {
-        Self { rejected: true, ..Self::new(reason, message, false) }
     }
 
     /// The node could not do what was asked.
@@ -135,9 +129,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         let fetched = Arc::new(fetched);
         debug!(elapsed = ?begin.elapsed(), "objects");
         let memory = &fetched.machine.memory;
-        if let Some(message) =
-            memory.huge_pages.and_then(|page| facts::missing_huge_pages(memory.guest, page))
-        {
+        if let Some(message) = memory.huge_pages.and_then(|page| huge_pages::missing(memory.guest, page)) {
             return Err(Failure::new("InsufficientHugePages", message, true));
         }
         let seeds = disks::seeds(&fetched.machine, &fetched.objects).map_err(unusable)?;
@@ -224,17 +216,9 @@ fn compute(pod: &Pod) -> Result<Container, Failure> {
     Ok(container)
 }
 
-/// Name and UID of the instance that a pod belongs to. Anybody can write an owner into a pod; only the pod that the
-/// controller makes has the instance's one name, so that no second launcher gets its disks, console and status.
+/// Name and UID of the instance that a pod belongs to.
 pub(super) fn owner(pod: &Pod) -> Option<(String, String)> {
-    let owners = pod.metadata.owner_references.as_ref()?;
-    let owner = owners.iter().find(|owner| {
-        owner.kind == "VirtualMachineInstance"
-            && owner.api_version.starts_with("kubevirt.io/")
-            && owner.controller == Some(true)
-    })?;
-    let name = pod_name(&owner.name, &owner.uid);
-    (pod.metadata.name.as_ref() == Some(&name)).then(|| (owner.name.clone(), owner.uid.clone()))
+    ferrovirt_handler::machine::accept::owner(&pod.metadata).map(|owner| (owner.name, owner.uid))
 }
 
 /// Bytes of the disks that the machine asks for in its scratch space.
@@ -349,7 +333,7 @@ fn connect(
         ip: attachment.address.ip,
         namespace: pod.metadata.namespace.clone().unwrap_or_default(),
     };
-    let hostname = bundle::hostname(pod);
+    let hostname = facts::hostname(pod);
     let (wired, admitted) = thread::scope(|scope| {
         let admitted = scope.spawn(|| shared.network.admit(&uid, port.clone(), &fetched.config.pod_network));
         let wired = network::pod::wire(&namespace, interfaces, &attachment, &hostname);
@@ -384,33 +368,6 @@ pub(super) fn descriptors(
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn only_the_one_pod_of_an_instance_belongs_to_it() {
-        let good = json!({
-            "name": pod_name("m", "u"),
-            "ownerReferences": [{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "name": "m",
-                "uid": "u", "controller": true}],
-        });
-        let of = |path: &str, value: serde_json::Value| {
-            let mut metadata = good.clone();
-            if let Some(place) = metadata.pointer_mut(path) {
-                *place = value;
-            }
-            owner(&serde_json::from_value(json!({"metadata": metadata})).unwrap())
-        };
-        assert_eq!(of("/none", json!(null)), Some(("m".to_owned(), "u".to_owned())));
-        for (path, value) in [
-            ("/name", json!("another")),
-            ("/ownerReferences/0/uid", json!("v")),
-            ("/ownerReferences/0/name", json!("n")),
-            ("/ownerReferences/0/kind", json!("VirtualMachine")),
-            ("/ownerReferences/0/apiVersion", json!("example.com/v1")),
-            ("/ownerReferences/0/controller", json!(false)),
-        ] {
-            assert_eq!(of(path, value), None, "{path}");
-        }
-    }
 
     #[test]
     fn the_capacities_of_empty_disks_are_declared() {

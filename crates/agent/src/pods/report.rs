@@ -1,14 +1,12 @@
 //! What pod and machine are said to be: conditions, statuses and events, in words that users may see.
 
-use super::{accept::NOT_AS_RENDERED, pipeline, status::Known, worker::Worker};
-use crate::machine::status::{NOT_READY, Phase};
+use super::{pipeline, status::Known, worker::Worker};
+use crate::machine::status::{NO_NETWORK, NOT_READY, Phase};
 use crate::{events::Kind, redacted::Redacted, selinux};
+use ferrovirt_handler::machine::{accept::NOT_AS_RENDERED, notice::words};
 use ferrovirt_plan::decide::life::{Notice, Wrong};
 use k8s_openapi::api::core::v1::ObjectReference;
 use std::sync::atomic::Ordering;
-
-/// Reason of a machine's condition whose port cannot be admitted.
-const NOT_CONNECTED: &str = "PodNetworkNotConnected";
 
 impl Worker {
     /// The pod waits, for this reason.
@@ -33,7 +31,7 @@ impl Worker {
     /// A running machine has no network.
     pub(super) fn not_connected(&mut self, message: &str) {
         let redacted = self.shared.config.redacted(message);
-        self.report(NOT_CONNECTED, NOT_CONNECTED, message, &redacted);
+        self.report(NO_NETWORK, NO_NETWORK, message, &redacted);
     }
 
     /// The pod ends without having run. `condition`: reason of the machine's condition.
@@ -91,18 +89,7 @@ impl Worker {
     }
 
     pub(super) fn notice(&self, notice: Notice) {
-        let (kind, reason, message) = match notice {
-            Notice::Created => (Kind::Normal, "Created", "VirtualMachineInstance defined."),
-            Notice::Started => (Kind::Normal, "Started", "VirtualMachineInstance started."),
-            Notice::Resumed => (Kind::Normal, "Resumed", "VirtualMachineInstance resumed."),
-            Notice::ShuttingDown => (Kind::Normal, "ShuttingDown", "The guest was asked to shut down."),
-            Notice::Misbehaves => (
-                Kind::Warning,
-                "LauncherMisbehaves",
-                "The launcher keeps sending messages that make no sense, or closing its connection, and the node does not listen to it for a \
-                     while. Its guest may have taken it over: look at the pod's log, and stop the machine.",
-            ),
-        };
+        let (kind, reason, message) = words(notice);
         let message = Redacted::ours(message);
         if notice == Notice::Misbehaves {
             self.shared.node.events.tell(&self.pod_reference(), kind, reason, &message);

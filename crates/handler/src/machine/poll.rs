@@ -10,6 +10,6 @@ use tokio::io::unix::AsyncFd;
 // The replacement of `new` is unsafe, because a type could name a descriptor that it does not own. Those given to this
 // function own theirs for all their life, and this crate has no unsafe code.
 #[allow(deprecated)]
-pub(crate) fn watch<T: AsRawFd>(descriptor: T) -> io::Result<AsyncFd<T>> {
+pub fn watch<T: AsRawFd>(descriptor: T) -> io::Result<AsyncFd<T>> {
     AsyncFd::new(descriptor)
 }

@@ -1,7 +1,9 @@
-//! Writes a machine's status until the object says what the agent knows.
+//! Writes a machine's status until the object says what the node knows.
 
-use super::status::{Known, Step, step};
-use crate::clock;
+use super::{
+    clock,
+    status::{Known, Step, step},
+};
 use ferrovirt_api::{kubevirt::VirtualMachineInstance, segment};
 use kube::{
     Api,

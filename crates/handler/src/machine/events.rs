@@ -1,6 +1,6 @@
 //! Events: what users learn from `kubectl describe`.
 
-use crate::{clock, redacted::Redacted};
+use super::{clock, redacted::Redacted};
 use k8s_openapi::{
     api::core::v1::{Event, EventSource, ObjectReference},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,

@@ -1,10 +1,11 @@
 //! The part of a VirtualMachineInstance's status that the agent owns, as a patch: pure.
 
-use crate::redacted::Redacted;
+use super::redacted::Redacted;
 use ferrovirt_api::kubevirt::{
     VirtualMachineInstance, VirtualMachineInstanceCondition, VirtualMachineInstanceNetworkInterface,
 };
 use ferrovirt_kubernetes::typed_condition::{Condition, find, remove, set};
+pub use ferrovirt_plan::decide::place::{NO_NETWORK, NOT_AS_RENDERED, NOT_READY};
 use serde_json::{Value, json};
 
 /// What the agent knows about a machine.
@@ -26,7 +27,7 @@ pub struct Known {
     pub machine_type: String,
     /// Where the machine cannot be started now: reason and message of the condition Synchronized.
     pub trouble: Option<(&'static str, Redacted)>,
-    /// SELinux context of the launcher's process, or `none`.
+    /// SELinux context of the launcher's process, or `none`; empty where nobody here can see it.
     pub selinux: String,
     /// Whether it is enforced: status, reason and message of the condition SELinuxEnforced.
     pub enforced: Option<(&'static str, &'static str, String)>,
@@ -141,13 +142,11 @@ pub fn step(vmi: &VirtualMachineInstance, known: &Known, now: &str) -> Step {
     Step::Patch(json!({"metadata": {"resourceVersion": version}, "status": patch}))
 }
 
-/// Reason of a machine whose launcher cannot make its files ready.
-pub const NOT_READY: &str = "FilesNotReady";
-
 /// Reasons of the condition Synchronized that are this agent's.
-const TROUBLES: [&str; 13] = [
+const TROUBLES: [&str; 14] = [
     NOT_READY,
-    "NotAsRendered",
+    NO_NETWORK,
+    NOT_AS_RENDERED,
     "PodRejected",
     "MachineEnded",
     "Evicted",
@@ -180,7 +179,11 @@ fn fill(patch: &mut Value, status: &ferrovirt_api::kubevirt::VirtualMachineInsta
             status.current_cpu_topology.is_some(),
         ),
         ("machine", json!({"type": known.machine_type}), status.machine.is_some()),
-        ("selinuxContext", json!(known.selinux), status.selinux_context.is_some()),
+        (
+            "selinuxContext",
+            json!(known.selinux),
+            known.selinux.is_empty() || status.selinux_context.is_some(),
+        ),
     ];
     for (name, value, there) in fixed {
         if !there {
@@ -237,6 +240,14 @@ mod tests {
     }
 
     #[test]
+    fn a_context_that_nobody_sees_is_not_written() {
+        let known = Known { selinux: String::new(), ..running() };
+        let Step::Patch(patch) = step(&vmi(json!({"phase": "Scheduled"})), &known, NOW) else { panic!() };
+        assert_eq!(patch["status"].get("selinuxContext"), None);
+        assert_eq!(step(&vmi(patch["status"].clone()), &known, NOW), Step::Done);
+    }
+
+    #[test]
     fn pausing_comes_and_goes() {
         let Step::Patch(first) = step(&vmi(json!({"phase": "Scheduled"})), &running(), NOW) else { panic!() };
         let mut status = first["status"].clone();
@@ -262,11 +273,14 @@ mod tests {
     #[test]
     fn trouble_is_a_condition_whoever_owns_the_phase() {
         let trouble =
-            Known { trouble: Some(("ErrImagePull", Redacted::ours("put it there"))), ..Known::default() };
-        let Step::Patch(patch) = step(&vmi(json!({"phase": "Scheduling"})), &trouble, NOW) else { panic!() };
-        assert_eq!(patch["status"]["conditions"][0]["reason"], "ErrImagePull");
-        let with = vmi(patch["status"].clone());
-        let Step::Patch(patch) = step(&with, &Known::default(), NOW) else { panic!() };
-        assert_eq!(patch["status"]["conditions"], json!([]));
+            |reason| Known { trouble: Some((reason, Redacted::ours("put it there"))), ..Known::default() };
+        for reason in ["ErrImagePull", NO_NETWORK, NOT_AS_RENDERED] {
+            let scheduling = vmi(json!({"phase": "Scheduling"}));
+            let Step::Patch(patch) = step(&scheduling, &trouble(reason), NOW) else { panic!() };
+            assert_eq!(patch["status"]["conditions"][0]["reason"], reason);
+            let with = vmi(patch["status"].clone());
+            let Step::Patch(patch) = step(&with, &Known::default(), NOW) else { panic!() };
+            assert_eq!(patch["status"]["conditions"], json!([]), "{reason}");
+        }
     }
 }
