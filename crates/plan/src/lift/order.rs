@@ -26,7 +26,8 @@ pub fn lift(order: &Order) -> BTreeSet<Right<String>> {
     }
     for nic in &order.nics {
         let (one, more) = match nic.tap {
-            // Who opened the queues of the latter was the launcher itself: they are ready for QEMU all the same.
+            // Who opened the queues of the latter, and the socket for DHCP, was the launcher itself: they are ready all the
+            // same.
             Tap::Passed | Tap::Opened { .. } => (NetworkStep::ReceiveQueue, NetworkStep::ReceiveMoreQueues),
             Tap::Created { .. } => (NetworkStep::CreateTap, NetworkStep::CreateMoreQueues),
         };
@@ -35,7 +36,7 @@ pub fn lift(order: &Order) -> BTreeSet<Right<String>> {
         if nic.queues > 1 {
             step(more);
         }
-        if nic.dhcp.is_some() && !matches!(nic.tap, Tap::Opened { .. }) {
+        if nic.dhcp.is_some() {
             step(NetworkStep::ReceiveDhcpSocket);
         }
     }
