@@ -3,7 +3,7 @@
 
 use ferrovirt_netlink::{
     read,
-    route::{Address, Shown},
+    route::{Address, Shown, read6},
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(link.index > 0 && link.name.len() <= part.payload.len());
         }
         if let Some(address) = Address::read(&part) {
-            assert!(address.prefix <= 32);
+            assert!(address.prefix <= 32 && read6(&part).is_none());
         }
         let inside: usize = read::attributes(part.payload).flatten().map(|(_, bytes)| bytes.len() + 4).sum();
         assert!(inside <= part.payload.len());

@@ -11,18 +11,18 @@ mod rights;
 #[path = "net/support.rs"]
 mod support;
 
-use ferrovirt_handler::net::talk::{Binding, FromApi, ToApi, Wanted};
+use ferrovirt_handler::net::talk::{Binding, ToApi, Wanted};
 use std::net::Ipv4Addr;
 use support::{Fake, Node, POD, Pod};
 
 fn wanted(queues: u32) -> Wanted {
-    Wanted { queues, binding: Binding::Masquerade { ports: vec![] }, mtu: None, addresses: vec![POD] }
+    Wanted { queues, binding: Binding::Masquerade { ports: vec![] }, mtu: None, addresses: vec![POD.into()] }
 }
 
 /// Asks for a network and lets the launcher send what it should; the answer.
 fn prepare(node: &Node, slot: &str, fake: &Fake<'_>, wanted: Wanted) -> ToApi {
     let queues = usize::try_from(wanted.queues).unwrap();
-    node.ask(&FromApi::Prepare { slot: slot.to_owned(), wanted }, &[]);
+    node.prepare(slot, wanted);
     fake.asked(queues);
     fake.send(&fake.open(queues));
     node.next().0
@@ -35,9 +35,9 @@ fn the_guests_frames_go_through_the_pods_interface_with_one_queue_and_with_four(
         let pod = Pod::new();
         let slot = node.slot(queues);
         let fake = Fake::connect(&node, &slot, &pod.ns);
-        assert_eq!(node.next().0, ToApi::Linked { slot: slot.clone(), user: 0 });
+        node.linked(&slot);
         let opened = fake.open(usize::try_from(queues).unwrap());
-        node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wanted(queues) }, &[]);
+        node.prepare(&slot, wanted(queues));
         fake.asked(usize::try_from(queues).unwrap());
         fake.send(&opened);
         let ToApi::Ready { slot: of, facts } = node.next().0 else { panic!("it is not made") };
@@ -55,7 +55,7 @@ fn the_guests_frames_go_through_the_pods_interface_with_one_queue_and_with_four(
         assert!(shown.ends_with("0\n"), "{shown}");
         pod.speaks_through(&opened[3..]);
         // One network in the life of a slot.
-        node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wanted(queues) }, &[]);
+        node.prepare(&slot, wanted(queues));
         let ToApi::Refused { why, .. } = node.next().0 else { panic!("a second one") };
         assert!(why.contains("had its network already"), "{why}");
         node.gone(&slot);
@@ -69,7 +69,7 @@ fn launchers_and_api_in_other_pid_namespaces_are_served() {
     let pod = Pod::new();
     let slot = node.slot(1);
     let fake = Fake::connect(&node, &slot, &pod.ns);
-    assert_eq!(node.next().0, ToApi::Linked { slot: slot.clone(), user: 0 });
+    node.linked(&slot);
     assert!(matches!(prepare(&node, &slot, &fake, wanted(1)), ToApi::Ready { .. }));
 }
 
@@ -94,23 +94,29 @@ fn what_is_said_is_passed_on_as_it_is_and_known_to_a_later_api() {
     let pod = Pod::new();
     let slot = node.slot(1);
     let fake = Fake::connect(&node, &slot, &pod.ns);
-    node.next();
+    node.linked(&slot);
     fake.link.send(b"\"first\xff\n{", &[]).unwrap();
-    assert_eq!(node.next(), (ToApi::Said { slot: slot.clone() }, b"\"first\xff\n{".to_vec()));
-    node.ask(&FromApi::Relay { slot: slot.clone() }, b"{ \"pause\":\n1}");
+    let link = node.link(&slot);
+    let said = (ToApi::Said { slot: slot.clone(), link }, b"\"first\xff\n{".to_vec());
+    assert_eq!(node.next(), said);
+    node.relay(&slot, b"{ \"pause\":\n1}");
     assert_eq!(fake.next(), b"{ \"pause\":\n1}");
+    let ToApi::Ready { facts, .. } = prepare(&node, &slot, &fake, wanted(1)) else {
+        panic!("it is not made")
+    };
     // The newest is heard, and the one before is not.
     let before = node.connect();
     assert!(before.recv(16).unwrap().is_none());
     assert!(matches!(node.next().0, ToApi::Slot { slot: of, .. } if of == slot));
-    assert_eq!(node.next().0, ToApi::Linked { slot: slot.clone(), user: 0 });
-    assert_eq!(node.next(), (ToApi::Said { slot: slot.clone() }, b"\"first\xff\n{".to_vec()));
-    node.ask(&FromApi::End { slot: slot.clone() }, &[]);
-    let ended = ToApi::Ended { slot: slot.clone(), why: Some("api has ended it".to_owned()) };
-    assert_eq!(node.next().0, ended);
+    assert_eq!(node.next().0, ToApi::Ready { slot: slot.clone(), facts });
+    assert_eq!(node.next().0, ToApi::Linked { slot: slot.clone(), link, user: 0 });
+    assert_eq!(node.next(), said);
+    node.end(&slot);
+    let why = Some("api has ended it".to_owned());
+    assert_eq!(node.next().0, ToApi::Ended { slot: slot.clone(), link: Some(link), why });
     assert!(fake.link.recv(16).unwrap().is_none());
     let _again = Fake::connect(&node, &slot, &pod.ns);
-    assert_eq!(node.next().0, ToApi::Linked { slot: slot.clone(), user: 0 });
+    node.linked(&slot);
     // It ends with the record, and so does the socket.
     node.gone(&slot);
     assert!(Fake::try_connect(&node, &slot, &pod.ns).is_err());
@@ -127,6 +133,6 @@ fn after_it_was_killed_slots_are_served_in_the_same_directories() {
     assert!(fake.link.recv(16).unwrap().is_none(), "its children end with it");
     assert!(matches!(node.next().0, ToApi::Slot { slot: of, .. } if of == slot));
     let fake = Fake::connect(&node, &slot, &pod.ns);
-    assert_eq!(node.next().0, ToApi::Linked { slot: slot.clone(), user: 0 });
+    node.linked(&slot);
     assert!(matches!(prepare(&node, &slot, &fake, wanted(2)), ToApi::Ready { .. }));
 }

@@ -136,7 +136,7 @@ spec:
     };
     ensure!(facts.address == address && facts.gateway.is_some(), "{facts:?}");
     let start = serde_json::to_vec(&Request::Start { order: Box::new(order("guest")) })?;
-    api.ask(&FromApi::Relay { slot: slot.clone() }, &start)?;
+    api.ask(&FromApi::Relay { slot: slot.clone(), link: api.link(&slot) }, &start)?;
     api.state(&slot, State::Running).with_context(|| test.log())?;
 
     let launchers = test.processes(&["/usr/bin/virt-launcher", "--slot"]);
@@ -190,7 +190,7 @@ spec:
     let slot = api.slot("host").with_context(|| test.log())?;
     let why = api
         .until("the end of its link", |head, _| match head {
-            ToApi::Ended { slot: of, why: Some(why) } if *of == slot => Some(why.clone()),
+            ToApi::Ended { slot: of, why: Some(why), .. } if *of == slot => Some(why.clone()),
             ToApi::Linked { slot: of, .. } if *of == slot => Some("it is heard".to_owned()),
             _ => None,
         })

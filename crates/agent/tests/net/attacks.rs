@@ -26,10 +26,6 @@ fn here() -> Namespace {
     ns
 }
 
-fn linked(node: &Node, slot: &str) {
-    assert_eq!(node.next().0, ToApi::Linked { slot: slot.to_owned(), user: 0 });
-}
-
 #[test]
 fn the_nodes_namespace_and_the_programs_own_are_refused_whatever_api_says() {
     let node = Node::start();
@@ -38,7 +34,7 @@ fn the_nodes_namespace_and_the_programs_own_are_refused_whatever_api_says() {
     for (ns, whose) in [(&host, "the host's"), (&node.own, "that of the node agent")] {
         let fake = Fake::connect(&node, &slot, ns);
         // Everything is there before the program can say no.
-        node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wanted(1) }, &[]);
+        node.prepare(&slot, wanted(1));
         let mut said = vec![node.next().0, node.next().0];
         said.sort_by_key(|said| matches!(said, ToApi::Ended { .. }));
         let [ToApi::Refused { why, .. }, ToApi::Ended { why: Some(ended), .. }] = &said[..] else {
@@ -50,8 +46,8 @@ fn the_nodes_namespace_and_the_programs_own_are_refused_whatever_api_says() {
     // Descriptors of it through the link of a pod.
     let pod = Pod::new();
     let fake = Fake::connect(&node, &slot, &pod.ns);
-    linked(&node, &slot);
-    node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wanted(1) }, &[]);
+    node.linked(&slot);
+    node.prepare(&slot, wanted(1));
     fake.asked(1);
     let before = host.sh("ip -o link; nft list tables");
     fake.send(&open(&host, 1));
@@ -65,7 +61,7 @@ fn while_nobody_knows_the_nodes_namespace_nothing_is_made() {
     let (slot, pod) = (node.slot(1), Pod::new());
     node.store.set_host(None).unwrap();
     let fake = Fake::connect(&node, &slot, &pod.ns);
-    linked(&node, &slot);
+    node.linked(&slot);
     let ToApi::Refused { why, .. } = prepare(&node, &slot, &fake, wanted(1)) else { panic!("it is made") };
     assert!(why.contains("no kubelet is connected"), "{why}");
     assert!(!pod.ns.sh("ip -o link").contains("k6t-eth0"));
@@ -77,13 +73,13 @@ fn a_namespace_is_one_slots() {
     let (one, two) = (node.slot(1), node.slot(2));
     let (pod, other) = (Pod::new(), Pod::new());
     let fake = Fake::connect(&node, &one, &pod.ns);
-    linked(&node, &one);
+    node.linked(&one);
     assert!(matches!(prepare(&node, &one, &fake, wanted(1)), ToApi::Ready { .. }));
     let _second = Fake::connect(&node, &two, &pod.ns);
     assert!(node.ended().contains(&format!("belongs to the slot {one}")));
     // And the slot has no other.
     drop(fake);
-    assert_eq!(node.next().0, ToApi::Ended { slot: one.clone(), why: None });
+    assert_eq!(node.next().0, ToApi::Ended { slot: one.clone(), link: Some(node.link(&one)), why: None });
     let _elsewhere = Fake::connect(&node, &one, &other.ns);
     assert!(node.ended().contains("is another than the one in which the slot's network was made"));
 }
@@ -104,7 +100,7 @@ fn what_is_there_before_and_what_is_missing_are_refused() {
         let (slot, pod) = (node.slot(number), Pod::new());
         pod.ns.sh(line);
         let fake = Fake::connect(&node, &slot, &pod.ns);
-        linked(&node, &slot);
+        node.linked(&slot);
         let ToApi::Refused { why, .. } = prepare(&node, &slot, &fake, wanted(1)) else {
             panic!("it is made")
         };
@@ -113,18 +109,25 @@ fn what_is_there_before_and_what_is_missing_are_refused() {
     }
     let (slot, pod) = (node.slot(9), Pod::new());
     let fake = Fake::connect(&node, &slot, &pod.ns);
-    linked(&node, &slot);
+    node.linked(&slot);
     let mut elsewhere = wanted(1);
-    elsewhere.addresses.push(Ipv4Addr::new(192, 0, 2, 8));
+    elsewhere.addresses.push(Ipv4Addr::new(192, 0, 2, 8).into());
     let ToApi::Refused { why, .. } = prepare(&node, &slot, &fake, elsewhere) else { panic!("it is made") };
     assert!(why.contains("no address 192.0.2.8"), "{why}");
-    for wrong in [crate::Wanted { addresses: vec![], ..wanted(1) }, crate::Wanted { queues: 0, ..wanted(1) }]
-    {
-        node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wrong }, &[]);
-        node.refused();
+    let of_ipv6 = |address: &str| vec![address.parse().unwrap()];
+    let mut both = wanted(1);
+    both.addresses.extend(of_ipv6("2001:db8::8"));
+    let ToApi::Refused { why, .. } = prepare(&node, &slot, &fake, both.clone()) else { panic!("it is made") };
+    assert!(why.contains("no address 2001:db8::8"), "{why}");
+    for wrong in [vec![], of_ipv6("2001:db8::8")].map(|addresses| crate::Wanted { addresses, ..wanted(1) }) {
+        node.prepare(&slot, wrong);
+        assert!(node.refused().contains("no IPv4 address"));
     }
+    node.prepare(&slot, crate::Wanted { queues: 0, ..wanted(1) });
+    assert!(node.refused().contains("queues"));
     // Nothing was done so far: it may be asked again.
-    assert!(matches!(prepare(&node, &slot, &fake, wanted(1)), ToApi::Ready { .. }));
+    pod.ns.sh("ip addr add 2001:db8::8/64 dev eth0 nodad");
+    assert!(matches!(prepare(&node, &slot, &fake, both), ToApi::Ready { .. }));
 }
 
 #[test]
@@ -132,8 +135,8 @@ fn what_is_not_a_launchers_descriptor_is_refused_and_holds_up_nobody() {
     let node = Node::start();
     let (slot, pod) = (node.slot(1), Pod::new());
     let fake = Fake::connect(&node, &slot, &pod.ns);
-    linked(&node, &slot);
-    node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wanted(1) }, &[]);
+    node.linked(&slot);
+    node.prepare(&slot, wanted(1));
     fake.asked(1);
     // Closing it waits for an hour: a connection with bytes on the way that nobody takes.
     let (lingers, _listener, peer) = pod.ns.inside(|| {
@@ -155,7 +158,7 @@ fn what_is_not_a_launchers_descriptor_is_refused_and_holds_up_nobody() {
     drop(fake);
     assert!(matches!(node.next().0, ToApi::Ended { .. }));
     let fake = Fake::connect(&node, &slot, &pod.ns);
-    linked(&node, &slot);
+    node.linked(&slot);
     assert!(matches!(prepare(&node, &slot, &fake, wanted(1)), ToApi::Ready { .. }));
     drop(peer);
 }
@@ -166,7 +169,7 @@ fn a_launcher_that_says_too_much_or_sends_what_nobody_asked_for_is_ended() {
     let (slot, pod) = (node.slot(1), Pod::new());
     let connect = || {
         let fake = Fake::connect(&node, &slot, &pod.ns);
-        linked(&node, &slot);
+        node.linked(&slot);
         fake
     };
     let fake = connect();
@@ -186,7 +189,7 @@ fn a_launcher_that_says_too_much_or_sends_what_nobody_asked_for_is_ended() {
     assert!(node.ended().contains("more than anybody reads"));
     // There is no number left for one of them: it is lost on the way.
     let lost = connect();
-    node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wanted(1) }, &[]);
+    node.prepare(&slot, wanted(1));
     lost.asked(1);
     let sent = lost.open(1);
     let child = crate::rights::children(node.child.id())[0];
@@ -212,24 +215,77 @@ fn a_launcher_that_sends_nothing_is_not_waited_for_and_others_are_served_meanwhi
     let (silent, good) = (node.slot(1), node.slot(2));
     let (one, two) = (Pod::new(), Pod::new());
     let quiet = Fake::connect(&node, &silent, &one.ns);
-    linked(&node, &silent);
-    node.ask(&FromApi::Prepare { slot: silent.clone(), wanted: wanted(1) }, &[]);
+    node.linked(&silent);
+    node.prepare(&silent, wanted(1));
     quiet.asked(1);
     let fake = Fake::connect(&node, &good, &two.ns);
-    linked(&node, &good);
+    node.linked(&good);
     assert!(matches!(prepare(&node, &good, &fake, wanted(1)), ToApi::Ready { .. }));
-    let ToApi::Refused { slot, why } = node.next().0 else { panic!("it is made") };
+    let ToApi::Refused { slot, why, .. } = node.next().0 else { panic!("it is made") };
     assert!(slot == silent && why.contains("has not sent the descriptors"), "{why}");
 }
 
-/// One that is full is closed, whoever reads nothing.
+/// What was decided for one link reaches no other: the process behind that may be another one.
+#[test]
+fn what_names_a_link_that_is_over_reaches_nobody() {
+    let node = Node::start();
+    let (slot, pod) = (node.slot(1), Pod::new());
+    let first = Fake::connect(&node, &slot, &pod.ns);
+    node.linked(&slot);
+    let link = node.link(&slot);
+    drop(first);
+    assert!(matches!(node.next().0, ToApi::Ended { .. }));
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    node.linked(&slot);
+    let slot = || slot.clone();
+    node.ask(&FromApi::Relay { slot: slot(), link }, b"the order of another");
+    node.ask(&FromApi::End { slot: slot(), link }, &[]);
+    node.ask(&FromApi::Prepare { slot: slot(), link, wanted: wanted(1) }, &[]);
+    let ToApi::Refused { link: of, why, .. } = node.next().0 else { panic!("it is made") };
+    assert!(of == link && why.contains("not connected"), "{why}");
+    node.relay(&slot(), b"its own");
+    assert_eq!(fake.next(), b"its own");
+}
+
+/// Launchers that say as much as they can while api is busy, and one that says what matters.
+#[test]
+fn launchers_that_talk_do_not_end_the_connection_of_api() {
+    let node = Node::start();
+    let launchers: Vec<_> = (1..=30).map(|number| (node.slot(number), Pod::new())).collect();
+    let mut fakes = Vec::new();
+    for (slot, pod) in &launchers {
+        fakes.push(Fake::connect(&node, slot, &pod.ns));
+        node.linked(slot);
+    }
+    let long = [b'x'; 8000];
+    for fake in &fakes {
+        for _ in 0..8 {
+            fake.link.send(&long, &[]).unwrap();
+        }
+    }
+    fakes[0].link.send(b"what matters", &[]).unwrap();
+    let mut said = 0;
+    loop {
+        match node.next() {
+            (ToApi::Said { .. }, body) if body == b"what matters" => break,
+            (ToApi::Said { .. }, body) => said += usize::from(body == long),
+            other => panic!("{other:?}"),
+        }
+    }
+    // In turn, whoever said more.
+    assert!(said >= 8, "{said}");
+    node.relay(&launchers[29].0, b"and it is still heard");
+    assert_eq!(fakes[29].next(), b"and it is still heard");
+}
+
+/// One that is full is closed after a while, whoever reads nothing.
 #[test]
 fn an_api_that_reads_nothing_does_not_hold_up_the_program() {
     let mut node = Node::start();
     let (slot, pod) = (node.slot(1), Pod::new());
     let fake = Fake::connect(&node, &slot, &pod.ns);
-    linked(&node, &slot);
-    let asks = FromApi::Prepare { slot: "none".to_owned(), wanted: wanted(1) };
+    node.linked(&slot);
+    let asks = FromApi::Prepare { slot: "none".to_owned(), link: 1, wanted: wanted(1) };
     let line = [&serde_json::to_vec(&asks).unwrap()[..], b"\n"].concat();
     let flood = node.connect_again();
     flood.set_nonblocking(true).unwrap();
@@ -238,6 +294,7 @@ fn an_api_that_reads_nothing_does_not_hold_up_the_program() {
         _ => None,
     });
     drop(node.connect());
-    while node.next().0 != (ToApi::Linked { slot: slot.clone(), user: 0 }) {}
+    let link = node.link(&slot);
+    while node.next().0 != (ToApi::Linked { slot: slot.clone(), link, user: 0 }) {}
     drop(fake);
 }

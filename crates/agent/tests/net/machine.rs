@@ -4,7 +4,7 @@ use crate::{
     support::{Node, Pod, until},
     wanted,
 };
-use ferrovirt_handler::net::talk::{FromApi, ToApi};
+use ferrovirt_handler::net::talk::ToApi;
 use ferrovirt_qemu::{
     order::{Accelerator, Backing, Lease, Memory, Nic, Order, Tap, VERSION},
     protocol::{Event, Request, State},
@@ -104,13 +104,13 @@ fn a_launcher_without_a_capability_runs_a_guest_on_a_tap_of_one_and_of_four_queu
         command.arg("--slot").arg(node.socket(&slot).parent().unwrap());
         let setup = Setup { network_namespace: Some(pod.ns.open.try_clone().unwrap()), ..Setup::default() };
         let launcher = Launcher(spawn(command, setup).unwrap());
-        assert_eq!(node.next().0, ToApi::Linked { slot: slot.clone(), user: 0 });
+        node.linked(&slot);
         assert_eq!(state(&node), State::Waiting);
-        node.ask(&FromApi::Prepare { slot: slot.clone(), wanted: wanted(queues) }, &[]);
+        node.prepare(&slot, wanted(queues));
         let ready = node.next().0;
         assert!(matches!(ready, ToApi::Ready { .. }), "{ready:?}");
         let start = Request::Start { order: Box::new(order(queues)) };
-        node.ask(&FromApi::Relay { slot: slot.clone() }, &serde_json::to_vec(&start).unwrap());
+        node.relay(&slot, &serde_json::to_vec(&start).unwrap());
         assert_eq!([state(&node), state(&node)], [State::Starting, State::Running]);
         let shown = pod.ns.sh("ip -o -d link show tap0; nft list table ip kubevirt; cat /proc/net/udp");
         assert_eq!(shown.contains("multi_queue"), queues > 1, "{shown}");

@@ -5,7 +5,7 @@ use crate::{
     support::{Fake, Node, Pod, arguments, until},
     wanted,
 };
-use ferrovirt_handler::net::talk::{FromApi, ToApi};
+use ferrovirt_handler::net::talk::ToApi;
 use ferrovirt_privilege::{
     Right, Scenario,
     scenario::{registered, witnessed},
@@ -147,7 +147,7 @@ fn every_call_of_the_program_is_granted_and_every_granted_one_has_its_use() {
         assert!(matches!(prepare(&node, &slot, &fake, wanted(number)), ToApi::Ready { .. }));
         fake.link.send(b"x", &[]).unwrap();
         node.next();
-        node.ask(&FromApi::Relay { slot: slot.clone() }, b"y");
+        node.relay(&slot, b"y");
         fake.next();
         node.gone(&slot);
     }
@@ -177,7 +177,7 @@ fn each_right_is_missed() {
     let problem = problem.expect("it has noticed nothing");
     assert!(problem.contains("has no CAP_NET_ADMIN"), "{problem}");
     let slot = node.slot(1);
-    node.ask(&FromApi::Prepare { slot, wanted: wanted(1) }, &[]);
+    node.prepare(&slot, wanted(1));
     assert_eq!(node.refused(), problem);
     drop(node);
 

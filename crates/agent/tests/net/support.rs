@@ -1,7 +1,7 @@
 //! A node with the program, pods, and launchers of which the test is one.
 
 use ferrovirt_handler::{
-    net::talk::{FromApi, MOST, ToApi, read},
+    net::talk::{FromApi, MOST, ToApi, Wanted, read},
     plug::{
         store::Store,
         table::{Holder, Record, State},
@@ -20,6 +20,8 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socket_with},
 };
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     fs, io,
     net::{Ipv4Addr, UdpSocket},
     os::fd::{AsFd, OwnedFd},
@@ -190,6 +192,8 @@ pub(crate) struct Node {
     pub(crate) store: Store,
     pub(crate) child: Child,
     api: Connection,
+    /// The links that are told of, by their slots.
+    links: RefCell<HashMap<String, u64>>,
 }
 
 impl Node {
@@ -215,7 +219,7 @@ impl Node {
         let own = Namespace::new();
         let child = run(&directory, &own, before);
         let api = connect(&directory);
-        let node = Self { directory, own, store, child, api };
+        let node = Self { directory, own, store, child, api, links: RefCell::default() };
         let ToApi::Node { problem } = node.next().0 else { panic!("it says something else first") };
         (node, problem)
     }
@@ -226,6 +230,7 @@ impl Node {
         self.child.wait().unwrap();
         fs::remove_file(self.directory.path().join("api.sock")).unwrap();
         self.child = run(&self.directory, &self.own, &[]);
+        self.links.borrow_mut().clear();
         drop(self.connect());
     }
 
@@ -265,9 +270,38 @@ impl Node {
         self.api.send(&[&line, &b"\n"[..], body].concat(), &[]).unwrap();
     }
 
+    /// The last link of the slot; a number that none has before the first.
+    pub(crate) fn link(&self, slot: &str) -> u64 {
+        self.links.borrow().get(slot).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn prepare(&self, slot: &str, wanted: Wanted) {
+        self.ask(&FromApi::Prepare { slot: slot.to_owned(), link: self.link(slot), wanted }, &[]);
+    }
+
+    pub(crate) fn relay(&self, slot: &str, body: &[u8]) {
+        self.ask(&FromApi::Relay { slot: slot.to_owned(), link: self.link(slot) }, body);
+    }
+
+    pub(crate) fn end(&self, slot: &str) {
+        self.ask(&FromApi::End { slot: slot.to_owned(), link: self.link(slot) }, &[]);
+    }
+
+    /// A launcher has connected, which is said next.
+    pub(crate) fn linked(&self, slot: &str) {
+        let before = self.link(slot);
+        match self.next().0 {
+            ToApi::Linked { slot: of, link, user: 0 } => assert!(of == slot && link > before),
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(crate) fn next(&self) -> (ToApi, Vec<u8>) {
         let bytes = next(&self.api);
         let (head, body) = read::<ToApi>(&bytes).unwrap();
+        if let ToApi::Linked { slot, link, .. } = &head {
+            self.links.borrow_mut().insert(slot.clone(), *link);
+        }
         (head, body.to_owned())
     }
 
@@ -351,7 +385,8 @@ impl<'a> Fake<'a> {
     }
 
     pub(crate) fn try_connect(node: &Node, slot: &str, ns: &'a Namespace) -> io::Result<Self> {
-        let link = ns.inside(|| Connection::connect(&node.socket(slot)))?;
+        let socket = node.socket(slot);
+        let link = ns.inside(|| Connection::connect(&socket))?;
         Ok(Self { ns, link })
     }
 

@@ -8,7 +8,10 @@ use super::rules::Port;
 use crate::plug::table::Holder;
 use ferrovirt_sys::seqpacket::Connection;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{io, net::Ipv4Addr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
 
 /// Most bytes of a packet between `api` and this program: an order and a line.
 pub const MOST: usize = 160 * 1024;
@@ -44,8 +47,8 @@ pub struct Wanted {
     pub binding: Binding,
     /// Longest packet, bytes; the pod's interface's own when there is none.
     pub mtu: Option<u32>,
-    /// The IPv4 addresses of the pod by its status: the namespace must have all of them, and there must be one.
-    pub addresses: Vec<Ipv4Addr>,
+    /// The addresses of the pod by its status: the namespace must have all of them, and one must be IPv4.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What a pod's network is like.
@@ -69,7 +72,8 @@ pub struct Facts {
     pub gateway: Option<Ipv4Addr>,
 }
 
-/// `api` to this program.
+/// `api` to this program. Each message names the link that it is about: what was decided for one is not for the next one,
+/// which may be of another process, and is dropped when that link is over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum FromApi {
@@ -77,6 +81,8 @@ pub enum FromApi {
     Prepare {
         /// The slot.
         slot: String,
+        /// The link.
+        link: u64,
         /// What is wanted.
         wanted: Wanted,
     },
@@ -84,15 +90,20 @@ pub enum FromApi {
     Relay {
         /// The slot.
         slot: String,
+        /// The link.
+        link: u64,
     },
     /// End the link.
     End {
         /// The slot.
         slot: String,
+        /// The link.
+        link: u64,
     },
 }
 
-/// This program to `api`. Every connection is told first what there is.
+/// This program to `api`. Every connection is told first what there is: the node, and of each slot its holder, the network
+/// that it has, the link, and what was said last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum ToApi {
@@ -119,6 +130,8 @@ pub enum ToApi {
     Linked {
         /// The slot.
         slot: String,
+        /// The link: no other one of this process has its number.
+        link: u64,
         /// Its user, as the node numbers it.
         user: u32,
     },
@@ -126,6 +139,8 @@ pub enum ToApi {
     Ended {
         /// The slot.
         slot: String,
+        /// The link; absent for one that was never heard.
+        link: Option<u64>,
         /// Why, where it was this program that ended it.
         why: Option<String>,
     },
@@ -133,6 +148,8 @@ pub enum ToApi {
     Said {
         /// The slot.
         slot: String,
+        /// The link.
+        link: u64,
     },
     /// The network is made.
     Ready {
@@ -145,6 +162,8 @@ pub enum ToApi {
     Refused {
         /// The slot.
         slot: String,
+        /// The link for which it was asked for.
+        link: u64,
         /// For a person.
         why: String,
     },
@@ -228,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_is_passed_on_stays_as_it_is() {
-        let head = FromApi::Relay { slot: "a".to_owned() };
+        let head = FromApi::Relay { slot: "a".to_owned(), link: 7 };
         let bytes = packet(&head, b"{\"b\": 1,\n \"a\":2}\xff").unwrap();
         let (read, body) = read::<FromApi>(&bytes).unwrap();
         assert_eq!((read, body), (head, &b"{\"b\": 1,\n \"a\":2}\xff"[..]));
@@ -236,10 +255,10 @@ mod tests {
 
     #[test]
     fn packets_of_another_form_are_refused() {
-        let long = format!("{{\"end\":{{\"slot\":\"{}\"}}}}\n", "a".repeat(MOST_LINE));
-        for text in
-            ["", "\n", "{}\n", "{\"end\":{\"slot\":\"a\"}}", "{\"end\":{\"slot\":\"a\",\"b\":1}}\n", &long]
-        {
+        let long = format!("{{\"end\":{{\"slot\":\"{}\",\"link\":1}}}}\n", "a".repeat(MOST_LINE));
+        let more = "{\"end\":{\"slot\":\"a\",\"link\":1,\"b\":1}}\n";
+        let cut_off = "{\"end\":{\"slot\":\"a\",\"link\":1}}";
+        for text in ["", "\n", "{}\n", "{\"end\":{\"slot\":\"a\"}}\n", more, cut_off, &long] {
             assert!(read::<FromApi>(text.as_bytes()).is_err(), "{text:.60}");
         }
     }

@@ -6,7 +6,7 @@ use ferrovirt_netlink::{
     route::{self, Address, Shown, Target},
 };
 use ferrovirt_sys::netlink::Protocol;
-use std::{net::Ipv4Addr, os::fd::BorrowedFd};
+use std::{net::IpAddr, os::fd::BorrowedFd};
 
 /// A pod's namespace, seen from ours. It is read and never written: of what is sent with a namespace's number, some acts
 /// on our own instead (`RTM_NEWADDR`).
@@ -78,9 +78,13 @@ impl View {
     ///
     /// # Errors
     /// [`Refusal::Address`].
-    pub fn has(&mut self, wanted: &[Ipv4Addr]) -> Result<(), Refusal> {
-        let there = self.addresses()?;
-        let missing = wanted.iter().find(|wanted| there.iter().all(|address| address.address != **wanted));
-        missing.map_or(Ok(()), |address| Err(Refusal::Address((*address).into())))
+    pub fn has(&mut self, wanted: &[IpAddr]) -> Result<(), Refusal> {
+        let mut there: Vec<IpAddr> = self.addresses()?.iter().map(|address| address.address.into()).collect();
+        if wanted.iter().any(IpAddr::is_ipv6) {
+            let more = route::addresses6(&mut self.socket, Some(self.target));
+            there.extend(more.map_err(netlink("listing the pod's addresses"))?.into_iter().map(IpAddr::from));
+        }
+        let missing = wanted.iter().find(|wanted| !there.contains(wanted));
+        missing.map_or(Ok(()), |address| Err(Refusal::Address(*address)))
     }
 }

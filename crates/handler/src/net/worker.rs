@@ -29,6 +29,8 @@ use std::{
 const AWAITED: Duration = Duration::from_secs(10);
 /// Most messages of a launcher in [`WINDOW`]: it says some ten in its life.
 const MOST_MESSAGES: u32 = 100;
+/// Bytes in that time after which the rest of it is waited for.
+const MOST_BYTES: usize = 64 * 1024;
 const WINDOW: Duration = Duration::from_secs(1);
 /// Longest packet that is set where the pod's interface has none that fits, and the limits of what is asked for.
 const MTU: std::ops::RangeInclusive<u32> = 576..=65_535;
@@ -40,7 +42,26 @@ struct Link {
     user: u32,
     /// What is asked for, while its descriptors are awaited, and until when.
     awaited: Option<(Wanted, Instant)>,
-    window: (Instant, u32),
+    window: Window,
+}
+
+/// What was said since when.
+struct Window {
+    begin: Instant,
+    messages: u32,
+    bytes: usize,
+}
+
+impl Window {
+    fn new() -> Self {
+        Self { begin: Instant::now(), messages: 0, bytes: 0 }
+    }
+
+    /// Until when nothing more is read.
+    fn pause(&self) -> Option<Instant> {
+        let end = self.begin + WINDOW;
+        (self.bytes > MOST_BYTES && end > Instant::now()).then_some(end)
+    }
 }
 
 /// Serves one link and returns when it has ended: then this process has to end, before anything is closed.
@@ -75,7 +96,7 @@ fn serve(listener: &Listener, control: Connection) -> io::Result<()> {
     let user = seqpacket::peer_user(link.as_fd())?;
     seqpacket::take_descriptors(link.as_fd(), false)?;
     talk::send(&control, &FromChild::Linked { user, cookie: netns::cookie(link.as_fd())? }, &[])?;
-    let mut link = Link { link, control, user, awaited: None, window: (Instant::now(), 0) };
+    let mut link = Link { link, control, user, awaited: None, window: Window::new() };
     let ended = link.serve();
     if let Err(error) = &ended {
         let why = error.to_string();
@@ -98,11 +119,14 @@ impl Link {
     /// Until it ends by itself, or has to be ended.
     fn serve(&mut self) -> io::Result<()> {
         loop {
-            let until = self.awaited.as_ref().map(|(_, until)| *until);
-            let mut ready =
-                [PollFd::new(&self.link, PollFlags::IN), PollFd::new(&self.control, PollFlags::IN)];
+            let pause = self.window.pause();
+            let until = self.awaited.as_ref().map(|(_, until)| *until).into_iter().chain(pause).min();
+            let mut ready = vec![PollFd::new(&self.control, PollFlags::IN)];
+            // One that is not read for a while is not looked at either: its end would be seen all the time.
+            ready.extend(pause.is_none().then(|| PollFd::new(&self.link, PollFlags::IN)));
             wait(&mut ready, until)?;
-            let [of_link, of_control] = ready.map(|fd| !fd.revents().is_empty());
+            let mut ready = ready.iter().map(|fd| !fd.revents().is_empty());
+            let (of_control, of_link) = (ready.next() == Some(true), ready.next() == Some(true));
             if of_control && !self.obey()? {
                 return Ok(());
             }
@@ -143,7 +167,6 @@ impl Link {
 
     /// One message of the launcher's; false at the link's end.
     fn hear(&mut self) -> io::Result<bool> {
-        self.count()?;
         let mut bytes = vec![0; MOST_SAID];
         let (length, sent, cut_off) = seqpacket::recv_with_fds(self.link.as_fd(), &mut bytes)?;
         if cut_off {
@@ -153,6 +176,10 @@ impl Link {
         if length == 0 {
             mem::forget(sent);
             return Ok(false);
+        }
+        if let Err(error) = self.count(length) {
+            mem::forget(sent);
+            return Err(error);
         }
         if !sent.is_empty() {
             let Some((wanted, _)) = self.awaited.take() else {
@@ -166,14 +193,13 @@ impl Link {
         Ok(true)
     }
 
-    fn count(&mut self) -> io::Result<()> {
-        let now = Instant::now();
-        let (begin, count) = &mut self.window;
-        if now.duration_since(*begin) > WINDOW {
-            (*begin, *count) = (now, 0);
+    fn count(&mut self, bytes: usize) -> io::Result<()> {
+        if self.window.begin.elapsed() > WINDOW {
+            self.window = Window::new();
         }
-        *count += 1;
-        match *count > MOST_MESSAGES {
+        self.window.messages += 1;
+        self.window.bytes += bytes;
+        match self.window.messages > MOST_MESSAGES {
             true => Err(io::Error::other("the launcher says too much")),
             false => Ok(()),
         }
@@ -241,7 +267,8 @@ fn facts(view: &mut View, wanted: &Wanted) -> Result<Facts, Refusal> {
     let nic = view.link(pod::NIC)?.filter(|link| link.name == pod::NIC);
     let nic = nic.ok_or(Refusal::Interface("the pod has no interface eth0"))?;
     let addresses = view.addresses()?;
-    let own = addresses.iter().find(|address| address.index == nic.index);
+    let own =
+        addresses.iter().find(|own| own.index == nic.index && wanted.addresses.contains(&own.address.into()));
     let (Some(mac), Some(own)) = (nic.address, own) else {
         return Err(Refusal::Interface("the pod's interface has no IPv4 address"));
     };

@@ -29,6 +29,7 @@ pub struct Reader {
     own: OwnedFd,
     slots: OwnedFd,
     records: OwnedFd,
+    boot: String,
 }
 
 impl Reader {
@@ -40,7 +41,8 @@ impl Reader {
         let own = rustix::fs::open(path, store::DIRECTORY, Mode::empty())?;
         let below = |name| openat(&own, name, store::DIRECTORY, Mode::empty());
         let (slots, records) = (below("slots")?, below("records")?);
-        Ok(Self { path: path.to_owned(), own, slots, records })
+        // Now: later no other file may be opened.
+        Ok(Self { path: path.to_owned(), own, slots, records, boot: store::boot()? })
     }
 
     /// The directory itself.
@@ -67,14 +69,15 @@ impl Reader {
         Ok((stat.st_mtime, stat.st_mtime_nsec))
     }
 
-    /// The cookie of the node's network namespace, while a kubelet is connected.
+    /// The cookie of the node's network namespace, while a kubelet is connected. What was known before the node was started
+    /// again is not.
     ///
     /// # Errors
     /// What the kernel says, and a file that makes no sense.
     pub fn host(&self) -> io::Result<Option<u64>> {
         let bytes = read(&self.own, store::HOST)?;
         let host = bytes.map(|bytes| serde_json::from_slice::<Host>(&bytes)).transpose()?;
-        Ok(host.map(|host| host.network_namespace))
+        Ok(host.filter(|host| host.boot == self.boot).map(|host| host.network_namespace))
     }
 
     /// The slots that are held, by the names of their directories. Of two records of one slot the later one counts.
@@ -149,6 +152,9 @@ mod tests {
         assert_eq!(reader.host().unwrap(), None);
         store.set_host(Some(7)).unwrap();
         assert_eq!(reader.host().unwrap(), Some(7));
+        let of_another_start = "{\"networkNamespace\":7,\"boot\":\"another\"}";
+        std::fs::write(directory.path().join(store::HOST), of_another_start).unwrap();
+        assert_eq!(reader.host().unwrap(), None);
         let before = reader.stamp().unwrap();
         store.remove(&now).unwrap();
         assert!(!reader.held().unwrap().contains_key(&now));

@@ -3,7 +3,7 @@
 //! ```text
 //!   slots/NAME/       a slot's directory, which the pod sees; NAME is random
 //!   records/NAME      what is known of it (JSON)
-//!   host              the cookie of the node's network namespace (JSON)
+//!   host              the cookie of the node's network namespace, and since which start (JSON)
 //!   lock              held as long as the program runs
 //!   sockets/          on which the kubelet is heard
 //! ```
@@ -29,11 +29,18 @@ use std::{
 };
 
 /// The node's network namespace, as the kubelet's connection shows it. Missing while no kubelet is connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Host {
     /// Its cookie (`SO_NETNS_COOKIE`).
     pub network_namespace: u64,
+    /// Since which start of the node: after another one the same cookie is another namespace's.
+    pub boot: String,
+}
+
+/// What no other start of this node has, as the kernel says it.
+pub(super) fn boot() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// Of the records: another one with each change of their fields.
@@ -72,6 +79,7 @@ pub struct Store {
     slots: OwnedFd,
     records: OwnedFd,
     random: File,
+    boot: String,
     _lock: OwnedFd,
 }
 
@@ -95,8 +103,9 @@ impl Store {
         let slots = private(own.as_fd(), Path::new("slots"))?;
         let records = private(own.as_fd(), Path::new("records"))?;
         private(own.as_fd(), Path::new(SOCKETS))?;
-        let random = File::open("/dev/urandom")?;
-        let store = Self { path: path.to_owned(), own, slots, records, random, _lock: lock };
+        // Both now: later no other file may be opened.
+        let (random, boot) = (File::open("/dev/urandom")?, boot()?);
+        let store = Self { path: path.to_owned(), own, slots, records, random, boot, _lock: lock };
         store.set_host(None)?;
         Ok(store)
     }
@@ -206,7 +215,8 @@ impl Store {
     pub fn set_host(&self, cookie: Option<u64>) -> io::Result<()> {
         match cookie {
             Some(network_namespace) => {
-                replace(&self.own, HOST, &serde_json::to_vec(&Host { network_namespace })?)
+                let host = Host { network_namespace, boot: self.boot.clone() };
+                replace(&self.own, HOST, &serde_json::to_vec(&host)?)
             }
             None => remove(&self.own, HOST),
         }

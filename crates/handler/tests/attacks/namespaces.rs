@@ -93,9 +93,12 @@ fn a_pods_links_and_addresses_are_read_over_a_socket_of_our_own() {
     assert!(names.contains(&"br9".to_owned()), "{names:?}");
     assert_eq!(view.link("other").unwrap().unwrap().name, "br9");
     let address = Ipv4Addr::new(192, 0, 2, 7);
-    view.has(&[address]).unwrap();
-    assert!(matches!(view.has(&[address, Ipv4Addr::new(192, 0, 2, 8)]), Err(Refusal::Address(_))));
+    view.has(&[address.into()]).unwrap();
+    assert!(matches!(
+        view.has(&[address.into(), Ipv4Addr::new(192, 0, 2, 8).into()]),
+        Err(Refusal::Address(_))
+    ));
     // A second look finds the number that the namespace has.
-    View::of(home.namespace()).unwrap().has(&[address]).unwrap();
+    View::of(home.namespace()).unwrap().has(&[address.into()]).unwrap();
     assert!(View::of(tun().as_fd()).is_err(), "what is no namespace");
 }

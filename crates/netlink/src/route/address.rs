@@ -1,12 +1,12 @@
 //! Addresses of links, and of what is behind the ports of a bridge.
 
-use super::{BRIDGE, INET, Target};
+use super::{BRIDGE, INET, INET6, Target};
 use crate::{
     channel::{Error, Socket},
     message::{CREATE, EXCLUSIVE, Message, REPLACE},
     read::{self, Part},
 };
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 const NEW_ADDRESS: u16 = 20;
 const DELETE_ADDRESS: u16 = 21;
@@ -62,22 +62,32 @@ impl Address {
 
     /// Reads a message; `None` when it is none of an IPv4 address.
     pub fn read(part: &Part<'_>) -> Option<Self> {
-        let (family, prefix) = (*part.payload.first()?, *part.payload.get(1)?);
-        if part.header.kind != NEW_ADDRESS || family != INET || prefix > 32 {
-            return None;
-        }
-        let index = read::u32_at(part.payload, 4)?;
-        let mut found = None;
-        for item in read::attributes(part.payload.get(8..)?) {
-            let (kind, bytes) = item.ok()?;
-            // Of a link between two the other's is the address.
-            if kind == attribute::LOCAL || kind == attribute::ADDRESS && found.is_none() {
-                let bytes: [u8; 4] = bytes.try_into().ok()?;
-                found = Some(Ipv4Addr::from(bytes));
-            }
-        }
-        Some(Self { index, address: found?, prefix })
+        let (index, prefix, bytes) = body::<4>(part, INET)?;
+        Some(Self { index, address: bytes.into(), prefix })
     }
+}
+
+/// Link, prefix length and address of a message about an address of this family, which has so many bytes.
+fn body<const BYTES: usize>(part: &Part<'_>, wanted: u8) -> Option<(u32, u8, [u8; BYTES])> {
+    let (family, prefix) = (*part.payload.first()?, *part.payload.get(1)?);
+    if part.header.kind != NEW_ADDRESS || family != wanted || usize::from(prefix) > BYTES * 8 {
+        return None;
+    }
+    let index = read::u32_at(part.payload, 4)?;
+    let mut found = None;
+    for item in read::attributes(part.payload.get(8..)?) {
+        let (kind, bytes) = item.ok()?;
+        // Of a link between two the other's is the address.
+        if kind == attribute::LOCAL || kind == attribute::ADDRESS && found.is_none() {
+            found = Some(bytes.try_into().ok()?);
+        }
+    }
+    Some((index, prefix, found?))
+}
+
+/// Reads a message; `None` when it is none of an IPv6 address.
+pub fn read6(part: &Part<'_>) -> Option<Ipv6Addr> {
+    body::<16>(part, INET6).map(|(_, _, bytes)| bytes.into())
 }
 
 /// The IPv4 addresses of the socket's namespace or of another.
@@ -85,11 +95,28 @@ impl Address {
 /// # Errors
 /// See [`Error`].
 pub fn addresses(socket: &mut Socket, target: Option<Target>) -> Result<Vec<Address>, Error> {
-    let mut message = Message::new(GET_ADDRESS, 0, &[INET, 0, 0, 0, 0, 0, 0, 0]);
+    list(socket, target, INET, Address::read)
+}
+
+/// The IPv6 addresses of the socket's namespace or of another.
+///
+/// # Errors
+/// See [`Error`].
+pub fn addresses6(socket: &mut Socket, target: Option<Target>) -> Result<Vec<Ipv6Addr>, Error> {
+    list(socket, target, INET6, read6)
+}
+
+fn list<T>(
+    socket: &mut Socket,
+    target: Option<Target>,
+    family: u8,
+    read: impl Fn(&Part<'_>) -> Option<T>,
+) -> Result<Vec<T>, Error> {
+    let mut message = Message::new(GET_ADDRESS, 0, &[family, 0, 0, 0, 0, 0, 0, 0]);
     if let Some(target) = target {
         message.attributes().push(attribute::TARGET, &target.to_ne_bytes());
     }
-    socket.list(&message, Address::read)
+    socket.list(&message, read)
 }
 
 /// A hardware address that is behind a port of a bridge.

@@ -9,7 +9,7 @@ mod link;
 mod namespace;
 mod show;
 
-pub use address::{Address, Fixed, addresses};
+pub use address::{Address, Fixed, addresses, addresses6, read6};
 pub use gateway::gateway_of_another;
 pub use link::{Bridge, Link, Port, delete_link};
 pub use namespace::target;
@@ -18,8 +18,9 @@ pub use show::{Shown, link_at, link_named, links};
 /// A network namespace other than the socket's, by the number that the socket's has for it.
 pub type Target = i32;
 
-/// `AF_INET`, and `AF_BRIDGE`.
+/// `AF_INET`, `AF_INET6`, and `AF_BRIDGE`.
 const INET: u8 = 2;
+const INET6: u8 = 10;
 const BRIDGE: u8 = 7;
 /// `IFF_UP`.
 const UP: u32 = 1;

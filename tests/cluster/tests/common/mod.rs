@@ -8,7 +8,7 @@ use ferrovirt_handler::net::talk::{Binding, FromApi, MOST, ToApi, Wanted, read};
 use ferrovirt_qemu::protocol::{Event, State};
 use ferrovirt_sys::seqpacket::Connection;
 use serde_json::Value;
-use std::{cell::RefCell, fs, io, net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, fs, io, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 pub const TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -16,6 +16,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(180);
 pub struct Api {
     connection: Connection,
     pub said: RefCell<Vec<String>>,
+    links: RefCell<BTreeMap<String, u64>>,
 }
 
 impl Api {
@@ -23,7 +24,7 @@ impl Api {
         let socket = PathBuf::from(format!("/proc/{}/root/run/ferrovirt-net/api.sock", net.pid));
         let connection = wait("the socket of net", TIMEOUT, || Ok(Connection::connect(&socket).ok()))?;
         connection.set_nonblocking(true)?;
-        Ok(Self { connection, said: RefCell::default() })
+        Ok(Self { connection, said: RefCell::default(), links: RefCell::default() })
     }
 
     pub fn ask(&self, head: &FromApi, body: &[u8]) -> Result<()> {
@@ -40,6 +41,9 @@ impl Api {
                     other => other?.context("net has closed the connection")?.bytes,
                 };
                 let (head, body) = read::<ToApi>(&bytes)?;
+                if let ToApi::Linked { slot, link, .. } = &head {
+                    self.links.borrow_mut().insert(slot.clone(), *link);
+                }
                 self.said.borrow_mut().push(format!("{head:?} {}", String::from_utf8_lossy(body)));
                 if let Some(found) = look(&head, body) {
                     return Ok(Some(found));
@@ -47,6 +51,11 @@ impl Api {
             }
         })
         .with_context(|| self.said.borrow().join("\n"))
+    }
+
+    /// The slot's last link; a number that none has before the first.
+    pub fn link(&self, slot: &str) -> u64 {
+        self.links.borrow().get(slot).copied().unwrap_or_default()
     }
 
     pub fn slot(&self, pod: &str) -> Result<String> {
@@ -59,7 +68,7 @@ impl Api {
     pub fn state(&self, of: &str, wanted: State) -> Result<()> {
         self.until(&format!("the state {wanted:?}"), |head, body| {
             match (head, serde_json::from_slice(body)) {
-                (ToApi::Said { slot }, Ok(Event::State { state, .. })) if slot == of => {
+                (ToApi::Said { slot, .. }, Ok(Event::State { state, .. })) if slot == of => {
                     (state == wanted).then_some(())
                 }
                 _ => None,
@@ -69,9 +78,13 @@ impl Api {
 
     /// Asks for a network; `net`'s answer.
     pub fn prepare(&self, slot: &str, addresses: Vec<Ipv4Addr>) -> Result<ToApi> {
-        let wanted =
-            Wanted { queues: 1, binding: Binding::Masquerade { ports: vec![] }, mtu: None, addresses };
-        self.ask(&FromApi::Prepare { slot: slot.to_owned(), wanted }, &[])?;
+        let wanted = Wanted {
+            queues: 1,
+            binding: Binding::Masquerade { ports: vec![] },
+            mtu: None,
+            addresses: addresses.into_iter().map(Into::into).collect(),
+        };
+        self.ask(&FromApi::Prepare { slot: slot.to_owned(), link: self.link(slot), wanted }, &[])?;
         self.until("an answer", |head, _| match head {
             ToApi::Ready { slot: of, .. } | ToApi::Refused { slot: of, .. } if of == slot => {
                 Some(head.clone())

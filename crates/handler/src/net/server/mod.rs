@@ -1,16 +1,18 @@
 //! The program's loop: it follows the slots, has a child for each, and passes on what children and `api` say. It takes no
 //! descriptor and reads no byte of a launcher.
 
+mod api;
 mod slots;
 
 use super::{
     child::Worker,
     namespace::Namespaces,
-    talk::{self, Binding, FromApi, FromChild, MOST, MOST_PORTS, QUEUES, ToApi, ToChild, Wanted},
+    talk::{self, Binding, Facts, FromChild, MOST, MOST_PORTS, QUEUES, ToApi, ToChild, Wanted},
 };
 use crate::plug::reader::{Held, Reader};
+use api::Api;
 use ferrovirt_sys::{
-    seqpacket::{self, Connection, Listener},
+    seqpacket::{Connection, Listener},
     signal::SignalFd,
 };
 use rustix::{
@@ -18,8 +20,9 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
+    net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
@@ -58,11 +61,26 @@ struct Child {
 struct Slot {
     held: Held,
     child: Option<Child>,
-    user: Option<u32>,
+    /// The launcher's link.
+    link: Option<Linked>,
     /// What the launcher said last, for an `api` that comes later.
     said: Option<Vec<u8>>,
     next: Instant,
     pause: Duration,
+}
+
+/// A link that is heard.
+#[derive(Clone, Copy)]
+struct Linked {
+    number: u64,
+    user: u32,
+}
+
+impl Slot {
+    /// Whether this is the link that is heard now.
+    fn has(&self, number: u64) -> bool {
+        self.link.is_some_and(|link| link.number == number)
+    }
 }
 
 /// What a ready descriptor belongs to.
@@ -82,12 +100,14 @@ pub(super) struct Server {
     entry: Listener,
     /// Who may be `api`, beside this program's own user.
     api_user: u32,
-    api: Option<Connection>,
+    api: Option<Api>,
+    /// Links so far.
+    links: u64,
     problem: Option<String>,
     namespaces: Namespaces,
     slots: BTreeMap<String, Slot>,
-    /// Of these directories a network was made, or begun: there is no second one.
-    entered: BTreeSet<String>,
+    /// Of these directories a network was made, or begun: there is no second one. And what it is like.
+    entered: BTreeMap<String, Option<Facts>>,
     /// Children of slots that have gone.
     leaving: Vec<Child>,
     stamp: Option<(i64, u64)>,
@@ -111,10 +131,11 @@ impl Server {
             entry,
             api_user,
             api: None,
+            links: 0,
             problem,
             namespaces,
             slots: BTreeMap::new(),
-            entered: BTreeSet::new(),
+            entered: BTreeMap::new(),
             leaving: Vec::new(),
             stamp: None,
             changed: Instant::now(),
@@ -129,7 +150,7 @@ impl Server {
             match source {
                 Source::Signals => self.stop |= self.signals.read()?.is_some(),
                 Source::Entry => self.accept(),
-                Source::Api => self.hear_api(),
+                Source::Api => self.serve_api(),
                 Source::Control(name) => drop(self.hear_child(&name)),
                 Source::Process(name) => self.reap(&name),
             }
@@ -137,117 +158,47 @@ impl Server {
         let now = Instant::now();
         self.look(now);
         self.deadlines(now);
+        self.leave_api(now);
         Ok(!self.stop)
     }
 
     fn wait(&self) -> io::Result<Vec<Source>> {
-        let mut watched: Vec<(Source, BorrowedFd<'_>)> =
-            vec![(Source::Signals, self.signals.as_fd()), (Source::Entry, self.entry.as_fd())];
-        watched.extend(self.api.iter().map(|api| (Source::Api, api.as_fd())));
+        // What an api that does not read is to hear waits where it comes from, so that it takes no memory here.
+        let takes = self.api.as_ref().is_none_or(Api::takes);
+        let mut watched: Vec<(Source, BorrowedFd<'_>, PollFlags)> = vec![
+            (Source::Signals, self.signals.as_fd(), PollFlags::IN),
+            (Source::Entry, self.entry.as_fd(), PollFlags::IN),
+        ];
+        watched.extend(self.api.iter().map(|api| (Source::Api, api.as_fd(), api.awaited())));
         for (name, slot) in &self.slots {
             if let Some(child) = &slot.child {
-                let control = child.control.iter();
-                watched.extend(control.map(|control| (Source::Control(name.clone()), control.as_fd())));
-                watched.push((Source::Process(name.clone()), child.worker.as_fd()));
+                if let Some(control) = child.control.as_ref().filter(|_| takes) {
+                    watched.push((Source::Control(name.clone()), control.as_fd(), PollFlags::IN));
+                }
+                watched.push((Source::Process(name.clone()), child.worker.as_fd(), PollFlags::IN));
             }
         }
         let mut fds: Vec<_> =
-            watched.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+            watched.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
         let timeout = Timespec::try_from(PERIOD).map_err(io::Error::other)?;
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let ready = watched.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
-        Ok(ready.map(|((source, _), _)| source.clone()).collect())
+        Ok(ready.map(|((source, ..), _)| source.clone()).collect())
     }
 
-    /// The newest `api` is the one that is heard: one that was started again must not wait until its last connection is
-    /// noticed to be dead.
-    fn accept(&mut self) {
-        let Ok(connection) = self.entry.accept() else { return };
-        let own = rustix::process::geteuid().as_raw();
-        let peer = seqpacket::peer_user(connection.as_fd());
-        if !peer.is_ok_and(|peer| peer == own || peer == self.api_user) {
-            tracing::warn!("somebody else than api has connected, and is not heard");
-            return;
-        }
-        // What it sends beside bytes would be closed here, which may never end.
-        let ready = connection
-            .set_nonblocking(true)
-            .and_then(|()| seqpacket::take_descriptors(connection.as_fd(), false));
-        if ready.is_err() {
-            return;
-        }
-        self.api = Some(connection);
-        self.say(&ToApi::Node { problem: self.problem.clone() }, &[]);
-        let known: Vec<_> = self
-            .slots
-            .iter()
-            .map(|(name, slot)| (name.clone(), slot.held.clone(), slot.user, slot.said.clone()))
-            .collect();
-        for (slot, Held { holder, number }, user, said) in known {
-            self.say(&ToApi::Slot { slot: slot.clone(), holder, number }, &[]);
-            if let Some(user) = user {
-                self.say(&ToApi::Linked { slot: slot.clone(), user }, &[]);
-            }
-            if let Some(said) = said {
-                self.say(&ToApi::Said { slot }, &said);
-            }
-        }
-    }
-
-    /// To `api`, if there is one. One that does not read is no longer heard: it is told everything when it comes again.
-    fn say(&mut self, head: &ToApi, body: &[u8]) {
-        if let Some(api) = &self.api
-            && let Err(error) = talk::send(api, head, body)
-        {
-            tracing::warn!("the connection of api has ended: {error}");
-            self.api = None;
-        }
-    }
-
-    fn hear_api(&mut self) {
-        let Some(api) = &self.api else { return };
-        let message = match api.recv(MOST) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            other => other,
-        };
-        let read = message.and_then(|message| {
-            let message = message.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
-            if !message.fds.is_empty() {
-                // A kernel that does not keep them away.
-                std::mem::forget(message.fds);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "it sent descriptors"));
-            }
-            let (head, body) = talk::read::<FromApi>(&message.bytes)?;
-            Ok((head, body.to_owned()))
-        });
-        match read {
-            Err(error) => {
-                tracing::warn!("the connection of api has ended: {error}");
-                self.api = None;
-            }
-            Ok((FromApi::Prepare { slot, wanted }, _)) => {
-                if let Err(why) = self.prepare(&slot, wanted) {
-                    self.say(&ToApi::Refused { slot, why }, &[]);
-                }
-            }
-            Ok((FromApi::Relay { slot }, body)) => self.tell(&slot, &ToChild::Relay, &body),
-            Ok((FromApi::End { slot }, _)) => self.end(&slot, "api has ended it"),
-        }
-    }
-
-    fn prepare(&mut self, name: &str, wanted: Wanted) -> Result<(), String> {
+    fn prepare(&mut self, name: &str, link: u64, wanted: Wanted) -> Result<(), String> {
         if let Some(problem) = &self.problem {
             return Err(problem.clone());
         }
         possible(&wanted)?;
         let slot = self.slots.get_mut(name).ok_or("there is no such slot")?;
-        if self.entered.contains(name) {
+        if self.entered.contains_key(name) {
             return Err("the slot had its network already: a pod gets one in its life".to_owned());
         }
-        let linked = slot.user.is_some();
+        let linked = slot.has(link);
         let child = slot.child.as_mut().filter(|_| linked).ok_or("its launcher is not connected")?;
         if child.prepare.is_some() {
             return Err("its network is being made".to_owned());
@@ -301,17 +252,18 @@ impl Server {
                     tracing::warn!("slot {name}: {refusal}");
                     return self.end(name, &refusal.to_string());
                 }
+                self.links += 1;
+                let link = Linked { number: self.links, user };
                 if let Some(slot) = self.slots.get_mut(name) {
-                    (slot.user, slot.said) = (Some(user), None);
+                    (slot.link, slot.said) = (Some(link), None);
                 }
-                self.say(&ToApi::Linked { slot, user }, &[]);
+                self.say(&ToApi::Linked { slot, link: link.number, user }, &[]);
             }
             FromChild::Said => {
                 // Before it may be linked nothing is passed on.
-                if self.slots.get(name).is_none_or(|slot| slot.user.is_none()) {
-                    return;
-                }
-                self.say(&ToApi::Said { slot }, &body);
+                let link = self.slots.get(name).and_then(|slot| slot.link);
+                let Some(Linked { number: link, .. }) = link else { return };
+                self.say(&ToApi::Said { slot, link }, &body);
                 if let Some(slot) = self.slots.get_mut(name) {
                     slot.said = Some(body);
                 }
@@ -320,8 +272,8 @@ impl Server {
                 let refusal = self.enter(name, cookie).err().map(|refusal| refusal.to_string());
                 self.tell(name, &ToChild::Entered { refusal }, &[]);
             }
-            FromChild::Ready { facts } => self.made(name, &ToApi::Ready { slot, facts }),
-            FromChild::Refused { why } => self.made(name, &ToApi::Refused { slot, why }),
+            FromChild::Ready { facts } => self.made(name, Ok(facts)),
+            FromChild::Refused { why } => self.made(name, Err(why)),
             FromChild::Ending { why } => {
                 if let Some(child) = self.slots.get_mut(name).and_then(|slot| slot.child.as_mut()) {
                     child.why.get_or_insert(why);
@@ -330,10 +282,21 @@ impl Server {
         }
     }
 
-    fn made(&mut self, name: &str, answer: &ToApi) {
-        let child = self.slots.get_mut(name).and_then(|slot| slot.child.as_mut());
-        if child.is_some_and(|child| child.prepare.take().is_some()) {
-            self.say(answer, &[]);
+    fn made(&mut self, name: &str, made: Result<Facts, String>) {
+        let Some(slot) = self.slots.get_mut(name) else { return };
+        let link = slot.link.map_or(0, |link| link.number);
+        if slot.child.as_mut().is_none_or(|child| child.prepare.take().is_none()) {
+            return;
+        }
+        let slot = name.to_owned();
+        match made {
+            // Of a directory that nobody has entered there is no network.
+            Ok(facts) => {
+                let Some(entered) = self.entered.get_mut(name) else { return };
+                *entered = Some(facts.clone());
+                self.say(&ToApi::Ready { slot, facts }, &[]);
+            }
+            Err(why) => self.say(&ToApi::Refused { slot, link, why }, &[]),
         }
     }
 
@@ -347,14 +310,14 @@ impl Server {
     fn enter(&mut self, name: &str, cookie: u64) -> Result<(), super::Refusal> {
         self.allowed(name, cookie)?;
         self.namespaces.enter(name, cookie)?;
-        self.entered.insert(name.to_owned());
+        self.entered.insert(name.to_owned(), None);
         Ok(())
     }
 }
 
 /// Refuses what no pod can have.
 fn possible(wanted: &Wanted) -> Result<(), String> {
-    if wanted.addresses.is_empty() {
+    if !wanted.addresses.iter().any(IpAddr::is_ipv4) {
         return Err("the pod has no IPv4 address yet".to_owned());
     }
     if !QUEUES.contains(&wanted.queues) {

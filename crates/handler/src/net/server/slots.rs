@@ -4,7 +4,6 @@ use super::{
     super::child::{self, Worker},
     Child, Job, Server, Slot, ToApi,
 };
-use crate::plug::reader::Held;
 use ferrovirt_sys::{
     fork::Process,
     seqpacket::{self, Connection, Listener},
@@ -39,12 +38,14 @@ impl Server {
         slot.pause = if child.since.elapsed() > GOOD { FIRST } else { (slot.pause * 2).min(LAST) };
         slot.next = Instant::now() + slot.pause;
         let unfinished = child.prepare.is_some();
-        if slot.user.take().is_some() || child.why.is_some() {
-            if unfinished {
+        let link = slot.link.take().map(|link| link.number);
+        if link.is_some() || child.why.is_some() {
+            let slot = || name.to_owned();
+            if let (true, Some(link)) = (unfinished, link) {
                 let why = "the link ended before the network was made".to_owned();
-                self.say(&ToApi::Refused { slot: name.to_owned(), why }, &[]);
+                self.say(&ToApi::Refused { slot: slot(), link, why }, &[]);
             }
-            self.say(&ToApi::Ended { slot: name.to_owned(), why: child.why }, &[]);
+            self.say(&ToApi::Ended { slot: slot(), link, why: child.why }, &[]);
         }
     }
 
@@ -77,16 +78,15 @@ impl Server {
             }
         }
         // One that is refused for a while had its network all the same: until its directory goes.
-        let ended = self.entered.extract_if(.., |name| !self.reader.slot(name).is_dir());
-        for name in ended {
+        let ended = self.entered.extract_if(.., |name, _| !self.reader.slot(name).is_dir());
+        for (name, _) in ended {
             self.namespaces.leave(&name);
         }
         for (name, held) in held {
             if !self.slots.contains_key(&name) {
-                let Held { holder, number } = held.clone();
-                self.say(&ToApi::Slot { slot: name.clone(), holder, number }, &[]);
-                let slot = Slot { held, child: None, user: None, said: None, next: now, pause: FIRST };
-                self.slots.insert(name, slot);
+                let slot = Slot { held, child: None, link: None, said: None, next: now, pause: FIRST };
+                self.slots.insert(name.clone(), slot);
+                self.introduce(&name);
             }
         }
     }

@@ -118,7 +118,8 @@ fn one_process_has_it_and_the_next_one_is_told_to_wait() {
     let store = Store::open(directory.path()).unwrap();
     store.set_host(Some(7)).unwrap();
     assert_eq!(Store::open(directory.path()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-    assert_eq!(fs::read_to_string(directory.path().join("host")).unwrap(), r#"{"networkNamespace":7}"#);
+    let host: Host = serde_json::from_slice(&fs::read(directory.path().join("host")).unwrap()).unwrap();
+    assert_eq!(host, Host { network_namespace: 7, boot: boot().unwrap() });
     drop(store);
     let _store = Store::open(directory.path()).unwrap();
     assert!(!directory.path().join("host").exists());
