@@ -7,13 +7,13 @@ use crate::{
     options::Options,
     qemu::{self, Heard, Qemu},
     serial::Serial,
-    slot::{Network, Slot},
+    slot::{self, Network, Slot},
     start::{self, Started},
 };
 use ferrovirt_qemu::{
     guest::{Action, Guest},
     order::Order,
-    protocol::{Ending, Event, LISTEN_FD, Request, State},
+    protocol::{Console, Ending, Event, LISTEN_FD, Request, State},
 };
 use ferrovirt_sys::{
     calls,
@@ -29,7 +29,10 @@ use rustix::{
 };
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
     time::{Duration, Instant},
 };
 
@@ -73,6 +76,8 @@ struct Launcher {
     grace: Duration,
     /// Who asked for the command that is under way.
     asker: u64,
+    /// What is sent to QEMU with one.
+    stream: Option<UnixStream>,
     ended: Option<Ending>,
 }
 
@@ -115,6 +120,7 @@ pub(crate) fn run(options: Options) -> Result<bool, Fatal> {
         network: None,
         grace: Duration::ZERO,
         asker: 0,
+        stream: None,
         ended: None,
     };
     loop {
@@ -285,7 +291,11 @@ impl Launcher {
             (Request::Shutdown { grace_seconds }, _) => {
                 return self.shutdown(grace_seconds.map(|seconds| Duration::from_secs(seconds.into())));
             }
+            (Request::Console { .. }, _) if !self.agents.has_slot() => {
+                return self.agents.refuse(id, "this launcher has no slot: its consoles are sockets".into());
+            }
             (_, None) => return self.agents.refuse(id, "no guest was started yet".into()),
+            (Request::Console { socket, console }, Some(_)) => return self.console(id, &socket, console),
             (Request::Pause, Some(guest)) => guest.pause(),
             (Request::Unpause, Some(guest)) => guest.unpause(),
         };
@@ -295,6 +305,31 @@ impl Launcher {
                 self.act(actions);
             }
             Err(refusal) => self.agents.refuse(id, refusal.to_string()),
+        }
+    }
+
+    /// Gives a console of the guest to whoever waits in the slot.
+    fn console(&mut self, id: u64, socket: &str, console: Console) {
+        let connected = match &self.options.slot {
+            Some(directory) => slot::connect_console(directory, socket),
+            None => return,
+        };
+        let stream = match connected {
+            Ok(stream) => stream,
+            Err(error) => return self.agents.refuse(id, format!("connecting the console {socket}: {error}")),
+        };
+        match (console, &mut self.serial, &mut self.guest) {
+            (Console::Serial, Some(serial), _) => serial.take(stream),
+            (Console::Vnc, _, Some(guest)) => match guest.serve_vnc() {
+                Ok(actions) => {
+                    self.asker = id;
+                    self.stream = Some(stream);
+                    self.act(actions);
+                    self.stream = None;
+                }
+                Err(refusal) => self.agents.refuse(id, refusal.to_string()),
+            },
+            _ => self.agents.refuse(id, "the guest has no serial console".into()),
         }
     }
 
@@ -374,6 +409,13 @@ impl Launcher {
                     if let (Err(why), Some(guest)) = (sent, &mut self.guest) {
                         let actions = guest.broken(&why, now);
                         self.act(actions);
+                    }
+                }
+                Action::SendStream(line) => {
+                    let (Some(qemu), Some(stream)) = (&mut self.qemu, &self.stream) else { return };
+                    if let Err(why) = qemu.send_with(&line, stream.as_fd()) {
+                        // What follows is about the stream that QEMU has not got.
+                        return self.agents.refuse(self.asker, why);
                     }
                 }
                 Action::Kill => {

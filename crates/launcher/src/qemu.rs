@@ -9,6 +9,7 @@ use ferrovirt_sys::{
     calls,
     confine::{self, Filter},
     process::{Setup, spawn},
+    seqpacket,
 };
 use rustix::{
     io::Errno,
@@ -121,6 +122,19 @@ impl Qemu {
         self.unsent.extend_from_slice(line);
         self.flush();
         if self.unsent.len() > UNSENT { Err("QEMU does not read its commands".into()) } else { Ok(()) }
+    }
+
+    /// Sends a command line with a descriptor, now or not at all.
+    pub(crate) fn send_with(&mut self, line: &[u8], descriptor: BorrowedFd<'_>) -> Result<(), String> {
+        match &self.qmp {
+            Some(qmp) if self.unsent.is_empty() => {
+                let sent = seqpacket::send_with_fds(qmp.as_fd(), line, &[descriptor]);
+                let sent = sent.map_err(|error| format!("QEMU takes no stream now: {error}"))?;
+                self.unsent.extend_from_slice(line.get(sent..).unwrap_or_default());
+                Ok(())
+            }
+            _ => Err("QEMU does not read its commands".into()),
+        }
     }
 
     /// Sends what could not be sent before.

@@ -96,6 +96,11 @@ impl Serial {
     /// Takes a new client in place of the one before.
     pub(crate) fn accept(&mut self) {
         let Ok((stream, _)) = self.listener.accept() else { return };
+        self.take(stream);
+    }
+
+    /// The same with a client that is connected in another way.
+    pub(crate) fn take(&mut self, stream: UnixStream) {
         if stream.set_nonblocking(true).is_ok() {
             let position = self.written.saturating_sub(REPLAY).max(self.oldest());
             self.client = Some(Client { stream, position, input: Vec::new() });

@@ -6,10 +6,10 @@ use ferrovirt_sys::{
     netlink::{self, Protocol},
     process, seqpacket, tap,
 };
-use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, ipproto, socket_with};
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -59,6 +59,18 @@ impl Slot {
     pub(crate) fn works(&mut self) {
         self.pause = FIRST;
     }
+}
+
+/// Connects to the socket of a console in the slot's directory, at once or not at all.
+pub(crate) fn connect_console(directory: &Path, name: &str) -> io::Result<UnixStream> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+        return Err(io::Error::other("this is no name of a console's socket"));
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(directory.join(name))?)?;
+    Ok(socket.into())
 }
 
 /// What a TAP is made with: sockets for UDP, links and rules, and one descriptor of the TUN driver for each queue. All

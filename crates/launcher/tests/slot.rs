@@ -8,11 +8,18 @@ use common::{Launcher, Namespace, accept, bare, event, nic, readable, slot_socke
 use ferrovirt_privilege::{Right, scenario::witnessed};
 use ferrovirt_qemu::{
     order::{Lease, Nic, Order, Tap},
-    protocol::{Ending, Event, MAX_MESSAGE, Request, State},
+    protocol::{Console, Ending, Event, MAX_MESSAGE, Request, State},
 };
 use ferrovirt_sys::{netns, seqpacket::Listener, tap};
 use rustix::process::{Pid, Signal, kill_process};
-use std::{collections::BTreeSet, fs, io::ErrorKind, net::Ipv4Addr, os::fd::OwnedFd, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{ErrorKind, Read},
+    net::Ipv4Addr,
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    process::Command,
+};
 
 fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_virt-launcher"))
@@ -157,6 +164,56 @@ fn what_cannot_be_opened_is_said_with_its_reason() {
     let launcher = Launcher::new();
     launcher.send(&Request::Network { queues: 1 });
     assert!(launcher.refused().contains("has no slot"));
+}
+
+#[test]
+fn consoles_go_to_whoever_waits_in_the_slot() {
+    let (mut launcher, _listener) = Launcher::on_slot(program(), None);
+    launcher.run(Order { graphics: true, serial: true, ..bare() });
+    let open = |launcher: &Launcher, name: &str, console: Console| {
+        let listener = UnixListener::bind(slot_socket(&launcher.directory).with_file_name(name)).unwrap();
+        launcher.send(&Request::Console { socket: name.to_owned(), console });
+        readable(&listener);
+        listener.accept().unwrap().0
+    };
+    for name in ["console-1", "console-2"] {
+        let mut vnc = open(&launcher, name, Console::Vnc);
+        let mut greeting = [0; 12];
+        vnc.read_exact(&mut greeting).unwrap();
+        assert_eq!(&greeting, b"RFB 003.008\n");
+    }
+    // The latest client of the serial port is the one.
+    let mut first = open(&launcher, "console-3", Console::Serial);
+    let second = open(&launcher, "console-4", Console::Serial);
+    assert_eq!(first.read(&mut [0]).unwrap(), 0);
+    let refused = |socket: &str, console: Console| {
+        launcher.send(&Request::Console { socket: socket.to_owned(), console });
+        launcher.refused()
+    };
+    for name in ["", "../console", "a/b", "Console", "machine.sock"] {
+        assert!(refused(name, Console::Vnc).contains("no name of a console's socket"), "{name}");
+    }
+    assert!(refused("console-9", Console::Serial).contains("No such file"));
+    drop(second);
+    launcher.send(&Request::Shutdown { grace_seconds: Some(0) });
+    launcher.ended();
+}
+
+#[test]
+fn who_has_no_console_or_no_slot_says_so() {
+    let (mut launcher, _listener) = Launcher::on_slot(program(), None);
+    let ask = |launcher: &Launcher, console: Console| {
+        launcher.send(&Request::Console { socket: "console-1".to_owned(), console });
+        launcher.refused()
+    };
+    assert!(ask(&launcher, Console::Vnc).contains("no guest was started"));
+    launcher.run(bare());
+    let _listener = UnixListener::bind(slot_socket(&launcher.directory).with_file_name("console-1")).unwrap();
+    assert!(ask(&launcher, Console::Vnc).contains("no graphics device"));
+    assert!(ask(&launcher, Console::Serial).contains("no serial console"));
+    launcher.send(&Request::Shutdown { grace_seconds: Some(0) });
+    launcher.ended();
+    assert!(ask(&Launcher::new(), Console::Vnc).contains("has no slot"));
 }
 
 /// The names of the calls in a trace of one that runs no guest.

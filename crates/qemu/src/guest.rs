@@ -19,6 +19,8 @@ const LAST: Duration = Duration::from_secs(5);
 pub enum Action {
     /// Send a line to QEMU.
     Send(Vec<u8>),
+    /// Send a line with the stream that was asked for.
+    SendStream(Vec<u8>),
     /// End QEMU's process with SIGKILL.
     Kill,
     /// The guest is in a new state: tell everyone.
@@ -43,6 +45,7 @@ pub enum Exit {
 pub struct Guest {
     state: State,
     acpi: bool,
+    graphics: bool,
     start_paused: bool,
     /// QEMU has greeted, accepted our capabilities.
     ready: bool,
@@ -74,6 +77,9 @@ pub enum Refusal {
     /// The state that was asked for holds already.
     #[error("the guest is already {0}")]
     Already(&'static str),
+    /// It has none.
+    #[error("the guest has no graphics device")]
+    NoGraphics,
 }
 
 impl Guest {
@@ -82,6 +88,7 @@ impl Guest {
         Self {
             state: State::Starting,
             acpi: order.acpi,
+            graphics: order.graphics,
             start_paused: order.start_paused,
             ready: false,
             next_id: 1,
@@ -185,6 +192,24 @@ impl Guest {
         match self.state {
             State::Paused => Ok(vec![self.ask(Command::Continue)]),
             State::Running => Err(Refusal::Already("running")),
+            State::Waiting | State::Starting => Err(Refusal::Starting),
+            State::ShuttingDown | State::Ended { .. } => Err(Refusal::ShuttingDown),
+        }
+    }
+
+    /// Has QEMU serve VNC on a stream.
+    ///
+    /// # Errors
+    /// [`Refusal`] when there is no graphics device, or not now.
+    pub fn serve_vnc(&mut self) -> Result<Vec<Action>, Refusal> {
+        match self.state {
+            _ if !self.graphics => Err(Refusal::NoGraphics),
+            State::Running | State::Paused => {
+                // Without the stream the second one is refused.
+                let id = self.next_id;
+                self.next_id += 1;
+                Ok(vec![Action::SendStream(Command::TakeStream.line(id)), self.ask(Command::ServeVnc)])
+            }
             State::Waiting | State::Starting => Err(Refusal::Starting),
             State::ShuttingDown | State::Ended { .. } => Err(Refusal::ShuttingDown),
         }

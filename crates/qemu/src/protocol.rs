@@ -47,10 +47,28 @@ pub enum Request {
         /// Seconds; the order's own when absent, none means at once.
         grace_seconds: Option<u32>,
     },
+    /// Connect to this stream socket in the slot's directory, on which somebody waits for a console of the guest. Of a
+    /// launcher with a slot alone.
+    Console {
+        /// The socket's name.
+        socket: String,
+        /// Which console.
+        console: Console,
+    },
     /// Stop the vCPUs.
     Pause,
     /// Run the vCPUs again.
     Unpause,
+}
+
+/// A console of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Console {
+    /// The serial port: one client at a time, the latest.
+    Serial,
+    /// The graphics adapter, by the protocol of VNC.
+    Vnc,
 }
 
 /// What a passed descriptor is.

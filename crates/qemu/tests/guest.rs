@@ -26,7 +26,11 @@ impl Life {
     }
 
     fn running() -> Self {
-        let mut life = Self::new(&order());
+        Self::running_as(&order())
+    }
+
+    fn running_as(order: &Order) -> Self {
+        let mut life = Self::new(order);
         assert_eq!(life.hears(r#"{"QMP":{}}"#), ["qmp_capabilities#1"]);
         assert_eq!(life.hears(r#"{"return":{},"id":1}"#), ["cont#2"]);
         assert_eq!(life.hears(r#"{"event":"RESUME"}"#), ["state running"]);
@@ -57,7 +61,7 @@ impl Life {
 
 fn words(actions: Vec<Action>) -> Vec<String> {
     let word = |action| match action {
-        Action::Send(line) => {
+        Action::Send(line) | Action::SendStream(line) => {
             let command: serde_json::Value = serde_json::from_slice(&line).unwrap();
             format!("{}#{}", command["execute"].as_str().unwrap(), command["id"])
         }
@@ -90,6 +94,24 @@ fn pause_and_unpause_follow_the_events() {
         ["refused QEMU refused cont: busy"]
     );
     assert_eq!(life.hears(r#"{"event":"RESUME"}"#), ["state running"]);
+}
+
+#[test]
+fn vnc_is_served_on_a_stream_while_there_is_a_guest_with_graphics() {
+    let mut life = Life::new(&Order { graphics: true, ..order() });
+    assert_eq!(life.0.serve_vnc(), Err(Refusal::Starting));
+    let mut life = Life::running_as(&Order { graphics: true, ..order() });
+    let actions = life.0.serve_vnc().unwrap();
+    assert!(matches!(actions[..], [Action::SendStream(_), Action::Send(_)]));
+    assert_eq!(words(actions), ["getfd#3", "add_client#4"]);
+    assert_eq!(
+        life.hears(r#"{"id":4,"error":{"class":"GenericError","desc":"no"}}"#),
+        ["refused QEMU refused add_client: no"]
+    );
+    life.shutdown(8);
+    assert_eq!(life.0.serve_vnc(), Err(Refusal::ShuttingDown));
+    let mut without = Life::new(&Order { graphics: false, ..order() });
+    assert_eq!(without.0.serve_vnc(), Err(Refusal::NoGraphics));
 }
 
 #[test]

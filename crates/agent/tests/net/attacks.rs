@@ -5,7 +5,7 @@ use crate::{
     support::{Fake, Namespace, Node, Pod, open, until},
     wanted,
 };
-use ferrovirt_handler::net::talk::{FromApi, ToApi};
+use ferrovirt_handler::net::talk::{FromApi, MOST_OF_STREAM, Opened, ToApi};
 use rustix::{
     io::Errno,
     net::sockopt::{set_socket_linger, set_socket_recv_buffer_size},
@@ -13,9 +13,12 @@ use rustix::{
 };
 use std::{
     fs,
-    io::{ErrorKind, Write},
+    io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     time::Duration,
 };
 
@@ -245,6 +248,84 @@ fn what_names_a_link_that_is_over_reaches_nobody() {
     assert!(of == link && why.contains("not connected"), "{why}");
     node.relay(&slot(), b"its own");
     assert_eq!(fake.next(), b"its own");
+}
+
+/// The launcher connects to the socket of a console.
+pub(crate) fn join(node: &Node, slot: &str, opened: &Opened, ns: &Namespace) -> UnixStream {
+    let Opened::Listening { socket } = opened else { panic!("{opened:?}") };
+    let path = node.socket(slot).with_file_name(socket);
+    ns.inside(|| UnixStream::connect(&path)).unwrap()
+}
+
+#[test]
+fn a_console_carries_every_byte_and_ends_with_either_side_or_the_link() {
+    let node = Node::start();
+    let (slot, pod) = (node.slot(1), Pod::new());
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    node.linked(&slot);
+    let (api, opened) = node.console(&slot, node.link(&slot));
+    let mut launcher = join(&node, &slot, &opened, &pod.ns);
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| u8::try_from(n / 7 % 251).unwrap()).collect();
+    // Both ways at once, and more than the sockets hold.
+    std::thread::scope(|scope| {
+        scope.spawn(|| bytes.chunks(MOST_OF_STREAM).for_each(|piece| api.send(piece, &[]).unwrap()));
+        let mut reader = launcher.try_clone().unwrap();
+        let read = scope.spawn(move || {
+            let mut all = vec![0; 3_000_000];
+            reader.read_exact(&mut all).unwrap();
+            all
+        });
+        scope.spawn(|| launcher.write_all(&bytes).unwrap());
+        let mut heard = Vec::new();
+        while heard.len() < bytes.len() {
+            heard.extend(api.recv(MOST_OF_STREAM).unwrap().unwrap().bytes);
+        }
+        assert!(heard == bytes && read.join().unwrap() == bytes);
+    });
+    // What was said last arrives.
+    launcher.write_all(b"bye").unwrap();
+    drop(launcher);
+    assert_eq!(api.recv(16).unwrap().unwrap().bytes, b"bye");
+    assert!(api.recv(16).unwrap().is_none());
+    let (api, opened) = node.console(&slot, node.link(&slot));
+    let mut launcher = join(&node, &slot, &opened, &pod.ns);
+    drop(api);
+    assert_eq!(launcher.read(&mut [0]).unwrap(), 0);
+    let (api, opened) = node.console(&slot, node.link(&slot));
+    let mut launcher = join(&node, &slot, &opened, &pod.ns);
+    drop(fake);
+    assert_eq!((launcher.read(&mut [0]).unwrap(), api.recv(16).unwrap().is_none()), (0, true));
+    // And nothing is left in the directory.
+    let left = || fs::read_dir(node.socket(&slot).parent().unwrap()).unwrap().count();
+    until("the sockets go", || (left() <= 1).then_some(()));
+}
+
+#[test]
+fn a_console_is_that_of_the_launcher_which_is_linked_and_there_are_few() {
+    let node = Node::start();
+    let (slot, pod, other) = (node.slot(1), Pod::new(), Pod::new());
+    let (_, opened) = node.console(&slot, 1);
+    assert!(matches!(opened, Opened::Refused { why } if why.contains("not connected")));
+    let _fake = Fake::connect(&node, &slot, &pod.ns);
+    node.linked(&slot);
+    let link = node.link(&slot);
+    assert!(matches!(node.console(&slot, link + 1).1, Opened::Refused { .. }));
+    // Whoever sees the directory from another pod, or from the node.
+    for ns in [&other.ns, &here()] {
+        let (api, opened) = node.console(&slot, link);
+        let mut stranger = join(&node, &slot, &opened, ns);
+        // It may be gone already.
+        let _ = stranger.write_all(b"it is me");
+        assert!(api.recv(16).unwrap().is_none());
+    }
+    let all: Vec<_> = (0..4).map(|_| node.console(&slot, link)).collect();
+    assert!(all.iter().all(|(_, opened)| matches!(opened, Opened::Listening { .. })));
+    let (_, opened) = node.console(&slot, link);
+    assert!(matches!(opened, Opened::Refused { why } if why.contains("too many consoles")));
+    drop(all);
+    until("there is room again", || {
+        matches!(node.console(&slot, link).1, Opened::Listening { .. }).then_some(())
+    });
 }
 
 /// Launchers that say as much as they can while api is busy, and one that says what matters.

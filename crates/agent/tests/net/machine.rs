@@ -4,10 +4,10 @@ use crate::{
     support::{Node, Pod, until},
     wanted,
 };
-use ferrovirt_handler::net::talk::ToApi;
+use ferrovirt_handler::net::talk::{Opened, ToApi};
 use ferrovirt_qemu::{
     order::{Accelerator, Backing, Lease, Memory, Nic, Order, Tap, VERSION},
-    protocol::{Event, Request, State},
+    protocol::{Console, Event, Request, State},
 };
 use ferrovirt_sys::process::{Setup, spawn};
 use std::{
@@ -72,7 +72,7 @@ fn order(queues: u32) -> Order {
         disks: Vec::new(),
         nics: vec![nic],
         serial: false,
-        graphics: false,
+        graphics: true,
         balloon: false,
         rng: false,
         acpi: true,
@@ -117,6 +117,11 @@ fn a_launcher_without_a_capability_runs_a_guest_on_a_tap_of_one_and_of_four_queu
         for word in ["master k6t-eth0", "LOWER_UP", "masquerade", ":0043 "] {
             assert!(shown.contains(word), "{word}: {shown}");
         }
+        let (console, opened) = node.console(&slot, node.link(&slot));
+        let Opened::Listening { socket } = opened else { panic!("{opened:?}") };
+        let request = Request::Console { socket, console: Console::Vnc };
+        node.relay(&slot, &serde_json::to_vec(&request).unwrap());
+        assert_eq!(console.recv(64).unwrap().unwrap().bytes, b"RFB 003.008\n");
         let status = fs::read_to_string(format!("/proc/{}/status", launcher.0.id())).unwrap();
         assert!(status.contains("CapPrm:\t0000000000000000\n"), "{status}");
         // The guest's network is the guest's alone: it goes with it.

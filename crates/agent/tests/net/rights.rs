@@ -13,6 +13,7 @@ use ferrovirt_privilege::{
 use std::{
     collections::BTreeSet,
     fs,
+    io::{Read as _, Write as _},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
     process::Command,
@@ -51,6 +52,7 @@ fn it_and_its_children_hold_one_capability_and_the_sockets_are_open_to_whom_they
     assert_eq!(mode(&node.socket(&slot)), 0o666);
     assert_eq!(mode(node.socket(&slot).parent().unwrap()), 0o711);
     assert_eq!(mode(&node.directory.path().join("api.sock")), 0o660);
+    assert_eq!(mode(&node.directory.path().join("streams.sock")), 0o660);
     // Who serves a launcher has nothing of another's, nor of api's.
     let child = children(own)[0];
     let open = fs::read_dir(format!("/proc/{child}/fd")).unwrap().flatten();
@@ -149,6 +151,13 @@ fn every_call_of_the_program_is_granted_and_every_granted_one_has_its_use() {
         node.next();
         node.relay(&slot, b"y");
         fake.next();
+        let (api, opened) = node.console(&slot, node.link(&slot));
+        let mut console = crate::attacks::join(&node, &slot, &opened, &pod.ns);
+        console.write_all(b"x").unwrap();
+        assert_eq!(api.recv(16).unwrap().unwrap().bytes, b"x");
+        api.send(b"y", &[]).unwrap();
+        console.read_exact(&mut [0]).unwrap();
+        drop((api, console));
         node.gone(&slot);
     }
     // The program is strace's child.

@@ -1,7 +1,10 @@
 //! A node with the program, pods, and launchers of which the test is one.
 
 use ferrovirt_handler::{
-    net::talk::{FromApi, MOST, ToApi, Wanted, read},
+    net::{
+        program::STREAMS,
+        talk::{FromApi, MOST, Open, Opened, ToApi, Wanted, read},
+    },
     plug::{
         store::Store,
         table::{Holder, Record, State},
@@ -318,6 +321,15 @@ impl Node {
             ToApi::Refused { why, .. } => why,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Opens a console of the slot's launcher; the connection and the answer.
+    pub(crate) fn console(&self, slot: &str, link: u64) -> (Connection, Opened) {
+        let connection = Connection::connect(&self.directory.path().join(STREAMS)).unwrap();
+        let line = serde_json::to_vec(&Open { slot: slot.to_owned(), link }).unwrap();
+        connection.send(&[&line, &b"\n"[..]].concat(), &[]).unwrap();
+        let answer = read::<Opened>(&next(&connection)).unwrap().0;
+        (connection, answer)
     }
 
     pub(crate) fn socket(&self, slot: &str) -> PathBuf {

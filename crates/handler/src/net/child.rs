@@ -9,13 +9,28 @@
 //! It is a copy of this process (fork), and no program that is started: so no program need be startable.
 
 use ferrovirt_sys::fork::Process;
+use rustix::{
+    event::{PollFd, Timespec, poll},
+    io::Errno,
+};
 use std::{
+    io,
     os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
 
 /// How long a killed child may take to end.
 pub const GRACE: Duration = Duration::from_secs(2);
+
+/// Waits until one of these is ready, or for this time.
+pub(super) fn wait(fds: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    let left = left.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+    match poll(fds, left.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// A child that serves one launcher.
 #[derive(Debug)]

@@ -12,6 +12,8 @@
 //! 4. [`tap`]: that a device is new, and the one that was asked for.
 //! 5. [`child`]: that a descriptor whose closing never ends holds up nobody else.
 //!
+//! `stream` carries the bytes of a console, in a process of its own for the same reason.
+//!
 //! [`program`] is `virt-handler net`, which does this for every slot, and [`talk`] what it says to the part `api`.
 //! [`pod`] is what is made then, with the rules of [`rules`]: the same for a node agent that opens the sockets itself.
 
@@ -23,6 +25,7 @@ mod probe;
 pub mod program;
 pub mod rules;
 mod server;
+mod stream;
 pub mod talk;
 pub mod tap;
 pub mod view;

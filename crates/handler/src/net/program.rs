@@ -3,7 +3,7 @@
 //! One thread, and a copy of it for each slot. It opens and binds what it needs, then gives away every right that it does
 //! not use any more, and only then hears a launcher or `api`.
 
-use super::{probe, server::Server, worker};
+use super::{probe, server::Server, stream, worker};
 use crate::plug::reader::Reader;
 use anyhow::Context as _;
 use clap::Parser;
@@ -33,6 +33,8 @@ const KEPT: [&str; 1] = ["NET_ADMIN"];
 /// Sockets: everybody may connect who sees a slot, which is one container; to that for `api`, its user and group.
 const OF_SLOTS: u32 = 0o111;
 const OF_API: u32 = 0o117;
+/// The name of the socket beside that for `api` on which it opens consoles.
+pub const STREAMS: &str = "streams.sock";
 /// Between two tries to find what `plug` makes.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -69,6 +71,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
     let socket = &options.api_socket;
     umask(Mode::from_raw_mode(OF_API));
     let entry = listen(socket).with_context(|| format!("listening on {}", socket.display()))?;
+    let streams = socket.with_file_name(STREAMS);
+    let streams = listen(&streams).with_context(|| format!("listening on {}", streams.display()))?;
     umask(Mode::from_raw_mode(OF_SLOTS));
     keep_one().context("giving up rights")?;
     // The child of the trial gives up the last one: a call that nobody makes later.
@@ -77,7 +81,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
     if let Some(problem) = &problem {
         tracing::error!("{problem}");
     }
-    let server = Server::new(reader, signals, entry, options.api_user, problem)?;
+    let server = Server::new(reader, signals, entry, streams, options.api_user, problem)?;
     serve(server, &one)
 }
 
@@ -97,6 +101,20 @@ fn serve(mut server: Server, one: &OneThread) -> anyhow::Result<()> {
                 Err(error) => {
                     tracing::error!("starting a process for a slot: {error}");
                     server.not_started(&job);
+                }
+            }
+        }
+        while let Some((job, prepared)) = server.due_stream() {
+            match fork::fork(one) {
+                Ok(Some(child)) => server.stream_started(prepared, Some(child)),
+                Ok(None) => {
+                    drop(server);
+                    fork::die_with(own)?;
+                    stream::run(job);
+                }
+                Err(error) => {
+                    tracing::error!("starting a process for a console: {error}");
+                    server.stream_started(prepared, None);
                 }
             }
         }

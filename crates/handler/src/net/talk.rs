@@ -175,6 +175,37 @@ pub enum ToApi {
     },
 }
 
+/// `api` to this program, on another socket: the first message of a connection that is to lead to a console of a guest. Then
+/// come [`Opened`] and, when the launcher has been told to connect there, the bytes of the console, in both directions and in
+/// messages of at most [`MOST_OF_STREAM`] bytes, whose borders mean nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Open {
+    /// The slot.
+    pub slot: String,
+    /// The link.
+    pub link: u64,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Opened {
+    /// Somebody listens for the launcher, for ten seconds.
+    Listening {
+        /// The name of the socket in the slot's directory.
+        socket: String,
+    },
+    /// Nobody does.
+    Refused {
+        /// For a person.
+        why: String,
+    },
+}
+
+/// Most bytes of a message of a console.
+pub const MOST_OF_STREAM: usize = 16 * 1024;
+
 /// To a child.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

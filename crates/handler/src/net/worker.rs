@@ -3,6 +3,7 @@
 
 use super::{
     Refusal,
+    child::wait,
     descriptors::{self, Descriptors},
     namespace::Home,
     pod::{self, Pod},
@@ -15,10 +16,7 @@ use ferrovirt_sys::{
     netns,
     seqpacket::{self, Connection, Listener},
 };
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-};
+use rustix::event::{PollFd, PollFlags};
 use std::{
     io, mem,
     os::fd::{AsFd, OwnedFd},
@@ -104,15 +102,6 @@ fn serve(listener: &Listener, control: Connection) -> io::Result<()> {
     }
     mem::forget(link);
     ended
-}
-
-fn wait(fds: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
-    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-    let left = left.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
-    match poll(fds, left.as_ref()) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 impl Link {

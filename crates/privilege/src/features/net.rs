@@ -25,8 +25,8 @@ pub(super) const GRANTS: &[Grant] = &[
         Phase::Running,
         &[Right::NodePath { path: "/var/lib/ferrovirt/plug", access: Access::ReadWrite }],
         "kernel: path_openat finds no directory that the mount namespace has not",
-        "reads who holds which slot, and makes one socket in the directory of each; its own Landlock rules let it write \
-         nothing else",
+        "reads who holds which slot, and makes sockets in the directory of each: one for its launcher, and one for each open \
+         console; its own Landlock rules let it write nothing else",
         "net-slots",
     ),
     Grant::new(

@@ -140,6 +140,10 @@ pub enum Command {
     Powerdown,
     /// Ends QEMU.
     Quit,
+    /// Takes the descriptor that comes with the line, a stream of a client of VNC.
+    TakeStream,
+    /// Serves VNC on that.
+    ServeVnc,
 }
 
 impl Command {
@@ -151,12 +155,23 @@ impl Command {
             Self::Stop => "stop",
             Self::Powerdown => "system_powerdown",
             Self::Quit => "quit",
+            Self::TakeStream => "getfd",
+            Self::ServeVnc => "add_client",
+        }
+    }
+
+    /// Its arguments, as a member of the line.
+    fn arguments(self) -> &'static str {
+        match self {
+            Self::TakeStream => ",\"arguments\":{\"fdname\":\"client\"}",
+            Self::ServeVnc => ",\"arguments\":{\"protocol\":\"vnc\",\"fdname\":\"client\"}",
+            _ => "",
         }
     }
 
     /// The command as a line, with the number that its answer will carry.
     pub fn line(self, id: u64) -> Vec<u8> {
-        format!("{{\"execute\":\"{}\",\"id\":{id}}}\n", self.name()).into_bytes()
+        format!("{{\"execute\":\"{}\"{},\"id\":{id}}}\n", self.name(), self.arguments()).into_bytes()
     }
 }
 

@@ -99,10 +99,7 @@ impl Server {
     /// noticed to be dead.
     pub(super) fn accept(&mut self) {
         let Ok(connection) = self.entry.accept() else { return };
-        let own = rustix::process::geteuid().as_raw();
-        let peer = seqpacket::peer_user(connection.as_fd());
-        if !peer.is_ok_and(|peer| peer == own || peer == self.api_user) {
-            tracing::warn!("somebody else than api has connected, and is not heard");
+        if !self.is_api(&connection) {
             return;
         }
         let Ok(api) = Api::new(connection) else { return };
@@ -111,6 +108,17 @@ impl Server {
         for name in self.slots.keys().cloned().collect::<Vec<_>>() {
             self.introduce(&name);
         }
+    }
+
+    /// Whether it is `api` that has connected.
+    pub(super) fn is_api(&self, connection: &Connection) -> bool {
+        let own = rustix::process::geteuid().as_raw();
+        let peer = seqpacket::peer_user(connection.as_fd());
+        let is_api = peer.is_ok_and(|peer| peer == own || peer == self.api_user);
+        if !is_api {
+            tracing::warn!("somebody else than api has connected, and is not heard");
+        }
+        is_api
     }
 
     /// Says all that there is to say of a slot.

@@ -3,6 +3,7 @@
 
 mod api;
 mod slots;
+mod streams;
 
 use super::{
     child::Worker,
@@ -26,6 +27,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
+use streams::Streams;
 
 /// Between two looks at what `plug` knows.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -74,6 +76,8 @@ struct Slot {
 struct Linked {
     number: u64,
     user: u32,
+    /// Of its network namespace.
+    cookie: u64,
 }
 
 impl Slot {
@@ -91,6 +95,9 @@ enum Source {
     Api,
     Control(String),
     Process(String),
+    StreamEntry,
+    NewStream(u64),
+    Stream(u64),
 }
 
 /// Everything that the program has.
@@ -110,6 +117,7 @@ pub(super) struct Server {
     entered: BTreeMap<String, Option<Facts>>,
     /// Children of slots that have gone.
     leaving: Vec<Child>,
+    streams: Streams,
     stamp: Option<(i64, u64)>,
     changed: Instant,
     failed: bool,
@@ -121,6 +129,7 @@ impl Server {
         reader: Reader,
         signals: SignalFd,
         entry: Listener,
+        streams: Listener,
         api_user: u32,
         problem: Option<String>,
     ) -> Result<Self, super::Refusal> {
@@ -137,6 +146,7 @@ impl Server {
             slots: BTreeMap::new(),
             entered: BTreeMap::new(),
             leaving: Vec::new(),
+            streams: Streams::new(streams),
             stamp: None,
             changed: Instant::now(),
             failed: false,
@@ -153,12 +163,16 @@ impl Server {
                 Source::Api => self.serve_api(),
                 Source::Control(name) => drop(self.hear_child(&name)),
                 Source::Process(name) => self.reap(&name),
+                Source::StreamEntry => self.accept_stream(),
+                Source::NewStream(id) => self.hear_stream(id),
+                Source::Stream(id) => self.reap_stream(id),
             }
         }
         let now = Instant::now();
         self.look(now);
         self.deadlines(now);
         self.leave_api(now);
+        self.leave_streams(now);
         Ok(!self.stop)
     }
 
@@ -178,6 +192,7 @@ impl Server {
                 watched.push((Source::Process(name.clone()), child.worker.as_fd(), PollFlags::IN));
             }
         }
+        watched.extend(self.streams.watched());
         let mut fds: Vec<_> =
             watched.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
         let timeout = Timespec::try_from(PERIOD).map_err(io::Error::other)?;
@@ -253,7 +268,7 @@ impl Server {
                     return self.end(name, &refusal.to_string());
                 }
                 self.links += 1;
-                let link = Linked { number: self.links, user };
+                let link = Linked { number: self.links, user, cookie };
                 if let Some(slot) = self.slots.get_mut(name) {
                     (slot.link, slot.said) = (Some(link), None);
                 }

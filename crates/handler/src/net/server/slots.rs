@@ -162,12 +162,14 @@ impl Server {
     pub(in super::super) fn finish(mut self) {
         let slots = mem::take(&mut self.slots);
         let mut children: Vec<_> =
-            slots.into_values().filter_map(|slot| slot.child).chain(self.leaving).collect();
+            slots.into_values().filter_map(|slot| slot.child).chain(mem::take(&mut self.leaving)).collect();
         let begin = Instant::now();
         for child in &mut children {
             child.worker.end(begin);
         }
-        while begin.elapsed() < child::GRACE && children.iter_mut().any(|child| !child.worker.is_gone()) {
+        while begin.elapsed() < child::GRACE
+            && (!self.end_streams(begin) || children.iter_mut().any(|child| !child.worker.is_gone()))
+        {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
