@@ -6,7 +6,7 @@ use ferrovirt_api::{
     kubevirt::{VirtualMachine, VirtualMachineInstance},
     text::plain,
 };
-use ferrovirt_plan::decide::{Action, CREATED_BY_LABEL, Event, Refused};
+use ferrovirt_plan::decide::{self, Action, CREATED_BY_LABEL, Event, Refused};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Status;
@@ -87,7 +87,10 @@ impl Controller {
                 gone_is_fine(vmis.delete(name, &deletion(uid, None)).await.map(drop), "FailedDelete")
             }
             Action::CreatePod(pod) => match pods.create(&PostParams::default(), &pod).await {
-                Ok(_) => Ok(()),
+                Ok(made) => match decide::dropped_volumes(&pod, &made) {
+                    None => Ok(()),
+                    Some(message) => self.withdraw(&pods, &made, message).await,
+                },
                 Err(kube::Error::Api(status)) if status.code == 409 => self.existing(&pods, &pod).await,
                 Err(error) => Err(create_failure(error)),
             },
@@ -108,6 +111,13 @@ impl Controller {
                 Ok(())
             }
         }
+    }
+
+    /// Takes back a pod that is not the one that was asked for.
+    async fn withdraw(&self, pods: &Api<Pod>, made: &Pod, message: String) -> Result<(), Failure> {
+        let params = deletion(made.uid().unwrap_or_default(), None);
+        gone_is_fine(pods.delete(&made.name_any(), &params).await.map(drop), "FailedDelete")?;
+        Err(Failure::Refused(Refused { code: 422, message }))
     }
 
     /// A pod of the name exists: ours, which the cache does not show yet, or somebody else's in our way.

@@ -7,6 +7,7 @@ use ferrovirt_api::kubevirt::{VirtualMachineInstance, VirtualMachineInstanceSpec
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 
+use super::refusal::hint;
 use super::start::{is_final, phase, uid};
 use super::vm::{push_patch, without};
 use super::vmi_status::{self, Trouble};
@@ -384,27 +385,4 @@ pub fn vmi_refused(vmi: &VirtualMachineInstance, refused: &Refused, now: Timesta
     push_patch(&mut actions, Action::PatchVmi, patch::between(&vmi.metadata, vmi, &new));
     actions.push(Event::warning(trouble.reason, trouble.message));
     actions
-}
-
-/// What the person who reads the refusal can change.
-fn hint(message: &str) -> Option<&'static str> {
-    if message.contains("exceeded quota") || message.contains("failed quota") {
-        Some("Raise the ResourceQuota of the namespace, or ask for less in spec.domain")
-    } else if message.contains("violates PodSecurity") && message.contains("seLinuxOptions") {
-        Some(
-            "Pod Security levels baseline and restricted refuse every SELinux type of one's own, also one that is stricter than the usual: label the namespace with pod-security.kubernetes.io/enforce=privileged, or set spec.configuration.selinux.labelPods of the KubeVirt object to Never",
-        )
-    } else if message.contains("violates PodSecurity") {
-        Some(
-            "A feature of this machine needs more than the namespace allows: `ferrovirt explain` shows which one; remove it, or label the namespace with pod-security.kubernetes.io/enforce=privileged",
-        )
-    } else if message.contains("security context constraint") || message.contains("required SCC") {
-        Some(
-            "Its pod may run only under the constraint that the annotation ferrovirt.io/pod-scc names, or with the controller's rights lent, under one of the controller's: `ferrovirt explain` shows what the machine needs and `ferrovirt scc who-can` which constraint admits it; restore the constraints kubevirt-controller and kubevirt-machine, let somebody who may use a fitting one make the machine again or change its template, or remove the feature",
-        )
-    } else if message.contains("cannot create resource") {
-        Some("Give the verb back to the ClusterRole kubevirt-controller")
-    } else {
-        None
-    }
 }
