@@ -54,7 +54,8 @@ pub(crate) enum Problem {
     ReadOnly { claim: String },
     #[error(
         "{what} of claim {claim} may not be used by user {user}, groups {groups}: its volume does not follow the pod's \
-         fsGroup; set fsGroupPolicy of its CSI driver to File, or give it to that user or group on its storage"
+         fsGroup; set fsGroupPolicy of its CSI driver to File, or give it to that user or group on its storage; \
+         where the pod has no fsGroup, set spec.configuration.volumeGroup of the KubeVirt object"
     )]
     Denied { claim: String, what: String, user: u32, groups: String },
     #[error(

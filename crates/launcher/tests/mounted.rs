@@ -147,7 +147,7 @@ fn a_claim_that_may_not_be_used_is_named_with_what_to_change() {
     let volume = tempfile::tempdir().unwrap();
     fs::set_permissions(volume.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let path = volume.path().join("disk.img");
-    let wanted = ["claim c", "user 65534", "groups 65534, 65533", "fsGroup"];
+    let wanted = ["claim c", "user 65534", "groups 65534, 65533", "fsGroup", "volumeGroup"];
     says(&not_ready(&mut launcher, order(&path, claim(Some(MIB)))), &wanted);
     fs::write(&path, vec![1; 512]).unwrap();
     says(&not_ready(&mut launcher, order(&path, claim(Some(MIB)))), &wanted);
@@ -160,6 +160,24 @@ fn a_claim_that_may_not_be_used_is_named_with_what_to_change() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
     says(&not_ready(&mut launcher, order(&path, device())), &["no block device"]);
     launcher.run(order(&path, claim(Some(MIB))));
+}
+
+/// The witness `volume-group`: what a kubelet makes of a volume for a pod with this fsGroup is of use for nobody else.
+#[test]
+fn a_claim_is_used_by_the_group_that_it_was_given_to() {
+    let volume = tempfile::tempdir().unwrap();
+    let path = volume.path().join("disk.img");
+    let given = |group| {
+        std::os::unix::fs::chown(volume.path(), None, Some(group)).unwrap();
+        fs::set_permissions(volume.path(), fs::Permissions::from_mode(0o2770)).unwrap();
+    };
+    given(65532);
+    let mut launcher = unprivileged();
+    says(&not_ready(&mut launcher, order(&path, claim(Some(MIB)))), &["may not be used by user 65534"]);
+    given(65533);
+    launcher.run(order(&path, claim(Some(MIB))));
+    let made = fs::metadata(&path).unwrap();
+    assert_eq!((made.uid(), made.gid(), made.permissions().mode() & 0o777), (65534, 65533, 0o660));
 }
 
 fn mounted(directory: &Path) -> Vec<Mounted> {

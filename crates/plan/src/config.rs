@@ -14,6 +14,9 @@ pub const NAMESPACE: &str = "kubevirt";
 /// Name of the KubeVirt object.
 pub const KUBEVIRT: &str = "kubevirt";
 
+/// The largest number of a group that Kubernetes takes.
+const MOST_GROUP: u32 = i32::MAX.unsigned_abs();
+
 /// The configuration that rendering depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterConfig {
@@ -36,6 +39,8 @@ pub struct ClusterConfig {
     pub label_pods: LabelPods,
     /// The pod network of nodes that Ferrovirt itself runs (`podNetwork`).
     pub pod_network: PodNetwork,
+    /// `fsGroup` of launcher pods with claims on a cluster (`volumeGroup`); the documented profile has one of its own.
+    pub volume_group: Option<u32>,
     /// What lies under the machines. Whoever starts the controllers knows it; it is no field of the KubeVirt object.
     pub world: World,
 }
@@ -93,6 +98,7 @@ impl Default for ClusterConfig {
             node_selectors: BTreeMap::new(),
             label_pods: LabelPods::default(),
             pod_network: PodNetwork::default(),
+            volume_group: None,
             world: World::default(),
         }
     }
@@ -130,6 +136,11 @@ pub enum ConfigError {
     /// A rule of the pod network that does not exist.
     #[error(transparent)]
     PodNetwork(#[from] pod_network::Error),
+    /// No group, or root's.
+    #[error(
+        "spec.configuration.volumeGroup of the KubeVirt object is {0}: use the number of a group from 1 to 2147483647"
+    )]
+    VolumeGroup(i64),
     /// A number that is divided by is not positive.
     #[error(
         "spec.configuration.developerConfiguration.{field} of the KubeVirt object is {value}: use a positive number"
@@ -167,6 +178,10 @@ impl ClusterConfig {
         }
         if let Some(network) = &given.pod_network {
             config.pod_network = PodNetwork::read(network)?;
+        }
+        if let Some(group) = given.volume_group {
+            let known = u32::try_from(group).ok().filter(|group| (1..=MOST_GROUP).contains(group));
+            config.volume_group = Some(known.ok_or(ConfigError::VolumeGroup(group))?);
         }
         if let Some(developer) = &given.developer_configuration {
             config.use_emulation = developer.use_emulation.unwrap_or_default();
@@ -208,6 +223,7 @@ impl ClusterConfig {
             block_claims: block_claims.clone(),
             label: None,
             slot: self.world == World::Cluster,
+            volume_group: self.volume_group.filter(|_| self.world == World::Cluster),
         }
     }
 }
@@ -253,9 +269,15 @@ mod tests {
             "privilegeProfile": "documented",
             "developerConfiguration": {"useEmulation": true, "cpuAllocationRatio": 4},
             "selinux": {"labelPods": "Never"},
+            "volumeGroup": 107,
         }}))
         .unwrap();
         assert_eq!(config.label_pods, LabelPods::Never);
+        let group = |world| {
+            let config = ClusterConfig { world, ..config.clone() };
+            config.surroundings(&BTreeSet::new()).volume_group
+        };
+        assert_eq!((group(World::Cluster), group(World::Machine)), (Some(107), None));
         assert_eq!(
             (config.profile, config.use_emulation, config.cpu_allocation_ratio),
             (Profile::Documented, true, 4)
@@ -311,6 +333,10 @@ mod tests {
             read(json!({"configuration": {"selinux": {"labelPods": "Sometimes"}}})),
             Err(ConfigError::LabelPods(_))
         ));
+        for group in [0, -1, 1_i64 << 31] {
+            let error = read(json!({"configuration": {"volumeGroup": group}})).unwrap_err();
+            assert_eq!(error, ConfigError::VolumeGroup(group));
+        }
         let config = json!({"configuration": {"developerConfiguration": {"cpuAllocationRatio": 0}}});
         assert_eq!(
             read(config).unwrap_err().to_string(),

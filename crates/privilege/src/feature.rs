@@ -67,6 +67,8 @@ pub enum Feature {
     Sriov,
     /// An SELinux type and an MCS pair of the machine's own.
     SelinuxLabel,
+    /// Claims that are used by a group, on a cluster.
+    VolumeGroup,
     /// A place on a node of a cluster, where the parts of the handler meet the launcher.
     Slot,
     /// The controllers and the node agent.
@@ -79,7 +81,7 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature, in the order of the documents.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::BaseMachine,
         Self::Kvm,
         Self::Emulation,
@@ -108,6 +110,7 @@ impl Feature {
         Self::SerialConsole,
         Self::Sriov,
         Self::SelinuxLabel,
+        Self::VolumeGroup,
         Self::Slot,
         Self::ControlPlane,
         Self::SccWebhook,
@@ -145,6 +148,7 @@ impl Feature {
             Self::SerialConsole => "serial console",
             Self::Sriov => "SR-IOV",
             Self::SelinuxLabel => "SELinux label",
+            Self::VolumeGroup => "group of claims",
             Self::Slot => "place on a node",
             Self::ControlPlane => "control plane",
             Self::SccWebhook => "SCC webhook",
@@ -170,6 +174,8 @@ pub struct Surroundings {
     pub label: Option<Label>,
     /// Kubelets run the pods, and launchers are met in places that a device plug-in offers.
     pub slot: bool,
+    /// The group by which launchers use claims in file-system mode.
+    pub volume_group: Option<u32>,
 }
 
 /// The SELinux label of a pod.
@@ -320,6 +326,10 @@ fn disk_uses(disk: &Disk, surroundings: &Surroundings, out: &mut Vec<Use>) {
                 (true, true) => Feature::ClaimBlockWrite,
             };
             out.push(with(feature, &[("{volume}", name), ("{claim}", claim)]));
+            let files = matches!(feature, Feature::ClaimFileRead | Feature::ClaimFileWrite);
+            if let Some(group) = surroundings.volume_group.filter(|_| files) {
+                out.push(with(Feature::VolumeGroup, &[("{group}", &group.to_string())]));
+            }
             if *ephemeral && !read_only {
                 out.push(plain(Feature::Overlay));
             }

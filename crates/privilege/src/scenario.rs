@@ -107,6 +107,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("base-syscalls", Scenario::Launcher),
     ("launcher-syscalls", Scenario::Launcher),
     ("slot-calls", Scenario::Launcher),
+    ("volume-group", Scenario::Launcher),
     ("api-calls", Scenario::Processes),
     ("net-admin", Scenario::Net),
     ("net-calls", Scenario::Net),

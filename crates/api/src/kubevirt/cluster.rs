@@ -100,6 +100,9 @@ crate::wire::wire! {
         /// The pod network of nodes that Ferrovirt itself runs (`ferrovirt up`). Changes hold for running machines, too,
         /// within some ten seconds. Not an upstream field.
         pod_network: Option<PodNetworkConfiguration>,
+        /// The group, as `fsGroup` of their pods, by which launchers on a cluster use the claims of their machines; none
+        /// when absent, as where security context constraints give pods a group of their namespace. Not an upstream field.
+        volume_group: Option<i64>,
     }
 
     PodNetworkConfiguration {

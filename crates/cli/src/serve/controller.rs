@@ -24,6 +24,9 @@ pub(super) struct Options {
     /// Profile of the KubeVirt object that is made where there is none: minimal or documented
     #[arg(long, default_value = "minimal")]
     profile: Profile,
+    /// Group of that object by which launchers use claims; none where security context constraints give pods one
+    #[arg(long)]
+    volume_group: Option<u32>,
     /// How to reach the cluster; the pod's own service account when absent
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
@@ -34,9 +37,9 @@ pub(super) struct Options {
 /// # Errors
 /// A Lease that is lost: the process ends with all that it was doing, and is started again as one of those that wait.
 pub(super) async fn run(options: Options) -> Result<()> {
-    let Options { listen, launcher_image, profile, kubeconfig } = options;
-    let defaults =
-        ClusterConfig { profile, launcher_image, world: World::Cluster, ..ClusterConfig::default() };
+    let Options { listen, launcher_image, profile, volume_group, kubeconfig } = options;
+    let world = World::Cluster;
+    let defaults = ClusterConfig { profile, launcher_image, volume_group, world, ..ClusterConfig::default() };
     let client = client(kubeconfig.as_deref()).await?;
     let (standing, seen) = watch::channel(Standing::Unknown);
     let listener = TcpListener::bind(listen)

@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 /// would be looked for where anybody can take it.
 pub const IMAGE_PREFIX: &str = "localhost/ferrovirt";
 
+/// The group by which launchers use claims where nobody gives them one: upstream's, so that its volumes can be used.
+const VOLUME_GROUP: u32 = 107;
+
 /// What kind of cluster it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Platform {
@@ -67,10 +70,12 @@ pub fn cluster(options: &Options) -> Vec<Value> {
         }
     }
     let image = |program| image(image_prefix, program);
+    // Where there are SCCs, a namespace's groups are its pods'.
+    let group = (*platform == Platform::Kubernetes).then_some(VOLUME_GROUP);
     out.extend(places::policy());
     out.extend([
         controller::lease(),
-        controller::deployment(&image("ferrovirt"), &image("virt-launcher"), *profile),
+        controller::deployment(&image("ferrovirt"), &image("virt-launcher"), *profile, group),
         controller::disruption_budget(),
         handler::daemon_set(&image(handler::NAME)),
     ]);

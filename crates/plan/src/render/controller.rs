@@ -20,8 +20,16 @@ pub fn lease() -> Value {
 }
 
 /// Two replicas, on different nodes where there are such, in pods that anybody may have; `image` is the control plane's and
-/// `launcher` that of launcher pods.
-pub fn deployment(image: &str, launcher: &str, profile: Profile) -> Value {
+/// `launcher` that of launcher pods. Profile and group are those of the KubeVirt object that is made where there is none.
+pub fn deployment(image: &str, launcher: &str, profile: Profile, volume_group: Option<u32>) -> Value {
+    let mut args = vec![
+        "serve".to_owned(),
+        "controller".to_owned(),
+        format!("--listen=0.0.0.0:{PORT}"),
+        format!("--launcher-image={launcher}"),
+        format!("--profile={}", profile.name()),
+    ];
+    args.extend(volume_group.map(|group| format!("--volume-group={group}")));
     let labels = json!({"kubevirt.io": NAME});
     json!({
         "apiVersion": "apps/v1",
@@ -53,13 +61,7 @@ pub fn deployment(image: &str, launcher: &str, profile: Profile) -> Value {
                     "containers": [{
                         "name": NAME,
                         "image": image,
-                        "args": [
-                            "serve",
-                            "controller",
-                            format!("--listen=0.0.0.0:{PORT}"),
-                            format!("--launcher-image={launcher}"),
-                            format!("--profile={}", profile.name()),
-                        ],
+                        "args": args,
                         "ports": [{"containerPort": PORT, "name": "health"}],
                         // And no probe of liveness: a process that has lost the Lease ends by itself, and whoever
                         // reaches the port could keep others from it.

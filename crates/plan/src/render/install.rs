@@ -117,6 +117,9 @@ pub fn kubevirt(config: &ClusterConfig) -> Value {
     if config.use_emulation {
         configuration.insert("developerConfiguration".to_owned(), json!({"useEmulation": true}));
     }
+    if let Some(group) = config.volume_group {
+        configuration.insert("volumeGroup".to_owned(), json!(group));
+    }
     json!({
         "apiVersion": "kubevirt.io/v1",
         "kind": "KubeVirt",

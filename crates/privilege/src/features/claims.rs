@@ -15,6 +15,20 @@ const SCC: Grant = Grant::new(
     "claim-scc",
 );
 
+/// The documented profile's pods have a group in any case.
+pub(super) const GROUP: Table = Table {
+    minimal: &[Grant::new(
+        Subject::Launcher,
+        Phase::Start,
+        &[Right::PodField { field: "fsGroup", value: "{group}" }],
+        "kernel: inode_permission refuses who is neither the owner nor of the group; the kubelet gives a volume's files to \
+         the pod's fsGroup",
+        "the launcher makes and QEMU opens the file of a claim that is root's without it",
+        "volume-group",
+    )],
+    ..Table::NONE
+};
+
 const FILE: &str = "/var/run/kubevirt-private/vmi-disks/{volume}";
 const MOUNT: &str =
     "kernel: a path that is not in the pod's mount namespace does not resolve (path_lookupat)";

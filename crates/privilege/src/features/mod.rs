@@ -91,6 +91,7 @@ fn table(feature: Feature) -> &'static Table {
         Feature::SerialConsole => &serial_console::TABLE,
         Feature::Sriov => &sriov::TABLE,
         Feature::SelinuxLabel => &selinux_label::TABLE,
+        Feature::VolumeGroup => &claims::GROUP,
         Feature::Slot => &slot::TABLE,
         Feature::ControlPlane => &control_plane::TABLE,
         Feature::SccWebhook => &scc_webhook::TABLE,
