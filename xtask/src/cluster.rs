@@ -59,7 +59,7 @@ pub(crate) fn cluster(arguments: Arguments) -> Result<()> {
     match arguments.action {
         Action::Up { nodes, kubernetes } => {
             let start = Instant::now();
-            let options = Options { name, nodes, kubernetes };
+            let options = Options { name, nodes, kubernetes, behaves_as: None };
             let cluster = Cluster::up(&options)?;
             println!(
                 "Kubernetes {} with {nodes} nodes is ready after {:.0} s; its files and logs are in {}",

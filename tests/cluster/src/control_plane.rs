@@ -46,10 +46,10 @@ pub fn etcd(layout: &Layout) -> Line {
     .file("data-dir", &layout.path("etcd"))
 }
 
-/// The API server.
-pub fn api_server(layout: &Layout) -> Line {
+/// The API server, which behaves as an earlier version where one is named.
+pub fn api_server(layout: &Layout, behaves_as: Option<&str>) -> Line {
     let pki = |name: &str| layout.path("pki").join(name);
-    Line::new(
+    let mut line = Line::new(
         "kube-apiserver",
         &[
             &format!("advertise-address={CONTROL_PLANE}"),
@@ -79,7 +79,9 @@ pub fn api_server(layout: &Layout) -> Line {
     .file("proxy-client-cert-file", &pki("front-proxy-client.crt"))
     .file("proxy-client-key-file", &pki("front-proxy-client.key"))
     .file("service-account-key-file", &pki("service-accounts.pub"))
-    .file("service-account-signing-key-file", &pki("service-accounts.key"))
+    .file("service-account-signing-key-file", &pki("service-accounts.key"));
+    line.arguments.extend(behaves_as.map(|version| format!("--emulated-version={version}")));
+    line
 }
 
 /// What may only start when the API server is ready: both end for good when they cannot read a ConfigMap of it.
@@ -148,7 +150,7 @@ mod tests {
     #[test]
     fn the_api_server_authorizes_nodes_and_roles_and_knows_the_front_proxy() {
         let layout = Layout::new("dev", 2).unwrap();
-        let line = api_server(&layout);
+        let line = api_server(&layout, None);
         let flags = flags(&line);
         for flag in [
             "--authorization-mode=Node,RBAC",

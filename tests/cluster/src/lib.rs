@@ -50,11 +50,13 @@ pub struct Options {
     pub nodes: u8,
     /// The version of Kubernetes, such as `v1.36.3`.
     pub kubernetes: String,
+    /// The version that the API server behaves as, such as `1.34`: what was not on by then is off.
+    pub behaves_as: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { name: "dev".to_owned(), nodes: 2, kubernetes: KUBERNETES.to_owned() }
+        Self { name: "dev".to_owned(), nodes: 2, kubernetes: KUBERNETES.to_owned(), behaves_as: None }
     }
 }
 
@@ -125,7 +127,8 @@ impl Cluster {
             cgroups::make(&node)?;
             nodes::write(layout, &node)?;
         }
-        for line in [control_plane::etcd(layout), control_plane::api_server(layout)] {
+        let api_server = control_plane::api_server(layout, options.behaves_as.as_deref());
+        for line in [control_plane::etcd(layout), api_server] {
             self.start_program(&mut state, &line)?;
         }
         self.wait(&state, "the API server to be ready", || {

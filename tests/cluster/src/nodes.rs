@@ -98,6 +98,8 @@ address = '/run/containerd/containerd.sock'
 
 [plugins.'io.containerd.cri.v1.runtime']
 restrict_oom_score_adj = true
+# Without it a pod that is not root cannot open its claims in block mode.
+device_ownership_from_security_context = true
 
 [plugins.'io.containerd.cri.v1.runtime'.cni]
 bin_dirs = ['{programs}']

@@ -102,8 +102,13 @@ pub struct Test {
 impl Test {
     /// A cluster of one node on which Ferrovirt is installed, with a namespace `vms` of level restricted.
     pub fn start(name: &str) -> Result<Self> {
+        Self::with(Options { name: name.to_owned(), nodes: 1, ..Options::default() })
+    }
+
+    /// The same with other options.
+    pub fn with(options: Options) -> Result<Self> {
         let programs = ferrovirt_e2e::Cluster::binaries()?;
-        let cluster = Own::with(Options { name: name.to_owned(), nodes: 1, ..Options::default() })?;
+        let cluster = Own::with(options)?;
         let mut archives = Vec::new();
         for program in ["ferrovirt", "virt-handler", "virt-launcher"] {
             let archive = cluster.layout().path(format!("{program}.tar"));
