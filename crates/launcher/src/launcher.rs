@@ -12,12 +12,13 @@ use crate::{
 };
 use ferrovirt_qemu::{
     guest::{Action, Guest},
-    order::Order,
+    order::{Accelerator, Order},
     protocol::{Console, Ending, Event, LISTEN_FD, Request, State},
 };
 use ferrovirt_sys::{
     calls,
     confine::{self, Filter},
+    kvm::{self, Kvm},
     process::inherited,
     seqpacket::Listener,
     signal::SignalFd,
@@ -38,6 +39,9 @@ use std::{
 
 /// Pieces of a stream that are moved before other work has its turn.
 const AT_ONCE: usize = 16;
+
+/// How long a virtual processor may take to run a few instructions: nobody waits for this launcher but its own guest.
+const KVM: Duration = Duration::from_secs(2);
 
 /// The launcher could not begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -352,6 +356,13 @@ impl Launcher {
             return self.agents.not_ready(id, error.to_string());
         }
         drop(files);
+        // Elsewhere the node agent has tried it. On a cluster nobody has who may open it.
+        if order.accelerator == Accelerator::Kvm
+            && self.agents.has_slot()
+            && let Some(problem) = kvm_problem(kvm::probe(KVM))
+        {
+            return self.end(Ending::Failed, problem);
+        }
         self.agents.drop_passed();
         self.grace = Duration::from_secs(order.grace_seconds.into());
         self.guest = Some(Guest::new(&order));
@@ -481,6 +492,24 @@ impl<'a> Watched<'a> {
         self.sources.push(source);
         self.fds.push(PollFd::from_borrowed_fd(fd, flags));
     }
+}
+
+/// Why no guest runs on KVM here, for a person.
+fn kvm_problem(found: io::Result<Kvm>) -> Option<String> {
+    let what = match found {
+        Ok(Kvm::Usable) => return None,
+        Ok(Kvm::Absent) => {
+            "/dev/kvm is not there or may not be opened by this pod's user: let everybody open it on the node (udev's mode \
+             0666), or"
+        }
+        Ok(Kvm::Broken) => "KVM does not run instructions on this node:",
+        Ok(Kvm::Hangs) => "KVM hangs on this node:",
+        Err(error) => return Some(format!("KVM cannot be tried: {error}")),
+    };
+    Some(format!(
+        "{what} keep machines away from it, or set spec.configuration.developerConfiguration.useEmulation of the KubeVirt \
+         object"
+    ))
 }
 
 fn word(state: &State) -> &'static str {

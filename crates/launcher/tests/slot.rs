@@ -7,10 +7,15 @@ mod common;
 use common::{Launcher, Namespace, accept, bare, event, nic, readable, slot_socket};
 use ferrovirt_privilege::{Right, scenario::witnessed};
 use ferrovirt_qemu::{
-    order::{Lease, Nic, Order, Tap},
+    order::{Accelerator, Lease, Nic, Order, Tap},
     protocol::{Console, Ending, Event, MAX_MESSAGE, Request, State},
 };
-use ferrovirt_sys::{netns, seqpacket::Listener, tap};
+use ferrovirt_sys::{
+    kvm::{self, Kvm},
+    netns,
+    seqpacket::Listener,
+    tap,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     collections::BTreeSet,
@@ -19,6 +24,7 @@ use std::{
     net::Ipv4Addr,
     os::{fd::OwnedFd, unix::net::UnixListener},
     process::Command,
+    time::Duration,
 };
 
 fn program() -> Command {
@@ -216,6 +222,28 @@ fn who_has_no_console_or_no_slot_says_so() {
     assert!(ask(&Launcher::new(), Console::Vnc).contains("has no slot"));
 }
 
+fn on_kvm() -> Order {
+    Order { accelerator: Accelerator::Kvm, ..bare() }
+}
+
+#[test]
+fn kvm_that_does_not_work_is_no_guest_that_hangs() {
+    let (mut launcher, _listener) = Launcher::on_slot(program(), None);
+    match kvm::probe(Duration::from_secs(2)).unwrap() {
+        Kvm::Usable => {
+            launcher.run(on_kvm());
+            launcher.send(&Request::Shutdown { grace_seconds: Some(0) });
+            launcher.ended();
+        }
+        found => {
+            launcher.start(on_kvm());
+            let (ending, message, _) = launcher.ended();
+            assert_eq!(ending, Ending::Failed);
+            assert!(message.contains("useEmulation") && !message.contains("QEMU"), "{found:?}: {message}");
+        }
+    }
+}
+
 /// The names of the calls in a trace of one that runs no guest.
 fn calls(trace: &str) -> BTreeSet<String> {
     let call = |line: &str| {
@@ -239,7 +267,11 @@ fn on_a_slot_it_connects_and_makes_no_other_call_that_others_do_not_make() {
     };
     let (mut launcher, _listener) = Launcher::on_slot(traced(&[]), None);
     drop(network(&launcher, 1));
-    launcher.send(&Request::Shutdown { grace_seconds: None });
+    launcher.start(on_kvm());
+    // Where it works the guest runs.
+    if kvm::probe(Duration::from_secs(2)).unwrap() == Kvm::Usable {
+        launcher.send(&Request::Shutdown { grace_seconds: Some(0) });
+    }
     launcher.ended();
     let names = |witness: &str| -> BTreeSet<String> {
         let rights = witnessed(witness).unwrap().rights.iter();
@@ -253,7 +285,11 @@ fn on_a_slot_it_connects_and_makes_no_other_call_that_others_do_not_make() {
     let granted = &names("launcher-syscalls") | &names("base-syscalls");
     assert_eq!(made.difference(&granted).cloned().collect::<BTreeSet<_>>(), names("slot-calls"));
 
-    // Without it, it tries again and again, and nobody hears of it.
+    // Nobody who cannot find out runs a guest that may hang.
+    let (mut launcher, _listener) = Launcher::on_slot(traced(&["-e", "inject=pidfd_open:error=EPERM"]), None);
+    launcher.start(on_kvm());
+    assert!(launcher.ended().1.contains("KVM cannot be tried"));
+    // Without connecting it tries again and again, and nobody hears of it.
     let (mut child, _directory, listener) =
         Launcher::start_on_slot(traced(&["-e", "inject=connect:error=EPERM"]), None);
     let tries =

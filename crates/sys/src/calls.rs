@@ -486,6 +486,7 @@ pub const LAUNCHER_ON_SLOT: &[libc::c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_open,
     libc::SYS_openat,
+    libc::SYS_pidfd_open,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_pipe,
     libc::SYS_pipe2,

@@ -47,7 +47,15 @@ pub fn probe(deadline: Duration) -> io::Result<Kvm> {
     if pid.as_raw_nonzero().get() < 0 {
         return Err(io::Error::last_os_error());
     }
-    let ended = pidfd_open(pid, PidfdFlags::empty())?;
+    let ended = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(ended) => ended,
+        Err(error) => {
+            // It must not run for ever when nobody looks.
+            kill_process(pid, Signal::KILL)?;
+            waitpid(Some(pid), WaitOptions::empty())?;
+            return Err(error.into());
+        }
+    };
     let wait = |limit: Duration| -> io::Result<bool> {
         let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
         Ok(poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&limit))? > 0)
