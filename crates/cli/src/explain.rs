@@ -13,7 +13,7 @@ use ferrovirt_api::{
 use ferrovirt_kubernetes::json;
 use ferrovirt_kubernetes::object;
 use ferrovirt_model::{Machine, Profile};
-use ferrovirt_plan::{explain, matrix};
+use ferrovirt_plan::{explain, matrix, render::cluster::VOLUME_GROUP};
 use ferrovirt_privilege::Surroundings;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
@@ -54,8 +54,13 @@ pub(crate) fn explain(options: &Options) -> Result<()> {
         "no VirtualMachine or VirtualMachineInstance in {}",
         options.file.display()
     );
-    let surroundings =
-        Surroundings { emulation: options.emulation, slot: options.cluster, ..Surroundings::default() };
+    let surroundings = Surroundings {
+        emulation: options.emulation,
+        slot: options.cluster,
+        // As the controller makes the KubeVirt object on a Kubernetes.
+        volume_group: options.cluster.then_some(VOLUME_GROUP),
+        ..Surroundings::default()
+    };
     let explained = |machine| explain::explain_in(machine, &surroundings, options.profile);
     let all: Vec<_> = machines.iter().map(explained).collect();
     let text = match options.output {

@@ -3,7 +3,7 @@
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_model::Profile;
 use ferrovirt_plan::{
-    config::{ClusterConfig, LauncherRights},
+    config::{ClusterConfig, LauncherRights, World},
     decide, render,
 };
 use ferrovirt_privilege::{Scenario, cluster_grants, scenario};
@@ -40,7 +40,13 @@ fn admit_by(
 ) -> Result<(String, Value), String> {
     let vmi: VirtualMachineInstance = serde_json::from_value(vmi.clone()).map_err(|e| e.to_string())?;
     let launcher_rights = Some(rights);
-    let config = ClusterConfig { profile, use_emulation: true, launcher_rights, ..ClusterConfig::default() };
+    // On a cluster, where launchers mount secrets, nothing that is written into a machine binds its pod.
+    let world = match rights {
+        LauncherRights::Controller => World::Cluster,
+        LauncherRights::Requester => World::Machine,
+    };
+    let config =
+        ClusterConfig { profile, use_emulation: true, launcher_rights, world, ..ClusterConfig::default() };
     let labelled = vmi.status.as_ref().is_some_and(|status| status.selinux_level.is_some());
     let pod = decide::launcher_pod(&vmi, &config, &[], labelled).map_err(|causes| causes.join("; "))?;
     let mut pod = serde_json::to_value(pod).map_err(|e| e.to_string())?;
@@ -135,7 +141,7 @@ fn with_volumes() -> Value {
         {"name": "image", "containerDisk": {"image": "guests/a:1"}},
         {"name": "claim", "persistentVolumeClaim": {"claimName": "data"}},
         {"name": "scratch", "emptyDisk": {"capacity": "1Gi"}},
-        {"name": "seed", "cloudInitNoCloud": {"userData": "#cloud-config"}},
+        {"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": "user"}}},
     ]);
     vmi(json!({"interfaces": [{"name": "default", "masquerade": {}}], "disks": disks}), volumes)
 }
@@ -187,7 +193,7 @@ fn each_value_of_the_machines_scc_is_needed() {
         admit(&labelled(with_volumes()), Profile::Minimal, constraints).is_err()
     };
     assert!(!refused(&|_| {}));
-    for kind in ["emptyDir", "image", "persistentVolumeClaim"] {
+    for kind in ["emptyDir", "image", "persistentVolumeClaim", "secret"] {
         let drop = |scc: &mut SecurityContextConstraints| {
             scc.volumes.iter_mut().for_each(|kinds| kinds.retain(|have| have != kind));
         };

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 pub const IMAGE_PREFIX: &str = "localhost/ferrovirt";
 
 /// The group by which launchers use claims where nobody gives them one: upstream's, so that its volumes can be used.
-const VOLUME_GROUP: u32 = 107;
+pub const VOLUME_GROUP: u32 = 107;
 
 /// What kind of cluster it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -50,6 +50,7 @@ const BOTH: &[Grant] = &[
             Right::MachineScc { field: "volumes", value: "emptyDir" },
             Right::MachineScc { field: "volumes", value: "image" },
             Right::MachineScc { field: "volumes", value: "persistentVolumeClaim" },
+            Right::MachineScc { field: "volumes", value: "secret" },
         ],
         "admission: an SCC serves only its users, and refuses strategies, profiles and volume types that it does not list",
         "apart from its label, a labelled pod of the minimal profile is held to what restricted-v2 allows",
