@@ -23,6 +23,16 @@ pub const LABEL_VALUE_RULE: &str = "a valid label must be an empty string or con
     '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', \
     regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
+/// The UUID of version 4 that these random bytes make.
+#[must_use]
+pub fn uuid(random: [u8; 16]) -> String {
+    let number = (u128::from_be_bytes(random) & !(0xf << 76)) | (4 << 76);
+    let number = (number & !(3 << 62)) | (2 << 62);
+    let hex = format!("{number:032x}");
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
+    [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
+}
+
 /// Letters, digits and what else is allowed between them.
 fn is_word(text: &str, plain: fn(&u8) -> bool, inner: &[u8]) -> bool {
     let bytes = text.as_bytes();

@@ -11,8 +11,7 @@
 mod claims;
 mod defaults;
 mod immutable;
-mod kubevirt;
-mod machine_rights;
+mod machines;
 mod namespace;
 mod owners;
 mod pod;
@@ -78,7 +77,7 @@ async fn mutate(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), Api
     match (request.kind.group, request.kind.plural) {
         ("", "pods") => pod::mutate(app, request).await,
         ("", "namespaces") => namespace::prepare(request),
-        ("kubevirt.io", _) => kubevirt::admit(app, request).await,
+        (ferrovirt_machines::GROUP, _) => machines::admit(app, request).await,
         ("security.openshift.io", "securitycontextconstraints") => scc::object(app, request),
         (webhook::GROUP, _) => webhook::object(request),
         _ => {

@@ -54,11 +54,7 @@ pub fn unique() -> Option<String> {
     use ring::rand::SecureRandom as _;
     let mut bytes = [0u8; 16];
     ring::rand::SystemRandom::new().fill(&mut bytes).ok()?;
-    let number = (u128::from_be_bytes(bytes) & !(0xf << 76)) | (4 << 76);
-    let number = (number & !(3 << 62)) | (2 << 62);
-    let hex = format!("{number:032x}");
-    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
-    Some([part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-"))
+    Some(ferrovirt_kubernetes::names::uuid(bytes))
 }
 
 #[cfg(test)]

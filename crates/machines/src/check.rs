@@ -1,0 +1,85 @@
+//! What is refused, and in which field it is wrong.
+
+use super::{Operation, Refusal, Request, Subject};
+use ferrovirt_api::{ClusterDefaults, kubevirt::KubeVirt, kubevirt::VirtualMachineInstance};
+use ferrovirt_plan::config::ClusterConfig;
+use serde::Deserialize as _;
+
+/// Validates machines.
+pub(crate) const MACHINE: &str = "virtualmachine-validator.kubevirt.io";
+/// Validates instances that are made.
+pub(crate) const INSTANCE: &str = "virtualmachineinstances-create-validator.kubevirt.io";
+/// Keeps what is immutable of instances as it is.
+pub(crate) const UPDATE: &str = "virtualmachineinstances-update-validator.kubevirt.io";
+/// Keeps the configuration the only one.
+pub(crate) const ONE: &str = "kubevirt-create-validator.kubevirt.io";
+/// Validates the configuration.
+pub(crate) const CONFIGURATION: &str = "kubevirt-validator.kubevirt.io";
+
+/// Checks a request whose object is complete. `installed` says whether there is a configuration already.
+///
+/// # Errors
+/// Every reason to refuse it.
+pub fn check(
+    subject: &Subject,
+    request: &Request<'_>,
+    defaults: &ClusterDefaults,
+    installed: impl FnOnce() -> bool,
+) -> Result<(), Refusal> {
+    match subject {
+        Subject::Machine(vm) => refuse(MACHINE, ferrovirt_api::validate_vm(vm, defaults, request.is_own())),
+        Subject::Instance(vmi) => {
+            refuse(INSTANCE, ferrovirt_api::validate_vmi(vmi, defaults, request.is_own()))
+        }
+        Subject::Changed => changed(request),
+        Subject::Configuration => {
+            if request.operation == Operation::Create && installed() {
+                return Err(Refusal::denied(ONE, "Kubevirt is already created"));
+            }
+            configuration(request)
+        }
+        Subject::Nothing => Ok(()),
+    }
+}
+
+fn changed(request: &Request<'_>) -> Result<(), Refusal> {
+    let Some(old) = request.old else { return Ok(()) };
+    let own = request.is_own();
+    let same = |field: &str| old.pointer(field) == request.object.pointer(field);
+    // Completing has reverted it, so that somebody else has written it since.
+    if !own && !same("/status") {
+        let why = "its status is written by KubeVirt's own accounts alone";
+        return Err(Refusal::forbidden(request.resource, request.name, why));
+    }
+    // Status and metadata change all the time: only what the rules look at is worth reading the whole object.
+    if same("/spec") && (own || same("/metadata/labels")) {
+        return Ok(());
+    }
+    let before = VirtualMachineInstance::deserialize(old)
+        .map_err(|why| Refusal::internal(format!("a stored object cannot be read: {why}")))?;
+    let after: VirtualMachineInstance = request.read(super::complete::INSTANCE)?;
+    refuse(UPDATE, ferrovirt_api::validate_vmi_update(&before, &after, own))
+}
+
+/// A configuration that nothing could act on is refused where it is written; one from before may still be changed.
+fn configuration(request: &Request<'_>) -> Result<(), Refusal> {
+    const FIELD: &str = "/spec/configuration";
+    let before = request.old.and_then(|old| old.pointer(FIELD));
+    if before == request.object.pointer(FIELD) {
+        return Ok(());
+    }
+    let object: KubeVirt = request.read(CONFIGURATION)?;
+    ClusterConfig::from_kubevirt(&object)
+        .map(|_| ())
+        .map_err(|error| Refusal::denied(CONFIGURATION, whole(&error)))
+}
+
+/// An error with its causes.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn refuse(webhook: &'static str, causes: Vec<ferrovirt_api::Cause>) -> Result<(), Refusal> {
+    if causes.is_empty() { Ok(()) } else { Err(Refusal::invalid(webhook, causes)) }
+}
