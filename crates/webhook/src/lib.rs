@@ -5,7 +5,7 @@
 //!                                          |
 //!   API server --HTTPS--> serve --> decide (ferrovirt_scc) --> answer
 //!                           ^
-//!   identity: certificate from files, or made here and kept in a Secret
+//!   ferrovirt_https: certificate from files, or made there and kept in a Secret
 //!   ranges: gives each namespace its uid range
 //! ```
 //!
@@ -15,43 +15,18 @@
 
 mod cluster;
 mod follow;
-mod identity;
 mod ranges;
-mod secret;
 mod serve;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use ferrovirt_https::Certificate;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::cluster::Cluster;
-use crate::identity::Identity;
-
-/// Where the certificate comes from.
-#[derive(Clone, Debug)]
-pub enum Certificate {
-    /// PEM files, read again when they change.
-    Files {
-        /// The chain, the server's own certificate first.
-        certificate: PathBuf,
-        /// The private key.
-        key: PathBuf,
-    },
-    /// Made here and kept in a Secret that all replicas share; the authority is written into the webhook
-    /// configurations of [`ferrovirt_plan::render::scc_webhook`].
-    SelfSigned {
-        /// Namespace of the Secret, which must exist; it may be empty.
-        namespace: String,
-        /// Its name.
-        secret: String,
-        /// DNS names and addresses under which the server is reached.
-        names: Vec<String>,
-    },
-}
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -76,8 +51,8 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The certificate cannot be used.
-    #[error("cannot use the certificate: {0}")]
-    Certificate(String),
+    #[error(transparent)]
+    Certificate(#[from] ferrovirt_https::CertificateError),
     /// A task that never ends did; the bug is in this program.
     #[error("a task of the webhook ended; this is a bug, please report it")]
     TaskEnded,
@@ -90,22 +65,10 @@ pub enum Error {
 pub async fn run(client: kube::Client, options: Options) -> Result<Infallible, Error> {
     let address = options.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
-    let identity = Arc::new(Identity::default());
-    if let Certificate::Files { certificate, key } = &options.certificate {
-        identity.read(certificate, key).map_err(Error::Certificate)?;
-    }
     let cluster = Arc::new(Cluster::default());
     // Dropping the set, with this future, ends every task.
     let mut tasks = JoinSet::new();
-    match options.certificate {
-        Certificate::Files { certificate, key } => {
-            tasks.spawn(Arc::clone(&identity).follow_files(certificate, key));
-        }
-        Certificate::SelfSigned { namespace, secret, names } => {
-            let keeper = secret::Keeper::new(client.clone(), namespace, secret, names);
-            tasks.spawn(keeper.run(Arc::clone(&identity)));
-        }
-    }
+    let identity = options.certificate.keep(client.clone(), &mut tasks)?;
     tasks.spawn(cluster::follow(client.clone(), Arc::clone(&cluster)));
     if let Some(namespace) = options.ranges_in {
         tasks.spawn(ranges::run(client.clone(), Arc::clone(&cluster), namespace));

@@ -1,117 +1,47 @@
 //! HTTPS: reviews in, answers out, and whether the server is healthy and ready.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{Bytes, BytesMut};
+use ferrovirt_https::{Bodies, Identity, Reply, deadline, reply, text};
 use ferrovirt_scc::webhook::{Answer, Review};
 use ferrovirt_scc::{Operation, Pass, may_enter};
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
 use serde_json::Value;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
 
 use crate::cluster::{Cluster, GROUP, Owner};
-use crate::identity::Identity;
 
-/// A review holds two objects of at most 3 MiB, which is the API server's limit, and little else.
-const MAX_BODY: usize = 7 << 20;
-/// How much of a body that is too large is still read.
-const MAX_DISCARDED: usize = 8 * MAX_BODY;
-/// Memory for bodies that are being read or decided, in KiB. Who comes later waits.
-const BODIES: u32 = 64 << 10;
-/// A client that does not finish its handshake, its request head or its body in this time is dropped.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a pod waits for its namespace's values or for the standard SCCs, at the most.
 const WAIT: Duration = Duration::from_secs(10);
-/// What is left of the caller's own limit for the way back.
-const MARGIN: Duration = Duration::from_secs(1);
-/// Connections at the same time.
-const MAX_CONNECTIONS: usize = 512;
-/// Requests at the same time on one connection.
-const MAX_STREAMS: u32 = 250;
-
 /// What a request needs.
 pub(crate) struct State {
     client: Client,
     cluster: Arc<Cluster>,
     identity: Arc<Identity>,
-    bodies: Semaphore,
+    bodies: Bodies,
 }
-
-type Reply = Response<Full<Bytes>>;
 
 impl State {
     pub(crate) fn new(client: Client, cluster: Arc<Cluster>, identity: Arc<Identity>) -> Self {
-        Self { client, cluster, identity, bodies: Semaphore::new(BODIES as usize) }
+        Self { client, cluster, identity, bodies: Bodies::default() }
     }
 }
 
 /// Accepts connections. Never ends.
 pub(crate) async fn run(listener: TcpListener, state: Arc<State>) {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let mut config = match config {
-        Ok(config) => config.with_no_client_auth().with_cert_resolver(Arc::clone(&state.identity) as Arc<_>),
-        Err(error) => return tracing::error!(%error, "TLS cannot be used"),
-    };
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        // The semaphore is never closed.
-        let slot = Arc::clone(&slots).acquire_owned().await.ok();
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (acceptor, state) = (acceptor.clone(), Arc::clone(&state));
-                tokio::spawn(async move {
-                    connection(acceptor, stream, state).await;
-                    drop(slot);
-                });
-            }
-            Err(error) => {
-                // Out of descriptors, mostly: others will close theirs.
-                tracing::warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-}
-
-async fn connection(acceptor: TlsAcceptor, stream: TcpStream, state: Arc<State>) {
-    let _ = stream.set_nodelay(true);
-    let stream = match tokio::time::timeout(TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!("TLS handshake: {error}"),
-        Err(_) => return,
-    };
-    let service = service_fn(move |request| {
+    let identity = Arc::clone(&state.identity);
+    let respond = move |request| {
         let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(respond(&state, request).await) }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(Some(Duration::from_secs(30)))
-        .keep_alive_timeout(Duration::from_secs(20));
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!("connection: {error}");
-    }
+        async move { respond(&state, request).await }
+    };
+    ferrovirt_https::serve(listener, identity, respond).await;
 }
 
 /// What a path is for.
@@ -136,8 +66,8 @@ async fn respond(state: &State, request: Request<Incoming>) -> Reply {
     if request.method() != Method::POST {
         return text(StatusCode::METHOD_NOT_ALLOWED, "an AdmissionReview is sent by POST".to_owned());
     }
-    let deadline = deadline(request.uri().query().unwrap_or_default());
-    match body(state, request).await {
+    let deadline = deadline(request.uri().query().unwrap_or_default(), WAIT);
+    match state.bodies.read(request).await {
         Err((code, why)) => text(code, why),
         Ok((bytes, _room)) => match Review::read(&bytes) {
             Err(why) => text(StatusCode::BAD_REQUEST, why.to_string()),
@@ -152,17 +82,6 @@ async fn respond(state: &State, request: Request<Incoming>) -> Reply {
     }
 }
 
-fn reply(code: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
-    *reply.status_mut() = code;
-    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    reply
-}
-
-fn text(code: StatusCode, text: String) -> Reply {
-    reply(code, "text/plain; charset=utf-8", text)
-}
-
 fn readiness(state: &State) -> Reply {
     let mut missing = state.cluster.missing();
     if !state.identity.is_there() {
@@ -172,71 +91,6 @@ fn readiness(state: &State) -> Reply {
         return text(StatusCode::OK, "ok".to_owned());
     }
     text(StatusCode::SERVICE_UNAVAILABLE, format!("not there yet: {}", missing.join(", ")))
-}
-
-/// When the answer must be ready: the caller says in the query how long it waits (`timeout=10s`).
-fn deadline(query: &str) -> Instant {
-    let seconds = query
-        .split('&')
-        .find_map(|part| part.strip_prefix("timeout=")?.strip_suffix('s')?.parse::<u64>().ok())
-        .map(Duration::from_secs)
-        .unwrap_or(WAIT);
-    Instant::now() + seconds.saturating_sub(MARGIN).min(WAIT)
-}
-
-/// Reads a JSON body of bounded length in bounded time. The permit holds its room.
-async fn body(
-    state: &State,
-    request: Request<Incoming>,
-) -> Result<(Bytes, tokio::sync::SemaphorePermit<'_>), (StatusCode, String)> {
-    let headers = request.headers();
-    if !is_json(headers) {
-        let why = "the Content-Type of an AdmissionReview is application/json".to_owned();
-        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
-    }
-    let announced = request.body().size_hint().exact();
-    let mut too_large = announced.is_some_and(|length| length > MAX_BODY as u64);
-    let room = usize::try_from(announced.unwrap_or(MAX_BODY as u64)).unwrap_or(MAX_BODY).min(MAX_BODY);
-    let kib = u32::try_from(room / 1024 + 1).unwrap_or(BODIES);
-    let collected = async {
-        let permit = state.bodies.acquire_many(kib).await.ok();
-        let mut body = request.into_body();
-        let mut bytes = BytesMut::with_capacity(if announced.is_some() && !too_large { room } else { 0 });
-        let mut length = 0usize;
-        while let Some(frame) = body.frame().await {
-            let frame =
-                frame.map_err(|why| (StatusCode::BAD_REQUEST, format!("the body broke off: {why}")))?;
-            let Ok(data) = frame.into_data() else { continue };
-            length = length.saturating_add(data.len());
-            too_large = too_large || length > MAX_BODY;
-            if !too_large {
-                bytes.extend_from_slice(&data);
-                continue;
-            }
-            // Read on for a while and thrown away: a client that is still sending does not see an early answer.
-            bytes = BytesMut::new();
-            if length > MAX_DISCARDED {
-                break;
-            }
-        }
-        if too_large {
-            let why = format!("an AdmissionReview may have {MAX_BODY} bytes at the most");
-            return Err((StatusCode::PAYLOAD_TOO_LARGE, why));
-        }
-        let permit = permit.ok_or((StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned()))?;
-        Ok((bytes.freeze(), permit))
-    };
-    match tokio::time::timeout(TIMEOUT, collected).await {
-        Ok(result) => result,
-        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned())),
-    }
-}
-
-/// Clients that say nothing mean JSON.
-fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    kind.is_empty() || kind.eq_ignore_ascii_case("application/json")
 }
 
 async fn answer(state: &State, question: Question, review: &Review, deadline: Instant) -> Answer {
@@ -323,20 +177,14 @@ async fn entry(state: &State, review: &Review) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use http::header;
+    use http_body_util::{BodyExt as _, Full};
+    use hyper_util::rt::TokioIo;
     use rustls::pki_types::{CertificateDer, ServerName};
     use serde_json::json;
     use std::net::SocketAddr;
-
-    #[test]
-    fn the_caller_says_how_long_it_waits() {
-        let now = Instant::now();
-        let left = |query: &str| (deadline(query) - now).as_secs_f64().round();
-        assert_eq!(left("timeout=5s"), 4.0);
-        assert_eq!(left("timeout=30s"), 10.0);
-        assert_eq!(left("timeout=0s"), 0.0);
-        assert_eq!(left("timeout=-1s"), 9.0);
-        assert_eq!(left(""), 9.0);
-    }
+    use tokio::net::TcpStream;
 
     /// A running server that knows no cluster, and what a client needs to reach it.
     struct Served {
@@ -408,7 +256,7 @@ mod tests {
             let (found, said) = served.ask(method, path, kind, body).await;
             assert_eq!((found, said.contains(text)), (code, true), "{method} {path}: {said}");
         }
-        let (code, _) = served.ask("POST", "/mutate/pods", json, vec![b' '; MAX_BODY + 1]).await;
+        let (code, _) = served.ask("POST", "/mutate/pods", json, vec![b' '; Bodies::MOST + 1]).await;
         assert_eq!(code, 413);
     }
 

@@ -5,96 +5,37 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::sync::Mutex;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use ferrovirt_apiserver::app::SccAdmission;
 use ferrovirt_apiserver::server::{Config, Server};
+use ferrovirt_https::Certificate;
 use ferrovirt_plan::render::cluster;
 use ferrovirt_plan::render::scc_crd;
 use ferrovirt_plan::render::scc_webhook::{self, CONFIGURATION, NAME, SECRET};
 use ferrovirt_privilege::Scenario;
 use ferrovirt_privilege::scenario::{registered, verbs, witnessed};
 use ferrovirt_scc::UID_RANGE;
-use ferrovirt_webhook::{Certificate, Options};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::TokioIo;
+use ferrovirt_webhook::Options;
 use kube::Client;
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsConnector;
 
 const ACCOUNT: &str = "system:serviceaccount:scc-webhook:scc-webhook";
-/// Far more than anything here takes; a test that waits so long has failed.
-const DEADLINE: Duration = Duration::from_secs(60);
 
+#[path = "../../https/tests/common/mod.rs"]
+mod common;
 #[path = "../../watch/tests/common/gate.rs"]
 mod gate;
 
-type Verb = (&'static str, &'static str, &'static str);
+use common::{Verb, ask, client, eventually, lines, request, trusted, without};
 
 /// What server and webhook have said so far.
 fn log() -> &'static Mutex<Vec<u8>> {
-    static LOG: OnceLock<Mutex<Vec<u8>>> = OnceLock::new();
-    LOG.get_or_init(|| {
-        struct Pipe;
-        impl Write for Pipe {
-            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                log().lock().unwrap().extend_from_slice(bytes);
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
-        tracing_subscriber::fmt()
-            .with_env_filter("ferrovirt_apiserver::server=debug,ferrovirt_webhook=info,ferrovirt_watch=info")
-            .with_ansi(false)
-            .with_writer(|| Pipe)
-            .init();
-        Mutex::default()
-    })
-}
-
-/// The lines since a place in the log.
-fn lines(since: usize) -> Vec<String> {
-    let bytes = log().lock().unwrap()[since..].to_vec();
-    String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
-}
-
-async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let found = async {
-        loop {
-            if let Some(found) = check().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let found = tokio::time::timeout(DEADLINE, found).await;
-    found.unwrap_or_else(|_| panic!("{what} did not come:\n{}", lines(0).join("\n")))
-}
-
-async fn client(kubeconfig: &str) -> Client {
-    let config = kube::config::Kubeconfig::from_yaml(kubeconfig).unwrap();
-    let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap();
-    Client::try_from(config).unwrap()
-}
-
-async fn request(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value, kube::Error> {
-    let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-    let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
-    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    client.request(request.body(body).unwrap()).await
+    common::log(
+        "ferrovirt_apiserver::server=debug,ferrovirt_webhook=info,ferrovirt_https=info,ferrovirt_watch=info",
+    )
 }
 
 /// A server that leaves SCCs to the webhook, with everything that the manifests bring.
@@ -193,6 +134,7 @@ impl Webhook {
             namespace: NAME.to_owned(),
             secret: SECRET.to_owned(),
             names: vec!["127.0.0.1".to_owned()],
+            configuration: CONFIGURATION.to_owned(),
         };
         let options = Options { listen, certificate, ranges_in: Some(NAME.to_owned()) };
         let account = cluster.account.clone();
@@ -203,36 +145,9 @@ impl Webhook {
         Self { task, admin: cluster.admin.clone(), listen, since }
     }
 
-    /// The answer's text, whatever its code; an error when there is no connection.
     async fn ask(&self, method: &str, path: &str, body: String) -> Result<String, String> {
-        let roots = self.trusted().await?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider);
-        let config = config.with_safe_default_protocol_versions().unwrap();
-        let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
-        let stream = TcpStream::connect(self.listen).await.map_err(|error| error.to_string())?;
-        let name = ServerName::try_from("127.0.0.1").unwrap();
-        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|e| e.to_string())?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        let request = http::Request::builder().method(method).uri(path).header("host", "127.0.0.1");
-        let request = request.header("content-type", "application/json").body(Full::<Bytes>::from(body));
-        let answer = sender.send_request(request.unwrap()).await.map_err(|error| error.to_string())?;
-        let body = answer.into_body().collect().await.map_err(|error| error.to_string())?;
-        Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
-    }
-
-    /// The authorities in the Secret.
-    async fn trusted(&self) -> Result<RootCertStore, String> {
-        let path = format!("/api/v1/namespaces/{NAME}/secrets/{SECRET}");
-        let secret = request(&self.admin, "GET", &path, &Value::Null).await.unwrap();
-        let bundle = secret["data"]["ca.crt"].as_str().ok_or("no certificate was made")?;
-        let mut roots = RootCertStore::empty();
-        for authority in CertificateDer::pem_slice_iter(&STANDARD.decode(bundle).unwrap()) {
-            roots.add(authority.unwrap()).unwrap();
-        }
-        Ok(roots)
+        let roots = trusted(&self.admin, NAME, SECRET).await?;
+        ask(self.listen, roots, method, path, body).await
     }
 
     /// What is not ready, or an error of the connection.
@@ -270,7 +185,7 @@ impl Webhook {
 
     /// Whether the webhook itself has complained with these words.
     fn complained(&self, words: &str) -> bool {
-        let own = ["WARN ferrovirt_webhook", "WARN ferrovirt_watch"];
+        let own = ["WARN ferrovirt_webhook", "WARN ferrovirt_https", "WARN ferrovirt_watch"];
         lines(self.since)
             .iter()
             .any(|line| own.iter().any(|start| line.contains(start)) && line.contains(words))
@@ -280,31 +195,6 @@ impl Webhook {
         self.task.abort();
         assert!(self.task.await.unwrap_err().is_cancelled(), "the webhook ran until now");
     }
-}
-
-/// Rules, each for one verb on one resource, without one of them.
-fn without(rules: &Value, gone: Verb) -> Value {
-    let list = |rule: &Value, key: &str| -> Vec<String> {
-        rule[key].as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned()).collect()
-    };
-    let mut left = Vec::new();
-    for rule in rules.as_array().unwrap() {
-        for group in list(rule, "apiGroups") {
-            for resource in list(rule, "resources") {
-                for verb in list(rule, "verbs") {
-                    if (group.as_str(), resource.as_str(), verb.as_str()) == gone {
-                        continue;
-                    }
-                    let mut single = rule.clone();
-                    single["apiGroups"] = json!([group]);
-                    single["resources"] = json!([resource]);
-                    single["verbs"] = json!([verb]);
-                    left.push(single);
-                }
-            }
-        }
-    }
-    left.into()
 }
 
 /// Runs the webhook without one verb.

@@ -5,8 +5,9 @@ mod health;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use ferrovirt_plan::render::scc_webhook::NAME;
-use ferrovirt_webhook::{Certificate, Options as Webhook};
+use ferrovirt_https::Certificate;
+use ferrovirt_plan::render::scc_webhook::{CONFIGURATION, NAME};
+use ferrovirt_webhook::Options as Webhook;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -97,7 +98,7 @@ async fn webhook(options: WebhookOptions) -> Result<()> {
             let namespace = options.namespace.clone();
             let mut names = vec![format!("{NAME}.{namespace}.svc")];
             names.extend(options.tls_name);
-            Certificate::SelfSigned { namespace, secret, names }
+            Certificate::SelfSigned { namespace, secret, names, configuration: CONFIGURATION.to_owned() }
         }
         _ => bail!("a certificate is needed: --tls-cert and --tls-key, or --self-signed-secret"),
     };

@@ -14,7 +14,6 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ferrovirt_kubernetes::json;
-use ferrovirt_plan::render::scc_webhook::CONFIGURATION;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
@@ -35,7 +34,7 @@ const LIFE: time::Duration = time::Duration::days(365);
 /// It is replaced this long before its end: two clocks and a long holiday apart.
 const AHEAD: time::Duration = time::Duration::days(120);
 /// It is good from so long before it was made: clocks differ by hours, and are set back. A certificate that the API
-/// server refuses keeps every pod from being made.
+/// server refuses keeps from being made what is asked about.
 const BACKDATE: time::Duration = time::Duration::days(366);
 
 const BUNDLE: &str = "ca.crt";
@@ -50,11 +49,18 @@ pub(crate) struct Keeper {
     secrets: Api<Secret>,
     secret: String,
     names: Vec<String>,
+    configuration: String,
 }
 
 impl Keeper {
-    pub(crate) fn new(client: Client, namespace: String, secret: String, names: Vec<String>) -> Self {
-        Self { secrets: Api::namespaced(client.clone(), &namespace), client, secret, names }
+    pub(crate) fn new(
+        client: Client,
+        namespace: &str,
+        secret: String,
+        names: Vec<String>,
+        configuration: String,
+    ) -> Self {
+        Self { secrets: Api::namespaced(client.clone(), namespace), client, secret, names, configuration }
     }
 
     /// Never ends.
@@ -110,7 +116,7 @@ impl Keeper {
         // A name of its own: two authorities in one bundle must not be taken for each other.
         authority
             .distinguished_name
-            .push(DnType::CommonName, format!("scc-webhook {}", now.unix_timestamp_nanos()));
+            .push(DnType::CommonName, format!("{} {}", self.configuration, now.unix_timestamp_nanos()));
         authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         authority.not_before = now - BACKDATE;
@@ -144,10 +150,9 @@ impl Keeper {
             + serde::de::DeserializeOwned,
     {
         let api: Api<K> = Api::all(self.client.clone());
-        let kind = K::kind(&());
-        let failed = |why: &dyn std::fmt::Display| format!("the {kind} {CONFIGURATION} {why}");
-        let found =
-            api.get_opt(CONFIGURATION).await.map_err(|why| failed(&format!("cannot be read: {why}")))?;
+        let (kind, name) = (K::kind(&()), self.configuration.as_str());
+        let failed = |why: &dyn std::fmt::Display| format!("the {kind} {name} {why}");
+        let found = api.get_opt(name).await.map_err(|why| failed(&format!("cannot be read: {why}")))?;
         // Without it nobody calls; it may come later.
         let Some(found) = found else { return Ok(()) };
         let found = serde_json::to_value(found).map_err(|why| failed(&why))?;
@@ -156,7 +161,7 @@ impl Keeper {
             return Ok(());
         }
         let patch = serde_json::from_value(Value::Array(patch)).map_err(|why| failed(&why))?;
-        api.patch(CONFIGURATION, &PatchParams::default(), &Patch::Json::<()>(patch))
+        api.patch(name, &PatchParams::default(), &Patch::Json::<()>(patch))
             .await
             .map(|_| ())
             .map_err(|why| failed(&format!("cannot be written: {why}")))
@@ -202,7 +207,7 @@ mod tests {
     fn keeper() -> Keeper {
         let config = kube::Config::new("https://127.0.0.1:1".parse().unwrap());
         let client = Client::try_from(config).unwrap();
-        Keeper::new(client, "n".into(), "s".into(), vec!["localhost".into(), "127.0.0.1".into()])
+        Keeper::new(client, "n", "s".into(), vec!["localhost".into(), "127.0.0.1".into()], "c".into())
     }
 
     fn text(secret: &Secret, key: &str) -> String {

@@ -14,7 +14,7 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// Hands out the newest certificate; connections that are there keep theirs.
 #[derive(Debug, Default)]
-pub(crate) struct Identity(RwLock<Option<Arc<CertifiedKey>>>);
+pub struct Identity(RwLock<Option<Arc<CertifiedKey>>>);
 
 impl ResolvesServerCert for Identity {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
@@ -23,12 +23,16 @@ impl ResolvesServerCert for Identity {
 }
 
 impl Identity {
-    pub(crate) fn is_there(&self) -> bool {
+    /// Whether there is a certificate.
+    pub fn is_there(&self) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Uses a chain and its key from now on, if they belong together.
-    pub(crate) fn set(&self, certificate: &[u8], key: &[u8]) -> Result<(), String> {
+    /// Uses a chain and its key, both PEM, from now on, if they belong together.
+    ///
+    /// # Errors
+    /// What does not fit, in words.
+    pub fn set(&self, certificate: &[u8], key: &[u8]) -> Result<(), String> {
         let chain = CertificateDer::pem_slice_iter(certificate)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|why| format!("the certificate is not PEM: {why}"))?;

@@ -1,0 +1,88 @@
+//! JSON bodies of bounded length, read in bounded time.
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::server::TIMEOUT;
+
+/// A review holds two objects of at most 3 MiB, which is the API server's limit, and little else.
+const MAX_BODY: usize = 7 << 20;
+/// How much of a body that is too large is still read.
+const MAX_DISCARDED: usize = 8 * MAX_BODY;
+/// Memory for bodies that are being read or decided, in KiB. Who comes later waits.
+const BODIES: u32 = 64 << 10;
+
+/// Room for the bodies of all requests.
+pub struct Bodies(Semaphore);
+
+/// The room of one body, given back when it is dropped.
+pub type Room<'a> = SemaphorePermit<'a>;
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self(Semaphore::new(BODIES as usize))
+    }
+}
+
+impl Bodies {
+    /// Bytes of the longest body that is read.
+    pub const MOST: usize = MAX_BODY;
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// The code and the words of the refusal: another type, too many bytes, or too slow.
+    pub async fn read(&self, request: Request<Incoming>) -> Result<(Bytes, Room<'_>), (StatusCode, String)> {
+        if !is_json(request.headers()) {
+            let why = "the Content-Type of an AdmissionReview is application/json".to_owned();
+            return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+        }
+        match tokio::time::timeout(TIMEOUT, self.collect(request)).await {
+            Ok(result) => result,
+            Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned())),
+        }
+    }
+
+    async fn collect(&self, request: Request<Incoming>) -> Result<(Bytes, Room<'_>), (StatusCode, String)> {
+        let announced = request.body().size_hint().exact();
+        let mut too_large = announced.is_some_and(|length| length > MAX_BODY as u64);
+        let room = usize::try_from(announced.unwrap_or(MAX_BODY as u64)).unwrap_or(MAX_BODY).min(MAX_BODY);
+        let kib = u32::try_from(room / 1024 + 1).unwrap_or(BODIES);
+        let permit = self.0.acquire_many(kib).await.ok();
+        let mut body = request.into_body();
+        let mut bytes = BytesMut::with_capacity(if announced.is_some() && !too_large { room } else { 0 });
+        let mut length = 0usize;
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|why| (StatusCode::BAD_REQUEST, format!("the body broke off: {why}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            length = length.saturating_add(data.len());
+            too_large = too_large || length > MAX_BODY;
+            if !too_large {
+                bytes.extend_from_slice(&data);
+                continue;
+            }
+            // Read on for a while and thrown away: a client that is still sending does not see an early answer.
+            bytes = BytesMut::new();
+            if length > MAX_DISCARDED {
+                break;
+            }
+        }
+        if too_large {
+            let why = format!("an AdmissionReview may have {MAX_BODY} bytes at the most");
+            return Err((StatusCode::PAYLOAD_TOO_LARGE, why));
+        }
+        let permit = permit.ok_or((StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned()))?;
+        Ok((bytes.freeze(), permit))
+    }
+}
+
+/// Clients that say nothing mean JSON.
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.is_empty() || kind.eq_ignore_ascii_case("application/json")
+}
