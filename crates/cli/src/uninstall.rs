@@ -40,6 +40,14 @@ pub(crate) async fn uninstall(options: Options) -> Result<()> {
     let (client, _) = connect().await?;
     is_ours(&client).await?;
     allowed(&client, &options).await?;
+    let all = cluster::Options { platform: cluster::Platform::Okd, ..cluster::Options::default() };
+    let manifests = render::cluster(&all);
+    // Whoever is asked about machines may be gone.
+    for manifest in
+        manifests.iter().filter(|manifest| object::kind(manifest).ends_with("WebhookConfiguration"))
+    {
+        remove(&client, manifest).await?;
+    }
     // Controllers that work would put finalizers back.
     let deployment = api(&client, "apps/v1", "Deployment", Some(NAMESPACE));
     if delete(&deployment, controller::NAME, &DeleteParams::foreground()).await? {
@@ -56,18 +64,22 @@ pub(crate) async fn uninstall(options: Options) -> Result<()> {
             println!("deleted the {kind} {} and removed our finalizers", name(&machine));
         }
     }
-    let options = cluster::Options { platform: cluster::Platform::Okd, ..cluster::Options::default() };
-    let manifests = render::cluster(&options);
     for manifest in &manifests {
-        let (kind, name) = (object::kind(manifest), json::text(manifest, "/metadata/name"));
-        if delete(&of(&client, manifest), name, &DeleteParams::background()).await? {
-            println!("deleting the {kind} {name}");
-        }
+        remove(&client, manifest).await?;
     }
     for manifest in &manifests {
         gone(&of(&client, manifest), json::text(manifest, "/metadata/name")).await?;
     }
     println!("nothing of Ferrovirt is left in the API; /var/lib/ferrovirt/plug stays on the nodes");
+    Ok(())
+}
+
+/// Deletes what a manifest has made, and says so.
+async fn remove(client: &Client, manifest: &Value) -> Result<()> {
+    let (kind, name) = (object::kind(manifest), json::text(manifest, "/metadata/name"));
+    if delete(&of(client, manifest), name, &DeleteParams::background()).await? {
+        println!("deleting the {kind} {name}");
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance};
 use ferrovirt_plan::config::{NAMESPACE, World};
 use ferrovirt_plan::decide::{DOMAIN_ANNOTATION, claim_names};
-use ferrovirt_plan::render::{controller, handler};
+use ferrovirt_plan::render::{api, controller, handler};
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
@@ -39,35 +39,48 @@ pub(crate) struct Caches {
 /// The parts of the installation beside this one; on a cluster.
 #[derive(Clone)]
 pub(crate) struct Parts {
-    deployments: Store<Deployment>,
+    controller: Store<Deployment>,
+    api: Store<Deployment>,
     daemons: Store<DaemonSet>,
 }
 
+/// What of the installation is there.
+pub(crate) struct Found {
+    pub(crate) controller: Option<Arc<Deployment>>,
+    pub(crate) api: Option<Arc<Deployment>>,
+    pub(crate) handler: Option<Arc<DaemonSet>>,
+}
+
 impl Parts {
-    /// Starts to follow the two objects. Nothing but the condition of the KubeVirt object waits for them.
+    /// Starts to follow them. Nothing but the condition of the KubeVirt object waits for them.
     fn follow(client: &Client, keys: &Pending<Key>, tasks: &mut JoinSet<()>) -> Self {
-        let (deployments, deployment_writer) = reflector::store();
+        let (controller, controller_writer) = reflector::store();
+        let (api, api_writer) = reflector::store();
         let (daemons, daemon_writer) = reflector::store();
-        let parts = Self { deployments, daemons };
+        let parts = Self { controller, api, daemons };
         let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let (api, config) = (Api::namespaced(client.clone(), NAMESPACE), named(controller::NAME));
-        tasks
-            .spawn(follow(api, config, deployment_writer, keys.clone(), |_: &Deployment| vec![Key::Cluster]));
+        for (name, writer) in [(controller::NAME, controller_writer), (api::NAME, api_writer)] {
+            let (api, config) = (Api::namespaced(client.clone(), NAMESPACE), named(name));
+            tasks.spawn(follow(api, config, writer, keys.clone(), |_: &Deployment| vec![Key::Cluster]));
+        }
         let (api, config) = (Api::namespaced(client.clone(), NAMESPACE), named(handler::NAME));
         tasks.spawn(follow(api, config, daemon_writer, keys.clone(), |_: &DaemonSet| vec![Key::Cluster]));
         parts
     }
 
-    /// Returns when both have been listed once.
+    /// Returns when all have been listed once.
     pub(crate) async fn ready(&self) {
         // A writer that was dropped has ended its task, which ends the controllers.
-        let _ = self.deployments.wait_until_ready().await;
+        let _ = self.controller.wait_until_ready().await;
+        let _ = self.api.wait_until_ready().await;
         let _ = self.daemons.wait_until_ready().await;
     }
 
-    /// The Deployment and the DaemonSet, each if there is one.
-    pub(crate) fn now(&self) -> (Option<Arc<Deployment>>, Option<Arc<DaemonSet>>) {
-        (self.deployments.state().first().cloned(), self.daemons.state().first().cloned())
+    /// The Deployments of controllers and machine API and the DaemonSet, each if there is one.
+    pub(crate) fn now(&self) -> Found {
+        let deployment = |store: &Store<Deployment>| store.state().first().cloned();
+        let handler = self.daemons.state().first().cloned();
+        Found { controller: deployment(&self.controller), api: deployment(&self.api), handler }
     }
 }
 

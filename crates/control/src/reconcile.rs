@@ -103,14 +103,15 @@ impl Controller {
         let found = match &self.caches.parts {
             Some(parts) => match parts.ready().now_or_never() {
                 Some(()) => Some(parts.now()),
-                // The key comes back when both are known.
+                // The key comes back when all are known.
                 None => return End::Done(None),
             },
             None => None,
         };
-        let parts = found.as_ref().map(|(controller, handler)| Parts {
-            controller: controller.as_deref(),
-            handler: handler.as_deref(),
+        let parts = found.as_ref().map(|found| Parts {
+            controller: found.controller.as_deref(),
+            api: found.api.as_deref(),
+            handler: found.handler.as_deref(),
         });
         let (version, now) = (env!("CARGO_PKG_VERSION"), Timestamp::now());
         let ops = decide::cluster_status(&cluster, version, problem.as_deref(), parts, now);

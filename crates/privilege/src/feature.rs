@@ -75,13 +75,15 @@ pub enum Feature {
     ControlPlane,
     /// SCC admission by webhook, where the cluster has none.
     SccWebhook,
+    /// Defaults, validation and rights of machines by webhook, where the API server is not ours.
+    MachineApi,
     /// People.
     UserRoles,
 }
 
 impl Feature {
     /// Every feature, in the order of the documents.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::BaseMachine,
         Self::Kvm,
         Self::Emulation,
@@ -114,6 +116,7 @@ impl Feature {
         Self::Slot,
         Self::ControlPlane,
         Self::SccWebhook,
+        Self::MachineApi,
         Self::UserRoles,
     ];
 
@@ -152,6 +155,7 @@ impl Feature {
             Self::Slot => "place on a node",
             Self::ControlPlane => "control plane",
             Self::SccWebhook => "SCC webhook",
+            Self::MachineApi => "machine API",
             Self::UserRoles => "user roles",
         }
     }

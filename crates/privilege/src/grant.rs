@@ -29,6 +29,8 @@ pub enum Subject {
     Controller,
     /// The SCC webhook; on clusters without SCCs of their own.
     SccWebhook,
+    /// `kubevirt-api`, the machine API; on clusters with kubelets.
+    MachineApi,
     /// Everybody who is authenticated (`kubevirt.io:default`).
     Anybody,
     /// Readers of machines (`kubevirt.io:view`).
@@ -41,7 +43,7 @@ pub enum Subject {
 
 impl Subject {
     /// Every subject, in the order of the documents.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Qemu,
         Self::Launcher,
         Self::NodeAgent,
@@ -52,6 +54,7 @@ impl Subject {
         Self::ApiServer,
         Self::Controller,
         Self::SccWebhook,
+        Self::MachineApi,
         Self::Anybody,
         Self::Viewer,
         Self::Editor,
@@ -71,6 +74,7 @@ impl Subject {
             Self::ApiServer => "api-server",
             Self::Controller => "kubevirt-controller",
             Self::SccWebhook => "scc-webhook",
+            Self::MachineApi => "kubevirt-api",
             Self::Anybody => "anybody",
             Self::Viewer => "viewer",
             Self::Editor => "editor",

@@ -26,6 +26,8 @@ pub enum Scenario {
     Launcher,
     /// `crates/webhook/tests/witnesses.rs`: the SCC webhook beside the embedded API server. Any machine.
     Webhook,
+    /// `crates/machine-api/tests/witnesses.rs`: the machine API beside the embedded API server. Any machine.
+    MachineApi,
     /// `tests/hostile/tests/processes.rs`: a whole Ferrovirt, whose own processes are looked at and traced.
     Processes,
     /// `crates/agent/tests/plug.rs`: `virt-handler plug` beside a kubelet of the tests, traced. Root.
@@ -54,6 +56,7 @@ impl Scenario {
             Self::Node => "node",
             Self::Launcher => "launcher",
             Self::Webhook => "webhook",
+            Self::MachineApi => "machine API",
             Self::Processes => "processes",
             Self::Plug => "plug",
             Self::Net => "net",
@@ -104,6 +107,10 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("webhook-owner", Scenario::Webhook),
     ("webhook-rights", Scenario::Webhook),
     ("webhook-trust", Scenario::Webhook),
+    ("machine-api-certificate", Scenario::MachineApi),
+    ("machine-api-owner", Scenario::MachineApi),
+    ("machine-api-rights", Scenario::MachineApi),
+    ("machine-api-trust", Scenario::MachineApi),
     ("base-syscalls", Scenario::Launcher),
     ("launcher-syscalls", Scenario::Launcher),
     ("slot-calls", Scenario::Launcher),

@@ -192,7 +192,7 @@ fn takeover(test: &Test) -> Result<()> {
 fn verbs_are_missed(test: &Test) -> Result<()> {
     let full = test.json(&format!("get role {ROLE} -n kubevirt"))?;
     let all: Vec<_> = registered(Scenario::Cluster).filter_map(witnessed).flat_map(verbs).collect();
-    ensure!(all.len() == 5, "{all:?}");
+    ensure!(all.len() == 7, "{all:?}");
     for round in [&["create", "list"][..], &["watch"]] {
         let mut lesser = full["rules"].as_array().cloned().unwrap_or_default();
         for verbs in lesser.iter_mut().filter_map(|rule| rule["verbs"].as_array_mut()) {
@@ -354,6 +354,7 @@ fn uninstall(test: &Test) -> Result<()> {
         "set image deployment/kubevirt-controller -n kubevirt kubevirt-controller=localhost/none:1",
     )?;
     test.kubectl("delete pods -n kubevirt -l kubevirt.io=kubevirt-controller --wait=false")?;
+    test.kubectl("scale deployment/kubevirt-api -n kubevirt --replicas=0")?;
     let run = |arguments: &[&str]| -> Result<std::process::Output> {
         let layout = test.cluster.layout();
         let mut command =
@@ -369,9 +370,11 @@ fn uninstall(test: &Test) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "{said}\n{complaints}");
-    for line in
-        ["deleting the Deployment kubevirt/kubevirt-controller", "deleted the VirtualMachine vms/last"]
-    {
+    for line in [
+        "deleting the ValidatingWebhookConfiguration kubevirt-api",
+        "deleting the Deployment kubevirt/kubevirt-controller",
+        "deleted the VirtualMachine vms/last",
+    ] {
         ensure!(said.contains(line), "{said}");
     }
     let left = left(test)?;

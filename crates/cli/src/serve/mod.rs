@@ -1,5 +1,6 @@
 //! `ferrovirt serve`: parts of the system that run beside another Kubernetes.
 
+mod api;
 mod controller;
 mod health;
 
@@ -26,6 +27,8 @@ enum Part {
     Webhook(WebhookOptions),
     /// Run machines: make instances and launcher pods of VirtualMachines; of several replicas one works
     Controller(controller::Options),
+    /// Complete and check machines: admission webhooks for the kinds of kubevirt.io on any Kubernetes
+    Api(api::Options),
 }
 
 #[derive(Args)]
@@ -64,6 +67,7 @@ pub(crate) fn serve(options: Options) -> Result<()> {
         match options.part {
             Part::Webhook(options) => webhook(options).await,
             Part::Controller(options) => controller::run(options).await,
+            Part::Api(options) => api::run(options).await,
         }
     })
 }

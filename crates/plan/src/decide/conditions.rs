@@ -13,6 +13,8 @@ use super::patch;
 pub struct Parts<'a> {
     /// `kubevirt-controller`; controllers may also run outside of the cluster.
     pub controller: Option<&'a Deployment>,
+    /// `kubevirt-api`: without it no machine is made or changed.
+    pub api: Option<&'a Deployment>,
     /// `virt-handler`.
     pub handler: Option<&'a DaemonSet>,
 }
@@ -21,11 +23,14 @@ impl Parts<'_> {
     /// What machines lack, in words; nothing when they can run.
     fn missing(&self) -> Vec<String> {
         let mut out = Vec::new();
-        if let Some(deployment) = self.controller {
+        for deployment in [self.controller, self.api].into_iter().flatten() {
             let status = deployment.status.as_ref();
             if status.and_then(|status| status.available_replicas).unwrap_or(0) < 1 {
-                out.push("no replica of kubevirt-controller is available".to_owned());
+                out.push(format!("no replica of {} is available", name(deployment)));
             }
+        }
+        if self.api.is_none() {
+            out.push("there is no Deployment kubevirt-api: apply the manifest again".to_owned());
         }
         let Some(handler) = self.handler else {
             out.push("there is no DaemonSet virt-handler: apply the manifest again".to_owned());
@@ -41,14 +46,14 @@ impl Parts<'_> {
     /// What is still under way, in words.
     fn pending(&self) -> Vec<String> {
         let mut out = Vec::new();
-        if let Some(deployment) = self.controller {
+        for deployment in [self.controller, self.api].into_iter().flatten() {
             let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
             let status = deployment.status.clone().unwrap_or_default();
             let seen = status.observed_generation >= deployment.metadata.generation;
             let updated = if seen { status.updated_replicas.unwrap_or(0) } else { 0 };
             let ready = status.available_replicas.unwrap_or(0).min(updated);
             if ready < wanted {
-                out.push(format!("{ready} of {wanted} replicas of kubevirt-controller are available"));
+                out.push(format!("{ready} of {wanted} replicas of {} are available", name(deployment)));
             }
         }
         if let Some(handler) = self.handler {
@@ -63,6 +68,10 @@ impl Parts<'_> {
         }
         out
     }
+}
+
+fn name(deployment: &Deployment) -> &str {
+    deployment.metadata.name.as_deref().unwrap_or_default()
 }
 
 /// The patch of the status of the KubeVirt object that says whether machines can run, how far the installation is, and
@@ -113,14 +122,18 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// Status and message of a condition, for so many available replicas and nodes.
-    fn condition(kind: &str, replicas: i32, nodes: i32) -> (String, String) {
-        let deployment: Deployment = serde_json::from_value(json!({
-            "metadata": {"generation": 1},
-            "spec": {"replicas": 2, "selector": {}, "template": {}},
-            "status": {"observedGeneration": 1, "availableReplicas": replicas, "updatedReplicas": 2},
-        }))
-        .unwrap();
+    /// Status and message of a condition, for so many available replicas of the controller and the API, and nodes.
+    fn condition(kind: &str, [replicas, apis, nodes]: [i32; 3]) -> (String, String) {
+        let deployment = |name: &str, available: i32| -> Deployment {
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "generation": 1},
+                "spec": {"replicas": 2, "selector": {}, "template": {}},
+                "status": {"observedGeneration": 1, "availableReplicas": available, "updatedReplicas": 2},
+            }))
+            .unwrap()
+        };
+        let (controller, api) =
+            (deployment("kubevirt-controller", replicas), deployment("kubevirt-api", apis));
         let handler: DaemonSet = serde_json::from_value(json!({
             "metadata": {"generation": 1},
             "status": {
@@ -129,7 +142,7 @@ mod tests {
             },
         }))
         .unwrap();
-        let parts = Parts { controller: Some(&deployment), handler: Some(&handler) };
+        let parts = Parts { controller: Some(&controller), api: Some(&api), handler: Some(&handler) };
         read(kind, Some(parts))
     }
 
@@ -149,18 +162,20 @@ mod tests {
 
     #[test]
     fn the_installation_is_available_when_machines_can_run_and_progresses_until_all_is_there() {
-        let is = |kind, replicas, nodes, status: &str, words: &str| {
-            let (found, message) = condition(kind, replicas, nodes);
-            assert_eq!(found, status, "{kind} {replicas} {nodes}: {message}");
-            assert!(message.contains(words), "{kind} {replicas} {nodes}: {message}");
+        let is = |kind, available, status: &str, words: &str| {
+            let (found, message) = condition(kind, available);
+            assert_eq!(found, status, "{kind} {available:?}: {message}");
+            assert!(message.contains(words), "{kind} {available:?}: {message}");
         };
-        is("Available", 2, 2, "True", "All components");
-        is("Available", 1, 1, "True", "All components");
-        is("Available", 0, 2, "False", "no replica of kubevirt-controller");
-        is("Available", 2, 0, "False", "virt-handler is available on no node");
-        is("Progressing", 2, 2, "False", "All components");
-        is("Progressing", 1, 2, "True", "1 of 2 replicas of kubevirt-controller");
-        is("Progressing", 2, 1, "True", "virt-handler is available on 1 of 2 nodes");
+        is("Available", [2, 2, 2], "True", "All components");
+        is("Available", [1, 1, 1], "True", "All components");
+        is("Available", [0, 2, 2], "False", "no replica of kubevirt-controller");
+        is("Available", [2, 0, 2], "False", "no replica of kubevirt-api");
+        is("Available", [2, 2, 0], "False", "virt-handler is available on no node");
+        is("Progressing", [2, 2, 2], "False", "All components");
+        is("Progressing", [1, 2, 2], "True", "1 of 2 replicas of kubevirt-controller");
+        is("Progressing", [2, 1, 2], "True", "1 of 2 replicas of kubevirt-api");
+        is("Progressing", [2, 2, 1], "True", "virt-handler is available on 1 of 2 nodes");
     }
 
     #[test]
@@ -170,6 +185,7 @@ mod tests {
             assert_eq!(read(kind, None).0, wanted);
         }
         let (available, message) = read("Available", Some(Parts::default()));
-        assert!(available == "False" && message.contains("no DaemonSet virt-handler"), "{message}");
+        let missing = ["no Deployment kubevirt-api", "no DaemonSet virt-handler"];
+        assert!(available == "False" && missing.iter().all(|what| message.contains(what)), "{message}");
     }
 }

@@ -107,6 +107,7 @@ pub fn lift(manifests: &[Value]) -> Result<BTreeSet<Held>, RbacError> {
 
 fn known(holder: &str) -> Result<Subject, String> {
     match holder {
+        "ServiceAccount kubevirt kubevirt-api" => Ok(Subject::MachineApi),
         "ServiceAccount kubevirt kubevirt-controller" => Ok(Subject::Controller),
         "ServiceAccount kubevirt kubevirt-handler" => Ok(Subject::NodeAgent),
         "ServiceAccount scc-webhook scc-webhook" => Ok(Subject::SccWebhook),

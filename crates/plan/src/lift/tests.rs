@@ -289,7 +289,7 @@ fn the_installation_grants_what_the_table_says_and_nothing_else() {
             .iter()
             .map(|(held, _)| held)
             .filter(|held| {
-                let elsewhere = [Subject::Node, Subject::SccWebhook];
+                let elsewhere = [Subject::Node, Subject::SccWebhook, Subject::MachineApi];
                 held.right.surface() == Surface::Rbac && !elsewhere.contains(&held.subject)
             })
             .cloned()
@@ -324,25 +324,30 @@ fn the_installation_grants_what_the_table_says_and_nothing_else() {
     }
 }
 
-/// Proof 6 for what is applied to a cluster: the same rights, and pods that have nothing but what the table says.
+/// Proof 6 for what is applied to a cluster: the same rights and those of the machine API, and pods that have nothing but what
+/// the table says.
 #[test]
 fn the_pods_of_the_installation_have_what_the_table_says_and_nothing_else() {
     let manifests = render::cluster(&render::cluster::Options::default());
-    assert_eq!(
-        rbac::lift(&manifests).unwrap(),
-        rbac::lift(&render::install(&ClusterConfig::default())).unwrap()
-    );
-    let find = |kind: &str| manifests.iter().find(|manifest| manifest["kind"] == kind).unwrap();
-    let template =
-        |kind: &str| -> Pod { serde_json::from_value(find(kind)["spec"]["template"].clone()).unwrap() };
+    let grants = cluster_grants(Profile::default());
+    let (api, others): (BTreeSet<_>, BTreeSet<_>) =
+        rbac::lift(&manifests).unwrap().into_iter().partition(|held| held.subject == Subject::MachineApi);
+    assert_eq!(others, rbac::lift(&render::install(&ClusterConfig::default())).unwrap());
+    let asked = grants.of(Subject::MachineApi).into_iter().filter(|right| right.surface() == Surface::Rbac);
+    assert_eq!(api.into_iter().map(|held| held.right).collect::<BTreeSet<_>>(), asked.collect());
     let field = |name: &str, value: &str| Right::PodField { field: name.into(), value: value.into() };
     // A token, and an id that is not root's.
-    let own = [field("automountServiceAccountToken", "true"), field("runAsUser", "65532")];
-    assert_eq!(super::pod::lift(&template("Deployment")), BTreeSet::from(own));
+    let own = BTreeSet::from([field("automountServiceAccountToken", "true"), field("runAsUser", "65532")]);
+    let template =
+        |manifest: &Value| -> Pod { serde_json::from_value(manifest["spec"]["template"].clone()).unwrap() };
+    let of = |kind: &'static str| manifests.iter().filter(move |manifest| manifest["kind"] == kind);
+    assert_eq!(of("Deployment").count(), 2);
+    for deployment in of("Deployment") {
+        assert_eq!(super::pod::lift(&template(deployment)), own);
+    }
     // Root in each container: one sees three directories of the node and has no capability, one has a capability and sees
     // one of them, and a directory of the pod's own.
-    let grants = cluster_grants(Profile::default());
-    let whole = template("DaemonSet");
+    let whole = template(of("DaemonSet").next().unwrap());
     let containers = &whole.spec.as_ref().unwrap().containers;
     assert_eq!(containers.len(), 2);
     for (container, subject) in containers.iter().zip([Subject::Plug, Subject::Net]) {
@@ -392,10 +397,14 @@ fn the_pods_of_the_installation_have_what_the_table_says_and_nothing_else() {
         "PodDisruptionBudget",
         "Role",
         "RoleBinding",
+        "Secret",
+        "Service",
         "ServiceAccount",
         // They refuse, and grant nothing.
+        "MutatingWebhookConfiguration",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
+        "ValidatingWebhookConfiguration",
     ];
     assert_eq!(kinds, BTreeSet::from(known));
 }

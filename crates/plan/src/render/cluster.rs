@@ -3,10 +3,11 @@
 //! The KubeVirt object is not among it: kubectl refuses an object in the same file as its definition. The controller makes
 //! it where there is none.
 
-use super::{applicable, controller, handler, install, places, scc_webhook::MANAGED_BY};
+use super::{api, applicable, controller, handler, install, places, rbac, replicas, scc_webhook::MANAGED_BY};
 use crate::config::ClusterConfig;
 use ferrovirt_kubernetes::object;
 use ferrovirt_model::Profile;
+use ferrovirt_privilege::{Subject, cluster_grants};
 use serde_json::{Value, json};
 
 /// Where images come from unless another place is named: this machine. Nobody has published any, and a name without a host
@@ -72,13 +73,18 @@ pub fn cluster(options: &Options) -> Vec<Value> {
     let image = |program| image(image_prefix, program);
     // Where there are SCCs, a namespace's groups are its pods'.
     let group = (*platform == Platform::Kubernetes).then_some(VOLUME_GROUP);
+    out.push(install::account(api::NAME));
+    out.extend(rbac::roles(&cluster_grants(*profile), Subject::MachineApi));
     out.extend(places::policy());
     out.extend([
         controller::lease(),
         controller::deployment(&image("ferrovirt"), &image("virt-launcher"), *profile, group),
-        controller::disruption_budget(),
+        replicas::disruption_budget(controller::NAME),
         handler::daemon_set(&image(handler::NAME)),
     ]);
+    out.extend(api::parts(&image("ferrovirt")));
+    // Once they are registered, machines wait for who answers.
+    out.extend(api::configurations());
     for manifest in &mut out {
         // Upstream's objects have the same names.
         if let Some(metadata) = manifest.pointer_mut("/metadata").and_then(Value::as_object_mut)

@@ -1,5 +1,6 @@
 //! `kubevirt-controller` on a cluster: what is applied for its pods beside its account and roles.
 
+use super::replicas;
 use crate::config::NAMESPACE;
 use ferrovirt_model::Profile;
 use serde_json::{Value, json};
@@ -19,8 +20,8 @@ pub fn lease() -> Value {
     })
 }
 
-/// Two replicas, on different nodes where there are such, in pods that anybody may have; `image` is the control plane's and
-/// `launcher` that of launcher pods. Profile and group are those of the KubeVirt object that is made where there is none.
+/// Of its replicas one works; `image` is the control plane's and `launcher` that of launcher pods. Profile and group are those
+/// of the KubeVirt object that is made where there is none.
 pub fn deployment(image: &str, launcher: &str, profile: Profile, volume_group: Option<u32>) -> Value {
     let mut args = vec![
         "serve".to_owned(),
@@ -30,64 +31,20 @@ pub fn deployment(image: &str, launcher: &str, profile: Profile, volume_group: O
         format!("--profile={}", profile.name()),
     ];
     args.extend(volume_group.map(|group| format!("--volume-group={group}")));
-    let labels = json!({"kubevirt.io": NAME});
-    json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": {"kubevirt.io": ""}},
-        "spec": {
-            "replicas": 2,
-            // One is enough for it to be available.
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 1}},
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "serviceAccountName": NAME,
-                    "enableServiceLinks": false,
-                    "priorityClassName": "system-cluster-critical",
-                    "securityContext": {
-                        "runAsNonRoot": true,
-                        "runAsUser": 65532,
-                        "seccompProfile": {"type": "RuntimeDefault"},
-                    },
-                    "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
-                        "weight": 100,
-                        "podAffinityTerm": {
-                            "topologyKey": "kubernetes.io/hostname",
-                            "labelSelector": {"matchLabels": labels},
-                        },
-                    }]}},
-                    "containers": [{
-                        "name": NAME,
-                        "image": image,
-                        "args": args,
-                        "ports": [{"containerPort": PORT, "name": "health"}],
-                        // And no probe of liveness: a process that has lost the Lease ends by itself, and whoever
-                        // reaches the port could keep others from it.
-                        "readinessProbe": {"httpGet": {"path": "/readyz", "port": PORT}, "periodSeconds": 5},
-                        "resources": {
-                            "requests": {"cpu": "50m", "memory": "64Mi"},
-                            "limits": {"memory": "512Mi"},
-                        },
-                        "securityContext": {
-                            "allowPrivilegeEscalation": false,
-                            "capabilities": {"drop": ["ALL"]},
-                            "readOnlyRootFilesystem": true,
-                        },
-                    }],
-                },
-            },
+    let container = json!({
+        "name": NAME,
+        "image": image,
+        "args": args,
+        "ports": [{"containerPort": PORT, "name": "health"}],
+        // And no probe of liveness: a process that has lost the Lease ends by itself, and whoever reaches the port could
+        // keep others from it.
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": PORT}, "periodSeconds": 5},
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": true,
         },
-    })
-}
-
-/// A drain takes one replica at a time.
-pub fn disruption_budget() -> Value {
-    json!({
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": {"kubevirt.io": ""}},
-        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"kubevirt.io": NAME}}},
-    })
+    });
+    replicas::deployment(NAME, container)
 }

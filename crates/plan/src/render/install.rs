@@ -20,20 +20,26 @@ pub fn install(config: &ClusterConfig) -> Vec<Value> {
         "metadata": {"name": NAMESPACE, "labels": {"kubevirt.io": ""}},
     }));
     for name in ["kubevirt-controller", "kubevirt-handler"] {
-        out.push(json!({
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"kubevirt.io": ""}},
-        }));
+        out.push(account(name));
     }
-    // The node's role is the embedded default's; the webhook has manifests of its own.
-    let elsewhere = [Subject::Node, Subject::SccWebhook];
+    // The node's role is the embedded default's, whose API server does what the machine API does elsewhere; the SCC webhook
+    // has manifests of its own.
+    let elsewhere = [Subject::Node, Subject::SccWebhook, Subject::MachineApi];
     for subject in Subject::ALL.into_iter().filter(|subject| !elsewhere.contains(subject)) {
         out.extend(rbac::roles(&grants, subject));
     }
     out.extend([scc::controller(&grants), scc::machine(&grants)]);
     out.push(kubevirt(config));
     out
+}
+
+/// An account of ours.
+pub(super) fn account(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"kubevirt.io": ""}},
+    })
 }
 
 /// What the embedded default needs beside [`install`]: the role of its node agent as a kubelet and the platform's SCCs

@@ -1,5 +1,6 @@
 //! From grants to what is applied: pods, SCCs, roles, SELinux modules, seccomp profiles, manifests.
 
+pub mod api;
 pub mod calls;
 pub mod cil;
 pub mod cluster;
@@ -13,6 +14,7 @@ mod pod_meta;
 mod pod_resources;
 mod pod_volumes;
 pub mod rbac;
+mod replicas;
 pub mod scc;
 pub mod scc_crd;
 pub mod scc_webhook;

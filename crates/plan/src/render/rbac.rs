@@ -1,6 +1,6 @@
 //! Roles and bindings, from the verbs of the table.
 
-use super::scc_webhook;
+use super::{api, scc_webhook};
 use crate::config::NAMESPACE;
 use ferrovirt_kubernetes::subject;
 use ferrovirt_privilege::{GrantSet, Right, Subject};
@@ -31,6 +31,7 @@ fn identity(subject: Subject) -> Option<Identity> {
         Subject::SccWebhook => {
             Some(Identity::Account { namespace: scc_webhook::NAME, name: scc_webhook::NAME })
         }
+        Subject::MachineApi => Some(Identity::Account { namespace: NAMESPACE, name: api::NAME }),
         Subject::Anybody => {
             Some(Identity::Group { role: "kubevirt.io:default", group: subject::AUTHENTICATED })
         }

@@ -125,6 +125,7 @@ const CONTROLLER: &[Grant] = &[
         named![
             Some("kubevirt");
             "apps" "deployments" "kubevirt-controller": "list" "watch",
+            "apps" "deployments" "kubevirt-api": "list" "watch",
             "apps" "daemonsets" "virt-handler": "list" "watch",
         ],
         RBAC,

@@ -14,6 +14,7 @@ mod host_disk;
 mod huge_pages;
 mod kernel_boot;
 mod kvm;
+mod machine_api;
 mod multi_queue;
 mod net;
 mod network;
@@ -95,6 +96,7 @@ fn table(feature: Feature) -> &'static Table {
         Feature::Slot => &slot::TABLE,
         Feature::ControlPlane => &control_plane::TABLE,
         Feature::SccWebhook => &scc_webhook::TABLE,
+        Feature::MachineApi => &machine_api::TABLE,
         Feature::UserRoles => &user_roles::TABLE,
     }
 }

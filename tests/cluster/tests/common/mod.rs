@@ -129,6 +129,9 @@ impl Test {
             "{apiVersion: v1, kind: Namespace, metadata: {name: vms, labels: {pod-security.kubernetes.io/enforce: restricted}}}",
         )?;
         test.kubectl("wait kubevirt/kubevirt -n kubevirt --for=create --timeout=180s")?;
+        // Before that nobody completes and checks machines, and none is made.
+        let available = "wait kubevirt/kubevirt -n kubevirt --for=condition=Available --timeout=180s";
+        test.kubectl(available).with_context(|| test.log())?;
         let patch = r#"{"spec":{"configuration":{"developerConfiguration":{"useEmulation":true}}}}"#;
         test.cluster.output(&[
             "patch",

@@ -1,0 +1,79 @@
+//! Reviews in, answers out, and whether the server is healthy and ready.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ferrovirt_https::{Bodies, Identity, Reply, deadline, reply, text};
+use ferrovirt_scc::webhook::{Answer, Review};
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use kube::Client;
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::admit::{self, Pass};
+
+/// The longest time that an answer takes.
+const MOST: Duration = Duration::from_secs(10);
+
+/// What a request needs.
+pub(crate) struct State {
+    client: Client,
+    identity: Arc<Identity>,
+    bodies: Bodies,
+}
+
+impl State {
+    pub(crate) fn new(client: Client, identity: Arc<Identity>) -> Self {
+        Self { client, identity, bodies: Bodies::default() }
+    }
+}
+
+/// Accepts connections. Never ends.
+pub(crate) async fn run(listener: TcpListener, state: Arc<State>) {
+    let identity = Arc::clone(&state.identity);
+    let respond = move |request| {
+        let state = Arc::clone(&state);
+        async move { respond(&state, request).await }
+    };
+    ferrovirt_https::serve(listener, identity, respond).await;
+}
+
+async fn respond(state: &State, request: Request<Incoming>) -> Reply {
+    let pass = match request.uri().path() {
+        "/healthz" => return text(StatusCode::OK, "ok".to_owned()),
+        "/readyz" if state.identity.is_there() => return text(StatusCode::OK, "ok".to_owned()),
+        "/readyz" => {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "not there yet: certificate".to_owned());
+        }
+        "/mutate" => Pass::Mutating,
+        "/validate" => Pass::Validating,
+        other => return text(StatusCode::NOT_FOUND, format!("nothing is served at {other:?}")),
+    };
+    if request.method() != Method::POST {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "an AdmissionReview is sent by POST".to_owned());
+    }
+    let deadline = deadline(request.uri().query().unwrap_or_default(), MOST);
+    let (bytes, _room) = match state.bodies.read(request).await {
+        Ok(read) => read,
+        Err((code, why)) => return text(code, why),
+    };
+    let review = match Review::read(&bytes) {
+        Ok(review) => review,
+        Err(why) => return text(StatusCode::BAD_REQUEST, why.to_string()),
+    };
+    // The review has all that is needed of the body.
+    drop(bytes);
+    let answer = match tokio::time::timeout_at(deadline, admit::answer(&state.client, pass, &review)).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let message =
+                "the cluster's API server has not answered the machine API in time: try again".to_owned();
+            Answer::refused(504, "Timeout", message, Value::Null)
+        }
+    };
+    let body = answer.render(&review.uid, |bytes| STANDARD.encode(bytes));
+    reply(StatusCode::OK, "application/json", body)
+}
