@@ -3,7 +3,10 @@
 //! `semodule` does the work, at priority 400, where local modules belong. What is there afterwards is read back with our
 //! own reader: from the running kernel, or from the policy that the store has compiled.
 
-use super::{Answer, Form, in_directory};
+use super::{
+    Answer, Form, answer, lines,
+    source::{self, in_directory},
+};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use ferrovirt_model::Profile;
@@ -94,7 +97,7 @@ impl Store {
     /// The policy that is in force: the kernel's, or the one that the store has compiled.
     fn policy(&self) -> Result<Vec<u8>> {
         let path = match &self.root {
-            None => PathBuf::from(super::RUNNING),
+            None => PathBuf::from(source::RUNNING),
             Some(root) => in_directory(&root.join("etc/selinux").join(&self.name))?,
         };
         fs::read(&path).with_context(|| format!("cannot read the policy {}", path.display()))
@@ -254,7 +257,7 @@ pub(super) fn install(options: &NodeOptions) -> Answer {
             }
         }
     }
-    super::answer(options.output, || super::lines(&lines), || json!({ "done": lines }))
+    answer(options.output, || self::lines(&lines), || json!({ "done": lines }))
 }
 
 impl Store {
@@ -306,7 +309,7 @@ pub(super) fn remove(options: &RemoveOptions) -> Answer {
             lines.push(format!("{name} is removed"));
         }
     }
-    super::answer(options.output, || super::lines(&lines), || json!({ "done": lines }))
+    answer(options.output, || self::lines(&lines), || json!({ "done": lines }))
 }
 
 /// Processes of this node whose types are in one of these blocks.
@@ -332,7 +335,7 @@ pub(super) fn status(options: &NodeOptions) -> Answer {
             let text = || {
                 "SELinux is disabled on this node: nothing enforces the types of launcher pods\n".to_owned()
             };
-            let (text, _) = super::answer(options.output, text, || json!({ "selinux": "disabled" }))?;
+            let (text, _) = answer(options.output, text, || json!({ "selinux": "disabled" }))?;
             return Ok((text, 1));
         }
     };
@@ -356,7 +359,7 @@ pub(super) fn status(options: &NodeOptions) -> Answer {
         all.push(json!({ "profile": profile.name(), "module": name, "state": state, "details": details }));
     }
     let json = || json!({ "selinux": mode, "store": store.name, "profiles": all });
-    let (text, _) = super::answer(options.output, || super::lines(&lines), json)?;
+    let (text, _) = answer(options.output, || self::lines(&lines), json)?;
     Ok((text, i32::from(!good)))
 }
 
