@@ -135,4 +135,19 @@ fn after_it_was_killed_slots_are_served_in_the_same_directories() {
     let fake = Fake::connect(&node, &slot, &pod.ns);
     node.linked(&slot);
     assert!(matches!(prepare(&node, &slot, &fake, wanted(2)), ToApi::Ready { .. }));
+    // One that begins when there is a network knows whose it is, and makes no other.
+    node.restart();
+    assert!(matches!(node.next().0, ToApi::Slot { slot: of, .. } if of == slot));
+    let fake = Fake::connect(&node, &slot, &pod.ns);
+    node.linked(&slot);
+    let other = node.slot(2);
+    let _stranger = Fake::connect(&node, &other, &pod.ns);
+    assert!(node.ended().contains(&format!("belongs to the slot {slot}")));
+    let before = pod.ns.sh("nft list ruleset");
+    let ToApi::Refused { why, .. } = prepare(&node, &slot, &fake, wanted(2)) else { panic!("a second one") };
+    assert!(why.contains("k6t-eth0 already") && why.contains("delete the pod"), "{why}");
+    // Whoever asks again learns the same.
+    node.prepare(&slot, wanted(2));
+    assert!(node.refused().contains(&why));
+    assert_eq!(pod.ns.sh("nft list ruleset"), before);
 }

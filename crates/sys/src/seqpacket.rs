@@ -34,6 +34,15 @@ impl Listener {
         Ok(Self(fd))
     }
 
+    /// Listens on what [`bind`] made.
+    ///
+    /// # Errors
+    /// What listen(2) says.
+    pub fn listen(bound: OwnedFd) -> io::Result<Self> {
+        rustix::net::listen(&bound, 16)?;
+        Ok(Self(bound))
+    }
+
     /// Takes over a listening descriptor, such as one that was inherited, and sets close-on-exec on it.
     ///
     /// # Errors
@@ -64,6 +73,17 @@ impl Listener {
     pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
         Ok(rustix::io::ioctl_fionbio(&self.0, on)?)
     }
+}
+
+/// Makes a socket of this type and binds it to `path`, which must not exist. Whoever connects is refused until somebody
+/// listens. The descriptor is close-on-exec and blocking.
+///
+/// # Errors
+/// As [`Listener::bind`].
+pub fn bind(path: &Path, kind: SocketType) -> io::Result<OwnedFd> {
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    rustix::net::bind(&fd, &SocketAddrUnix::new(path)?)?;
+    Ok(fd)
 }
 
 /// A connected socket.

@@ -71,7 +71,10 @@ pub enum Refusal {
     )]
     Unknown,
     /// A device that is there before it is made.
-    #[error("the pod has a network device {0} already: remove what makes it")]
+    #[error(
+        "the pod has a network device {0} already: remove what makes it; where that was virt-handler before it was started again, \
+         delete the pod"
+    )]
     Present(String),
     /// A device that is not what was made.
     #[error("the pod's network device {name} is not the one that was made: its {what} is another")]

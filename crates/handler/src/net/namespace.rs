@@ -110,8 +110,13 @@ impl Namespaces {
         Ok(())
     }
 
-    /// The slot has ended.
-    pub fn leave(&mut self, slot: &str) {
-        self.taken.retain(|_, holder| holder != slot);
+    /// Keeps the namespace of a slot's launcher for the slot, which may have a network from before this process began.
+    pub fn reserve(&mut self, slot: &str, cookie: u64) {
+        self.taken.insert(cookie, slot.to_owned());
+    }
+
+    /// Forgets the slots of which this is not true.
+    pub fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.taken.retain(|_, holder| is_there(holder));
     }
 }

@@ -14,7 +14,7 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     mem,
     os::{
-        fd::AsFd,
+        fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
     time::{Duration, Instant},
@@ -27,8 +27,8 @@ const AWAITED: Duration = Duration::from_secs(10);
 pub(super) struct Job {
     /// The socket's name.
     pub(super) socket: String,
-    /// Where the launcher is to connect.
-    pub(super) listener: UnixListener,
+    /// Where the launcher is to connect, when this process listens.
+    pub(super) bound: OwnedFd,
     pub(super) api: Connection,
     /// Of the slot's link: only the same launcher is served.
     pub(super) user: u32,
@@ -37,8 +37,11 @@ pub(super) struct Job {
 
 /// Carries one console and returns when it has ended: then this process has to end, before anything is closed.
 pub(super) fn run(job: Job) -> ! {
-    let Job { socket, listener, api, user, cookie } = job;
-    let outcome = serve(socket, &listener, &api, user, cookie);
+    let Job { socket, bound, api, user, cookie } = job;
+    let listener = UnixListener::from(bound);
+    let outcome = rustix::net::listen(&listener, 1)
+        .map_err(io::Error::from)
+        .and_then(|()| serve(socket, &listener, &api, user, cookie));
     let code = i32::from(outcome.is_err());
     match outcome {
         Ok(stream) => mem::forget(stream),

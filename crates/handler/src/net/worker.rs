@@ -63,8 +63,14 @@ impl Window {
 }
 
 /// Serves one link and returns when it has ended: then this process has to end, before anything is closed.
-pub(super) fn run(listener: Listener, control: Connection) -> ! {
-    let why = serve(&listener, control);
+pub(super) fn run(bound: OwnedFd, control: Connection) -> ! {
+    let (listener, why) = match Listener::listen(bound) {
+        Ok(listener) => {
+            let why = serve(&listener, control);
+            (Some(listener), why)
+        }
+        Err(error) => (None, Err(error)),
+    };
     let code = i32::from(why.is_err());
     if let Err(error) = why {
         tracing::debug!("a link has ended: {error}");

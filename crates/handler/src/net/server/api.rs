@@ -126,10 +126,14 @@ impl Server {
         let Some(slot) = self.slots.get(name) else { return };
         let Held { holder, number } = slot.held.clone();
         let (link, said) = (slot.link, slot.said.clone());
+        let hangs = slot.child.as_ref().is_some_and(|child| child.hung);
         let slot = || name.to_owned();
         self.say(&ToApi::Slot { slot: slot(), holder, number }, &[]);
-        if let Some(Some(facts)) = self.entered.get(name) {
+        if let Some(Ok(facts)) = self.entered.get(name) {
             self.say(&ToApi::Ready { slot: slot(), facts: facts.clone() }, &[]);
+        }
+        if hangs {
+            self.say(&ToApi::Hung { slot: slot() }, &[]);
         }
         let Some(link) = link else { return };
         self.say(&ToApi::Linked { slot: slot(), link: link.number, user: link.user }, &[]);

@@ -24,7 +24,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::IpAddr,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 use streams::Streams;
@@ -37,15 +37,16 @@ const PREPARE: Duration = Duration::from_secs(60);
 /// What a slot's child is started with.
 pub(super) struct Job {
     name: String,
-    listener: Listener,
+    /// Nobody listens yet: what waits to be accepted must not be closed by this process.
+    bound: OwnedFd,
     theirs: Connection,
     ours: Connection,
 }
 
 impl Job {
     /// The child's part.
-    pub(super) fn into_child(self) -> (Listener, Connection) {
-        (self.listener, self.theirs)
+    pub(super) fn into_child(self) -> (OwnedFd, Connection) {
+        (self.bound, self.theirs)
     }
 }
 
@@ -113,13 +114,15 @@ pub(super) struct Server {
     problem: Option<String>,
     namespaces: Namespaces,
     slots: BTreeMap<String, Slot>,
-    /// Of these directories a network was made, or begun: there is no second one. And what it is like.
-    entered: BTreeMap<String, Option<Facts>>,
+    /// Of these directories a network was made, or begun: there is no second one. And what it is like, or why it was not
+    /// made.
+    entered: BTreeMap<String, Result<Facts, String>>,
     /// Children of slots that have gone.
-    leaving: Vec<Child>,
+    leaving: Vec<(String, Child)>,
     streams: Streams,
     stamp: Option<(i64, u64)>,
     changed: Instant,
+    looked: Option<Instant>,
     failed: bool,
     stop: bool,
 }
@@ -149,6 +152,7 @@ impl Server {
             streams: Streams::new(streams),
             stamp: None,
             changed: Instant::now(),
+            looked: None,
             failed: false,
             stop: false,
         })
@@ -210,8 +214,14 @@ impl Server {
         }
         possible(&wanted)?;
         let slot = self.slots.get_mut(name).ok_or("there is no such slot")?;
-        if self.entered.contains_key(name) {
-            return Err("the slot had its network already: a pod gets one in its life".to_owned());
+        match self.entered.get(name) {
+            None => {}
+            Some(Ok(_)) => {
+                return Err("the slot had its network already: a pod gets one in its life".to_owned());
+            }
+            Some(Err(why)) => {
+                return Err(format!("{why}; a pod's network is begun once in its life: delete the pod"));
+            }
         }
         let linked = slot.has(link);
         let child = slot.child.as_mut().filter(|_| linked).ok_or("its launcher is not connected")?;
@@ -269,6 +279,7 @@ impl Server {
                 }
                 self.links += 1;
                 let link = Linked { number: self.links, user, cookie };
+                self.namespaces.reserve(name, cookie);
                 if let Some(slot) = self.slots.get_mut(name) {
                     (slot.link, slot.said) = (Some(link), None);
                 }
@@ -308,10 +319,20 @@ impl Server {
             // Of a directory that nobody has entered there is no network.
             Ok(facts) => {
                 let Some(entered) = self.entered.get_mut(name) else { return };
-                *entered = Some(facts.clone());
+                *entered = Ok(facts.clone());
                 self.say(&ToApi::Ready { slot, facts }, &[]);
             }
-            Err(why) => self.say(&ToApi::Refused { slot, link, why }, &[]),
+            Err(why) => {
+                self.begun_in_vain(name, &why);
+                self.say(&ToApi::Refused { slot, link, why }, &[]);
+            }
+        }
+    }
+
+    /// Keeps why a network that was begun is not there.
+    fn begun_in_vain(&mut self, name: &str, why: &str) {
+        if let Some(entered @ Err(_)) = self.entered.get_mut(name) {
+            *entered = Err(why.to_owned());
         }
     }
 
@@ -325,7 +346,7 @@ impl Server {
     fn enter(&mut self, name: &str, cookie: u64) -> Result<(), super::Refusal> {
         self.allowed(name, cookie)?;
         self.namespaces.enter(name, cookie)?;
-        self.entered.insert(name.to_owned(), None);
+        self.entered.insert(name.to_owned(), Err("the pod's network was begun and is not there".to_owned()));
         Ok(())
     }
 }

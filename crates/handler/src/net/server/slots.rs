@@ -2,12 +2,13 @@
 
 use super::{
     super::child::{self, Worker},
-    Child, Job, Server, Slot, ToApi,
+    Child, Job, PERIOD, Server, Slot, ToApi,
 };
 use ferrovirt_sys::{
     fork::Process,
-    seqpacket::{self, Connection, Listener},
+    seqpacket::{self, Connection},
 };
+use rustix::net::SocketType;
 use std::{
     io, mem,
     os::fd::AsFd,
@@ -43,6 +44,7 @@ impl Server {
             let slot = || name.to_owned();
             if let (true, Some(link)) = (unfinished, link) {
                 let why = "the link ended before the network was made".to_owned();
+                self.begun_in_vain(name, &why);
                 self.say(&ToApi::Refused { slot: slot(), link, why }, &[]);
             }
             self.say(&ToApi::Ended { slot: slot(), link, why: child.why }, &[]);
@@ -51,6 +53,11 @@ impl Server {
 
     /// Follows the slots.
     pub(super) fn look(&mut self, now: Instant) {
+        // Who makes rounds begin, launchers and api among them, does not make this one read.
+        if self.looked.is_some_and(|looked| now.duration_since(looked) < PERIOD) {
+            return;
+        }
+        self.looked = Some(now);
         let stamp = self.reader.stamp().ok();
         if stamp != self.stamp {
             (self.stamp, self.changed) = (stamp, now);
@@ -72,16 +79,14 @@ impl Server {
             if let Some(slot) = self.slots.remove(&name) {
                 if let Some(mut child) = slot.child {
                     child.worker.end(now);
-                    self.leaving.push(child);
+                    self.leaving.push((name.clone(), child));
                 }
                 self.say(&ToApi::Gone { slot: name }, &[]);
             }
         }
         // One that is refused for a while had its network all the same: until its directory goes.
-        let ended = self.entered.extract_if(.., |name, _| !self.reader.slot(name).is_dir());
-        for (name, _) in ended {
-            self.namespaces.leave(&name);
-        }
+        self.entered.retain(|name, _| self.reader.slot(name).is_dir());
+        self.namespaces.retain(|name| self.reader.slot(name).is_dir());
         for (name, held) in held {
             if !self.slots.contains_key(&name) {
                 let slot = Slot { held, child: None, link: None, said: None, next: now, pause: FIRST };
@@ -92,7 +97,7 @@ impl Server {
     }
 
     pub(super) fn deadlines(&mut self, now: Instant) {
-        self.leaving.retain_mut(|child| !child.worker.is_gone());
+        self.leaving.retain_mut(|(_, child)| !child.worker.is_gone());
         let mut hung = Vec::new();
         for (name, slot) in &mut self.slots {
             let Some(child) = &mut slot.child else { continue };
@@ -113,7 +118,10 @@ impl Server {
     /// The next child to be started: its slot has none, and it is time.
     pub(in super::super) fn due(&mut self) -> Option<Job> {
         let now = Instant::now();
-        let due = self.slots.iter_mut().find(|(_, slot)| slot.child.is_none() && slot.next <= now);
+        // One that hangs, of a slot that was gone for a while, closes the slot, too.
+        let hangs = |name: &String| self.leaving.iter().any(|(of, _)| of == name);
+        let due = |name: &String, slot: &Slot| slot.child.is_none() && slot.next <= now && !hangs(name);
+        let due = self.slots.iter_mut().find(|(name, slot)| due(name, slot));
         let (name, slot) = due?;
         let path = self.reader.slot(name).join(SOCKET);
         let bind = || {
@@ -123,9 +131,9 @@ impl Server {
             }
             let (ours, theirs) = Connection::pair()?;
             ours.set_nonblocking(true)?;
-            let listener = Listener::bind(&path)?;
-            seqpacket::take_descriptors(listener.as_fd(), false)?;
-            Ok(Job { name: name.clone(), listener, theirs, ours })
+            let bound = seqpacket::bind(&path, SocketType::SEQPACKET)?;
+            seqpacket::take_descriptors(bound.as_fd(), false)?;
+            Ok(Job { name: name.clone(), bound, theirs, ours })
         };
         match bind() {
             Ok(job) => Some(job),
@@ -146,7 +154,7 @@ impl Server {
         let child = Child { worker, control, since, prepare: None, why: None, hung: false };
         match self.slots.get_mut(&name) {
             Some(slot) => slot.child = Some(child),
-            None => self.leaving.push(child),
+            None => self.leaving.push((name, child)),
         }
     }
 
@@ -161,8 +169,11 @@ impl Server {
     /// Ends every child, and waits for them as long as one may take.
     pub(in super::super) fn finish(mut self) {
         let slots = mem::take(&mut self.slots);
-        let mut children: Vec<_> =
-            slots.into_values().filter_map(|slot| slot.child).chain(mem::take(&mut self.leaving)).collect();
+        let mut children: Vec<_> = slots
+            .into_values()
+            .filter_map(|slot| slot.child)
+            .chain(mem::take(&mut self.leaving).into_iter().map(|(_, child)| child))
+            .collect();
         let begin = Instant::now();
         for child in &mut children {
             child.worker.end(begin);

@@ -12,14 +12,11 @@ use ferrovirt_sys::{
     fork::Process,
     seqpacket::{self, Connection, Listener},
 };
-use rustix::event::PollFlags;
+use rustix::{event::PollFlags, net::SocketType};
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::net::UnixListener,
-    },
+    os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -27,7 +24,7 @@ use std::{
 /// Connections of which nothing is known yet, and how long that may last.
 const MOST_NEW: usize = 16;
 const NEW: Duration = Duration::from_secs(5);
-/// Consoles at the same time, of a slot and in all. Of a serial port the latest counts alone.
+/// Consoles at the same time: of a slot, and in all beside the first one of each. Of a serial port the latest counts alone.
 const MOST_OF_A_SLOT: usize = 4;
 const MOST: usize = 64;
 /// Bytes of the first message.
@@ -39,6 +36,7 @@ struct Stream {
     link: u64,
     path: PathBuf,
     worker: Worker,
+    hung: bool,
 }
 
 /// Where consoles are asked for, and those that there are.
@@ -119,8 +117,10 @@ impl Server {
         let of_slot = |stream: &&Stream| stream.slot == slot;
         let waiting = self.streams.jobs.iter().filter(|(_, waiting)| waiting.slot == slot).count();
         let there = self.streams.running.values().filter(of_slot).count() + waiting;
-        if there >= MOST_OF_A_SLOT || self.streams.running.len() + self.streams.jobs.len() >= MOST {
-            return Err((api, "too many consoles are open: close others".to_owned()));
+        let all = self.streams.running.len() + self.streams.jobs.len();
+        // Everybody has one, whatever others have opened.
+        if there >= MOST_OF_A_SLOT || all >= MOST && there > 0 {
+            return Err((api, "too many consoles of this machine are open: close others".to_owned()));
         }
         let socket = format!("console-{id}");
         let path = self.reader.slot(&slot).join(&socket);
@@ -129,13 +129,13 @@ impl Server {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let listener = UnixListener::bind(&path)?;
-            seqpacket::take_descriptors(listener.as_fd(), false)?;
-            Ok(listener)
+            let bound = seqpacket::bind(&path, SocketType::STREAM)?;
+            seqpacket::take_descriptors(bound.as_fd(), false)?;
+            Ok(bound)
         };
         match bind() {
-            Ok(listener) => {
-                let job = Job { socket, listener, api, user: heard.user, cookie: heard.cookie };
+            Ok(bound) => {
+                let job = Job { socket, bound, api, user: heard.user, cookie: heard.cookie };
                 self.streams.jobs.push_back((job, Prepared { slot, link, path }));
                 Ok(())
             }
@@ -156,7 +156,7 @@ impl Server {
         let Prepared { slot, link, path } = stream;
         let Some(process) = process else { return remove(&path) };
         self.streams.count += 1;
-        let stream = Stream { slot, link, path, worker: Worker::of(process) };
+        let stream = Stream { slot, link, path, worker: Worker::of(process), hung: false };
         self.streams.running.insert(self.streams.count, stream);
     }
 
@@ -174,6 +174,9 @@ impl Server {
         for stream in self.streams.running.values_mut() {
             if !self.slots.get(&stream.slot).is_some_and(|slot| slot.has(stream.link)) {
                 stream.worker.end(now);
+            }
+            if stream.worker.hangs(now) && !std::mem::replace(&mut stream.hung, true) {
+                tracing::error!("what carries a console of the slot {} cannot be ended", stream.slot);
             }
         }
     }
