@@ -103,6 +103,19 @@ fn a_claim_without_a_disk_gets_one_that_others_of_its_group_can_use_and_a_disk_s
     assert_eq!(fs::metadata(&path).unwrap().len(), 64 * MIB);
 }
 
+/// A guest that writes the first bytes of an image into its disk must not have QEMU open what the image names.
+#[test]
+fn the_disk_of_a_claim_is_raw_whatever_it_begins_with() {
+    let volume = tempfile::tempdir().unwrap();
+    let path = volume.path().join("disk.img");
+    let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&path).arg("8M").status();
+    assert!(made.unwrap().success());
+    let launcher = Launcher::new();
+    let qemu = launcher.run(order(&path, claim(Some(8 * MIB))));
+    let line = fs::read_to_string(format!("/proc/{qemu}/cmdline")).unwrap();
+    assert!(!line.contains("qcow2") && line.contains("disk.img"), "{line:?}");
+}
+
 #[test]
 fn nothing_is_made_where_it_could_harm_or_would_not_fit() {
     let volume = tempfile::tempdir().unwrap();
