@@ -3,7 +3,7 @@
 use crate::{claims, images, secrets};
 use ferrovirt_qemu::{
     iso,
-    order::{Disk, Format, Image, Kernel, Mounted, Order, Prepare},
+    order::{Disk, Format, Image, Inline, Kernel, Mounted, Order, Prepare},
     seed::{self, Content, Files},
 };
 use rustix::{
@@ -58,24 +58,27 @@ pub(crate) enum Problem {
 
 /// Makes what the disks of an order need, of the files that came before it, and finds out what only images and claims say.
 /// What an earlier try has left is made again, but for the disks of claims.
-pub(crate) fn prepare(order: &mut Order, files: &mut Files) -> Result<(), NotReady> {
+pub(crate) fn prepare(order: &mut Order, files: &Files) -> Result<(), NotReady> {
     order.kernel.iter().try_for_each(kernel)?;
     order.disks.iter_mut().try_for_each(|disk| self::disk(disk, files))
 }
 
-fn disk(disk: &mut Disk, files: &mut Files) -> Result<(), NotReady> {
+fn disk(disk: &mut Disk, files: &Files) -> Result<(), NotReady> {
     let (name, path) = (&disk.name, &disk.path);
     let problem = |problem| NotReady::Disk { name: name.clone(), path: path.clone(), problem };
     let claimed = |problem| NotReady::Claim { name: name.clone(), problem };
     match &disk.prepare {
         None => Ok(()),
         Some(Prepare::Seed) => seed(name, path, files).map_err(problem),
-        Some(Prepare::SeedWith(mounted)) => {
-            for file in mounted {
-                let piece = secret(name, file)?;
-                files.add(piece).map_err(|error| problem(error.into()))?;
+        Some(Prepare::SeedOf { files, mounted }) => {
+            let mut all = Files::default();
+            let own = files.iter().map(|Inline { name: file, content }| {
+                Ok(seed::File { disk: name.clone(), name: file.clone(), content: content.clone() })
+            });
+            for file in own.chain(mounted.iter().map(|file| secret(name, file))) {
+                all.add(file?).map_err(|error| problem(error.into()))?;
             }
-            seed(name, path, files).map_err(problem)
+            seed(name, path, &all).map_err(problem)
         }
         Some(Prepare::Empty { bytes }) => {
             make(path, 0o600).and_then(|file| file.set_len(*bytes)).map_err(|error| problem(error.into()))

@@ -348,11 +348,11 @@ impl Launcher {
     }
 
     fn start(&mut self, id: u64, mut order: Order) {
-        let (passed, mut files) = self.agents.take_passed(id);
+        let (passed, files) = self.agents.take_passed(id);
         if let Err(error) = ferrovirt_qemu::check(&order) {
             return self.end(Ending::Failed, error.to_string());
         }
-        if let Err(error) = files::prepare(&mut order, &mut files) {
+        if let Err(error) = files::prepare(&mut order, &files) {
             return self.agents.not_ready(id, error.to_string());
         }
         drop(files);

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Launcher, bare, disk, event};
 use ferrovirt_qemu::{
-    order::{Disk, Image, Mounted, Order, Prepare},
+    order::{Disk, Image, Inline, Mounted, Order, Prepare},
     protocol::{Event, Request, State},
     seed::{Content, File},
 };
@@ -193,6 +193,11 @@ fn a_claim_is_used_by_the_group_that_it_was_given_to() {
     assert_eq!((made.uid(), made.gid(), made.permissions().mode() & 0o777), (65534, 65533, 0o660));
 }
 
+fn seed_of(mounted: Vec<Mounted>) -> Prepare {
+    let content = Content(b"{\"instance-id\": \"m.n\"}".to_vec());
+    Prepare::SeedOf { files: vec![Inline { name: "meta-data".into(), content }], mounted }
+}
+
 fn mounted(directory: &Path) -> Vec<Mounted> {
     vec![Mounted {
         name: "user-data".into(),
@@ -210,7 +215,7 @@ fn a_seed_is_made_of_a_mounted_secret_and_of_nothing_that_its_links_name_elsewhe
     let mut launcher = Launcher::new();
     let path = launcher.directory.path().join("seed.iso");
     let asked = || {
-        let mut order = order(&path, Prepare::SeedWith(mounted(volume.path())));
+        let mut order = order(&path, seed_of(mounted(volume.path())));
         order.disks[0].read_only = true;
         order
     };
@@ -232,10 +237,11 @@ fn a_seed_is_made_of_a_mounted_secret_and_of_nothing_that_its_links_name_elsewhe
     fs::write(version.join("userData"), vec![b'x'; usize::try_from(MIB).unwrap() + 1]).unwrap();
     says(&not_ready(&mut launcher, asked()), &["no file of up to"]);
     fs::write(version.join("userData"), "#cloud-config of the secret").unwrap();
-    let file = File { disk: "data".into(), name: "meta-data".into(), content: Content(b"{}".to_vec()) };
+    // What comes before the order belongs to other seeds.
+    let file = File { disk: "data".into(), name: "meta-data".into(), content: Content(b"sent".to_vec()) };
     launcher.send(&Request::Piece { piece: file });
     launcher.run(asked());
     let image = fs::read(&path).unwrap();
     let has = |text: &str| image.windows(text.len()).any(|part| part == text.as_bytes());
-    assert!(has("#cloud-config of the secret") && !has("another's"));
+    assert!(has("#cloud-config of the secret") && has("m.n") && !has("another's") && !has("sent"));
 }

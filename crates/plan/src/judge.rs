@@ -121,7 +121,7 @@ pub fn judge(pod: &Pod, order: &Order, scc: &Value) -> BTreeSet<Finding> {
 
 fn secrets(prepare: &Prepare) -> &[Mounted] {
     match prepare {
-        Prepare::SeedWith(mounted) => mounted,
+        Prepare::SeedOf { mounted, .. } => mounted,
         _ => &[],
     }
 }

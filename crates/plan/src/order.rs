@@ -213,10 +213,10 @@ fn disk(
         },
         queues: if machine.devices.block_multi_queue && virtio { machine.cpu.vcpus() } else { 1 },
         prepare: match &disk.source {
-            Source::CloudInit { .. } => Some(match seed::mounted(disk) {
-                mounted if cluster && !mounted.is_empty() => Prepare::SeedWith(mounted),
-                _ => Prepare::Seed,
-            }),
+            Source::CloudInit { .. } if cluster => {
+                Some(Prepare::SeedOf { files: seed::inline(machine, disk), mounted: seed::mounted(disk) })
+            }
+            Source::CloudInit { .. } => Some(Prepare::Seed),
             Source::EmptyDisk { capacity } => Some(Prepare::Empty { bytes: capacity.0 }),
             Source::ContainerDisk { image, .. } => {
                 let image = Image { root: paths::disk_root(disk, false), reference: image.clone() };
@@ -309,7 +309,9 @@ mod tests {
         assert_eq!(of("d4").prepare, file(Some(1 << 30)));
         assert_eq!([of("d5").prepare, of("d6").prepare], [file(None), file(None)], "read-only and overlay");
         assert_eq!(of("d7").prepare, Some(Prepare::ClaimDevice { claim: "block".into() }));
-        let Some(Prepare::SeedWith(mounted)) = of("d9").prepare else { panic!("{:?}", of("d9")) };
+        let Some(Prepare::SeedOf { files, mounted }) = of("d9").prepare else { panic!("{:?}", of("d9")) };
+        let names: Vec<_> = files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, ["user-data", "meta-data"]);
         assert_eq!(mounted[0].directory, "/var/run/kubevirt-private/secret/d9-ndata");
         let any = of("any");
         assert_eq!(any.path, "/var/run/kubevirt-image-volume/any/disk");

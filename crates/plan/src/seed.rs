@@ -6,7 +6,7 @@ use ferrovirt_model::{
     machine::{Disk, Payload, Source},
 };
 use ferrovirt_qemu::{
-    order::Mounted,
+    order::{Inline, Mounted},
     seed::{Content, File},
 };
 use std::convert::Infallible;
@@ -50,37 +50,53 @@ pub fn files<E>(
     machine: &Machine,
     read: impl Fn(&Disk, &str, &[&'static str]) -> Result<Option<Vec<u8>>, E>,
 ) -> Result<Vec<File>, E> {
-    let mut files = Vec::new();
+    let mut all = Vec::new();
     for disk in &machine.disks {
-        let Some(parts) = parts(disk) else { continue };
-        let mut add = |name: &str, bytes: Vec<u8>| {
-            files.push(File { disk: disk.name.clone(), name: name.to_owned(), content: Content(bytes) });
-        };
-        for part in parts {
-            match part.payload {
-                Some(Payload::Inline(bytes)) => add(part.name, bytes.clone()),
-                Some(Payload::Secret(secret)) => {
-                    if let Some(bytes) = read(disk, secret, &part.keys)? {
-                        add(part.name, bytes);
-                    }
-                }
-                // Without it cloud-init takes the seed for none.
-                None if part.name == "user-data" => add(part.name, Vec::new()),
-                None => {}
-            }
-        }
-        let hostname = machine.scheduling.hostname.as_ref().unwrap_or(&machine.name);
-        let meta = serde_json::json!({
-            "instance-id": format!("{}.{}", machine.name, machine.namespace), "local-hostname": hostname,
-        });
-        add("meta-data", meta.to_string().into_bytes());
+        let files = of_disk(machine, disk, |secret, keys| read(disk, secret, keys))?;
+        all.extend(files.into_iter().map(|Inline { name, content }| File {
+            disk: disk.name.clone(),
+            name,
+            content,
+        }));
     }
+    Ok(all)
+}
+
+fn of_disk<E>(
+    machine: &Machine,
+    disk: &Disk,
+    read: impl Fn(&str, &[&'static str]) -> Result<Option<Vec<u8>>, E>,
+) -> Result<Vec<Inline>, E> {
+    let mut files = Vec::new();
+    let Some(parts) = parts(disk) else { return Ok(files) };
+    let mut add = |name: &str, bytes: Vec<u8>| {
+        files.push(Inline { name: name.to_owned(), content: Content(bytes) });
+    };
+    for part in parts {
+        match part.payload {
+            Some(Payload::Inline(bytes)) => add(part.name, bytes.clone()),
+            Some(Payload::Secret(secret)) => {
+                if let Some(bytes) = read(secret, &part.keys)? {
+                    add(part.name, bytes);
+                }
+            }
+            // Without it cloud-init takes the seed for none.
+            None if part.name == "user-data" => add(part.name, Vec::new()),
+            None => {}
+        }
+    }
+    let hostname = machine.scheduling.hostname.as_ref().unwrap_or(&machine.name);
+    let meta = serde_json::json!({
+        "instance-id": format!("{}.{}", machine.name, machine.namespace), "local-hostname": hostname,
+    });
+    add("meta-data", meta.to_string().into_bytes());
     Ok(files)
 }
 
-/// What whoever gives the order sends before it on a cluster: the launcher finds the rest in volumes of its pod.
-pub fn inline(machine: &Machine) -> Vec<File> {
-    files(machine, |_, _, _| Ok::<_, Infallible>(None)).unwrap_or_default()
+/// The files of a disk's seed that stand in the machine, as an order on a cluster has them: the launcher finds the rest in
+/// volumes of its pod.
+pub fn inline(machine: &Machine, disk: &Disk) -> Vec<Inline> {
+    of_disk(machine, disk, |_, _| Ok::<_, Infallible>(None)).unwrap_or_default()
 }
 
 /// The files of a disk that are in secrets, and where the launcher's pod has them on a cluster.
@@ -108,18 +124,18 @@ mod tests {
         let secret = |name: &str| Some(Payload::Secret(name.to_owned()));
         let source = Source::CloudInit { user_data: secret("u"), network_data: secret("n") };
         machine.disks = vec![samples::disk("seed", source)];
-        let shown = |files: Vec<File>| -> Vec<(String, Vec<u8>)> {
-            files.into_iter().map(|file| (file.name, file.content.0)).collect()
-        };
         let meta =
             ("meta-data".to_owned(), br#"{"instance-id":"small.demo","local-hostname":"small"}"#.to_vec());
-        assert_eq!(shown(inline(&machine)), std::slice::from_ref(&meta));
+        let own = inline(&machine, &machine.disks[0]);
+        let own: Vec<_> = own.into_iter().map(|file| (file.name, file.content.0)).collect();
+        assert_eq!(own, std::slice::from_ref(&meta));
         let read = |_: &Disk, name: &str, keys: &[&'static str]| {
             Ok::<_, Infallible>(Some(format!("{name}:{}", keys.join("+")).into_bytes()))
         };
         let user = ("user-data".to_owned(), b"u:userdata+userData".to_vec());
         let network = ("network-config".to_owned(), b"n:networkdata+networkData".to_vec());
-        assert_eq!(shown(files(&machine, read).unwrap()), [user, network, meta]);
+        let all = files(&machine, read).unwrap().into_iter().map(|file| (file.name, file.content.0));
+        assert_eq!(all.collect::<Vec<_>>(), [user, network, meta]);
         let mounted = mounted(&machine.disks[0]);
         let names: Vec<_> =
             mounted.iter().map(|file| (file.name.as_str(), file.directory.as_str())).collect();
@@ -137,7 +153,7 @@ mod tests {
         let mut machine = samples::plain();
         machine.disks =
             vec![samples::disk("seed", Source::CloudInit { user_data: None, network_data: None })];
-        let files = inline(&machine);
+        let files = inline(&machine, &machine.disks[0]);
         assert_eq!(
             files.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(),
             ["user-data", "meta-data"]

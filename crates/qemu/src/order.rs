@@ -3,6 +3,7 @@
 //! `ferrovirt-plan` renders it, the node agent sends it together with open descriptors, the launcher obeys. All
 //! paths are paths inside the launcher's container.
 
+use crate::seed;
 use serde::{Deserialize, Serialize};
 
 /// Version of [`Order`]; a launcher refuses every other.
@@ -168,8 +169,14 @@ pub enum Prepare {
         /// Its size.
         bytes: u64,
     },
-    /// As [`Prepare::Seed`], with files that come from volumes of the pod instead.
-    SeedWith(Vec<Mounted>),
+    /// Makes the image of a NoCloud seed at the disk's path, of what is here and of secrets that the pod has mounted:
+    /// nothing has to come before the order.
+    SeedOf {
+        /// Files that stand in the order.
+        files: Vec<Inline>,
+        /// Files that are keys of secrets.
+        mounted: Vec<Mounted>,
+    },
     /// Looks whether the file of a claim is there and can be opened, and makes it where there is none.
     ClaimFile {
         /// Name of the claim, for messages.
@@ -184,6 +191,16 @@ pub enum Prepare {
         /// Name of the claim, for messages.
         claim: String,
     },
+}
+
+/// A file of a seed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Inline {
+    /// Name in the root of the seed.
+    pub name: String,
+    /// What is in it.
+    pub content: seed::Content,
 }
 
 /// A file of a seed that is a key of a secret, mounted as the kubelet does it.

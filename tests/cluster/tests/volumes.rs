@@ -18,7 +18,6 @@ use ferrovirt_handler::net::talk::{FromApi, ToApi};
 use ferrovirt_plan::{
     config::{ClusterConfig, World},
     order::{NodeFacts, claim_facts, order},
-    seed,
 };
 use ferrovirt_qemu::{
     order::Accelerator,
@@ -144,6 +143,7 @@ spec:
             kernelArgs: console=ttyS0 quiet tsc=reliable no_timer_check lpj=4000000
         devices:
           autoattachGraphicsDevice: false
+          autoattachPodInterface: false
           disks:
           - {{name: image, disk: {{bus: virtio}}}}
           - {{name: files, disk: {{bus: virtio}}}}
@@ -184,9 +184,6 @@ fn start(test: &Test, api: &Api, slot: &str) -> Result<Option<String>> {
     facts.block_claims.insert("block".to_owned());
     facts.disks = claim_facts(&machine, &claims);
     let relay = FromApi::Relay { slot: slot.to_owned(), link: api.link(slot) };
-    for piece in seed::inline(&machine).iter().flat_map(ferrovirt_qemu::seed::File::pieces) {
-        api.ask(&relay, &serde_json::to_vec(&Request::Piece { piece })?)?;
-    }
     let order = Box::new(order(&machine, &config, &facts)?);
     api.ask(&relay, &serde_json::to_vec(&Request::Start { order })?)?;
     api.until("an answer to the order", |head, body| {
@@ -307,7 +304,7 @@ spec:
     spec:
       domain:
         memory: {guest: 64Mi}
-        devices: {disks: [{name: image, disk: {bus: virtio}}]}
+        devices: {autoattachPodInterface: false, disks: [{name: image, disk: {bus: virtio}}]}
       volumes: [{name: image, containerDisk: {image: 'localhost/guest-disk:1'}}]
 ",
     )?;
