@@ -249,7 +249,7 @@ fn the_compiled_filters_are_what_the_table_says() {
     assert_eq!(lists["QEMU"], of(Subject::Qemu));
     assert_eq!(lists["LAUNCHER_ON_SLOT"], &of(Subject::Launcher) | &of(Subject::Qemu));
     let more: Vec<_> = lists["LAUNCHER_ON_SLOT"].difference(&lists["LAUNCHER"]).collect();
-    assert_eq!(more, ["connect"]);
+    assert_eq!(more, ["connect", "pidfd_open"]);
     let pod: BTreeSet<_> = lists["LAUNCHER"].iter().cloned().map(Right::Syscall).collect();
     assert_eq!(pod, seccomp::lift(&render::seccomp::profile()));
     for call in [
