@@ -168,3 +168,33 @@ fn on_a_cluster_a_machine_cannot_name_its_own_constraint() {
     assert_eq!(recorded(&owner, World::Machine), "kubevirt-controller");
     assert_eq!(recorded(&owner, World::Cluster), "restricted-v2");
 }
+
+#[test]
+fn webhooks_of_machines_are_asked_about_our_kinds_alone_and_never_about_a_deletion() {
+    let configurations = api::configurations();
+    let webhooks: Vec<_> =
+        configurations.iter().flat_map(|one| one["webhooks"].as_array().unwrap()).collect();
+    assert_eq!(webhooks.len(), 7);
+    for webhook in webhooks {
+        let name = webhook["name"].as_str().unwrap();
+        for rule in webhook["rules"].as_array().unwrap() {
+            assert_eq!(rule["apiGroups"], serde_json::json!(["kubevirt.io"]), "{name}");
+            let operations = rule["operations"].as_array().unwrap();
+            assert!(
+                operations.iter().all(|one| one == "CREATE" || one == "UPDATE"),
+                "{name}: {operations:?}"
+            );
+            // States of machines have a resource of their own, or come from our accounts.
+            let resources = rule["resources"].as_array().unwrap();
+            assert!(
+                resources.iter().all(|one| !one.as_str().unwrap().contains(['/', '*'])),
+                "{name}: {resources:?}"
+            );
+        }
+        let conditions = webhook["matchConditions"].as_array().unwrap();
+        for words in ["kubevirt-controller", "kubevirt-handler", "kubevirt-api"] {
+            assert!(conditions[0]["expression"].as_str().unwrap().contains(words), "{name}: {words}");
+        }
+        assert_eq!(conditions[1]["name"], "decided", "{name}");
+    }
+}
