@@ -172,9 +172,11 @@ impl Test {
     }
 
     pub fn log(&self) -> String {
-        let words = "logs -n kubevirt -l kubevirt.io=virt-handler --all-containers --tail=-1 --prefix";
-        let pods = self.kubectl("describe pods -A").unwrap_or_default();
-        format!("{pods}\n{}", self.kubectl(words).unwrap_or_default())
+        let words =
+            "logs -n kubevirt -l kubevirt.io --all-containers --tail=-1 --prefix --max-log-requests=20";
+        let said = [words, "get vm,vmi -n vms -o yaml", "describe pods -A"]
+            .map(|words| self.kubectl(words).unwrap_or_default());
+        said.join("\n")
     }
 
     /// The node's processes whose command lines have all of these words.
