@@ -223,6 +223,7 @@ impl Controller {
                 let mode = claim.as_ref().and_then(|c| c.spec.as_ref()?.volume_mode.as_deref());
                 let state = match (&claim, phase) {
                     (None, _) => ClaimState::Missing,
+                    (Some(claim), Some("Bound")) if is_filled_later(claim) => ClaimState::Filling,
                     (_, Some("Bound")) => ClaimState::Bound,
                     _ => ClaimState::Pending,
                 };
@@ -230,6 +231,13 @@ impl Controller {
             })
             .collect()
     }
+}
+
+/// Whether CDI has a pod that fills the claim and has not ended well. Where it fills another volume first there is no such
+/// annotation on the claim, which is bound when that is done.
+fn is_filled_later(claim: &PersistentVolumeClaim) -> bool {
+    const PHASE: &str = "cdi.kubevirt.io/storage.pod.phase";
+    claim.annotations().get(PHASE).is_some_and(|phase| phase != "Succeeded")
 }
 
 /// A machine once owned the instance; without an owner there is nothing to let go of.

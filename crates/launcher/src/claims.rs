@@ -2,7 +2,7 @@
 
 use ferrovirt_qemu::order::Disk;
 use rustix::{
-    fs::{Dir, FileType, Mode, OFlags, fstatvfs, openat},
+    fs::{Dir, FileType, FlockOperation, Mode, OFlags, fstatvfs, openat},
     io::Errno,
 };
 use std::{
@@ -64,6 +64,11 @@ pub(crate) enum Problem {
          [crio.runtime]) and start it again, then the machine; or use a claim with volumeMode Filesystem"
     )]
     Device { claim: String, user: u32 },
+    #[error(
+        "{file} of claim {claim} is empty, and another machine that runs has it open or is about to give it its size: this \
+         one waits for that; let one machine alone use the claim, or make the disk before"
+    )]
+    Busy { claim: String, file: String },
     #[error("the device of claim {claim} is no block device")]
     NoDevice { claim: String },
     #[error("claim {claim}: {what}: {error}")]
@@ -106,7 +111,10 @@ pub(crate) fn file(disk: &Disk, claim: &str, bytes: Option<u64>) -> Result<(), P
             match (FileType::from_raw_mode(stat.st_mode).is_file(), stat.st_size, bytes) {
                 (false, ..) => Err(found.strange()),
                 // What an interrupted start has left: it holds nothing.
-                (true, 0, Some(bytes)) => found.fill(&opened, &File::from(file), bytes),
+                (true, 0, Some(bytes)) if found.writes => found.fill(&opened, &File::from(file), bytes),
+                (true, 0, Some(_)) => {
+                    Err(Problem::Missing { claim: claim.to_owned(), file: name.to_owned() })
+                }
                 (true, ..) => Ok(()),
             }
         }
@@ -203,10 +211,21 @@ impl Found<'_> {
         Ok(size)
     }
 
-    /// Gives an empty file its size. Whoever is of the volume's group may use it later, as another user too.
+    /// Gives an empty file its size. Whoever is of the volume's group may use it later, as another user too. Where several
+    /// machines begin at once, one of them does it: to another the file is not empty any more, or it waits for the order
+    /// to be said again.
     fn fill(&self, directory: &OwnedFd, file: &File, bytes: u64) -> Result<(), Problem> {
         let size = self.size(directory, bytes)?;
+        match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::AGAIN | Errno::ACCESS) => {
+                return Err(Problem::Busy { claim: self.claim.to_owned(), file: self.name.to_owned() });
+            }
+            other => other.map_err(|error| self.failed(self.name, error))?,
+        }
         let fill = || -> rustix::io::Result<()> {
+            if rustix::fs::fstat(file)?.st_size != 0 {
+                return Ok(());
+            }
             rustix::fs::fchmod(file, Mode::from_raw_mode(0o660))?;
             rustix::fs::ftruncate(file, size)?;
             rustix::fs::fsync(file)?;

@@ -36,7 +36,10 @@ pub(crate) fn only_file(image: &Image, directory: &str) -> Result<String, String
     let opened = open(image, directory, OFlags::RDONLY | OFlags::DIRECTORY).map_err(missing)?;
     let broken = |error: Errno| format!("its directory cannot be read: {error}");
     let mut files = Vec::new();
-    for entry in Dir::read_from(&opened).map_err(broken)?.take(MOST) {
+    for (number, entry) in Dir::read_from(&opened).map_err(broken)?.enumerate() {
+        if number >= MOST {
+            return Err(format!("there are more than {MOST} entries in that directory"));
+        }
         let entry = entry.map_err(broken)?;
         let name = entry.file_name();
         let data = rustix::fs::statat(&opened, name, AtFlags::SYMLINK_NOFOLLOW).map_err(broken)?;

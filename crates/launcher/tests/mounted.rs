@@ -66,6 +66,13 @@ fn the_only_file_of_an_image_is_its_disk() {
     fs::create_dir(&directory).unwrap();
     symlink(outside.path().join("secret-name"), directory.join("link")).unwrap();
     says(&not_ready(&mut launcher, asked()), &["there is no file"]);
+    for number in 0..1000 {
+        symlink("nowhere", directory.join(format!("link{number}"))).unwrap();
+    }
+    says(&not_ready(&mut launcher, asked()), &["more than 1000 entries"]);
+    for number in 0..1000 {
+        fs::remove_file(directory.join(format!("link{number}"))).unwrap();
+    }
     for name in ["one.qcow2", "two"] {
         let file = directory.join(name);
         let made =
@@ -97,7 +104,8 @@ fn a_claim_without_a_disk_gets_one_that_others_of_its_group_can_use_and_a_disk_s
     Launcher::new().run(order(&path, claim(Some(bytes))));
     assert_eq!(fs::read(&path).unwrap(), vec![7; 4096]);
     assert_eq!(fs::metadata(&path).unwrap().ino(), made.ino());
-    // What an interrupted start leaves.
+    // What an interrupted start leaves, and nobody has open.
+    fs::remove_file(&path).unwrap();
     fs::write(&path, "").unwrap();
     Launcher::new().run(order(&path, claim(Some(bytes))));
     assert_eq!(fs::metadata(&path).unwrap().len(), 64 * MIB);
@@ -114,6 +122,22 @@ fn the_disk_of_a_claim_is_raw_whatever_it_begins_with() {
     let qemu = launcher.run(order(&path, claim(Some(8 * MIB))));
     let line = fs::read_to_string(format!("/proc/{qemu}/cmdline")).unwrap();
     assert!(!line.contains("qcow2") && line.contains("disk.img"), "{line:?}");
+}
+
+#[test]
+fn of_two_machines_that_begin_at_once_one_gives_the_disk_its_size() {
+    let volume = tempfile::tempdir().unwrap();
+    let path = volume.path().join("disk.img");
+    // The other one is at it.
+    let file = fs::File::create(&path).unwrap();
+    rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut launcher = Launcher::new();
+    says(&not_ready(&mut launcher, order(&path, claim(Some(64 * MIB)))), &["disk.img", "another machine"]);
+    assert_eq!(file.metadata().unwrap().len(), 0);
+    file.set_len(32 * MIB).unwrap();
+    drop(file);
+    launcher.run(order(&path, claim(Some(64 * MIB))));
+    assert_eq!(fs::metadata(&path).unwrap().len(), 32 * MIB);
 }
 
 #[test]

@@ -156,6 +156,8 @@ pub enum ClaimState {
     Missing,
     /// Not bound to a volume yet.
     Pending,
+    /// Bound, and somebody else still writes its disk: a machine that runs meanwhile would write to it as well.
+    Filling,
     /// Bound.
     Bound,
 }

@@ -175,6 +175,9 @@ fn create(snapshot: &VmiSnapshot<'_>, blocked: bool) -> Step {
             ..Step::default()
         };
     }
+    if snapshot.claims.iter().any(|claim| claim.state == ClaimState::Filling) {
+        return Step::wait("waiting for a claim to be filled");
+    }
     if blocked {
         return Step::wait("waiting for the pod of an earlier instance of this name to end");
     }

@@ -74,17 +74,27 @@ pub(super) fn refresh(
         Some(condition) => set(list, mirror(condition), now),
         None => remove(list, "PodScheduled"),
     }
-    let unbound: Vec<&str> =
-        claims.iter().filter(|c| c.state == ClaimState::Pending).map(|c| c.name.as_str()).collect();
-    if matches!(phase.as_str(), "Pending" | "Scheduling") && !unbound.is_empty() {
-        let message = format!("waiting for PersistentVolumeClaim {} to be bound", unbound.join(", "));
-        set(
-            list,
-            VirtualMachineInstanceCondition::new("Provisioning", "True", "ClaimsNotBound", &message),
-            now,
-        );
-    } else {
-        remove(list, "Provisioning");
+    let with = |state| {
+        let names = claims.iter().filter(|claim| claim.state == state).map(|claim| claim.name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let (filling, unbound) = (with(ClaimState::Filling), with(ClaimState::Pending));
+    let waits = match (filling.as_str(), unbound.as_str()) {
+        ("", "") => None,
+        ("", names) => {
+            Some(("ClaimsNotBound", format!("waiting for PersistentVolumeClaim {names} to be bound")))
+        }
+        (names, _) => Some((
+            "ClaimsNotFilled",
+            format!("waiting for PersistentVolumeClaim {names} to be filled by CDI"),
+        )),
+    };
+    match waits.filter(|_| matches!(phase.as_str(), "Pending" | "Scheduling")) {
+        Some((reason, message)) => {
+            let condition = VirtualMachineInstanceCondition::new("Provisioning", "True", reason, &message);
+            set(list, condition, now);
+        }
+        None => remove(list, "Provisioning"),
     }
     let about_images = |reason: &str| IMAGES.contains(&reason);
     match (trouble, pod) {
@@ -100,7 +110,8 @@ pub(super) fn refresh(
                     || !(BEFORE_THE_POD.contains(&c.reason()) || runs && about_images(c.reason()))
             });
         }
-        (None, None) => {}
+        // The claim is there now, and the pod waits for something else.
+        (None, None) => list.retain(|c| c.kind() != "Synchronized" || c.reason() != "FailedPvcNotFound"),
     }
 }
 

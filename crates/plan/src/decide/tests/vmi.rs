@@ -105,10 +105,15 @@ fn what_is_missing_is_said_once_and_the_pod_follows_when_it_is_there() {
     assert_eq!(reason(&world, "Synchronized"), "FailedPvcNotFound");
     assert!(condition(&world, "Synchronized").unwrap().message.as_ref().unwrap().contains("disk"));
     assert_eq!(world.events.iter().filter(|e| **e == "FailedPvcNotFound").count(), 1);
+    // Who writes to it meanwhile would destroy what is being made.
+    world.claims[0].state = ClaimState::Filling;
+    world.settle();
+    assert!(world.stored.pods.is_empty() && condition(&world, "Synchronized").is_none());
+    assert_eq!(reason(&world, "Provisioning"), "ClaimsNotFilled");
     world.claims[0].state = ClaimState::Bound;
     world.settle();
     assert_eq!(world.stored.pods.len(), 1);
-    assert!(condition(&world, "Synchronized").is_none());
+    assert!(condition(&world, "Synchronized").is_none() && condition(&world, "Provisioning").is_none());
 }
 
 #[test]
