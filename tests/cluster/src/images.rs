@@ -19,11 +19,12 @@ pub const TOOLS: &str = "localhost/tools:1";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// QEMU's modules; of them a machine needs the accelerators.
 const MODULES: &str = "/usr/lib/x86_64-linux-gnu/qemu";
-/// Firmware and option ROMs that the command lines of crates/qemu load: for a disk or VNC, for a kernel, and to boot from
+/// Firmware, option ROMs and the keys of VNC that the command lines of crates/qemu load: for a disk or VNC, for a kernel, and to boot from
 /// the network with each model of interface.
-const FIRMWARE: [&str; 11] = [
+const FIRMWARE: [&str; 12] = [
     "/usr/share/seabios/bios-256k.bin",
     "/usr/share/seabios/vgabios-stdvga.bin",
+    "/usr/share/qemu/keymaps/en-us",
     "/usr/share/qemu/kvmvapic.bin",
     "/usr/share/qemu/linuxboot.bin",
     "/usr/share/qemu/linuxboot_dma.bin",
