@@ -67,6 +67,8 @@ fn on_kubernetes() -> Result<()> {
             "--test",
             "network",
             "--test",
+            "machine",
+            "--test",
             "install",
         ]),
         Err(error) if error.is::<ferrovirt_cluster::Unavailable>() => {

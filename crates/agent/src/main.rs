@@ -24,7 +24,7 @@ use ferrovirt_agent::{
     selinux::{Kernel, SHARED_FILES, label_path},
     volumes,
 };
-use ferrovirt_handler::{net::program as net, plug::program as plug};
+use ferrovirt_handler::{api::program as api_part, net::program as net, plug::program as plug};
 use ferrovirt_sys::{
     kvm::{self, Kvm},
     rights,
@@ -142,6 +142,10 @@ fn main() -> anyhow::Result<ExitCode> {
     if std::env::args_os().nth(1).is_some_and(|word| word == net::COMMAND) {
         ferrovirt_log::start("info");
         return net::run(std::env::args_os().skip(2)).map(|()| ExitCode::SUCCESS);
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == api_part::COMMAND) {
+        ferrovirt_log::start("info,kube=warn");
+        return api_part::run(std::env::args_os().skip(2)).map(|()| ExitCode::SUCCESS);
     }
     let options = Options::parse();
     ferrovirt_log::start("info");

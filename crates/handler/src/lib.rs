@@ -1,5 +1,6 @@
 //! The privileged part of a machine on its node.
 
+pub mod api;
 pub mod machine;
 pub mod net;
 pub mod plug;

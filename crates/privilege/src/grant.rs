@@ -13,7 +13,7 @@ pub enum Subject {
     Qemu,
     /// The virt-launcher process, QEMU's parent in the same pod.
     Launcher,
-    /// `virt-handler`, the machine side of the node agent.
+    /// `virt-handler`, the machine side of the node agent; embedded default only.
     NodeAgent,
     /// The same process in its second role, the pods of its node, as a kubelet; embedded default only.
     Node,
@@ -21,6 +21,8 @@ pub enum Subject {
     Plug,
     /// `virt-handler net`, which makes machines' networks; on clusters with kubelets.
     Net,
+    /// `virt-handler api`, which speaks with the API server; on clusters with kubelets.
+    Api,
     /// `ferrovirt up` itself, which starts API server and node agent; embedded default only.
     Supervisor,
     /// The process of the API server and the controllers; embedded default only.
@@ -43,13 +45,14 @@ pub enum Subject {
 
 impl Subject {
     /// Every subject, in the order of the documents.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Qemu,
         Self::Launcher,
         Self::NodeAgent,
         Self::Node,
         Self::Plug,
         Self::Net,
+        Self::Api,
         Self::Supervisor,
         Self::ApiServer,
         Self::Controller,
@@ -70,6 +73,7 @@ impl Subject {
             Self::Node => "node",
             Self::Plug => "virt-handler plug",
             Self::Net => "virt-handler net",
+            Self::Api => "virt-handler api",
             Self::Supervisor => "supervisor",
             Self::ApiServer => "api-server",
             Self::Controller => "kubevirt-controller",

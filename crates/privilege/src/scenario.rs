@@ -38,6 +38,8 @@ pub enum Scenario {
     Whole,
     /// `tests/cluster/tests/install.rs`: a real Kubernetes. Root.
     Cluster,
+    /// `tests/cluster/tests/machine.rs`: machines on a real Kubernetes. Root.
+    Machine,
     /// `ferrovirt selinux prove`: a kernel that enforces the policy, in a virtual machine.
     Selinux,
     /// None: the documents grant it, nothing of ours uses it, so that nothing can fail. The text says what they want
@@ -62,6 +64,7 @@ impl Scenario {
             Self::Net => "net",
             Self::Whole => "whole",
             Self::Cluster => "cluster",
+            Self::Machine => "machine",
             Self::Selinux => "selinux",
             Self::DocumentedOnly(_) => "none: documented only",
         }
@@ -89,6 +92,12 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("controller-nodes", Scenario::Api),
     ("controller-pods", Scenario::Api),
     ("controller-virtualmachines", Scenario::Api),
+    ("handler-claims", Scenario::Machine),
+    ("handler-configuration", Scenario::Machine),
+    ("handler-events", Scenario::Machine),
+    ("handler-machines", Scenario::Machine),
+    ("handler-namespaces", Scenario::Machine),
+    ("handler-pods", Scenario::Machine),
     ("agent-events", Scenario::Whole),
     ("agent-instances", Scenario::Whole),
     ("agent-kubevirts", Scenario::Whole),

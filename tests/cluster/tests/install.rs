@@ -1,7 +1,7 @@
 //! `kubectl apply -f deploy/ferrovirt.yaml` on a cluster that has never seen it: controllers of which one works, places for
 //! machines on every node, machines that become instances and launcher pods; and its removal, which leaves nothing.
 //!
-//! No machine runs here yet: nobody tells the launchers in their places what to run.
+//! The image of the launchers has no QEMU here, so that no machine runs: `machine.rs` is about those that do.
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, bail, ensure};

@@ -2,7 +2,8 @@
 //! a namespace of level restricted; `virt-handler net`, with NET_ADMIN alone, makes TAP, bridge and rules in the pod's
 //! namespace without entering it; QEMU runs on them. A pod with the node's network gets nothing.
 //!
-//! The test is the part `api`, which reads machines and tells `net` what to make: the guest that it orders is firmware alone.
+//! The test is the part `api`, which reads machines and tells `net` what to make, so that it can tell it other things than
+//! that part does: the guest that it orders is firmware alone. `machine.rs` has the real one.
 //! The device node `/dev/net/tun` may be opened by everybody on the cluster's nodes, as udev makes it.
 #![allow(clippy::indexing_slicing)]
 

@@ -39,7 +39,9 @@ const NAMESPACES: &str = "
 
 /// The DaemonSet that is installed, with fewer places and less patience.
 fn plug() -> String {
-    let mut manifest = render::handler::daemon_set(IMAGE);
+    let mut manifest = render::handler::daemon_set(IMAGE, "none", Default::default(), None);
+    // Nobody reads machines here.
+    manifest["spec"]["template"]["spec"]["containers"].as_array_mut().map(Vec::pop);
     let arguments = manifest["spec"]["template"]["spec"]["containers"][0]["args"].as_array_mut();
     for argument in arguments.into_iter().flatten() {
         if argument == "--slots=110" {

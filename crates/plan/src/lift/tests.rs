@@ -18,7 +18,7 @@ use ferrovirt_privilege::{
     cluster_grants, machine_grants,
 };
 use ferrovirt_qemu::order::{Accelerator, Lease};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, net::Ipv4Addr};
@@ -289,7 +289,7 @@ fn the_installation_grants_what_the_table_says_and_nothing_else() {
             .iter()
             .map(|(held, _)| held)
             .filter(|held| {
-                let elsewhere = [Subject::Node, Subject::SccWebhook, Subject::MachineApi];
+                let elsewhere = [Subject::Node, Subject::SccWebhook, Subject::MachineApi, Subject::Api];
                 held.right.surface() == Surface::Rbac && !elsewhere.contains(&held.subject)
             })
             .cloned()
@@ -330,11 +330,18 @@ fn the_installation_grants_what_the_table_says_and_nothing_else() {
 fn the_pods_of_the_installation_have_what_the_table_says_and_nothing_else() {
     let manifests = render::cluster(&render::cluster::Options::default());
     let grants = cluster_grants(Profile::default());
-    let (api, others): (BTreeSet<_>, BTreeSet<_>) =
-        rbac::lift(&manifests).unwrap().into_iter().partition(|held| held.subject == Subject::MachineApi);
-    assert_eq!(others, rbac::lift(&render::install(&ClusterConfig::default())).unwrap());
-    let asked = grants.of(Subject::MachineApi).into_iter().filter(|right| right.surface() == Surface::Rbac);
-    assert_eq!(api.into_iter().map(|held| held.right).collect::<BTreeSet<_>>(), asked.collect());
+    // The handler's account is its part `api` there, and the node agent elsewhere.
+    let lifted = rbac::lift(&manifests).unwrap().into_iter().map(|mut held| {
+        if held.subject == Subject::NodeAgent {
+            held.subject = Subject::Api;
+        }
+        held
+    });
+    let elsewhere = [Subject::Node, Subject::SccWebhook, Subject::NodeAgent];
+    let asked = grants.iter().map(|(held, _)| held);
+    let asked =
+        asked.filter(|held| held.right.surface() == Surface::Rbac && !elsewhere.contains(&held.subject));
+    assert_eq!(lifted.collect::<BTreeSet<_>>(), asked.cloned().collect());
     let field = |name: &str, value: &str| Right::PodField { field: name.into(), value: value.into() };
     // A token, and an id that is not root's.
     let own = BTreeSet::from([field("automountServiceAccountToken", "true"), field("runAsUser", "65532")]);
@@ -345,22 +352,28 @@ fn the_pods_of_the_installation_have_what_the_table_says_and_nothing_else() {
     for deployment in of("Deployment") {
         assert_eq!(super::pod::lift(&template(deployment)), own);
     }
-    // Root in each container: one sees three directories of the node and has no capability, one has a capability and sees
+    // Root in two containers: one sees three directories of the node and has no capability, one has a capability and sees
     // one of them, and a directory of the pod's own.
     let whole = template(of("DaemonSet").next().unwrap());
     let containers = &whole.spec.as_ref().unwrap().containers;
-    assert_eq!(containers.len(), 2);
-    for (container, subject) in containers.iter().zip([Subject::Plug, Subject::Net]) {
+    assert_eq!(containers.len(), 3);
+    let only = |container: &Container| {
         let mut alone = whole.clone();
         let spec = alone.spec.as_mut().unwrap();
         let mounts: BTreeSet<_> =
             container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()).collect();
         spec.containers = vec![container.clone()];
         spec.volumes.as_mut().unwrap().retain(|volume| mounts.contains(volume.name.as_str()));
+        alone
+    };
+    let group = || field("fsGroup", "64107");
+    for (container, subject) in containers.iter().zip([Subject::Plug, Subject::Net]) {
+        let alone = only(container);
         let mut asked = BTreeSet::from([
             field("container.runAsUser", "0"),
             field("container.runAsGroup", "0"),
             field("runAsNonRoot", "false"),
+            group(),
         ]);
         for right in grants.of(subject) {
             match right {
@@ -382,9 +395,26 @@ fn the_pods_of_the_installation_have_what_the_table_says_and_nothing_else() {
                 access: Access::ReadWrite,
             });
         }
-        assert_eq!(asked.len(), 6);
+        assert_eq!(asked.len(), 7);
         assert_eq!(super::pod::lift(&alone), asked);
     }
+    // The third has a token and what `net` is heard on, and nothing of the node.
+    let lifted = super::pod::lift(&only(&containers[2]));
+    let (volumes, rest): (BTreeSet<_>, BTreeSet<_>) = lifted
+        .into_iter()
+        .partition(|right| matches!(right, Right::PodField { field, .. } if field == "volumes"));
+    let [Right::PodField { value, .. }] = volumes.iter().collect::<Vec<_>>()[..] else {
+        panic!("{volumes:?}")
+    };
+    assert!(value.contains("serviceAccountToken") && !value.contains("secret"), "{value}");
+    let net = Right::Mount {
+        volume: "net".to_owned(),
+        path: "/run/ferrovirt-net".to_owned(),
+        source: VolumeSource::Scratch,
+        access: Access::Read,
+    };
+    let user = [field("container.runAsUser", "64107"), field("container.runAsGroup", "64107")];
+    assert_eq!(rest, user.into_iter().chain([group(), net]).collect());
     let kinds: BTreeSet<_> = manifests.iter().map(|manifest| manifest["kind"].as_str().unwrap()).collect();
     let known = [
         "ClusterRole",

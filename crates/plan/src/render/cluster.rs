@@ -4,7 +4,7 @@
 //! it where there is none.
 
 use super::{api, applicable, controller, handler, install, places, rbac, replicas, scc_webhook::MANAGED_BY};
-use crate::config::ClusterConfig;
+use crate::config::{ClusterConfig, World};
 use ferrovirt_kubernetes::object;
 use ferrovirt_model::Profile;
 use ferrovirt_privilege::{Subject, cluster_grants};
@@ -56,7 +56,7 @@ pub fn image(prefix: &str, program: &str) -> String {
 /// The manifests in the order of their application.
 pub fn cluster(options: &Options) -> Vec<Value> {
     let Options { profile, image_prefix, platform } = options;
-    let config = ClusterConfig { profile: *profile, ..ClusterConfig::default() };
+    let config = ClusterConfig { profile: *profile, world: World::Cluster, ..ClusterConfig::default() };
     let wanted = |manifest: &Value| match object::kind(manifest) {
         "KubeVirt" => false,
         "SecurityContextConstraints" => *platform == Platform::Okd,
@@ -80,7 +80,7 @@ pub fn cluster(options: &Options) -> Vec<Value> {
         controller::lease(),
         controller::deployment(&image("ferrovirt"), &image("virt-launcher"), *profile, group),
         replicas::disruption_budget(controller::NAME),
-        handler::daemon_set(&image(handler::NAME)),
+        handler::daemon_set(&image(handler::NAME), &image("virt-launcher"), *profile, group),
     ]);
     out.extend(api::parts(&image("ferrovirt")));
     // Once they are registered, machines wait for who answers.

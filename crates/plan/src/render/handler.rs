@@ -1,9 +1,11 @@
 //! `virt-handler` on a cluster: a DaemonSet of containers, each with the rights that it needs and nothing else.
 //!
-//! `plug` offers places for machines to the kubelet, and `net` makes the networks of the pods that hold them. What reads the
-//! bytes of a launcher has nothing of the kubelet's, and what the kubelet connects to has no capability.
+//! `plug` offers places for machines to the kubelet, `net` makes the networks of the pods that hold them, and `api` reads
+//! machines, decides and reports. What reads the bytes of a launcher has nothing of the kubelet's, what the kubelet connects
+//! to has no capability, and what has a token has nothing of the node.
 
 use crate::config::NAMESPACE;
+use ferrovirt_model::Profile;
 use serde_json::{Value, json};
 
 /// The DaemonSet.
@@ -19,9 +21,15 @@ const POD_RESOURCES: &str = "/var/lib/kubelet/pod-resources";
 const OWN: &str = "/var/lib/ferrovirt/plug";
 /// Where `net` is heard by the part that speaks with the API server: a directory of the pod's own.
 const NET: &str = "/run/ferrovirt-net";
+/// The user of `api`: nobody else's on the node, as far as that can be said.
+const API_USER: u32 = 64_107;
+/// Where clients in pods look for their token.
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// One pod on each node, whatever taints it has: those say which machines may come, not whether there are places.
-pub fn daemon_set(image: &str) -> Value {
+/// `launcher` is the image of launcher pods; profile and group hold while there is no KubeVirt object. All are the
+/// controller's own.
+pub fn daemon_set(image: &str, launcher: &str, profile: Profile, volume_group: Option<u32>) -> Value {
     let labels = json!({"kubevirt.io": NAME});
     json!({
         "apiVersion": "apps/v1",
@@ -42,12 +50,15 @@ pub fn daemon_set(image: &str) -> Value {
                     "nodeSelector": {"kubernetes.io/os": "linux"},
                     "tolerations": [{"operator": "Exists"}],
                     "terminationGracePeriodSeconds": 5,
-                    "containers": [plug(image), net(image)],
+                    // The directory in which `net` is heard belongs to this group, and so does the socket.
+                    "securityContext": {"fsGroup": API_USER},
+                    "containers": [plug(image), net(image), api(image, launcher, profile, volume_group)],
                     "volumes": [
                         {"name": "device-plugins", "hostPath": {"path": DEVICE_PLUGINS, "type": "Directory"}},
                         {"name": "pod-resources", "hostPath": {"path": POD_RESOURCES, "type": "Directory"}},
                         {"name": "plug", "hostPath": {"path": OWN, "type": "DirectoryOrCreate"}},
                         {"name": "net", "emptyDir": {"sizeLimit": "1Mi"}},
+                        token(),
                     ],
                 },
             },
@@ -96,7 +107,12 @@ fn net(image: &str) -> Value {
     json!({
         "name": "net",
         "image": image,
-        "args": ["net", format!("--directory={OWN}"), format!("--api-socket={NET}/api.sock")],
+        "args": [
+            "net",
+            format!("--directory={OWN}"),
+            format!("--api-socket={NET}/api.sock"),
+            format!("--api-user={API_USER}"),
+        ],
         // A process for each place that is held, and what the kernel keeps for its network: 0.3 MiB with many queues.
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "192Mi"}},
         "securityContext": {
@@ -113,5 +129,52 @@ fn net(image: &str) -> Value {
             {"name": "plug", "mountPath": OWN},
             {"name": "net", "mountPath": NET},
         ],
+    })
+}
+
+/// No capability, no path of the node and nothing of the kubelet's; the token.
+fn api(image: &str, launcher: &str, profile: Profile, volume_group: Option<u32>) -> Value {
+    let mut args = vec![
+        "api".to_owned(),
+        format!("--net-socket={NET}/api.sock"),
+        "--node-name=$(NODE_NAME)".to_owned(),
+        format!("--launcher-image={launcher}"),
+        format!("--profile={}", profile.name()),
+    ];
+    args.extend(volume_group.map(|group| format!("--volume-group={group}")));
+    json!({
+        "name": "api",
+        "image": image,
+        "args": args,
+        "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "192Mi"}},
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": API_USER,
+            "runAsGroup": API_USER,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumeMounts": [
+            // It connects there, and makes nothing.
+            {"name": "net", "mountPath": NET, "readOnly": true},
+            {"name": "token", "mountPath": TOKEN, "readOnly": true},
+        ],
+    })
+}
+
+/// What a token volume of Kubernetes' own holds, but for the namespace: in one container and not in every one.
+fn token() -> Value {
+    json!({
+        "name": "token",
+        "projected": {"sources": [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [
+                {"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}},
+            ]}},
+        ]},
     })
 }

@@ -1,7 +1,7 @@
 //! Everything that an installation applies to a cluster.
 
 use super::{rbac, scc};
-use crate::config::{ClusterConfig, KUBEVIRT, NAMESPACE};
+use crate::config::{ClusterConfig, KUBEVIRT, NAMESPACE, World};
 use ferrovirt_kubernetes::subject;
 use ferrovirt_model::Profile;
 use ferrovirt_privilege::{Subject, cluster_grants};
@@ -23,8 +23,12 @@ pub fn install(config: &ClusterConfig) -> Vec<Value> {
         out.push(account(name));
     }
     // The node's role is the embedded default's, whose API server does what the machine API does elsewhere; the SCC webhook
-    // has manifests of its own.
-    let elsewhere = [Subject::Node, Subject::SccWebhook, Subject::MachineApi];
+    // has manifests of its own. Of the handler's two sides each has its world.
+    let other = match config.world {
+        World::Machine => Subject::Api,
+        World::Cluster => Subject::NodeAgent,
+    };
+    let elsewhere = [Subject::Node, Subject::SccWebhook, Subject::MachineApi, other];
     for subject in Subject::ALL.into_iter().filter(|subject| !elsewhere.contains(subject)) {
         out.extend(rbac::roles(&grants, subject));
     }

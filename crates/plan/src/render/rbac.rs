@@ -25,7 +25,10 @@ fn identity(subject: Subject) -> Option<Identity> {
         | Subject::Net
         | Subject::Supervisor
         | Subject::ApiServer => None,
-        Subject::NodeAgent => Some(Identity::Account { namespace: NAMESPACE, name: "kubevirt-handler" }),
+        // The account of the one under `ferrovirt up`, of the other on a cluster.
+        Subject::NodeAgent | Subject::Api => {
+            Some(Identity::Account { namespace: NAMESPACE, name: "kubevirt-handler" })
+        }
         Subject::Node => Some(Identity::Group { role: "system:node", group: subject::NODES }),
         Subject::Controller => Some(Identity::Account { namespace: NAMESPACE, name: "kubevirt-controller" }),
         Subject::SccWebhook => {

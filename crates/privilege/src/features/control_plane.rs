@@ -1,6 +1,6 @@
 //! The controllers and the node agent: rights do not vanish when launchers lose them, they move here.
 
-use super::{Table, net, node, plug, processes, slot};
+use super::{Table, api, net, node, plug, processes, slot};
 use crate::{
     grant::{Grant, Phase, Subject, named, verbs},
     right::Right,
@@ -14,6 +14,7 @@ pub(super) const TABLE: Table = Table {
         node::GRANTS,
         plug::GRANTS,
         net::GRANTS,
+        api::GRANTS,
         slot::GRANTS,
         processes::GRANTS,
     ],

@@ -1,5 +1,6 @@
 //! The table itself: one file for each feature.
 
+mod api;
 mod base_machine;
 mod claims;
 mod cloud_init;

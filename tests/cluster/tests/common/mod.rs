@@ -100,13 +100,38 @@ pub struct Test {
 }
 
 impl Test {
-    /// A cluster of one node on which Ferrovirt is installed, with a namespace `vms` of level restricted.
+    /// [`Self::whole`] without the part `api`, which the test plays: `net` hears one alone.
     pub fn start(name: &str) -> Result<Self> {
         Self::with(Options { name: name.to_owned(), nodes: 1, ..Options::default() })
     }
 
     /// The same with other options.
     pub fn with(options: Options) -> Result<Self> {
+        let test = Self::whole(options)?;
+        let patch = r#"[{"op":"test","path":"/spec/template/spec/containers/2/name","value":"api"},
+            {"op":"remove","path":"/spec/template/spec/containers/2"}]"#;
+        test.cluster.output(&[
+            "patch",
+            "daemonset",
+            "virt-handler",
+            "-n",
+            "kubevirt",
+            "--type=json",
+            "-p",
+            patch,
+        ])?;
+        test.kubectl("rollout status daemonset/virt-handler -n kubevirt --timeout=180s")
+            .with_context(|| test.log())?;
+        Ok(test)
+    }
+
+    /// The manifests that were applied.
+    pub fn file(&self) -> PathBuf {
+        ferrovirt_e2e::root().join("deploy/ferrovirt.yaml")
+    }
+
+    /// A cluster of one node on which Ferrovirt is installed, with a namespace `vms` of level restricted.
+    pub fn whole(options: Options) -> Result<Self> {
         let programs = ferrovirt_e2e::Cluster::binaries()?;
         let cluster = Own::with(options)?;
         let mut archives = Vec::new();
@@ -123,8 +148,7 @@ impl Test {
         cluster.load(&archives)?;
         let node = cluster.layout().nodes().pop().context("no node")?;
         let test = Test { cluster, node };
-        let file = ferrovirt_e2e::root().join("deploy/ferrovirt.yaml");
-        test.kubectl(&format!("apply -f {}", file.display()))?;
+        test.kubectl(&format!("apply -f {}", test.file().display()))?;
         test.cluster.apply(
             "{apiVersion: v1, kind: Namespace, metadata: {name: vms, labels: {pod-security.kubernetes.io/enforce: restricted}}}",
         )?;
@@ -174,7 +198,7 @@ impl Test {
     pub fn log(&self) -> String {
         let words =
             "logs -n kubevirt -l kubevirt.io --all-containers --tail=-1 --prefix --max-log-requests=20";
-        let said = [words, "get vm,vmi -n vms -o yaml", "describe pods -A"]
+        let said = [words, "get vm,vmi -n vms -o yaml", "describe pods -A", "get events -A"]
             .map(|words| self.kubectl(words).unwrap_or_default());
         said.join("\n")
     }

@@ -1,0 +1,154 @@
+//! What a place's task is told. It may be busy with the API server: what a launcher says meanwhile is bounded.
+
+use crate::net::talk::Facts;
+use ferrovirt_api::kubevirt::VirtualMachineInstance;
+use k8s_openapi::api::core::v1::Pod;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::Notify;
+
+/// Most messages of a launcher that wait; a well-behaved one sends some ten in its life.
+const MOST_SAID: usize = 64;
+
+/// By the part `net`.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// A launcher has connected; its user.
+    Linked { link: u64, user: u32 },
+    /// The connection has ended. `left`: by the launcher.
+    Ended { link: u64, left: bool },
+    /// The launcher says something.
+    Said { link: u64, bytes: Vec<u8> },
+    /// The network is made.
+    Made(Facts),
+    /// It is not.
+    NotMade(String),
+    /// `net` is gone.
+    Lost,
+    /// The place is gone.
+    Gone,
+}
+
+/// News for a place's task.
+#[derive(Debug)]
+pub(super) enum News {
+    Told(Told),
+    /// The pod as a watch shows it, or that there is none.
+    Pod(Option<Arc<Pod>>),
+    Machine(Arc<VirtualMachineInstance>),
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    told: VecDeque<Told>,
+    said: usize,
+    pod: Option<Option<Arc<Pod>>>,
+    machine: Option<Arc<VirtualMachineInstance>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    news: Notify,
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One end, to tell.
+#[derive(Clone, Debug)]
+pub(super) struct Sender(Arc<Shared>);
+
+/// The other end.
+#[derive(Debug)]
+pub(super) struct Receiver(Arc<Shared>);
+
+pub(super) fn inbox() -> (Sender, Receiver) {
+    let shared = Arc::new(Shared::default());
+    (Sender(shared.clone()), Receiver(shared))
+}
+
+impl Sender {
+    /// Never waits. Of what a launcher says too fast the oldest is lost.
+    pub(super) fn send(&self, news: News) {
+        let mut waiting = self.0.waiting();
+        match news {
+            News::Pod(pod) => waiting.pod = Some(pod),
+            News::Machine(machine) => waiting.machine = Some(machine),
+            News::Told(told) => {
+                if matches!(told, Told::Said { .. }) {
+                    waiting.said = waiting.said.saturating_add(1);
+                }
+                waiting.told.push_back(told);
+                if waiting.said > MOST_SAID
+                    && let Some(oldest) =
+                        waiting.told.iter().position(|told| matches!(told, Told::Said { .. }))
+                {
+                    waiting.told.remove(oldest);
+                    waiting.said = waiting.said.saturating_sub(1);
+                }
+            }
+        }
+        drop(waiting);
+        self.0.news.notify_one();
+    }
+}
+
+impl Receiver {
+    /// The next news. Safe to cancel.
+    pub(super) async fn recv(&mut self) -> News {
+        loop {
+            if let Some(news) = self.next() {
+                return news;
+            }
+            self.0.news.notified().await;
+        }
+    }
+
+    fn next(&mut self) -> Option<News> {
+        let mut waiting = self.0.waiting();
+        // What the pod is comes before what its launcher says.
+        if let Some(pod) = waiting.pod.take() {
+            return Some(News::Pod(pod));
+        }
+        if let Some(machine) = waiting.machine.take() {
+            return Some(News::Machine(machine));
+        }
+        let told = waiting.told.pop_front()?;
+        if matches!(told, Told::Said { .. }) {
+            waiting.said = waiting.said.saturating_sub(1);
+        }
+        Some(News::Told(told))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_launcher_says_is_bounded_and_everything_else_is_kept() {
+        let (sender, mut receiver) = inbox();
+        for number in 0..1000_u64 {
+            sender.send(News::Pod(None));
+            sender.send(News::Told(Told::Said { link: number, bytes: Vec::new() }));
+        }
+        sender.send(News::Told(Told::Gone));
+        assert!(matches!(receiver.recv().await, News::Pod(None)));
+        let mut said = Vec::new();
+        while let News::Told(Told::Said { link, .. }) = receiver.recv().await {
+            said.push(link);
+        }
+        // What ended the loop was the end of the place.
+        assert_eq!((said.len(), said.last()), (MOST_SAID, Some(&999)));
+        let task = tokio::spawn(async move { matches!(receiver.recv().await, News::Told(Told::Lost)) });
+        tokio::task::yield_now().await;
+        sender.send(News::Told(Told::Lost));
+        assert!(task.await.unwrap());
+    }
+}

@@ -1,0 +1,239 @@
+//! All places of the node: what `net` and the watches tell of them, and one task for each.
+
+use super::{
+    inbox::{News, Sender, Told, inbox},
+    net::{Heard, Outgoing},
+    worker::{Shared, Worker},
+};
+use crate::{machine::accept::owner, net::talk::ToApi, plug::table::Holder};
+use ferrovirt_api::kubevirt::VirtualMachineInstance;
+use ferrovirt_plan::decide::NODE_LABEL;
+use ferrovirt_watch::follow;
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    runtime::watcher::{self, Event},
+};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// Marks launcher pods.
+const LAUNCHERS: &str = "kubevirt.io=virt-launcher";
+/// How long `net` may take, after a connection, to tell of a place that was known before.
+const TELL: Duration = Duration::from_secs(5);
+
+/// Namespace and name.
+type Name = (String, String);
+
+struct Handle {
+    holder: Holder,
+    number: u64,
+    sender: Sender,
+    /// The connection on which `net` has told of it.
+    told: u64,
+}
+
+#[derive(Default)]
+struct Known {
+    slots: HashMap<String, Handle>,
+    pods: HashMap<Name, Arc<Pod>>,
+    /// Number of the connection to `net`.
+    connection: u64,
+    /// What keeps every network of this node from being made.
+    problem: Option<String>,
+}
+
+/// The places of the node.
+pub(super) struct Node {
+    shared: Arc<Shared>,
+    known: Mutex<Known>,
+}
+
+impl Node {
+    pub(super) fn new(shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self { shared, known: Mutex::default() })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears and watches for ever.
+    pub(super) async fn run(self: Arc<Self>, socket: &Path, outgoing: Outgoing) {
+        let hear = {
+            let node = self.clone();
+            super::net::run(socket, outgoing, move |heard| node.hear(heard))
+        };
+        tokio::join!(hear, self.watch_pods(), self.watch_machines());
+    }
+
+    fn hear(self: &Arc<Self>, heard: Heard) {
+        match heard {
+            Heard::Connected => {
+                let connection = {
+                    let mut known = self.known();
+                    known.connection += 1;
+                    known.connection
+                };
+                let node = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(TELL).await;
+                    node.forget_untold(connection);
+                });
+            }
+            Heard::Lost => {
+                for handle in self.known().slots.values() {
+                    handle.sender.send(News::Told(Told::Lost));
+                }
+            }
+            Heard::Told(head, body) => self.told(head, body),
+        }
+    }
+
+    /// Places that went while nobody was connected to `net`.
+    fn forget_untold(&self, connection: u64) {
+        let mut known = self.known();
+        if known.connection != connection {
+            return;
+        }
+        known.slots.retain(|_, handle| {
+            let told = handle.told == connection;
+            if !told {
+                handle.sender.send(News::Told(Told::Gone));
+            }
+            told
+        });
+    }
+
+    fn told(self: &Arc<Self>, head: ToApi, body: Vec<u8>) {
+        let (slot, told) = match head {
+            ToApi::Node { problem } => {
+                if let Some(problem) = &problem {
+                    tracing::error!("no machine of this node gets a network: {problem}");
+                }
+                self.known().problem = problem;
+                return;
+            }
+            ToApi::Slot { slot, holder, number } => return self.held(slot, holder, number),
+            ToApi::Hung { slot } => {
+                tracing::error!(slot, "what serves this place cannot be ended: see docs/install.md");
+                return;
+            }
+            ToApi::Gone { slot } => {
+                let handle = self.known().slots.remove(&slot);
+                if let Some(handle) = handle {
+                    handle.sender.send(News::Told(Told::Gone));
+                }
+                return;
+            }
+            ToApi::Linked { slot, link, user } => (slot, Told::Linked { link, user }),
+            ToApi::Ended { slot, link, why } => {
+                if let Some(why) = &why {
+                    tracing::warn!(slot, "the connection of a launcher was ended: {why}");
+                }
+                // A connection of which nobody was told was refused by `net`.
+                let Some(link) = link else { return };
+                (slot, Told::Ended { link, left: why.is_none() })
+            }
+            ToApi::Said { slot, link } => (slot, Told::Said { link, bytes: body }),
+            ToApi::Ready { slot, facts, .. } => (slot, Told::Made(facts)),
+            ToApi::Refused { slot, why, .. } => (slot, Told::NotMade(why)),
+        };
+        if let Some(handle) = self.known().slots.get(&slot) {
+            handle.sender.send(News::Told(told));
+        }
+    }
+
+    /// A pod holds a place: the one that is known, or another `Allocate`.
+    fn held(self: &Arc<Self>, slot: String, holder: Holder, number: u64) {
+        let mut known = self.known();
+        let connection = known.connection;
+        if let Some(handle) = known.slots.get_mut(&slot) {
+            if handle.holder == holder && handle.number == number {
+                handle.told = connection;
+                return;
+            }
+            handle.sender.send(News::Told(Told::Gone));
+        }
+        let (sender, receiver) = inbox();
+        let pod = known.pods.get(&(holder.namespace.clone(), holder.pod.clone())).cloned();
+        let worker = Worker::new(self.shared.clone(), slot.clone(), holder.clone(), receiver, pod);
+        known.slots.insert(slot, Handle { holder, number, sender, told: connection });
+        tokio::spawn(worker.run());
+    }
+
+    async fn watch_pods(&self) {
+        let api: Api<Pod> = Api::all(self.shared.reader.pods.clone());
+        let config = watcher::Config::default()
+            .labels(LAUNCHERS)
+            .fields(&format!("spec.nodeName={}", self.shared.reader.node));
+        let mut listed: BTreeSet<Name> = BTreeSet::new();
+        let mut stream = Box::pin(follow(api, config, "pods".to_owned()));
+        while let Some(event) = stream.next().await {
+            match event {
+                Event::Init => listed.clear(),
+                Event::InitApply(pod) => {
+                    listed.insert(name(&pod));
+                    self.show(name(&pod), Some(pod));
+                }
+                Event::InitDone => {
+                    let gone: Vec<Name> =
+                        self.known().pods.keys().filter(|name| !listed.contains(name)).cloned().collect();
+                    for name in gone {
+                        self.show(name, None);
+                    }
+                }
+                Event::Apply(pod) => self.show(name(&pod), Some(pod)),
+                Event::Delete(pod) => self.show(name(&pod), None),
+            }
+        }
+    }
+
+    /// A pod is this now.
+    fn show(&self, name: Name, pod: Option<Pod>) {
+        let pod = pod.map(|mut pod| {
+            pod.metadata.managed_fields = None;
+            Arc::new(pod)
+        });
+        let mut known = self.known();
+        match &pod {
+            Some(pod) => drop(known.pods.insert(name.clone(), pod.clone())),
+            None => drop(known.pods.remove(&name)),
+        }
+        let (namespace, name) = &name;
+        let of = |handle: &&Handle| handle.holder.namespace == *namespace && handle.holder.pod == *name;
+        for handle in known.slots.values().filter(of) {
+            handle.sender.send(News::Pod(pod.clone()));
+        }
+    }
+
+    async fn watch_machines(&self) {
+        let api: Api<VirtualMachineInstance> = Api::all(self.shared.reader.machines.clone());
+        let config = watcher::Config::default().labels(&format!("{NODE_LABEL}={}", self.shared.reader.node));
+        let mut stream = Box::pin(follow(api, config, "machines".to_owned()));
+        while let Some(event) = stream.next().await {
+            if let Event::Apply(machine) | Event::InitApply(machine) = event {
+                let machine = Arc::new(machine);
+                let known = self.known();
+                let is_of = |handle: &&Handle| {
+                    let pod = known.pods.get(&(handle.holder.namespace.clone(), handle.holder.pod.clone()));
+                    let owner = pod.and_then(|pod| owner(&pod.metadata));
+                    owner.is_some_and(|owner| machine.metadata.uid.as_deref() == Some(&owner.uid))
+                };
+                for handle in known.slots.values().filter(is_of) {
+                    handle.sender.send(News::Machine(machine.clone()));
+                }
+            }
+        }
+    }
+}
+
+fn name(pod: &Pod) -> Name {
+    let data = &pod.metadata;
+    (data.namespace.clone().unwrap_or_default(), data.name.clone().unwrap_or_default())
+}

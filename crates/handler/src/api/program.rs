@@ -1,0 +1,75 @@
+//! `virt-handler api`: the program.
+
+use super::{net, node::Node, worker::Shared};
+use crate::machine::{accept::Reader, client, events::Recorder};
+use anyhow::Context as _;
+use clap::Parser;
+use ferrovirt_model::Profile;
+use ferrovirt_plan::config::{ClusterConfig, World};
+use ferrovirt_sys::rights;
+use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The word after the program's name that starts it.
+pub const COMMAND: &str = "api";
+
+/// Reads machines and their pods, has `virt-handler net` make what they need, and reports their state
+#[derive(Debug, Parser)]
+#[command(name = "virt-handler api", version)]
+struct Options {
+    /// Name of the node
+    #[arg(long)]
+    node_name: String,
+    /// Where `virt-handler net` is heard
+    #[arg(long)]
+    net_socket: PathBuf,
+    /// Image of launcher pods, as the controller has it
+    #[arg(long, default_value_t = ClusterConfig::default().launcher_image)]
+    launcher_image: String,
+    /// Profile that holds while there is no KubeVirt object, as the controller has it: minimal or documented
+    #[arg(long, default_value = "minimal")]
+    profile: Profile,
+    /// Group by which launchers use claims while there is no KubeVirt object, as the controller has it
+    #[arg(long)]
+    volume_group: Option<u32>,
+}
+
+/// Runs until it is asked to end, with the arguments after [`COMMAND`].
+///
+/// # Errors
+/// What keeps it from running, in words for an administrator.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
+    let options = Options::parse_from(std::iter::once(OsString::from("virt-handler api")).chain(arguments));
+    anyhow::ensure!(options.net_socket.is_absolute(), "{} is no absolute path", options.net_socket.display());
+    rights::hide_memory().context("keeping memory out of core dumps")?;
+    rights::give_up().context("giving up rights")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(options))
+}
+
+async fn serve(options: Options) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut config = kube::Config::incluster()
+        .context("this is not a pod of a cluster, or it has no token of its service account")?;
+    // An answer that does not go on is an error, and not a task that waits for ever; a watch is renewed before.
+    config.read_timeout = Some(Duration::from_secs(330));
+    config.reset_reader_on_write = true;
+    let client = client::bounded(config)?;
+    let Options { node_name, net_socket, launcher_image, profile, volume_group } = options;
+    let world = World::Cluster;
+    let defaults = ClusterConfig { profile, launcher_image, volume_group, world, ..ClusterConfig::default() };
+    let (net, outgoing) = net::channel();
+    let shared = Shared {
+        reader: Reader { pods: client.clone(), machines: client.clone(), node: node_name.clone(), defaults },
+        events: Recorder::new(client, "virt-handler", node_name.clone()),
+        net,
+    };
+    tracing::info!(node = node_name, "virt-handler api is up");
+    let node = Node::new(Arc::new(shared));
+    tokio::select! {
+        () = node.run(&net_socket, outgoing) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
