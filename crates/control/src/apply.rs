@@ -1,6 +1,7 @@
 //! Performing actions: one request each, no choices left.
 
 use std::fmt::Debug;
+use std::sync::atomic::Ordering;
 
 use ferrovirt_api::{
     kubevirt::{VirtualMachine, VirtualMachineInstance},
@@ -86,14 +87,7 @@ impl Controller {
             Action::DeleteVmi { uid } => {
                 gone_is_fine(vmis.delete(name, &deletion(uid, None)).await.map(drop), "FailedDelete")
             }
-            Action::CreatePod(pod) => match pods.create(&PostParams::default(), &pod).await {
-                Ok(made) => match decide::dropped_volumes(&pod, &made) {
-                    None => Ok(()),
-                    Some(message) => self.withdraw(&pods, &made, message).await,
-                },
-                Err(kube::Error::Api(status)) if status.code == 409 => self.existing(&pods, &pod).await,
-                Err(error) => Err(create_failure(error)),
-            },
+            Action::CreatePod(pod) => self.create_pod(&pods, &pod).await,
             Action::DeletePod { name, uid, grace_seconds } => {
                 let grace = grace_seconds.and_then(|seconds| u32::try_from(seconds).ok());
                 gone_is_fine(pods.delete(&name, &deletion(uid, grace)).await.map(drop), "FailedDelete")
@@ -110,6 +104,36 @@ impl Controller {
                 self.recorder.tell(about.reference.clone(), event);
                 Ok(())
             }
+        }
+    }
+
+    /// Makes a launcher pod, whole or not at all. Of a pod with image volumes the API server is asked first what it would
+    /// make: one that was made without its disks would begin to run, and its end would count as the machine's.
+    async fn create_pod(&self, pods: &Api<Pod>, pod: &Pod) -> Result<(), Failure> {
+        let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let images = volumes.any(|volume| volume.image.is_some());
+        if images && !self.keeps_images.load(Ordering::Relaxed) {
+            let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+            match pods.create(&dry_run, pod).await {
+                Ok(made) => match decide::dropped_volumes(pod, &made) {
+                    None => self.keeps_images.store(true, Ordering::Relaxed),
+                    Some(message) => return Err(Failure::Refused(Refused { code: 422, message })),
+                },
+                Err(kube::Error::Api(status)) if status.code == 409 => return self.existing(pods, pod).await,
+                Err(error) => return Err(create_failure(error)),
+            }
+        }
+        match pods.create(&PostParams::default(), pod).await {
+            Ok(made) => match decide::dropped_volumes(pod, &made) {
+                None => Ok(()),
+                Some(message) => {
+                    // Another API server than the one that was asked, or one that was started with other features.
+                    self.keeps_images.store(false, Ordering::Relaxed);
+                    self.withdraw(pods, &made, message).await
+                }
+            },
+            Err(kube::Error::Api(status)) if status.code == 409 => self.existing(pods, pod).await,
+            Err(error) => Err(create_failure(error)),
         }
     }
 

@@ -64,9 +64,10 @@ mod recorder;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use ferrovirt_plan::config::ClusterConfig;
+use ferrovirt_plan::config::{ClusterConfig, World};
 use futures::FutureExt;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -147,7 +148,9 @@ pub async fn run_and_tell(
             pending.send(Key::Cluster);
         });
     }
-    let controller = Arc::new(Controller { client, caches, recorder, defaults });
+    // Our own API server keeps them.
+    let keeps_images = AtomicBool::new(defaults.world == World::Machine);
+    let controller = Arc::new(Controller { client, caches, recorder, defaults, keeps_images });
     let mut queue: Queue<Key> = Queue::default();
     queue.add(Key::Cluster);
     let mut rounds = JoinSet::new();

@@ -1,6 +1,7 @@
 //! One round for one key: a snapshot of the caches, a decision, its actions.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
 
 use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec};
 use ferrovirt_plan::config::{ClusterConfig, KUBEVIRT, NAMESPACE, World};
@@ -28,6 +29,8 @@ pub(crate) struct Controller {
     pub(crate) caches: Caches,
     pub(crate) recorder: Recorder,
     pub(crate) defaults: ClusterConfig,
+    /// The cluster has made a pod with its image volumes.
+    pub(crate) keeps_images: AtomicBool,
 }
 
 impl Controller {

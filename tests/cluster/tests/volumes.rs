@@ -320,6 +320,9 @@ spec:
     }
     let pods = test.json("get pods -n vms")?;
     let pods = pods["items"].as_array().context("no list")?;
-    ensure!(pods.iter().all(|pod| pod["metadata"]["deletionTimestamp"].is_string()), "{pods:?}");
+    ensure!(pods.is_empty(), "{pods:?}");
+    // It waits for the administrator; nothing has failed.
+    let vmi = test.json("get vmi guest -n vms")?;
+    ensure!(vmi["status"]["phase"] == "Pending", "{vmi}");
     Ok(())
 }
