@@ -1,17 +1,19 @@
 //! Connections, within bounds.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -23,8 +25,9 @@ use crate::identity::Identity;
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// What is left of the caller's own limit for the way back.
 const MARGIN: Duration = Duration::from_secs(1);
-/// Connections at the same time.
+/// Connections at the same time, and of one address: whoever holds many must not keep the API server out.
 const MAX_CONNECTIONS: usize = 512;
+const MAX_OF_ADDRESS: usize = 32;
 /// Requests at the same time on one connection.
 const MAX_STREAMS: u32 = 250;
 
@@ -46,21 +49,58 @@ where
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let addresses = Addresses::default();
     loop {
         // The semaphore is never closed.
         let slot = Arc::clone(&slots).acquire_owned().await.ok();
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                let Some(place) = addresses.take(peer.ip()) else { continue };
                 let (acceptor, respond) = (acceptor.clone(), respond.clone());
                 tokio::spawn(async move {
                     connection(acceptor, stream, respond).await;
-                    drop(slot);
+                    drop((slot, place));
                 });
             }
             Err(error) => {
                 // Out of descriptors, mostly: others will close theirs.
                 tracing::warn!("cannot accept a connection: {error}");
                 tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// How many connections each address has.
+#[derive(Clone, Default)]
+struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl Addresses {
+    /// A place for one more; none where the address has as many as it may.
+    fn take(&self, address: IpAddr) -> Option<Place> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= MAX_OF_ADDRESS {
+            return None;
+        }
+        *count += 1;
+        Some(Place { of: self.clone(), address })
+    }
+}
+
+/// One connection of an address.
+struct Place {
+    of: Addresses,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
             }
         }
     }
@@ -81,15 +121,22 @@ where
         let answer = respond(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(Some(Duration::from_secs(30)))
-        .keep_alive_timeout(Duration::from_secs(20));
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+    // By what the handshake has agreed on: whoever would look at the first bytes waits for them without a limit.
+    let speaks_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let ended = if speaks_h2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .keep_alive_interval(Some(Duration::from_secs(30)))
+            .keep_alive_timeout(Duration::from_secs(20));
+        builder.serve_connection(TokioIo::new(stream), service).await
+    } else {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(TIMEOUT);
+        builder.serve_connection(TokioIo::new(stream), service).await
+    };
+    if let Err(error) = ended {
         tracing::debug!("connection: {error}");
     }
 }
@@ -120,6 +167,20 @@ pub fn deadline(query: &str, most: Duration) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_has_so_many_connections_and_others_theirs() {
+        let addresses = Addresses::default();
+        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let mut places: Vec<_> = (0..MAX_OF_ADDRESS).filter_map(|_| addresses.take(one)).collect();
+        assert_eq!(places.len(), MAX_OF_ADDRESS);
+        assert!(addresses.take(one).is_none() && addresses.take(other).is_some());
+        places.pop();
+        places.extend(addresses.take(one));
+        assert_eq!(places.len(), MAX_OF_ADDRESS);
+        drop(places);
+        assert!(addresses.0.lock().unwrap().is_empty());
+    }
 
     #[test]
     fn the_caller_says_how_long_it_waits() {

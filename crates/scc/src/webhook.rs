@@ -132,6 +132,10 @@ impl Review {
     /// # Errors
     /// [`Unreadable`] for anything but an AdmissionReview of version v1 with a request.
     pub fn read(bytes: &[u8]) -> Result<Self, Unreadable> {
+        // Each takes many times its bytes when it is read.
+        if values(bytes) > MOST_VALUES {
+            return Err(Unreadable::Form(format!("it has more than {MOST_VALUES} values")));
+        }
         let envelope: Envelope =
             serde_json::from_slice(bytes).map_err(|why| Unreadable::Form(why.to_string()))?;
         if (envelope.api_version.as_str(), envelope.kind.as_str()) != (VERSION, KIND) {
@@ -313,6 +317,24 @@ struct Response<'a> {
     audit_annotations: Map<String, Value>,
 }
 
+/// Most values of a review: an object of the largest size that people write has some thousand.
+const MOST_VALUES: usize = 100_000;
+
+/// How many values a JSON text has at most, without reading it: one for each comma, colon and bracket outside of strings.
+fn values(bytes: &[u8]) -> usize {
+    let (mut count, mut quoted, mut escaped) = (0, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' | b':' | b'[' | b'{' if !quoted => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,6 +355,16 @@ mod tests {
     fn unreadable(body: &str, expected: &str) {
         let said = Review::read(body.as_bytes()).unwrap_err().to_string();
         assert!(said.contains(expected), "{said}");
+    }
+
+    #[test]
+    fn what_would_take_much_memory_is_not_read() {
+        assert_eq!(values(br#"{"a,:[{\\\"":[1,2,{"b":"c\\"}]}"#), 7);
+        let zeros = format!("[{}0]", "0,".repeat(MOST_VALUES));
+        let review =
+            format!(r#"{{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{zeros}}}"#);
+        let error = Review::read(review.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("more than 100000 values"), "{error}");
     }
 
     #[test]

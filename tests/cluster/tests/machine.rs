@@ -137,6 +137,13 @@ fn runs(test: &Test) -> Result<()> {
     ensure!(ready["status"] == "True", "{ready}");
     let vm = test.json("get vm guest -n vms")?;
     ensure!(vm["status"]["printableStatus"] == "Running", "{}", vm["status"]);
+    // Nobody writes it in the handler's name who cannot say from which node: the part itself has just done it.
+    let handler = "system:serviceaccount:kubevirt:kubevirt-handler";
+    let forged = test.kubectl(&format!(
+        "patch vmi guest -n vms --type=merge -p {{\"status\":{{\"phase\":\"Failed\"}}}} --as={handler}"
+    ));
+    let refused = forged.err().map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(refused.contains("machines of its own node alone"), "{refused}");
     Ok(())
 }
 

@@ -24,6 +24,8 @@ use std::{
 
 /// Marks launcher pods.
 const LAUNCHERS: &str = "kubevirt.io=virt-launcher";
+/// Objects of a list that are read at once: one can have a megabyte and more.
+const PAGE: u32 = 20;
 /// How long `net` may take, after a connection, to tell of a place that was known before.
 const TELL: Duration = Duration::from_secs(5);
 
@@ -171,7 +173,8 @@ impl Node {
         let api: Api<Pod> = Api::all(self.shared.reader.pods.clone());
         let config = watcher::Config::default()
             .labels(LAUNCHERS)
-            .fields(&format!("spec.nodeName={}", self.shared.reader.node));
+            .fields(&format!("spec.nodeName={}", self.shared.reader.node))
+            .page_size(PAGE);
         let mut listed: BTreeSet<Name> = BTreeSet::new();
         let mut stream = Box::pin(follow(api, config, "pods".to_owned()));
         while let Some(event) = stream.next().await {
@@ -201,7 +204,15 @@ impl Node {
             Arc::new(pod)
         });
         let mut known = self.known();
+        let has_place = |known: &Known| {
+            known
+                .slots
+                .values()
+                .any(|handle| (&handle.holder.namespace, &handle.holder.pod) == (&name.0, &name.1))
+        };
         match &pod {
+            // Anybody can have a node refuse any number of large pods with this label.
+            Some(pod) if is_over(pod) && !has_place(&known) => drop(known.pods.remove(&name)),
             Some(pod) => drop(known.pods.insert(name.clone(), pod.clone())),
             None => drop(known.pods.remove(&name)),
         }
@@ -214,7 +225,9 @@ impl Node {
 
     async fn watch_machines(&self) {
         let api: Api<VirtualMachineInstance> = Api::all(self.shared.reader.machines.clone());
-        let config = watcher::Config::default().labels(&format!("{NODE_LABEL}={}", self.shared.reader.node));
+        let config = watcher::Config::default()
+            .labels(&format!("{NODE_LABEL}={}", self.shared.reader.node))
+            .page_size(PAGE);
         let mut stream = Box::pin(follow(api, config, "machines".to_owned()));
         while let Some(event) = stream.next().await {
             if let Event::Apply(machine) | Event::InitApply(machine) = event {
@@ -231,6 +244,11 @@ impl Node {
             }
         }
     }
+}
+
+fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn name(pod: &Pod) -> Name {

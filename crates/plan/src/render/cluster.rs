@@ -3,7 +3,9 @@
 //! The KubeVirt object is not among it: kubectl refuses an object in the same file as its definition. The controller makes
 //! it where there is none.
 
-use super::{api, applicable, controller, handler, install, places, rbac, replicas, scc_webhook::MANAGED_BY};
+use super::{
+    api, applicable, controller, handler, install, own_node, places, rbac, replicas, scc_webhook::MANAGED_BY,
+};
 use crate::config::{ClusterConfig, World};
 use ferrovirt_kubernetes::object;
 use ferrovirt_model::Profile;
@@ -76,6 +78,7 @@ pub fn cluster(options: &Options) -> Vec<Value> {
     out.push(install::account(api::NAME));
     out.extend(rbac::roles(&cluster_grants(*profile), Subject::MachineApi));
     out.extend(places::policy());
+    out.extend(own_node::policy());
     out.extend([
         controller::lease(),
         controller::deployment(&image("ferrovirt"), &image("virt-launcher"), *profile, group),

@@ -8,6 +8,7 @@ pub mod controller;
 pub mod handler;
 pub mod install;
 mod overhead;
+pub mod own_node;
 pub mod places;
 pub mod pod;
 mod pod_meta;

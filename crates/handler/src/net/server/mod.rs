@@ -22,6 +22,7 @@ use rustix::{
 };
 use std::{
     collections::BTreeMap,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     io,
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -109,7 +110,7 @@ pub(super) struct Server {
     /// Who may be `api`, beside this program's own user.
     api_user: u32,
     api: Option<Api>,
-    /// Links so far.
+    /// Number of the last link. An earlier run of this program, which `api` may not know to be over, had others.
     links: u64,
     problem: Option<String>,
     namespaces: Namespaces,
@@ -143,7 +144,7 @@ impl Server {
             entry,
             api_user,
             api: None,
-            links: 0,
+            links: anywhere(),
             problem,
             namespaces,
             slots: BTreeMap::new(),
@@ -349,6 +350,11 @@ impl Server {
         self.entered.insert(name.to_owned(), Err("the pod's network was begun and is not there".to_owned()));
         Ok(())
     }
+}
+
+/// A number that no other run begins near.
+fn anywhere() -> u64 {
+    RandomState::new().build_hasher().finish() >> 16
 }
 
 /// Refuses what no pod can have.
