@@ -69,7 +69,13 @@ fn on_kubernetes() -> Result<()> {
             "--test",
             "machine",
             "--test",
+            "volumes",
+            "--test",
+            "machine_api",
+            "--test",
             "install",
+            "--",
+            "--test-threads=1",
         ]),
         Err(error) if error.is::<ferrovirt_cluster::Unavailable>() => {
             let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
