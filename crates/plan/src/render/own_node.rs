@@ -40,6 +40,8 @@ pub fn policy() -> [Value; 2] {
                     "apiGroups": ["kubevirt.io"],
                     "apiVersions": ["*"],
                     "resources": ["*"],
+                    // Said, so that a second apply has nothing to change.
+                    "scope": "*",
                 }]},
                 "matchConditions": [
                     {"name": "handler", "expression": format!("request.userInfo.username == '{account}'")},
