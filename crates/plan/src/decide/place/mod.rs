@@ -419,6 +419,8 @@ impl Place {
     fn said(&mut self, said: protocol::Event, now: Duration, out: &mut Vec<Action>) {
         let what = match said {
             protocol::Event::State { state, .. } => return self.heard(state, now, out),
+            // What it said last to a part that has gone. Every link begins with a state, and nobody else asks for one.
+            _ if self.word.is_none() => return out.extend(self.link.map(Action::End)),
             protocol::Event::NotReady { message } if self.stage == Stage::Ordered => {
                 return self.refused(NOT_READY, message, now, out);
             }

@@ -190,6 +190,25 @@ fn a_part_that_starts_again_takes_a_running_machine_over_and_orders_nothing() {
 }
 
 #[test]
+fn what_was_said_last_to_another_part_is_not_waited_behind() {
+    for last in [
+        protocol::Event::NotReady { message: "no secret".to_owned() },
+        protocol::Event::Refused { message: "already paused".to_owned() },
+    ] {
+        play(
+            Place::default(),
+            [
+                (0, Event::Linked(1), vec![]),
+                (0, Event::Said(1, last), vec![Action::End(1)]),
+                (50, Event::Ended { link: 1, left: false }, vec![]),
+                (100, Event::Linked(2), vec![]),
+                (100, says(2, State::Waiting), vec![START]),
+            ],
+        );
+    }
+}
+
+#[test]
 fn an_order_that_did_not_arrive_is_sent_again_and_one_that_was_begun_is_not() {
     let again = [
         (300, Event::Ended { link: 1, left: false }, vec![]),
