@@ -92,16 +92,16 @@ fn a_workload_is_reviewed_for_whoever_makes_it() {
     // An administrator gets what has the highest priority, by group.
     let words = ["review", "-f", "-", "--as", "root", "--as-group", "system:cluster-admins"];
     check(&words, DEPLOYMENT, 0, &["admitted by anyuid, by the right of user root"]);
-    // The controllers' own account may use their SCC, which does not let capabilities be added.
+    // The controllers' own account may use their SCC, which lets the capabilities of launchers be added and no others.
     let account = ["review", "-f", "-", "--serviceaccount", "kubevirt/kubevirt-controller"];
     check(
         &account,
-        JOB,
+        &JOB.replace("NET_RAW", "SYS_ADMIN"),
         1,
         &[
             "Job scan in namespace shop: refused: no SCC that may be used admits it",
             "kubevirt-controller, usable by service account kubevirt/kubevirt-controller",
-            ".containers[0].capabilities.add: Invalid value: \"NET_RAW\": capability may not be added",
+            ".containers[0].capabilities.add: Invalid value: \"SYS_ADMIN\": capability may not be added",
             "privileged would admit it and may not be used",
         ],
     );
