@@ -93,7 +93,10 @@ fn the_least_scc_that_is_generated_admits_the_pod_and_nothing_was_said_that_is_n
 
     // The answer to who can is applied as it is, the right to use it given, and the pod goes in under it.
     let (answer, code) = scc(&cluster, &["who-can", "-f", &pod, "--cluster"])?;
-    ensure!(code == Some(0) && answer.contains("the least SCC that admits it is privileged"), "{answer}");
+    ensure!(
+        code == Some(0) && answer.contains("the least SCC that admits it is kubevirt-controller"),
+        "{answer}"
+    );
     cluster.apply(&answer)?;
     let stored = cluster.json(&["get", "scc", "logs-least"])?;
     ensure!(stored["volumes"].as_array().is_some_and(|v| v.contains(&json!("hostPath"))), "{stored}");
