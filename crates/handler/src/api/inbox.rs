@@ -1,4 +1,4 @@
-//! What a place's task is told. It may be busy with the API server: what a launcher says meanwhile is bounded.
+//! What a place's task hears. It may be busy with the API server: what a launcher says meanwhile is bounded.
 
 use crate::net::talk::Facts;
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
@@ -14,7 +14,7 @@ const MOST_SAID: usize = 64;
 
 /// By the part `net`.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum FromNet {
     /// A launcher has connected; its user.
     Linked { link: u64, user: u32 },
     /// The connection has ended. `left`: by the launcher.
@@ -34,7 +34,7 @@ pub(super) enum Told {
 /// News for a place's task.
 #[derive(Debug)]
 pub(super) enum News {
-    Told(Told),
+    Net(FromNet),
     /// The pod as a watch shows it, or that there is none.
     Pod(Option<Arc<Pod>>),
     Machine(Arc<VirtualMachineInstance>),
@@ -42,7 +42,8 @@ pub(super) enum News {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    told: VecDeque<Told>,
+    net: VecDeque<FromNet>,
+    /// How many of these are words of the launcher.
     said: usize,
     pod: Option<Option<Arc<Pod>>>,
     machine: Option<Arc<VirtualMachineInstance>>,
@@ -80,16 +81,16 @@ impl Sender {
         match news {
             News::Pod(pod) => waiting.pod = Some(pod),
             News::Machine(machine) => waiting.machine = Some(machine),
-            News::Told(told) => {
-                if matches!(told, Told::Said { .. }) {
+            News::Net(said) => {
+                if matches!(said, FromNet::Said { .. }) {
                     waiting.said = waiting.said.saturating_add(1);
                 }
-                waiting.told.push_back(told);
+                waiting.net.push_back(said);
                 if waiting.said > MOST_SAID
                     && let Some(oldest) =
-                        waiting.told.iter().position(|told| matches!(told, Told::Said { .. }))
+                        waiting.net.iter().position(|said| matches!(said, FromNet::Said { .. }))
                 {
-                    waiting.told.remove(oldest);
+                    waiting.net.remove(oldest);
                     waiting.said = waiting.said.saturating_sub(1);
                 }
             }
@@ -119,11 +120,11 @@ impl Receiver {
         if let Some(machine) = waiting.machine.take() {
             return Some(News::Machine(machine));
         }
-        let told = waiting.told.pop_front()?;
-        if matches!(told, Told::Said { .. }) {
+        let said = waiting.net.pop_front()?;
+        if matches!(said, FromNet::Said { .. }) {
             waiting.said = waiting.said.saturating_sub(1);
         }
-        Some(News::Told(told))
+        Some(News::Net(said))
     }
 }
 
@@ -136,19 +137,19 @@ mod tests {
         let (sender, mut receiver) = inbox();
         for number in 0..1000_u64 {
             sender.send(News::Pod(None));
-            sender.send(News::Told(Told::Said { link: number, bytes: Vec::new() }));
+            sender.send(News::Net(FromNet::Said { link: number, bytes: Vec::new() }));
         }
-        sender.send(News::Told(Told::Gone));
+        sender.send(News::Net(FromNet::Gone));
         assert!(matches!(receiver.recv().await, News::Pod(None)));
         let mut said = Vec::new();
-        while let News::Told(Told::Said { link, .. }) = receiver.recv().await {
+        while let News::Net(FromNet::Said { link, .. }) = receiver.recv().await {
             said.push(link);
         }
         // What ended the loop was the end of the place.
         assert_eq!((said.len(), said.last()), (MOST_SAID, Some(&999)));
-        let task = tokio::spawn(async move { matches!(receiver.recv().await, News::Told(Told::Lost)) });
+        let task = tokio::spawn(async move { matches!(receiver.recv().await, News::Net(FromNet::Lost)) });
         tokio::task::yield_now().await;
-        sender.send(News::Told(Told::Lost));
+        sender.send(News::Net(FromNet::Lost));
         assert!(task.await.unwrap());
     }
 }

@@ -20,7 +20,7 @@ pub(super) enum Heard {
     /// A connection is there: `net` tells everything that there is.
     Connected,
     /// It says something.
-    Told(ToApi, Vec<u8>),
+    Said(ToApi, Vec<u8>),
     /// The connection is over.
     Lost,
 }
@@ -90,7 +90,7 @@ async fn serve(
 ) -> io::Error {
     loop {
         let done = tokio::select! {
-            heard = receive(connection) => heard.map(|(head, body)| hear(Heard::Told(head, body))),
+            heard = receive(connection) => heard.map(|(head, body)| hear(Heard::Said(head, body))),
             packet = outgoing.0.recv() => match packet {
                 Some(packet) => send(connection, &packet).await,
                 // Nobody is left who could say anything.

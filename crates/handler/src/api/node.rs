@@ -1,7 +1,7 @@
 //! All places of the node: what `net` and the watches tell of them, and one task for each.
 
 use super::{
-    inbox::{News, Sender, Told, inbox},
+    inbox::{FromNet, News, Sender, inbox},
     net::{Heard, Outgoing},
     worker::{Shared, Worker},
 };
@@ -36,8 +36,8 @@ struct Handle {
     holder: Holder,
     number: u64,
     sender: Sender,
-    /// The connection on which `net` has told of it.
-    told: u64,
+    /// The connection on which `net` has named it.
+    named: u64,
 }
 
 #[derive(Default)]
@@ -85,35 +85,35 @@ impl Node {
                 let node = self.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep(TELL).await;
-                    node.forget_untold(connection);
+                    node.forget_unnamed(connection);
                 });
             }
             Heard::Lost => {
                 for handle in self.known().slots.values() {
-                    handle.sender.send(News::Told(Told::Lost));
+                    handle.sender.send(News::Net(FromNet::Lost));
                 }
             }
-            Heard::Told(head, body) => self.told(head, body),
+            Heard::Said(head, body) => self.heard(head, body),
         }
     }
 
     /// Places that went while nobody was connected to `net`.
-    fn forget_untold(&self, connection: u64) {
+    fn forget_unnamed(&self, connection: u64) {
         let mut known = self.known();
         if known.connection != connection {
             return;
         }
         known.slots.retain(|_, handle| {
-            let told = handle.told == connection;
-            if !told {
-                handle.sender.send(News::Told(Told::Gone));
+            let named = handle.named == connection;
+            if !named {
+                handle.sender.send(News::Net(FromNet::Gone));
             }
-            told
+            named
         });
     }
 
-    fn told(self: &Arc<Self>, head: ToApi, body: Vec<u8>) {
-        let (slot, told) = match head {
+    fn heard(self: &Arc<Self>, head: ToApi, body: Vec<u8>) {
+        let (slot, said) = match head {
             ToApi::Node { problem } => {
                 if let Some(problem) = &problem {
                     tracing::error!("no machine of this node gets a network: {problem}");
@@ -129,25 +129,25 @@ impl Node {
             ToApi::Gone { slot } => {
                 let handle = self.known().slots.remove(&slot);
                 if let Some(handle) = handle {
-                    handle.sender.send(News::Told(Told::Gone));
+                    handle.sender.send(News::Net(FromNet::Gone));
                 }
                 return;
             }
-            ToApi::Linked { slot, link, user } => (slot, Told::Linked { link, user }),
+            ToApi::Linked { slot, link, user } => (slot, FromNet::Linked { link, user }),
             ToApi::Ended { slot, link, why } => {
                 if let Some(why) = &why {
                     tracing::warn!(slot, "the connection of a launcher was ended: {why}");
                 }
-                // A connection of which nobody was told was refused by `net`.
+                // A connection that was never reported was refused by `net`.
                 let Some(link) = link else { return };
-                (slot, Told::Ended { link, left: why.is_none() })
+                (slot, FromNet::Ended { link, left: why.is_none() })
             }
-            ToApi::Said { slot, link } => (slot, Told::Said { link, bytes: body }),
-            ToApi::Ready { slot, facts, .. } => (slot, Told::Made(facts)),
-            ToApi::Refused { slot, why, .. } => (slot, Told::NotMade(why)),
+            ToApi::Said { slot, link } => (slot, FromNet::Said { link, bytes: body }),
+            ToApi::Ready { slot, facts, .. } => (slot, FromNet::Made(facts)),
+            ToApi::Refused { slot, why, .. } => (slot, FromNet::NotMade(why)),
         };
         if let Some(handle) = self.known().slots.get(&slot) {
-            handle.sender.send(News::Told(told));
+            handle.sender.send(News::Net(said));
         }
     }
 
@@ -157,15 +157,15 @@ impl Node {
         let connection = known.connection;
         if let Some(handle) = known.slots.get_mut(&slot) {
             if handle.holder == holder && handle.number == number {
-                handle.told = connection;
+                handle.named = connection;
                 return;
             }
-            handle.sender.send(News::Told(Told::Gone));
+            handle.sender.send(News::Net(FromNet::Gone));
         }
         let (sender, receiver) = inbox();
         let pod = known.pods.get(&(holder.namespace.clone(), holder.pod.clone())).cloned();
         let worker = Worker::new(self.shared.clone(), slot.clone(), holder.clone(), receiver, pod);
-        known.slots.insert(slot, Handle { holder, number, sender, told: connection });
+        known.slots.insert(slot, Handle { holder, number, sender, named: connection });
         tokio::spawn(worker.run());
     }
 

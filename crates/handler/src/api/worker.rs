@@ -1,7 +1,7 @@
 //! Performs what is decided for one place: see [`ferrovirt_plan::decide::place`].
 
 use super::{
-    inbox::{News, Receiver, Told},
+    inbox::{FromNet, News, Receiver},
     net::Net,
 };
 use crate::{
@@ -131,8 +131,8 @@ impl Worker {
                 () = at(wake) => return Some(Event::Tick),
             };
             match news {
-                News::Told(Told::Gone) => return None,
-                News::Told(told) => return Some(self.told(told)),
+                News::Net(FromNet::Gone) => return None,
+                News::Net(said) => return Some(self.heard(said)),
                 News::Machine(machine) => {
                     if let Some(reporter) = &self.reporter {
                         reporter.see(machine);
@@ -146,23 +146,23 @@ impl Worker {
         }
     }
 
-    fn told(&mut self, told: Told) -> Event {
-        match told {
-            Told::Linked { link, user } => {
+    fn heard(&mut self, said: FromNet) -> Event {
+        match said {
+            FromNet::Linked { link, user } => {
                 self.user = user;
                 Event::Linked(link)
             }
-            Told::Ended { link, left } => Event::Ended { link, left },
-            Told::Said { link, bytes } => match serde_json::from_slice::<protocol::Event>(&bytes) {
+            FromNet::Ended { link, left } => Event::Ended { link, left },
+            FromNet::Said { link, bytes } => match serde_json::from_slice::<protocol::Event>(&bytes) {
                 Ok(said) => Event::Said(link, said.plain()),
                 Err(error) => Event::Nonsense(link, text::plain(&error.to_string(), text::REFUSAL)),
             },
-            Told::Made(facts) => {
+            FromNet::Made(facts) => {
                 self.facts = Some(facts);
                 Event::Made
             }
-            Told::NotMade(why) => Event::NotMade(why),
-            Told::Lost | Told::Gone => Event::Lost,
+            FromNet::NotMade(why) => Event::NotMade(why),
+            FromNet::Lost | FromNet::Gone => Event::Lost,
         }
     }
 
@@ -295,7 +295,7 @@ impl Worker {
         self.shared.net.send(&head, &[]).await;
     }
 
-    /// What the launcher is told; the error is for a person.
+    /// The launcher's order; the error is for a person.
     fn render(&self) -> Result<(Order, Vec<facts::Wired>), String> {
         let accepted = self.accepted.as_ref().ok_or("the pod was not looked at")?;
         let Accepted { pod, machine, config, block, claims, .. } = accepted;
@@ -327,7 +327,8 @@ impl Worker {
         let bytes = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
         if bytes.len() > MAX_MESSAGE {
             return Err(format!(
-                "the machine's order has {} bytes, and a launcher takes {MAX_MESSAGE}: shorten its kernelArgs",
+                "the machine's order has {} bytes, and a launcher takes {MAX_MESSAGE}: shorten its kernelArgs, or \
+                 put its user data into a Secret",
                 bytes.len()
             ));
         }
