@@ -31,24 +31,47 @@ enum Part {
     Api(api::Options),
 }
 
+/// Where the certificate of a webhook comes from.
 #[derive(Args)]
-struct WebhookOptions {
-    /// Address and port
-    #[arg(long, default_value = "0.0.0.0:8443")]
-    listen: SocketAddr,
+struct CertificateOptions {
     /// PEM file with the certificate chain, read again when it changes
     #[arg(long, requires = "tls_key", required_unless_present = "self_signed_secret")]
     tls_cert: Option<PathBuf>,
     /// PEM file with the key
     #[arg(long, requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Make a certificate, keep it in this Secret of the webhook's namespace (it must exist), replace it in time, and
-    /// write its authority into the webhook configurations `scc-webhook`
+    /// Make a certificate, keep it in this Secret of the program's own namespace (it must exist), replace it in time,
+    /// and write its authority into the program's own webhook configurations
     #[arg(long, conflicts_with = "tls_cert")]
     self_signed_secret: Option<String>,
     /// One more DNS name or address in the certificate that is made
     #[arg(long, requires = "self_signed_secret")]
     tls_name: Vec<String>,
+}
+
+impl CertificateOptions {
+    /// The certificate of a Service with this name, and the webhook configurations of that name.
+    fn certificate(self, service: &str, namespace: &str, configuration: &str) -> Result<Certificate> {
+        match (self.tls_cert, self.tls_key, self.self_signed_secret) {
+            (Some(certificate), Some(key), _) => Ok(Certificate::Files { certificate, key }),
+            (_, _, Some(secret)) => {
+                let mut names = vec![format!("{service}.{namespace}.svc")];
+                names.extend(self.tls_name);
+                let (namespace, configuration) = (namespace.to_owned(), configuration.to_owned());
+                Ok(Certificate::SelfSigned { namespace, secret, names, configuration })
+            }
+            _ => bail!("a certificate is needed: --tls-cert and --tls-key, or --self-signed-secret"),
+        }
+    }
+}
+
+#[derive(Args)]
+struct WebhookOptions {
+    /// Address and port
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    listen: SocketAddr,
+    #[command(flatten)]
+    certificate: CertificateOptions,
     /// Namespace of the webhook
     #[arg(long, default_value = NAME)]
     namespace: String,
@@ -96,16 +119,7 @@ async fn stop() -> Result<()> {
 }
 
 async fn webhook(options: WebhookOptions) -> Result<()> {
-    let certificate = match (options.tls_cert, options.tls_key, options.self_signed_secret) {
-        (Some(certificate), Some(key), _) => Certificate::Files { certificate, key },
-        (_, _, Some(secret)) => {
-            let namespace = options.namespace.clone();
-            let mut names = vec![format!("{NAME}.{namespace}.svc")];
-            names.extend(options.tls_name);
-            Certificate::SelfSigned { namespace, secret, names, configuration: CONFIGURATION.to_owned() }
-        }
-        _ => bail!("a certificate is needed: --tls-cert and --tls-key, or --self-signed-secret"),
-    };
+    let certificate = options.certificate.certificate(NAME, &options.namespace, CONFIGURATION)?;
     let client = client(options.kubeconfig.as_deref()).await?;
     let webhook = Webhook {
         listen: options.listen,
