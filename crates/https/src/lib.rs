@@ -3,18 +3,21 @@
 //! ```text
 //!   Certificate ──► Identity ──► server      from files, or made here and kept in a Secret that all replicas share
 //!        └────────► webhook configurations   which authority the API server trusts
+//!   Authorities ─────────────────► server      whose certificates its clients need, where they need one
 //! ```
 //!
 //! Bodies, connections and times are bounded; whoever serves decides what a request is answered.
 
 mod body;
+mod clients;
 mod identity;
 mod secret;
 mod server;
 
 pub use body::{Bodies, Room};
+pub use clients::{Authorities, Client, ClientTrust, Files};
 pub use identity::Identity;
-pub use server::{Reply, deadline, reply, serve, text};
+pub use server::{Options, Reply, deadline, reply, serve, text};
 
 use std::path::PathBuf;
 use std::sync::Arc;

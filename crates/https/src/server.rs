@@ -19,37 +19,50 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use crate::clients::{Client, ClientTrust, Verifier};
 use crate::identity::Identity;
 
 /// A client that does not finish its handshake, its request head or its body in this time is dropped.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// What is left of the caller's own limit for the way back.
 const MARGIN: Duration = Duration::from_secs(1);
-/// Connections at the same time, and of one address: whoever holds many must not keep the API server out.
-const MAX_CONNECTIONS: usize = 512;
-const MAX_OF_ADDRESS: usize = 32;
 /// Requests at the same time on one connection.
 const MAX_STREAMS: u32 = 250;
 
 /// An answer.
 pub type Reply = Response<Full<Bytes>>;
 
-/// Accepts connections, and has each request answered by `respond`. Never ends.
-pub async fn serve<F, A>(listener: TcpListener, identity: Arc<Identity>, respond: F)
+/// Whom a server listens to.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which certificates clients are asked for.
+    pub clients: ClientTrust,
+    /// Most connections at the same time.
+    pub connections: usize,
+    /// Most of them of one address: whoever holds many must not keep the API server out.
+    pub of_address: usize,
+}
+
+/// What fits webhooks.
+impl Default for Options {
+    fn default() -> Self {
+        Self { clients: ClientTrust::None, connections: 512, of_address: 32 }
+    }
+}
+
+/// Accepts connections, and has each request answered by `respond`, which may take an HTTP/1.1 connection over
+/// (`hyper::upgrade`): then it is not counted any more, and who took it bounds what becomes of it. Never ends.
+pub async fn serve<F, A>(listener: TcpListener, identity: Arc<Identity>, options: Options, respond: F)
 where
     F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
     A: Future<Output = Reply> + Send + 'static,
 {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let mut config = match config {
-        Ok(config) => config.with_no_client_auth().with_cert_resolver(identity),
+    let acceptor = match tls(identity, options.clients) {
+        Ok(config) => TlsAcceptor::from(Arc::new(config)),
         Err(error) => return tracing::error!(%error, "TLS cannot be used"),
     };
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let addresses = Addresses::default();
+    let slots = Arc::new(Semaphore::new(options.connections));
+    let addresses = Addresses::new(options.of_address);
     loop {
         // The semaphore is never closed.
         let slot = Arc::clone(&slots).acquire_owned().await.ok();
@@ -71,16 +84,50 @@ where
     }
 }
 
+fn tls(identity: Arc<Identity>, clients: ClientTrust) -> Result<rustls::ServerConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider);
+    let builder = match clients {
+        ClientTrust::Required(_) => builder.with_protocol_versions(&[&rustls::version::TLS13])?,
+        ClientTrust::None | ClientTrust::Optional(_) => builder.with_safe_default_protocol_versions()?,
+    };
+    let verifier = match clients {
+        ClientTrust::None => None,
+        ClientTrust::Optional(authorities) => Some(Verifier::new(authorities, false)),
+        ClientTrust::Required(authorities) => Some(Verifier::new(authorities, true)),
+    };
+    let mut config = match verifier {
+        None => builder.with_no_client_auth().with_cert_resolver(identity),
+        Some(verifier) => {
+            let builder = builder.with_client_cert_verifier(Arc::new(verifier));
+            let mut config = builder.with_cert_resolver(identity);
+            // Whoever resumes a session shows no certificate, and authorities change.
+            config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+            config
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
 /// How many connections each address has.
-#[derive(Clone, Default)]
-struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+#[derive(Clone)]
+struct Addresses {
+    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    most: usize,
+}
 
 impl Addresses {
+    fn new(most: usize) -> Self {
+        Self { counts: Arc::default(), most }
+    }
+
     /// A place for one more; none where the address has as many as it may.
     fn take(&self, address: IpAddr) -> Option<Place> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
-        if *count >= MAX_OF_ADDRESS {
+        if *count >= self.most {
             return None;
         }
         *count += 1;
@@ -96,7 +143,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.of.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -117,7 +164,12 @@ where
         Ok(Err(error)) => return tracing::debug!("TLS handshake: {error}"),
         Err(_) => return,
     };
-    let service = service_fn(move |request| {
+    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let client = shown.map(|certificate| Client(certificate.clone().into_owned()));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(client) = client.clone() {
+            request.extensions_mut().insert(client);
+        }
         let answer = respond(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
@@ -134,7 +186,7 @@ where
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(TIMEOUT);
-        builder.serve_connection(TokioIo::new(stream), service).await
+        builder.serve_connection(TokioIo::new(stream), service).with_upgrades().await
     };
     if let Err(error) = ended {
         tracing::debug!("connection: {error}");
@@ -170,16 +222,17 @@ mod tests {
 
     #[test]
     fn an_address_has_so_many_connections_and_others_theirs() {
-        let addresses = Addresses::default();
+        const MOST: usize = 32;
+        let addresses = Addresses::new(MOST);
         let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let mut places: Vec<_> = (0..MAX_OF_ADDRESS).filter_map(|_| addresses.take(one)).collect();
-        assert_eq!(places.len(), MAX_OF_ADDRESS);
+        let mut places: Vec<_> = (0..MOST).filter_map(|_| addresses.take(one)).collect();
+        assert_eq!(places.len(), MOST);
         assert!(addresses.take(one).is_none() && addresses.take(other).is_some());
         places.pop();
         places.extend(addresses.take(one));
-        assert_eq!(places.len(), MAX_OF_ADDRESS);
+        assert_eq!(places.len(), MOST);
         drop(places);
-        assert!(addresses.0.lock().unwrap().is_empty());
+        assert!(addresses.counts.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ferrovirt_https::{Bodies, Identity, Reply, deadline, reply, text};
+use ferrovirt_https::{Bodies, Identity, Options, Reply, deadline, reply, text};
 use ferrovirt_scc::webhook::{Answer, Review};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -38,7 +38,7 @@ pub(crate) async fn run(listener: TcpListener, state: Arc<State>) {
         let state = Arc::clone(&state);
         async move { respond(&state, request).await }
     };
-    ferrovirt_https::serve(listener, identity, respond).await;
+    ferrovirt_https::serve(listener, identity, Options::default(), respond).await;
 }
 
 async fn respond(state: &State, request: Request<Incoming>) -> Reply {

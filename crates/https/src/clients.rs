@@ -1,0 +1,196 @@
+//! Whom a server listens to: certificates of clients, and which authorities they are by.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::verify_server_name;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+};
+
+use crate::identity::Identity;
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Whose certificates a server asks for. One that was sent and verified is in each request's extensions, as [`Client`].
+#[derive(Clone, Debug, Default)]
+pub enum ClientTrust {
+    /// Nobody's.
+    #[default]
+    None,
+    /// A client may have one; one that is not by these authorities ends the handshake.
+    Optional(Arc<Authorities>),
+    /// Without one by these authorities the handshake fails. Such a server speaks TLS 1.3 alone.
+    Required(Arc<Authorities>),
+}
+
+/// The certificate of the client that has made a request, which an authority of the server's has signed.
+#[derive(Clone, Debug)]
+pub struct Client(pub CertificateDer<'static>);
+
+/// Which authorities clients' certificates are by, and whose name they have. The authorities can change while a server runs:
+/// each handshake counts with those of its time, and none is abbreviated. While there are none, nobody's certificate is good.
+#[derive(Default)]
+pub struct Authorities {
+    verifier: RwLock<Option<Arc<dyn ClientCertVerifier>>>,
+    name: Option<ServerName<'static>>,
+}
+
+impl fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authorities").field("there", &self.is_there()).field("name", &self.name).finish()
+    }
+}
+
+impl Authorities {
+    /// Only certificates with this DNS name, as a subject's alternative name, are good.
+    ///
+    /// # Errors
+    /// What is no DNS name, in words.
+    pub fn of_name(name: &str) -> Result<Self, String> {
+        let name =
+            ServerName::try_from(name.to_owned()).map_err(|why| format!("{name} is no DNS name: {why}"))?;
+        Ok(Self { name: Some(name), ..Self::default() })
+    }
+
+    /// Whether there are any.
+    pub fn is_there(&self) -> bool {
+        self.verifier.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Takes a bundle of certificates, PEM, from now on.
+    ///
+    /// # Errors
+    /// A bundle that is of no use, in words; what was there stays.
+    pub fn set(&self, bundle: &[u8]) -> Result<(), String> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(bundle) {
+            let certificate = certificate.map_err(|why| format!("the authorities are not PEM: {why}"))?;
+            roots.add(certificate).map_err(|why| format!("an authority is of no use: {why}"))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+            .build()
+            .map_err(|why| format!("the authorities are of no use: {why}"))?;
+        *self.verifier.write().unwrap_or_else(PoisonError::into_inner) = Some(verifier);
+        Ok(())
+    }
+
+    fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+        let verifier = self.verifier.read().unwrap_or_else(PoisonError::into_inner).clone();
+        verifier.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))
+    }
+
+    fn verify(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.verifier()?.verify_client_cert(certificate, chain, now)?;
+        if let Some(name) = &self.name {
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+        }
+        Ok(verified)
+    }
+}
+
+/// What rustls asks.
+#[derive(Debug)]
+pub(crate) struct Verifier {
+    authorities: Arc<Authorities>,
+    required: bool,
+    schemes: Vec<SignatureScheme>,
+}
+
+impl Verifier {
+    pub(crate) fn new(authorities: Arc<Authorities>, required: bool) -> Self {
+        let provider = rustls::crypto::ring::default_provider();
+        let schemes = provider.signature_verification_algorithms.supported_schemes();
+        Self { authorities, required, schemes }
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.required
+    }
+
+    /// None are named: they change, and clients have one certificate for us.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.authorities.verify(certificate, chain, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities.verifier()?.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities.verifier()?.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes.clone()
+    }
+}
+
+/// Files of a server that asks for its clients' certificates, PEM, as a Secret is mounted.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+    /// Authorities of the clients' certificates.
+    pub authorities: PathBuf,
+}
+
+impl Files {
+    /// Reads the files when they are there and whenever they change. What does not fit, or is gone, replaces nothing. Never
+    /// ends.
+    pub async fn follow(self, identity: Arc<Identity>, authorities: Arc<Authorities>) {
+        let mut seen = None;
+        loop {
+            // Small files, read whole: times of modification miss what a mounted Secret's symbolic link does.
+            let read = |path: &PathBuf| std::fs::read(path).ok();
+            let now = (read(&self.certificate), read(&self.key), read(&self.authorities));
+            if seen.as_ref() != Some(&now) {
+                if let (Some(certificate), Some(key), Some(bundle)) = &now {
+                    match authorities.set(bundle).and_then(|()| identity.set(certificate, key)) {
+                        Ok(()) => tracing::info!("certificate and authorities were read"),
+                        Err(why) => tracing::warn!("what was read of the certificate is not used: {why}"),
+                    }
+                }
+                seen = Some(now);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
