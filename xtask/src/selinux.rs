@@ -12,6 +12,7 @@
 
 use crate::{guest, root, run};
 use anyhow::{Context, Result, ensure};
+use ferrovirt_selinux_node::{Output, secilc};
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File},
@@ -205,8 +206,5 @@ fn take_modules(work: &Path, cil: &Path) -> Result<()> {
 
 /// Compiles CIL files to a policy of version 33, the newest that Debian's kernel reads.
 fn compile(modules: &[PathBuf], policy: &Path) -> Result<()> {
-    run(Command::new("secilc")
-        .args(["-M", "true", "-c", "33", "-f", "/dev/null", "-o"])
-        .arg(policy)
-        .args(modules))
+    Ok(secilc(modules, Output { policy, contexts: Path::new("/dev/null"), neverallow: true })?)
 }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod disk;
 pub mod http;
 pub mod image;
+pub mod labels;
 pub mod machine;
 pub mod metrics;
 pub mod network;
@@ -13,7 +14,6 @@ pub mod oci;
 pub mod pods;
 pub mod policy;
 pub mod preflight;
-pub mod selinux;
 mod stamp;
 pub mod volumes;
 

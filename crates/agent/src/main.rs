@@ -20,11 +20,10 @@ use ferrovirt_agent::{
     },
     pods::{Api, DebugClient, Manager, Room, Shared},
     policy::{Installer, Watch},
-    preflight,
-    selinux::{Kernel, SHARED_FILES, label_path},
-    volumes,
+    preflight, volumes,
 };
 use ferrovirt_handler::{api::program as api_part, net::program as net, plug::program as plug};
+use ferrovirt_selinux_node::{Kernel, SHARED_FILES, label_path};
 use ferrovirt_sys::{
     kvm::{self, Kvm},
     rights,
@@ -72,9 +71,9 @@ struct Options {
     /// The launcher's program.
     #[arg(long, default_value = "/usr/libexec/ferrovirt/virt-launcher")]
     launcher: PathBuf,
-    /// Program `ferrovirt`, to install the SELinux policy of launcher pods with where this node has SELinux and lacks it
+    /// Install the SELinux policy of launcher pods where this node has SELinux and lacks it; needs semodule
     #[arg(long)]
-    selinux_installer: Option<PathBuf>,
+    install_selinux_policy: bool,
     /// Milliseconds that a virtual processor of KVM may take to run a few instructions; one that works needs some.
     // The alias is the name that it had: to go with the next release.
     #[arg(long, alias = "kvm-patience", default_value_t = kvm::TIMEOUT)]
@@ -292,7 +291,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         () = manager.clone().run() => {}
-        () = node::keep(shared.clone(), options.selinux_installer.map(Installer::new)) => {}
+        () = node::keep(shared.clone(), options.install_selinux_policy.then(Installer::default)) => {}
         () = volumes::marks::keep(shared.clone()) => {}
         () = server.run() => {}
         _ = terminate.recv() => {}

@@ -1,16 +1,15 @@
 //! Whether the SELinux policy of launcher pods is in force on this node: looked at when the kernel loads a policy, said by a
 //! condition and a label of the node and by a metric.
 
-use crate::selinux::Kernel;
 use ferrovirt_model::Profile;
 use ferrovirt_plan::{
     installed::{self, Installed},
     selinux::NodeState,
 };
+use ferrovirt_selinux_node::{Change, Kernel, Store, StoreError};
 use std::{
+    error::Error,
     fmt::Write as _,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::{Mutex, PoisonError},
 };
 
@@ -106,40 +105,43 @@ impl Watch {
     }
 }
 
-/// Installs the policy with another program where it is missing or stale: once for each policy that is loaded, so that a
-/// policy that never becomes right does not keep the node busy.
-#[derive(Debug)]
+/// Installs the policy where it is missing or stale: once for each policy that is loaded, so that a policy that never becomes
+/// right does not keep the node busy.
+#[derive(Debug, Default)]
 pub struct Installer {
-    program: PathBuf,
     tried: Option<(Profile, Option<u32>)>,
 }
 
 impl Installer {
-    /// `program` is `ferrovirt`.
-    pub fn new(program: PathBuf) -> Self {
-        Self { program, tried: None }
-    }
-
     /// Installs if there is reason to. Blocks for as long as the compiler takes.
     pub fn repair(&mut self, kernel: &Kernel, profile: Profile, report: &Report) {
-        let now = Some((profile, kernel.loads()));
-        if !matches!(report.state, NodeState::NotInstalled | NodeState::Stale) || self.tried == now {
+        if !self.is_due((profile, kernel.loads()), report.state) {
             return;
         }
-        match run(&self.program, profile) {
-            Ok(said) => tracing::info!("{said}"),
-            Err(why) => tracing::error!("installing the SELinux policy: {why}"),
+        match install(profile) {
+            Ok(done) => tracing::info!("{done}"),
+            Err(error) => {
+                let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+                tracing::error!("installing the SELinux policy: {error}{source}");
+            }
         }
+        // Installing has loaded a policy.
         self.tried = Some((profile, kernel.loads()));
+    }
+
+    fn is_due(&self, now: (Profile, Option<u32>), state: NodeState) -> bool {
+        matches!(state, NodeState::NotInstalled | NodeState::Stale) && self.tried != Some(now)
     }
 }
 
-fn run(program: &Path, profile: Profile) -> Result<String, String> {
-    let mut command = Command::new(program);
-    command.args(["selinux", "install", "--profile", profile.name()]).stdin(Stdio::null());
-    let output = command.output().map_err(|error| format!("{}: {error}", program.display()))?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+fn install(profile: Profile) -> Result<String, StoreError> {
+    let name = installed::module_name(profile);
+    let done = Store::open(None, None)?.install(&[profile])?;
+    let current = done.iter().all(|(_, change, _)| *change == Change::Current);
+    Ok(format!(
+        "the SELinux module {name} {}",
+        if current { "was installed already" } else { "is installed" }
+    ))
 }
 
 #[cfg(test)]
@@ -183,24 +185,16 @@ mod tests {
         assert!(report.message.contains("cannot be read"), "{}", report.message);
     }
 
-    /// What the agent would run, without a kernel that could take a policy: a program that counts its runs.
     #[test]
-    fn the_installer_runs_once_for_each_policy() {
-        let directory = tempfile::tempdir().unwrap();
-        let program = directory.path().join("installer");
-        fs::write(&program, "#!/bin/sh\necho \"$@\" >> \"$0.runs\"\n").unwrap();
-        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let kernel = Kernel::at(directory.path().to_owned());
-        let mut installer = Installer::new(program);
-        let runs = || fs::read_to_string(directory.path().join("installer.runs")).unwrap_or_default();
-        let report = |state| Report { state, message: String::new() };
-        installer.repair(&kernel, Profile::Minimal, &report(NodeState::InForce));
-        assert_eq!(runs(), "");
-        for state in [NodeState::NotInstalled, NodeState::Stale, NodeState::NotInstalled] {
-            installer.repair(&kernel, Profile::Minimal, &report(state));
+    fn the_policy_is_installed_once_for_each_that_is_loaded() {
+        let (first, second) = ((Profile::Minimal, Some(1)), (Profile::Minimal, Some(2)));
+        let installer = Installer::default();
+        assert!(!installer.is_due(first, NodeState::InForce));
+        for state in [NodeState::NotInstalled, NodeState::Stale] {
+            assert!(installer.is_due(first, state));
+            let tried = Installer { tried: Some(first) };
+            assert!(!tried.is_due(first, state));
+            assert!(tried.is_due(second, state) && tried.is_due((Profile::Documented, Some(1)), state));
         }
-        assert_eq!(runs(), "selinux install --profile minimal\n");
-        installer.repair(&kernel, Profile::Documented, &report(NodeState::Stale));
-        assert_eq!(runs().lines().count(), 2);
     }
 }

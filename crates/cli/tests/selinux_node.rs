@@ -1,5 +1,5 @@
 //! The launchers' modules in a real module store, made of Debian's policy in a directory of its own: installed, found,
-//! stale, made anew, removed. Compiles a policy five times, which takes a minute.
+//! stale, made again, removed. Compiles a policy five times, which takes a minute.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{

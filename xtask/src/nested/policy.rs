@@ -1,16 +1,12 @@
 //! The policy of the outer machine: a base, the minimal profile's module, and what stands for the rest of a node.
 
 use super::Nest;
-use crate::run;
 use anyhow::{Context, Result, ensure};
 use ferrovirt_model::Profile;
 use ferrovirt_plan::{base::Base, installed, render};
 use ferrovirt_selinux::Database;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use ferrovirt_selinux_node::{Output, secilc};
+use std::{fs, path::PathBuf};
 
 /// The node agent starts the container runtime and passes it the launcher's socket. On a node the unit of a service or
 /// the base policy arranges this; it is no part of a machine's type.
@@ -71,6 +67,7 @@ pub(super) fn compile(nest: &Nest, base: &Base, overlay: &str, form: &Form<'_>) 
     };
     fs::write(&own, text)?;
     let (policy, contexts) = (nest.dir.join("policy"), nest.dir.join("file_contexts"));
+    let output = Output { policy: &policy, contexts: &contexts, neverallow: true };
     let node = nest.dir.join("node.cil");
     if let Form::Node { reachable } = form {
         if *reachable {
@@ -78,7 +75,7 @@ pub(super) fn compile(nest: &Nest, base: &Base, overlay: &str, form: &Form<'_>) 
             modules.push(node);
         }
         // The copy is of what the node's policy has.
-        secilc(&modules, &[], &contexts, &policy)?;
+        secilc(&modules, output)?;
         let documented = installed::module(&Database::open(&fs::read(&policy)?)?, Profile::Documented)?;
         let path = nest.dir.join("virt_launcher.cil");
         fs::write(&path, documented.text)?;
@@ -88,20 +85,9 @@ pub(super) fn compile(nest: &Nest, base: &Base, overlay: &str, form: &Form<'_>) 
         modules.push(node);
     }
     modules.push(own);
-    let unchecked: &[&str] = if matches!(form, Form::Lacking(_)) { &["-N"] } else { &[] };
-    secilc(&modules, unchecked, &contexts, &policy)?;
+    secilc(&modules, Output { neverallow: !matches!(form, Form::Lacking(_)), ..output })?;
     ensure!(policy.exists(), "secilc made no policy");
     Ok(contexts)
-}
-
-fn secilc(modules: &[PathBuf], unchecked: &[&str], contexts: &Path, policy: &Path) -> Result<()> {
-    run(Command::new("secilc")
-        .args(unchecked)
-        .args(["-M", "true", "-c", "33", "-f"])
-        .arg(contexts)
-        .arg("-o")
-        .arg(policy)
-        .args(modules))
 }
 
 /// One block for all types: a block of one name may stand only once.

@@ -4,7 +4,7 @@ use super::{
     cgroup::{self, HugeLimit},
     sources::Sources,
 };
-use crate::{disk::MOST_OPEN, selinux::Label};
+use crate::{disk::MOST_OPEN, labels::Label};
 use ferrovirt_handler::machine::facts::hostname;
 use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_plan::paths;

@@ -4,7 +4,7 @@
 //! execute nor read, and a bind mount cannot have another label. So QEMU, its libraries and its firmware are copied once,
 //! as an image would hold them, and labelled as files that every container may read.
 
-use crate::selinux;
+use ferrovirt_selinux_node as selinux;
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,

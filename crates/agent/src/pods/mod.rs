@@ -31,8 +31,8 @@ use crate::{
     network::Network,
     oci::{cgroup::Layout, crun::Crun, sources::Sources},
     policy::Watch,
-    selinux::Kernel,
 };
+use ferrovirt_selinux_node::Kernel;
 use kube::Client;
 use std::{path::PathBuf, sync::atomic::AtomicBool};
 

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     clock,
+    labels::Label,
     machine::{facts, huge_pages, link},
     network::{self, Port, cni::Attachment, pod::Wired},
     oci::{
@@ -17,7 +18,6 @@ use crate::{
         cgroup::{self, HugeLimit},
         rootfs,
     },
-    selinux::{self, Label},
     volumes::{self, Prepared, disks},
 };
 use ferrovirt_model::{
@@ -29,6 +29,7 @@ use ferrovirt_plan::{
     order::{DiskFacts, order},
 };
 use ferrovirt_qemu::protocol::Purpose;
+use ferrovirt_selinux_node as selinux;
 use ferrovirt_sys::netns;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::{

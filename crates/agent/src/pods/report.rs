@@ -2,7 +2,7 @@
 
 use super::{pipeline, status::Known, worker::Worker};
 use crate::machine::status::{NO_NETWORK, NOT_READY, Phase};
-use crate::{events::Kind, redacted::Redacted, selinux};
+use crate::{events::Kind, labels, redacted::Redacted};
 use ferrovirt_handler::machine::{accept::NOT_AS_RENDERED, notice::words};
 use ferrovirt_plan::decide::life::{Notice, Wrong};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -68,8 +68,8 @@ impl Worker {
     pub(super) fn runs(&self, paused: bool) {
         let (Some(reporter), Some(record)) = (&self.reporter, &self.record) else { return };
         let kernel = &self.shared.selinux;
-        let context = selinux::context_of(kernel, record.pid);
-        let enforced = selinux::enforcement(kernel, &self.pod, context.as_deref());
+        let context = kernel.context_of(record.pid);
+        let enforced = labels::enforcement(kernel, &self.pod, context.as_deref());
         reporter.update(|known| {
             known.enforced = Some(enforced);
             known.selinux = context.unwrap_or_else(|| "none".to_owned());

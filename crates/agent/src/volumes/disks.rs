@@ -1,13 +1,14 @@
 //! The files behind a machine's disks: found, made or filled before the launcher starts.
 
 use super::{Claim, Error, Objects, Places, io_error, lost, unsupported};
-use crate::{image, oci::bundle::Identity, selinux};
+use crate::{image, oci::bundle::Identity};
 use ferrovirt_model::{
     Machine,
     machine::{Disk, Payload, Source},
 };
 use ferrovirt_plan::{order::DiskFacts, paths};
 use ferrovirt_qemu::seed;
+use ferrovirt_selinux_node as selinux;
 use k8s_openapi::api::core::v1::Secret;
 use rustix::fs::{Mode, OFlags};
 use std::{

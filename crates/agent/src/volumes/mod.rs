@@ -12,9 +12,9 @@ pub use place::Places;
 use crate::{
     image::{self, Store},
     oci::bundle::{self, Device, Identity, Mount},
-    selinux,
 };
 use ferrovirt_kubernetes::quantity::Amount;
+use ferrovirt_selinux_node as selinux;
 use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, Secret, Volume,
 };

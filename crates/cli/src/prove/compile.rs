@@ -1,11 +1,16 @@
 //! The base policy and how it becomes one with our module.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
+use ferrovirt_selinux_node::{CompileError, Output};
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
+
+fn secilc(modules: &[PathBuf], policy: &Path) -> Result<(), CompileError> {
+    let output = Output { policy, contexts: Path::new("/dev/null"), neverallow: true };
+    ferrovirt_selinux_node::secilc(modules, output)
+}
 
 /// A base policy: compiled, and its modules in CIL.
 pub(super) struct Base {
@@ -56,8 +61,8 @@ impl Base {
             let shown = reason(&message, own, module)
                 .or_else(|| texts.find_map(|(file, text)| reason(&message, file, &text)));
             match shown {
-                Some(shown) => error.context(shown),
-                None => error,
+                Some(shown) => Error::from(error).context(shown),
+                None => error.into(),
             }
         })
     }
@@ -73,20 +78,6 @@ fn cil(directory: &Path) -> Result<Vec<PathBuf>> {
         bail!("{} holds no .cil files", directory.display());
     }
     Ok(found)
-}
-
-/// Version 33 is the newest that Linux 6.1 reads.
-fn secilc(modules: &[PathBuf], policy: &Path) -> Result<()> {
-    let output = Command::new("secilc")
-        .args(["-M", "true", "-c", "33", "-f", "/dev/null", "-o"])
-        .arg(policy)
-        .args(modules)
-        .output()
-        .context("cannot run secilc: install the package secilc")?;
-    if !output.status.success() {
-        bail!("secilc refuses the policy:\n{}", String::from_utf8_lossy(&output.stderr).trim_end());
-    }
-    Ok(())
 }
 
 /// The rule of a module that the compiler names by its line, with the comments above it: feature and reason where it is ours.

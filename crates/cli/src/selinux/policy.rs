@@ -1,14 +1,12 @@
 //! `ferrovirt selinux policy`: the launcher's module for a base policy.
 
-use super::{
-    Answer, Form, answer,
-    source::{RUNNING, load},
-};
+use super::{Answer, Form, answer, source::load};
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use ferrovirt_model::Profile;
 use ferrovirt_plan::{base::Base, installed};
 use ferrovirt_selinux::clone::Held;
+use ferrovirt_selinux_node::RUNNING;
 use serde_json::{Value, json};
 use std::{fmt::Write as _, path::PathBuf};
 

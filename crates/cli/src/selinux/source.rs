@@ -1,49 +1,13 @@
-//! Finding and reading a policy.
+//! Reading a policy.
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use ferrovirt_selinux::{Database, Policy, PolicyError, ReadError};
+use ferrovirt_selinux_node::{RUNNING, in_directory};
 use std::{
     fs::File,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
 };
-
-/// The running kernel's policy.
-pub(super) const RUNNING: &str = "/sys/fs/selinux/policy";
-
-/// The newest policy of a directory: of `/etc/selinux/NAME`, of a module store such as `/var/lib/selinux/NAME`, or of a
-/// directory of policies.
-pub(super) fn in_directory(directory: &Path) -> Result<PathBuf> {
-    let mut best: Option<(u32, PathBuf)> = None;
-    for directory in [directory.to_owned(), directory.join("policy")] {
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let version =
-                name.to_str().and_then(|name| name.strip_prefix("policy.")).and_then(|end| end.parse().ok());
-            if let Some(version) = version
-                && best.as_ref().is_none_or(|(other, _)| *other < version)
-            {
-                best = Some((version, entry.path()));
-            }
-        }
-    }
-    if let Some((_, path)) = best {
-        return Ok(path);
-    }
-    // What semodule compiled last, before it was installed under /etc/selinux.
-    let store = [directory.join("active"), directory.to_owned()];
-    let compiled = store.iter().map(|directory| directory.join("policy.kern")).find(|path| path.is_file());
-    if let Some(path) = compiled {
-        return Ok(path);
-    }
-    if store.iter().any(|directory| directory.join("modules").is_dir()) {
-        bail!(
-            "the module store {} has no compiled policy: `semodule -n -B` makes one, or name the policy file",
-            directory.display()
-        );
-    }
-    bail!("no file policy.N in {} or its directory policy, and no module store either", directory.display())
-}
 
 /// The policy lives until the process ends, which is soon: to return its memory piece by piece would take time for
 /// nothing.

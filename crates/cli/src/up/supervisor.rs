@@ -269,7 +269,7 @@ impl Supervisor<'_> {
             .arg("--follow-parent")
             .stdin(Stdio::null());
         if self.options.install_selinux_policy {
-            command.arg("--selinux-installer").arg(std::env::current_exe()?);
+            command.arg("--install-selinux-policy");
         }
         // Runs on the main thread, whose end is what the agent follows.
         let child = spawn(command, Setup { new_session: true, ..Setup::default() });

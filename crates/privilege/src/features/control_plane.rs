@@ -211,7 +211,7 @@ const HOST: &[Grant] = &[
         Subject::Node,
         Phase::Install,
         &[Right::Host {
-            operation: "install the SELinux module of launcher pods, only with --selinux-installer",
+            operation: "install the SELinux module of launcher pods, only with --install-selinux-policy",
             capability: "DAC_OVERRIDE",
         }],
         "kernel: sel_write_load asks security { load_policy }; the module store is root's alone",
