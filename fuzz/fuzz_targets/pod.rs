@@ -6,7 +6,7 @@ use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_plan::{
     config::ClusterConfig,
     fit,
-    launcher_pod::{Place, Step, candidates, differences, essence, sentence},
+    launcher_pod::{Place, Step, candidates, differences, digest, essence, sentence},
 };
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
@@ -55,10 +55,13 @@ fuzz_target!(|data: &[u8]| {
         let found = differences(pod, rendered(), &place, Step::Start);
         assert!(sentence(&found).len() < 16384);
         let _ = fit::rejection(pod, &namespace, &fit::requests(&patch));
-        if found.is_empty() {
+        // What is recorded by its digest is as good as what was compared.
+        if found.is_empty() || digest(pod) == digest(rendered()) {
             for field in ["/spec/containers/0/image", "/spec/containers/0/command", "/spec/volumes", "/spec/os"] {
                 assert_eq!(pod.pointer(field).unwrap_or(&Value::Null), rendered().pointer(field).unwrap_or(&Value::Null));
             }
+        }
+        if found.is_empty() {
             assert_eq!(differences(pod, &essence(pod), &place, Step::Serve), []);
         }
     }

@@ -30,6 +30,7 @@
 //! | `kubevirt.io` | `kubevirts` | list watch |
 //! | `kubevirt.io` | `kubevirts/status` | patch |
 //! | (core) | `pods` | get list watch create delete |
+//! | (core) | `namespaces` | get |
 //! | (core) | `persistentvolumeclaims` | list watch |
 //! | (core) | `nodes` | list watch |
 //! | (core) | `events` | create patch |
@@ -57,6 +58,7 @@
 mod apply;
 mod caches;
 pub mod lease;
+mod look;
 mod pending;
 mod queue;
 mod reconcile;

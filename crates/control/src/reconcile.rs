@@ -83,13 +83,26 @@ impl Controller {
             Ok(config) => decide::launcher_pod(vmi, config, &claims, labelled),
             Err(problem) => Err(vec![problem.clone()]),
         };
+        let about = About { reference: vmi.object_ref(&()), name };
+        let look = match (decide::unrecorded(&vmi, &pods), &config) {
+            (Some(pod), Ok(config)) => self.look(&vmi, pod, config, &claims, labelled).await,
+            _ => Ok(None),
+        };
         let now = Timestamp::now();
         let decision = {
             let (taken, launcher) = (taken.as_ref(), &launcher);
-            decide::vmi(&VmiSnapshot { vmi: &vmi, pods: &pods, claims: &claims, taken, launcher }, now)
+            let look = look.as_ref().ok().and_then(Option::as_ref);
+            decide::vmi(&VmiSnapshot { vmi: &vmi, pods: &pods, claims: &claims, taken, launcher, look }, now)
         };
-        let about = About { reference: vmi.object_ref(&()), name };
-        self.perform(&about, decision, |refused| decide::vmi_refused(&vmi, refused, now)).await
+        let end = self.perform(&about, decision, |refused| decide::vmi_refused(&vmi, refused, now)).await;
+        match (end, look) {
+            // The machine does not wait for its record; it is tried again.
+            (End::Done(_), Err(error)) => {
+                self.complain(&about, &format!("its pod cannot be recorded: {error}"));
+                End::Failed
+            }
+            (end, _) => end,
+        }
     }
 
     /// Says on the KubeVirt object what of the installation is there; on a cluster it makes the object first.

@@ -5,13 +5,14 @@
 
 mod common;
 
-use common::{Cluster, eventually, printable};
-use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance};
+use common::{Cluster, NAMESPACE, eventually, printable};
+use ferrovirt_api::kubevirt::{KubeVirt, LauncherPodRecord, VirtualMachine, VirtualMachineInstance};
+use ferrovirt_plan::launcher_pod::digest;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::rbac::v1::{ClusterRole, RoleBinding};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_gets_an_instance_and_a_pod_and_deleting_it_takes_them_along() {
@@ -145,5 +146,111 @@ async fn the_kubevirt_object_says_that_the_controllers_are_at_work() {
         (status.phase.as_deref() == Some("Deployed") && available).then_some(())
     })
     .await;
+    cluster.end().await;
+}
+
+/// What is recorded of the machine's pod.
+async fn recorded(cluster: &Cluster) -> Option<LauncherPodRecord> {
+    let vmi: VirtualMachineInstance = cluster.api().get("m").await.unwrap();
+    vmi.status?.launcher_pod
+}
+
+/// The pod, every field.
+async fn whole(cluster: &Cluster, pod: &Pod) -> Value {
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{}", pod.name_any());
+    cluster.admin.request(http::Request::get(path).body(Vec::new()).unwrap()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_is_recorded_and_nobody_else_writes_the_record() {
+    let cluster = Cluster::start().await;
+    cluster.create_vm("Always").await;
+    let pod = cluster.boot().await;
+    let record = recorded(&cluster).await.expect("a record");
+    assert_eq!(Some(&record.uid), pod.metadata.uid.as_ref());
+    assert_eq!(record.digest, digest(&whole(&cluster, &pod).await), "before it had a node, and after");
+
+    // Who may edit machines.
+    let binding = json!({
+        "metadata": {"name": "alice"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "kubevirt.io:edit"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "alice"}],
+    });
+    let bindings: Api<RoleBinding> = cluster.api();
+    bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
+    let alice: Api<VirtualMachineInstance> = Api::namespaced(cluster.acting_as("alice").await, NAMESPACE);
+    let forged = json!({"uid": "forged", "digest": "sha256-v1:forged"});
+    let patch = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}, "status": {"launcherPod": forged}}));
+    let patched = alice.patch("m", &PatchParams::default(), &patch).await.unwrap();
+    assert_eq!(patched.labels()["a"], "b", "she may edit it");
+    assert_eq!(patched.status.unwrap().launcher_pod, Some(record.clone()));
+    // An instance that is made with one.
+    let instance = json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": {"name": "own"},
+        "spec": {"domain": {"memory": {"guest": "64Mi"}, "devices": {}}}, "status": {"launcherPod": forged},
+    });
+    let made =
+        alice.create(&PostParams::default(), &serde_json::from_value(instance).unwrap()).await.unwrap();
+    assert_eq!(made.status.unwrap().launcher_pod, None);
+
+    // A node's own writing leaves it alone, and so do changes of the pod that are no change of what it is.
+    cluster.report("Running").await;
+    let pods: Api<Pod> = cluster.api();
+    let label = Patch::Merge(json!({"metadata": {"labels": {"team": "x"}, "annotations": {"note": "y"}}}));
+    pods.patch(&pod.name_any(), &PatchParams::default(), &label).await.unwrap();
+    assert_eq!(recorded(&cluster).await, Some(record.clone()));
+    assert_eq!(record.digest, digest(&whole(&cluster, &pod).await));
+    let image = json!([{"op": "replace", "path": "/spec/containers/0/image", "value": "evil"}]);
+    let image: Patch<()> = Patch::Json(serde_json::from_value(image).unwrap());
+    pods.patch(&pod.name_any(), &PatchParams::default(), &image).await.unwrap();
+    assert_ne!(record.digest, digest(&whole(&cluster, &pod).await));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_whose_maker_was_killed_before_it_was_recorded_is_recorded_by_the_next_one() {
+    let mut cluster = Cluster::start_without_controllers().await;
+    // Without this right pods are made and not recorded: the moment between the two, held still.
+    let roles: Api<ClusterRole> = Api::all(cluster.admin.clone());
+    let full = roles.get("kubevirt-controller").await.unwrap();
+    let mut lesser = full.clone();
+    for rule in lesser.rules.iter_mut().flatten() {
+        rule.resources.iter_mut().for_each(|list| list.retain(|resource| resource != "namespaces"));
+    }
+    lesser.rules.iter_mut().for_each(|rules| {
+        rules.retain(|rule| rule.resources.as_ref().is_none_or(|resources| !resources.is_empty()));
+    });
+    assert_ne!(full.rules, lesser.rules, "the role has the right");
+    roles.replace("kubevirt-controller", &PostParams::default(), &lesser).await.unwrap();
+    cluster.start_controllers();
+    cluster.create_vm("Always").await;
+    let pod = cluster.boot().await;
+    assert_eq!(recorded(&cluster).await, None);
+    cluster.stop_controllers().await;
+    let rules = json!({"rules": full.rules});
+    roles.patch("kubevirt-controller", &PatchParams::default(), &Patch::Merge(rules)).await.unwrap();
+
+    // The next one makes other pods: it records none that it has not looked at, and the machine runs on.
+    let overcommit = |percent: Option<i32>| {
+        let developer = json!({"memoryOvercommit": percent});
+        Patch::Merge(json!({"spec": {"configuration": {"developerConfiguration": developer}}}))
+    };
+    let clusters: Api<KubeVirt> = Api::namespaced(cluster.admin.clone(), "kubevirt");
+    clusters.patch("kubevirt", &PatchParams::default(), &overcommit(Some(300))).await.unwrap();
+    cluster.start_controllers();
+    let label = Patch::Merge(json!({"metadata": {"labels": {"kubevirt.io/nodeName": null}}}));
+    let vmis: Api<VirtualMachineInstance> = Api::namespaced(cluster.controller.clone(), NAMESPACE);
+    vmis.patch("m", &PatchParams::default(), &label).await.unwrap();
+    cluster
+        .wait("a round", |vmi: &VirtualMachineInstance| vmi.labels().contains_key("kubevirt.io/nodeName"))
+        .await;
+    assert_eq!(recorded(&cluster).await, None);
+    cluster.stop_controllers().await;
+
+    clusters.patch("kubevirt", &PatchParams::default(), &overcommit(None)).await.unwrap();
+    cluster.start_controllers();
+    let recorded = eventually("a record", async || recorded(&cluster).await).await;
+    assert_eq!(Some(&recorded.uid), pod.metadata.uid.as_ref());
+    assert_eq!(recorded.digest, digest(&whole(&cluster, &pod).await));
     cluster.end().await;
 }

@@ -12,6 +12,7 @@ pub mod installed;
 pub mod judge;
 pub mod launcher_pod;
 pub mod lift;
+pub mod made;
 pub mod matrix;
 pub mod mcs;
 pub mod node;

@@ -91,6 +91,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("slot-tun", Scenario::Cluster),
     ("controller-nodes", Scenario::Api),
     ("controller-pods", Scenario::Api),
+    ("controller-namespaces", Scenario::Api),
     ("controller-virtualmachines", Scenario::Api),
     ("handler-claims", Scenario::Machine),
     ("handler-configuration", Scenario::Machine),

@@ -28,6 +28,8 @@ crate::wire::wire! {
         interfaces: Vec<VirtualMachineInstanceNetworkInterface>,
         kernel_boot_status: Option<KernelBootStatus>,
         launcher_container_image_version: Option<String>,
+        /// What the controller has written down of the launcher pod that it made. Not an upstream field.
+        launcher_pod: Option<LauncherPodRecord>,
         machine: Option<Machine>,
         memory: Option<MemoryStatus>,
         #[serde(default)]
@@ -62,6 +64,13 @@ crate::wire::wire! {
         reason: Option<String>,
         status: String,
         r#type: String,
+    }
+
+    LauncherPodRecord {
+        /// Digest of the pod that has this UID, and how it was made, such as `sha256-v1:` with 64 hexadecimal digits.
+        digest: String,
+        /// UID of the pod.
+        uid: String,
     }
 
     CpuTopology {

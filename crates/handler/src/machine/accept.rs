@@ -1,4 +1,6 @@
-//! For which pods a node does anything: those that are what the controller makes of a machine, and no others.
+//! For which pods a node does anything: those that are what the controller has made of a machine, and no others.
+//!
+//! The controller records what it has made. Where there is no record of a pod, it is compared with what is rendered now.
 //!
 //! Asked before anything privileged is done, and again whenever a pod may have changed. Each time the pod is read from the
 //! API server and not from a watch: a watch may be behind by as much as somebody wants who changes the pod, and its objects
@@ -14,7 +16,11 @@ pub use ferrovirt_plan::decide::place::NOT_AS_RENDERED;
 use ferrovirt_plan::{
     config::{ClusterConfig, KUBEVIRT, NAMESPACE},
     decide::{claim_names, is_final},
-    launcher_pod::{Difference, Place, Step, candidates, differences, essence, sentence},
+    launcher_pod::{
+        Place, Standing, Step, candidates, differences, essence, least, record_of, refusal, sentence,
+        standing,
+    },
+    made,
     render::pod::pod_name,
 };
 use k8s_openapi::{
@@ -102,11 +108,11 @@ pub struct Accepted {
     pub vmi: VirtualMachineInstance,
     /// The same, validated.
     pub machine: Machine,
-    /// The configuration in force.
+    /// The configuration in force, with what the pod fixes in its place.
     pub config: ClusterConfig,
     /// The machine's claims, as far as they exist.
     pub claims: Vec<PersistentVolumeClaim>,
-    /// Those of them that are in block mode.
+    /// Those that the pod has as devices.
     pub block: BTreeSet<String>,
 }
 
@@ -130,8 +136,8 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Reads a pod and everything that decides what it should be, and compares. `knows` says for a profile whether this
-    /// node's SELinux policy has the types of launcher pods.
+    /// Reads a pod and everything that decides what it should be, and compares: it is what the controller has recorded, or
+    /// what it makes now. `knows` says for a profile whether this node's SELinux policy has the types of launcher pods.
     ///
     /// # Errors
     /// Why nothing may be done for the pod.
@@ -175,18 +181,25 @@ impl Reader {
         let invalid = |message| Refusal::new("CreateContainerConfigError", message, Lasts::ThisPod);
         let machine = ferrovirt_api::machine(&vmi).map_err(|causes| invalid(rejection(&causes)))?;
         let (claims, block) = self.claims(asked.namespace, &vmi).await.map_err(Refusal::now)?;
-        let knows = knows(config.profile).await.map_err(Refusal::now)?;
-        let all = candidates(&vmi, &config, &block, knows).map_err(|causes| invalid(causes.join("; ")))?;
         let place = Place { node: &self.node, namespace: &home };
-        let wrong: Vec<Vec<Difference>> =
-            all.iter().map(|should| differences(&actual, should, &place, step)).collect();
+        let standing = standing(&actual, record_of(&vmi), &place, step);
+        let wrong = match &standing {
+            Standing::Recorded(wrong) => wrong.clone(),
+            _ => {
+                let knows = knows(config.profile).await.map_err(Refusal::now)?;
+                let all =
+                    candidates(&vmi, &config, &block, knows).map_err(|causes| invalid(causes.join("; ")))?;
+                least(&actual, &all, &place, step)
+            }
+        };
         let differs = |message| Refusal::new(NOT_AS_RENDERED, message, Lasts::Ever);
-        if let Some(least) = wrong.into_iter().min_by_key(Vec::len).filter(|least| !least.is_empty()) {
-            return Err(differs(sentence(&least)));
+        if !wrong.is_empty() {
+            return Err(differs(refusal(&wrong, &standing)));
         }
         let essence = essence(&actual);
-        let pod = serde_json::from_value(actual)
+        let pod: Pod = serde_json::from_value(actual)
             .map_err(|error| differs(format!("the pod cannot be read: {error}")))?;
+        let (config, block) = (made::config(&pod, &config), made::block_claims(&pod));
         Ok(Accepted { pod: Arc::new(pod), essence, vmi, machine, config, claims, block })
     }
 

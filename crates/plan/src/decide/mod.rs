@@ -22,6 +22,7 @@ pub mod life;
 mod patch;
 pub mod place;
 mod pods;
+mod record;
 mod refusal;
 mod start;
 mod vm;
@@ -40,6 +41,7 @@ use serde_json::Value;
 
 pub use conditions::{Parts, cluster_status};
 pub use launcher::launcher_pod;
+pub use record::{Look, unrecorded};
 pub use refusal::dropped_volumes;
 pub use start::{back_off_seconds, is_final};
 pub(crate) use start::{phase, strategy};

@@ -11,7 +11,9 @@ use super::refusal::hint;
 use super::start::{is_final, phase, uid};
 use super::vm::{push_patch, without};
 use super::vmi_status::{self, Trouble};
-use super::{Action, Claim, ClaimState, Decision, Event, FOREGROUND_FINALIZER, Refused, patch, pods};
+use super::{
+    Action, Claim, ClaimState, Decision, Event, FOREGROUND_FINALIZER, Look, Refused, patch, pods, record,
+};
 use crate::mcs::Mcs;
 
 /// How long the node agent may take to report the end of a guest whose launcher has ended. Generous: it only matters
@@ -39,6 +41,8 @@ pub struct VmiSnapshot<'a> {
     /// Renders the launcher pod, or says why this is no valid machine. Pure, and the pod's name depends on the
     /// instance's UID alone, so that creating it twice is impossible.
     pub launcher: &'a dyn Fn(&VirtualMachineInstance) -> Result<Pod, Vec<String>>,
+    /// What the API server has said of the pod that is not recorded yet ([`super::unrecorded`]), where it was asked.
+    pub look: Option<&'a Look>,
 }
 
 /// Names of the PersistentVolumeClaims that a machine needs.
@@ -131,6 +135,8 @@ pub fn vmi(snapshot: &VmiSnapshot<'_>, now: Timestamp) -> Decision {
     if let Some(level) = step.level {
         new.status.get_or_insert_default().selinux_level = Some(level.to_string());
     }
+    let unfit = snapshot.look.and_then(|look| record::note(&mut new, &own, look));
+    step.trouble = step.trouble.or(unfit);
     vmi_status::refresh(&mut new, pod, &own, snapshot.claims, step.phase, step.trouble.as_ref(), now);
     if let Some(trouble) = step.trouble.as_ref().filter(|_| vmi_status::is_news(vmi, &new)) {
         step.events.push(Event::warning(trouble.reason, trouble.message.clone()));

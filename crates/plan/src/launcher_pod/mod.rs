@@ -5,12 +5,16 @@
 //! what [`table`] lists. The comparison is of JSON values: a field that nobody here knows is a difference, too.
 
 mod holds;
+mod record;
 pub mod table;
 
+#[cfg(test)]
+mod record_tests;
 #[cfg(test)]
 mod tests;
 
 pub use holds::Holds;
+pub use record::{Standing, digest, least, record, record_of, refusal, standing};
 
 use crate::{config::ClusterConfig, config::LabelPods, decide, render};
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
@@ -68,7 +72,7 @@ impl fmt::Display for Difference {
 pub fn sentence(differences: &[Difference]) -> String {
     let list: Vec<String> = differences.iter().map(Difference::to_string).collect();
     format!(
-        "the pod is not as the controller makes it, so that this node does nothing for it: {}; delete the pod, and leave \
+        "the pod is not as the controller makes it, so that no node does anything for it: {}; delete the pod, and leave \
          the pods of machines to the controller",
         list.join("; ")
     )

@@ -9,9 +9,9 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use table::TABLE;
 
-const NODE: &str = "node-1";
+pub(super) const NODE: &str = "node-1";
 
-fn namespace() -> Value {
+pub(super) fn namespace() -> Value {
     json!({"metadata": {"annotations": {
         "openshift.io/sa.scc.uid-range": "1000620000/10000",
         "openshift.io/sa.scc.mcs": "s0:c25,c10",
@@ -20,7 +20,7 @@ fn namespace() -> Value {
     }}})
 }
 
-fn rendered_of(machine: &Machine, config: &ClusterConfig) -> Pod {
+pub(super) fn rendered_of(machine: &Machine, config: &ClusterConfig) -> Pod {
     let mut owner = VirtualMachineInstance::default();
     owner.metadata.uid = Some(machine.uid.clone());
     owner.metadata.labels = Some(BTreeMap::from([("app".to_owned(), "web".to_owned())]));
@@ -42,7 +42,7 @@ fn found(actual: &Value) -> Vec<String> {
 }
 
 /// The pod with a value at a path; missing objects on the way are made, `-` appends to a list.
-fn with(pod: &Value, path: &[&str], value: Value) -> Value {
+pub(super) fn with(pod: &Value, path: &[&str], value: Value) -> Value {
     let mut pod = pod.clone();
     let mut place = &mut pod;
     for part in path {
@@ -74,7 +74,7 @@ fn with(pod: &Value, path: &[&str], value: Value) -> Value {
 }
 
 /// What the embedded API server and a scheduler make of a pod; the SCC is the same crate's as there.
-fn admitted(pod: &Pod) -> Value {
+pub(super) fn admitted(pod: &Pod) -> Value {
     let grants = cluster_grants(Profile::Documented);
     let own = [render::scc::controller(&grants), render::scc::machine(&grants)];
     let mut pod = admission::admit(pod, &own).unwrap().pod;

@@ -27,8 +27,11 @@ pub fn policy() -> [Value; 2] {
     };
     let account = subject::service_account(NAMESPACE, handler::ACCOUNT);
     let of = |object: &str| format!("{object}.?status.?nodeName.orValue('') == variables.node");
-    let same = |field: &str| format!("object.metadata.?{field} == oldObject.metadata.?{field}");
-    let fields = ["labels", "annotations", "finalizers", "ownerReferences"].map(same).join(" && ");
+    let same = |of: &str, field: &str| format!("object.{of}.?{field} == oldObject.{of}.?{field}");
+    let metadata = ["labels", "annotations", "finalizers", "ownerReferences"];
+    let metadata = metadata.map(|field| same("metadata", field)).join(" && ");
+    // What a node holds its pods against, also the one that writes.
+    let controllers = ["launcherPod", "selinuxLevel"].map(|field| same("?status", field)).join(" && ");
     let refuse = |expression: String, message: &str| json!({"expression": expression, "message": message, "reason": "Forbidden"});
     [
         kind(
@@ -57,8 +60,12 @@ pub fn policy() -> [Value; 2] {
                         "the handler of a node writes machines of its own node alone, and its token names the node",
                     ),
                     refuse(
-                        format!("object.spec == oldObject.spec && {fields}"),
+                        format!("object.spec == oldObject.spec && {metadata}"),
                         "the handler of a node writes the status of machines alone",
+                    ),
+                    refuse(
+                        controllers,
+                        "what the launcher pod of a machine was made from is recorded by the controller alone",
                     ),
                 ],
             }),

@@ -75,6 +75,15 @@ const CONTROLLER: &[Grant] = &[
     ),
     Grant::new(
         Subject::Controller,
+        Phase::Start,
+        verbs!["" "namespaces": "get"],
+        RBAC,
+        "which user, groups and level an SCC may have given to a pod is on its namespace; a pod with others is not recorded as \
+         the controller's",
+        "controller-namespaces",
+    ),
+    Grant::new(
+        Subject::Controller,
         Phase::Running,
         verbs!["" "events": "create" "patch"],
         RBAC,

@@ -146,8 +146,14 @@ fn round(
     let other_pods = seen_pods.iter().filter(|pod| !is_of(pod, uid)).filter_map(pod_pair);
     let taken: BTreeSet<Mcs> = others.chain(other_pods).collect();
     let own_pods: Vec<&Pod> = seen_pods.iter().filter(|pod| is_of(pod, uid)).collect();
-    let snapshot =
-        VmiSnapshot { vmi: own, pods: &own_pods, claims: &[], taken: Some(&taken), launcher: &launcher };
+    let snapshot = VmiSnapshot {
+        vmi: own,
+        pods: &own_pods,
+        claims: &[],
+        taken: Some(&taken),
+        launcher: &launcher,
+        look: None,
+    };
     for action in vmi(&snapshot, time(0)).actions {
         let name = |pod: &Pod| pod.metadata.name.clone();
         match action {

@@ -1,8 +1,10 @@
-use ferrovirt_api::kubevirt::{VirtualMachineInstance, VirtualMachineInstanceCondition};
+use ferrovirt_api::kubevirt::{LauncherPodRecord, VirtualMachineInstance, VirtualMachineInstanceCondition};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateWaiting, Pod, PodCondition, PodStatus};
 
-use super::world::{World, container, launcher, machine, time};
+use super::world::{IMAGE, World, container, launcher, machine, time};
+use crate::decide::place::NOT_AS_RENDERED;
 use crate::decide::{Action, Claim, ClaimState, Refused, VmiSnapshot, vmi};
+use crate::launcher_pod::{digest, untyped};
 
 fn condition<'a>(world: &'a World, kind: &str) -> Option<&'a VirtualMachineInstanceCondition> {
     world.vmi().status.as_ref()?.conditions.iter().find(|c| c.r#type == kind)
@@ -232,7 +234,14 @@ fn deletions(vmi_grace: Option<i64>, pod: &mut Pod) -> Vec<Option<i64>> {
     instance.spec.termination_grace_period_seconds = vmi_grace;
     instance.status.get_or_insert_default().phase = Some("Running".into());
     let pods = [&*pod];
-    let snapshot = VmiSnapshot { vmi: &instance, pods: &pods, claims: &[], taken: None, launcher: &launcher };
+    let snapshot = VmiSnapshot {
+        vmi: &instance,
+        pods: &pods,
+        claims: &[],
+        taken: None,
+        launcher: &launcher,
+        look: None,
+    };
     vmi(&snapshot, time(0))
         .actions
         .into_iter()
@@ -274,4 +283,77 @@ fn a_deleted_instance_without_a_pod_asks_the_server_before_it_lets_go() {
     stale.pods = lagging.pods;
     world.reconcile_vmi(&stale);
     assert!(world.vmi().metadata.finalizers.as_ref().is_some_and(|f| f.len() == 2), "still held");
+}
+
+fn recorded(world: &World) -> Option<LauncherPodRecord> {
+    world.vmi().status.as_ref()?.launcher_pod.clone()
+}
+
+/// What is said to keep the machine from running.
+fn unfit(world: &World) -> Option<String> {
+    let conditions = &world.vmi().status.as_ref()?.conditions;
+    let said = conditions.iter().find(|c| c.reason.as_deref() == Some(NOT_AS_RENDERED))?;
+    said.message.clone()
+}
+
+#[test]
+fn a_pod_is_recorded_once_and_stays_so_whatever_is_rendered_later() {
+    let mut world = World::new(machine("Always"));
+    world.settle();
+    let record = recorded(&world).expect("a record");
+    assert_eq!(Some(&record.uid), world.stored.pods[0].metadata.uid.as_ref());
+    assert_eq!(record.digest, digest(&untyped(&world.stored.pods[0])));
+    world.renders = "l:2";
+    world.boot();
+    assert_eq!(recorded(&world), Some(record.clone()));
+    assert_eq!((unfit(&world), world.phase()), (None, "Running"));
+    // Somebody puts another pod into its place: that is not the one.
+    world.stored.pods[0].metadata.uid = Some("another".into());
+    world.settle();
+    assert_eq!(recorded(&world), Some(record));
+}
+
+#[test]
+fn a_pod_whose_maker_was_killed_before_the_record_is_looked_at_by_the_next_one() {
+    let mut world = World::new(machine("Always"));
+    let mut seen = world.stored.clone();
+    while world.stored.pods.is_empty() {
+        world.reconcile_vm(&seen);
+        world.reconcile_vmi(&seen);
+        seen = world.stored.clone();
+    }
+    assert_eq!(recorded(&world), None, "the pod comes first");
+    // The next one makes other pods.
+    world.renders = "l:2";
+    world.settle();
+    assert_eq!(recorded(&world), None);
+    let said = unfit(&world).expect("a condition");
+    assert!(said.contains("spec.containers[0].image") && said.contains("l:2"), "{said}");
+    // The pod has a node, which says it itself.
+    world.run_pod(0);
+    world.stored.vmi.as_mut().unwrap().status.as_mut().unwrap().conditions.clear();
+    world.settle();
+    assert_eq!((recorded(&world), unfit(&world)), (None, None));
+    // And one that makes the same as the first.
+    world.renders = IMAGE;
+    world.settle();
+    assert!(recorded(&world).is_some());
+}
+
+#[test]
+fn what_kept_a_pod_from_a_node_is_over_when_it_is_recorded() {
+    let mut world = World::new(machine("Always"));
+    let mut seen = world.stored.clone();
+    while world.stored.pods.is_empty() {
+        world.reconcile_vm(&seen);
+        world.reconcile_vmi(&seen);
+        seen = world.stored.clone();
+    }
+    world.renders = "l:2";
+    world.settle();
+    assert!(unfit(&world).is_some());
+    world.renders = IMAGE;
+    world.settle();
+    assert_eq!(unfit(&world), None);
+    assert!(recorded(&world).is_some());
 }

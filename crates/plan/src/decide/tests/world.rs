@@ -14,10 +14,15 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 use crate::decide::{
-    Action, CREATED_BY_LABEL, Claim, DOMAIN_ANNOTATION, Decision, Refused, VmSnapshot, VmiSnapshot, vm,
-    vm_gone, vmi, vmi_refused,
+    Action, CREATED_BY_LABEL, Claim, DOMAIN_ANNOTATION, Decision, Look, Refused, VmSnapshot, VmiSnapshot,
+    unrecorded, vm, vm_gone, vmi, vmi_refused,
 };
+use crate::launcher_pod::{self, untyped};
 use crate::mcs::Mcs;
+use crate::render::pod::pod_name;
+
+/// The launcher's image.
+pub(super) const IMAGE: &str = "l:1";
 
 /// Everything that is stored.
 #[derive(Clone, Default)]
@@ -39,6 +44,8 @@ pub(super) struct World {
     pub(super) taken: Option<BTreeSet<Mcs>>,
     /// What the server says to the creation of a pod.
     pub(super) refuse_pods: Option<Refused>,
+    /// The launcher's image, as the controller renders it now.
+    pub(super) renders: &'static str,
     counter: u64,
 }
 
@@ -62,7 +69,7 @@ pub(super) fn launcher(vmi: &VirtualMachineInstance) -> Result<Pod, Vec<String>>
     }
     Ok(Pod {
         metadata: ObjectMeta {
-            name: Some(format!("virt-launcher-m-{uid}")),
+            name: Some(pod_name("m", &uid)),
             namespace: Some("n".into()),
             labels: Some([(CREATED_BY_LABEL.to_owned(), uid)].into()),
             annotations: Some([(DOMAIN_ANNOTATION.to_owned(), "m".to_owned())].into()),
@@ -71,7 +78,7 @@ pub(super) fn launcher(vmi: &VirtualMachineInstance) -> Result<Pod, Vec<String>>
         spec: Some(PodSpec {
             containers: vec![Container {
                 name: "compute".into(),
-                image: Some("l:1".into()),
+                image: Some(IMAGE.into()),
                 ..Container::default()
             }],
             termination_grace_period_seconds: Some(60),
@@ -107,6 +114,7 @@ impl World {
             created_for: Vec::new(),
             taken: None,
             refuse_pods: None,
+            renders: IMAGE,
             counter: 0,
         };
         let mut vm = vm;
@@ -164,16 +172,28 @@ impl World {
     pub(super) fn reconcile_vmi(&mut self, seen: &Stored) -> Decision {
         let Some(instance) = &seen.vmi else { return Decision::default() };
         let pods: Vec<&Pod> = seen.pods.iter().collect();
+        // Of the API server, and not of what a cache showed.
+        let look = unrecorded(instance, &pods).and_then(|pod| self.look(pod));
         let snapshot = VmiSnapshot {
             vmi: instance,
             pods: &pods,
             claims: &self.claims,
             taken: self.taken.as_ref(),
             launcher: &launcher,
+            look: look.as_ref(),
         };
         let decision = vmi(&snapshot, self.now);
         self.perform(&decision.actions, seen);
         decision
+    }
+
+    /// What the server has of a pod, compared with its rendering.
+    fn look(&self, pod: &Pod) -> Option<Look> {
+        let now = self.stored.pods.iter().find(|now| now.metadata.uid == pod.metadata.uid)?;
+        let mut should = now.clone();
+        (should.metadata.uid, should.metadata.resource_version) = (None, None);
+        should.spec.get_or_insert_default().containers[0].image = Some(self.renders.to_owned());
+        Some(launcher_pod::record(&untyped(now), &[untyped(&should)], &Value::Null))
     }
 
     /// Both controllers over the present until nothing is left to do; the number of rounds is bounded.
