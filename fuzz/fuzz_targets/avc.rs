@@ -1,7 +1,7 @@
 //! Any text as an audit log: nothing panics, and without a policy nothing is said about one.
 #![no_main]
 
-use ferrovirt_plan::denial;
+use ferrovirt_plan::selinux::denial;
 use ferrovirt_selinux::avc;
 use libfuzzer_sys::fuzz_target;
 

@@ -5,7 +5,7 @@
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_plan::{
     config::ClusterConfig,
-    fit,
+    decide::fit,
     launcher_pod::{Place, Step, candidates, differences, digest, essence, sentence},
 };
 use libfuzzer_sys::fuzz_target;

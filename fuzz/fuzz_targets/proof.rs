@@ -2,7 +2,7 @@
 //! did not happen is never told as agreeing with the table.
 #![no_main]
 
-use ferrovirt_plan::prove::{Plan, compare};
+use ferrovirt_plan::selinux::prove::{Plan, compare};
 use ferrovirt_selinux::Database;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;

@@ -13,7 +13,7 @@ mod without;
 use crate::{run, selinux, target};
 use anyhow::{Context, Result, bail, ensure};
 use ferrovirt_nested::{Outcome, Plan, Scenario};
-use ferrovirt_plan::base::Base;
+use ferrovirt_plan::selinux::base::Base;
 use ferrovirt_selinux::avc;
 use std::{
     collections::BTreeMap,

@@ -2,9 +2,9 @@
 //! condition and a label of the node and by a metric.
 
 use ferrovirt_model::Profile;
-use ferrovirt_plan::{
-    installed::{self, Installed},
-    selinux::NodeState,
+use ferrovirt_plan::selinux::{
+    NodeState,
+    module::{self, Installed},
 };
 use ferrovirt_selinux_node::{Change, Kernel, Store, StoreError};
 use std::{
@@ -63,7 +63,7 @@ impl Watch {
         let name = profile.name();
         let fix = format!("run `ferrovirt selinux install --profile {name}` on the node as root");
         let found = self.kernel.policy().map_err(|error| error.to_string());
-        match found.and_then(|policy| installed::look(&policy, profile).map_err(|error| error.to_string())) {
+        match found.and_then(|policy| module::look(&policy, profile).map_err(|error| error.to_string())) {
             Err(error) => {
                 say(NodeState::NotInstalled, format!("the kernel's policy cannot be read: {error}"))
             }
@@ -135,7 +135,7 @@ impl Installer {
 }
 
 fn install(profile: Profile) -> Result<String, StoreError> {
-    let name = installed::module_name(profile);
+    let name = module::module_name(profile);
     let done = Store::open(None, None)?.install(&[profile])?;
     let current = done.iter().all(|(_, change, _)| *change == Change::Current);
     Ok(format!(

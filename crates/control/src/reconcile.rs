@@ -9,8 +9,8 @@ use ferrovirt_plan::decide::{
     self, CREATED_BY_LABEL, Claim, ClaimState, DOMAIN_ANNOTATION, Decision, Parts, Refused, VmSnapshot,
     VmiSnapshot,
 };
-use ferrovirt_plan::mcs::Mcs;
 use ferrovirt_plan::render;
+use ferrovirt_plan::selinux::label::Mcs;
 use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ferrovirt_machines::{self as machines, Asked, Request};
 use ferrovirt_plan::config::{ClusterConfig, LauncherRights, World};
-use ferrovirt_plan::rights::{self, Decision, Problem, Question};
+use ferrovirt_plan::scc::rights::{self, Decision, Problem, Question};
 use ferrovirt_scc::{
     Authorizer, Constraints, NamespaceValues, SecurityContextConstraints, Subject, exempt_namespace,
 };

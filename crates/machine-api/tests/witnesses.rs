@@ -15,7 +15,7 @@ use ferrovirt_machine_api::Options;
 use ferrovirt_plan::config::{ClusterConfig, NAMESPACE};
 use ferrovirt_plan::render::api::{NAME, SECRET};
 use ferrovirt_plan::render::{cluster, install};
-use ferrovirt_plan::rights::POD_SCC;
+use ferrovirt_plan::scc::rights::POD_SCC;
 use ferrovirt_privilege::Scenario;
 use ferrovirt_privilege::scenario::{registered, verbs, witnessed};
 use kube::Client;

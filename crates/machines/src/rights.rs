@@ -1,6 +1,6 @@
 //! Whose rights count for what a machine implies, and where that is written down.
 //!
-//! The decision itself is [`ferrovirt_plan::rights`]. Here is which requests ask for one, those that make a machine or change
+//! The decision itself is [`ferrovirt_plan::scc::rights`]. Here is which requests ask for one, those that make a machine or change
 //! its template, and that everything else keeps what was decided before.
 
 use super::{Refusal, Request, Subject};
@@ -8,7 +8,7 @@ use ferrovirt_api::{ClusterDefaults, kubevirt::KubeVirt, kubevirt::VirtualMachin
 use ferrovirt_kubernetes::{json::text, object};
 use ferrovirt_plan::{
     config::ClusterConfig,
-    rights::{self, ANNOTATIONS, Asker, Decision, Problem},
+    scc::rights::{self, ANNOTATIONS, Asker, Decision, Problem},
 };
 use serde::Deserialize as _;
 use serde_json::{Map, Value};

@@ -2,7 +2,7 @@
 
 use super::*;
 use ferrovirt_api::ClusterDefaults;
-use ferrovirt_plan::rights::{ANNOTATIONS, Decision, Problem};
+use ferrovirt_plan::scc::rights::{ANNOTATIONS, Decision, Problem};
 use serde_json::json;
 
 const CONTROLLER: &str = "system:serviceaccount:kubevirt:kubevirt-controller";

@@ -1,9 +1,9 @@
 //! What a machine is granted and why, for people and for programs.
 
 use crate::{
-    admission,
     config::{ClusterConfig, LauncherRights},
     render,
+    scc::admission,
 };
 use ferrovirt_model::{Machine, Profile};
 use ferrovirt_privilege::{

@@ -2,11 +2,11 @@
 //! follows is the named refusal. The documents are those of machines with every feature, in both profiles.
 
 use crate::{
-    admission::{admit, without as lesser},
     config::{ClusterConfig, LauncherRights, World},
     judge::{Finding, judge},
     order::{NicFacts, NodeFacts, order},
     render, samples,
+    scc::admission::{admit, without as lesser},
 };
 use ferrovirt_model::{Machine, Profile, machine::Binding};
 use ferrovirt_privilege::{

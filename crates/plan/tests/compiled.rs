@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 use ferrovirt_model::Profile;
-use ferrovirt_plan::{base::Base, installed, lift, render};
+use ferrovirt_plan::{
+    lift, render,
+    selinux::{base::Base, module},
+};
 use ferrovirt_privilege::{DOMAIN_BLOCK, Domain, Right, Surface, cluster_grants};
 use ferrovirt_selinux::{
     Database, cil,
@@ -210,10 +213,9 @@ fn what_is_compiled_is_what_was_granted_and_less_than_container_t() {
 #[test]
 fn a_raw_profile_makes_the_same_types_under_the_operators_names() {
     let base = open(&selinux().join("base.33"));
-    let made =
-        [Profile::Documented, Profile::Minimal].map(|profile| installed::module(&base, profile).unwrap());
+    let made = [Profile::Documented, Profile::Minimal].map(|profile| module::module(&base, profile).unwrap());
     let blocks = made.each_ref().map(|module| {
-        let object = installed::raw_selinux_profile(module);
+        let object = module::raw_selinux_profile(module);
         let (head, text) = object.split_once("  policy: |\n").unwrap();
         let name = head.lines().find_map(|line| line.strip_prefix("  name: ")).unwrap();
         let text: String =

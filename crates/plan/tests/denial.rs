@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
-use ferrovirt_plan::denial::{Kind, explain, is_minimal};
+use ferrovirt_plan::selinux::denial::{Kind, explain, is_minimal};
 use ferrovirt_selinux::{Database, avc::events};
 use serde_json::Value;
 use std::{io::Read as _, path::PathBuf};

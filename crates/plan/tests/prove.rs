@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 use ferrovirt_model::Profile;
-use ferrovirt_plan::prove::{
+use ferrovirt_plan::selinux::prove::{
     Expected, OPERATIONS, OutcomeError, Plan, Proof, Question, Trial, Witnessed, compare, html, json, judge,
     plan, scenario, text,
 };

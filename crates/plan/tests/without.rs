@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
-use ferrovirt_plan::base::Base;
+use ferrovirt_plan::selinux::base::Base;
 use ferrovirt_privilege::{Domain, Right};
 use std::{collections::BTreeSet, fs, path::Path};
 

@@ -5,7 +5,7 @@
 
 use crate::{FindError, Kernel, RUNNING, in_directory};
 use ferrovirt_model::Profile;
-use ferrovirt_plan::installed::{self, Installed, Module, ModuleError};
+use ferrovirt_plan::selinux::module::{self, Installed, Module, ModuleError};
 use ferrovirt_selinux::{Database, PolicyError};
 use rustix::{
     fs::{Access, access},
@@ -183,13 +183,13 @@ impl Store {
     /// # Errors
     /// There is no policy, or it cannot be read.
     pub fn look(&self, profile: Profile) -> Result<Installed, StoreError> {
-        Ok(installed::look(&self.policy()?, profile)?)
+        Ok(module::look(&self.policy()?, profile)?)
     }
 
     /// A module of ours is in the store, whatever the policy has.
     #[must_use]
     pub fn holds(&self, profile: Profile) -> bool {
-        self.modules.join(PRIORITY).join(installed::module_name(profile)).is_dir()
+        self.modules.join(PRIORITY).join(module::module_name(profile)).is_dir()
     }
 
     /// Brings the profiles' modules into store and policy where they are missing or stale, in one compilation, and reads
@@ -214,7 +214,7 @@ impl Store {
             return Ok(done);
         }
         let database = Database::open(&self.policy()?)?;
-        let made = wanted.iter().map(|(profile, _)| installed::module(&database, *profile));
+        let made = wanted.iter().map(|(profile, _)| module::module(&database, *profile));
         let modules: Vec<Module> = made.collect::<Result<_, _>>()?;
         let (_texts, paths) = texts(&modules)?;
         let arguments: Vec<&str> = paths.iter().flat_map(|path| ["-i", path]).collect();
@@ -243,7 +243,7 @@ impl Store {
     /// # Errors
     /// Such processes run, the store cannot be written, `semodule` refuses, or the types are still there afterwards.
     pub fn remove(&self, profiles: &[Profile], force: bool) -> Result<(), StoreError> {
-        let names: Vec<&str> = profiles.iter().map(|profile| installed::module_name(*profile)).collect();
+        let names: Vec<&str> = profiles.iter().map(|profile| module::module_name(*profile)).collect();
         if self.root.is_none() && !force {
             let users = users(&names);
             if !users.is_empty() {
@@ -320,7 +320,7 @@ fn complaints<'a>(said: &str, module: &'a Module) -> Vec<(&'a str, Vec<&'a str>)
     let mut lines: Vec<usize> = lines.collect();
     lines.sort_unstable();
     lines.dedup();
-    lines.into_iter().filter_map(|line| installed::reason(&module.text, line)).collect()
+    lines.into_iter().filter_map(|line| module::reason(&module.text, line)).collect()
 }
 
 /// The modules' texts in files of a directory that goes away; a file's name is its module's.

@@ -5,7 +5,7 @@ use super::{Nest, Outer, image, policy, start};
 use crate::{guest::Guest, run, target};
 use anyhow::{Context, Result, ensure};
 use ferrovirt_nested::{Check, NODE, Node, UNREACHABLE, Wanted};
-use ferrovirt_plan::{base::Base, selinux::DOCUMENTED_TYPE};
+use ferrovirt_plan::selinux::{DOCUMENTED_TYPE, base::Base};
 use ferrovirt_privilege::{Domain, Feature};
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 

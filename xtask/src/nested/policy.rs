@@ -3,7 +3,10 @@
 use super::Nest;
 use anyhow::{Context, Result, ensure};
 use ferrovirt_model::Profile;
-use ferrovirt_plan::{base::Base, installed, render};
+use ferrovirt_plan::{
+    render,
+    selinux::{base::Base, module},
+};
 use ferrovirt_selinux::Database;
 use ferrovirt_selinux_node::{Output, secilc};
 use std::{fs, path::PathBuf};
@@ -76,7 +79,7 @@ pub(super) fn compile(nest: &Nest, base: &Base, overlay: &str, form: &Form<'_>) 
         }
         // The copy is of what the node's policy has.
         secilc(&modules, output)?;
-        let documented = installed::module(&Database::open(&fs::read(&policy)?)?, Profile::Documented)?;
+        let documented = module::module(&Database::open(&fs::read(&policy)?)?, Profile::Documented)?;
         let path = nest.dir.join("virt_launcher.cil");
         fs::write(&path, documented.text)?;
         modules.push(path);

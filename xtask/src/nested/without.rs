@@ -7,7 +7,7 @@ use super::{Nest, boot, failure, plan, policy, scenarios};
 use crate::root;
 use anyhow::{Context, Result, ensure};
 use ferrovirt_nested::Scenario;
-use ferrovirt_plan::base::Base;
+use ferrovirt_plan::selinux::base::Base;
 use ferrovirt_privilege::{Domain, Right};
 use std::{collections::BTreeMap, fmt::Write as _, fs};
 

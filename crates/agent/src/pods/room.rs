@@ -1,7 +1,7 @@
 //! What the node has and which of its pods have it: a pod that does not fit is rejected, as a kubelet does. The scheduler
 //! looks too, but whoever makes a pod can name its node and pass it by.
 
-use ferrovirt_plan::fit::{self, Amounts, Rejection};
+use ferrovirt_plan::decide::fit::{self, Amounts, Rejection};
 use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
 use std::{

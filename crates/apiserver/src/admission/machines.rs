@@ -4,7 +4,7 @@
 use ferrovirt_kubernetes::object;
 use ferrovirt_machines::{self as machines, Asked, GROUP, MACHINES, Refusal, Surroundings};
 use ferrovirt_plan::config::{KUBEVIRT, LauncherRights, NAMESPACE};
-use ferrovirt_plan::rights::{self, Decision, Problem, Question};
+use ferrovirt_plan::scc::rights::{self, Decision, Problem, Question};
 use ferrovirt_scc::NamespaceValues;
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ferrovirt_kubernetes::condition;
 use ferrovirt_kubernetes::json::{list, set, text};
 use ferrovirt_kubernetes::object::is_deleting;
-use ferrovirt_plan::fit;
+use ferrovirt_plan::decide::fit;
 use serde_json::{Value, json};
 
 use super::{Wake, events};

@@ -149,7 +149,7 @@ async fn bind(
 
 fn used(store: &Store, claim: &Key) -> bool {
     store.list(&Prefix::namespace("", "pods", claim.namespace())).entries.iter().any(|(_, pod)| {
-        ferrovirt_plan::fit::takes(&pod.object)
+        ferrovirt_plan::decide::fit::takes(&pod.object)
             && list(&pod.object, "/spec/volumes")
                 .any(|v| text(v, "/persistentVolumeClaim/claimName") == claim.name())
     })

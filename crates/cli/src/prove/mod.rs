@@ -9,7 +9,7 @@ mod initrd;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use ferrovirt_model::Profile;
-use ferrovirt_plan::prove::{compare, html, json, plan, scenario, text};
+use ferrovirt_plan::selinux::prove::{compare, html, json, plan, scenario, text};
 use ferrovirt_selinux::{Database, diff::between_policies};
 use std::{
     fs,

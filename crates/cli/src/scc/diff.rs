@@ -3,7 +3,7 @@
 use super::{Answer, Form, input, state};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use ferrovirt_plan::scc::{Excess, excess};
+use ferrovirt_plan::scc::excess::{Excess, excess};
 use ferrovirt_scc::SecurityContextConstraints;
 use serde_json::{Value, json};
 use std::{

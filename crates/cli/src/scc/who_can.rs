@@ -4,7 +4,7 @@ use super::{Answer, Form, Source, diff, input::Implied, roles, state::State};
 use anyhow::{Context, Result};
 use clap::Args;
 use ferrovirt_kubernetes::object;
-use ferrovirt_plan::scc::{Excess, excess};
+use ferrovirt_plan::scc::excess::{Excess, excess};
 use ferrovirt_scc::{Operation, Request, SecurityContextConstraints, least, minimal, prepare};
 use serde_json::{Value, json};
 use std::fmt::Write as _;

@@ -3,7 +3,7 @@
 use super::{Answer, Form, answer, machines, source::load};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use ferrovirt_plan::denial::{self, Explanation, Topic};
+use ferrovirt_plan::selinux::denial::{self, Explanation, Topic};
 use ferrovirt_selinux::avc::{self, Denial};
 use serde_json::{Value, json};
 use std::{

@@ -4,7 +4,7 @@ use crate::client;
 use anyhow::{Context, Result};
 use clap::Args;
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
-use ferrovirt_plan::mcs::Mcs;
+use ferrovirt_plan::selinux::label::Mcs;
 use kube::{Api, api::ListParams};
 use serde_json::Value;
 use std::{

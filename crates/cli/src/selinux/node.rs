@@ -3,7 +3,7 @@
 use super::{Answer, Form, answer, lines};
 use clap::{Args, ValueEnum};
 use ferrovirt_model::Profile;
-use ferrovirt_plan::installed::{self, Installed};
+use ferrovirt_plan::selinux::module::{self, Installed};
 use ferrovirt_selinux_node::{Change, Kernel, Store, StoreError};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -50,7 +50,7 @@ impl NodeOptions {
     }
 
     fn names<'a>(profiles: &'a [Profile]) -> impl Iterator<Item = &'static str> + 'a {
-        profiles.iter().map(|profile| installed::module_name(*profile))
+        profiles.iter().map(|profile| module::module_name(*profile))
     }
 }
 
@@ -63,7 +63,7 @@ pub(super) fn install(options: &NodeOptions) -> Answer {
     };
     let mut lines = Vec::new();
     for (profile, change, notes) in store.install(options.profile.profiles())? {
-        let name = installed::module_name(profile);
+        let name = module::module_name(profile);
         lines.push(match change {
             Change::Current => format!("{name} is installed and current: nothing to do"),
             Change::Installed => format!("{name} is installed; {place}"),
@@ -120,7 +120,7 @@ pub(super) fn status(options: &NodeOptions) -> Answer {
     let mut lines = vec![format!("SELinux: {mode}, store {}", store.name())];
     let mut all: Vec<Value> = Vec::new();
     for profile in options.profile.profiles() {
-        let name = installed::module_name(*profile);
+        let name = module::module_name(*profile);
         let (state, details) = match store.look(*profile)? {
             Installed::Current(notes) => ("current", notes),
             Installed::Stale(differences) => ("stale", differences),

@@ -4,7 +4,7 @@ use super::{Answer, Form, answer, source::load};
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use ferrovirt_model::Profile;
-use ferrovirt_plan::{base::Base, installed};
+use ferrovirt_plan::selinux::{base::Base, module};
 use ferrovirt_selinux::clone::Held;
 use ferrovirt_selinux_node::RUNNING;
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ pub(super) fn policy(options: &PolicyOptions) -> Answer {
         ),
         PolicyProfile::Documented => {
             let database = load(&options.base)?;
-            let made = installed::copy_of(database, &options.copy)?;
+            let made = module::copy_of(database, &options.copy)?;
             let head = format!(
                 "; The type virt_launcher.process: an exact copy of {} in the base policy, and the documented rules.\n",
                 options.copy
@@ -63,14 +63,14 @@ pub(super) fn policy(options: &PolicyOptions) -> Answer {
             let head =
                 "; The types of the minimal profile, one for each combination of features.\n".to_owned();
             let made = match &family {
-                Some(base) => installed::minimal_module(base),
-                None => installed::module(load(&options.base)?, Profile::Minimal)?,
+                Some(base) => module::minimal_module(base),
+                None => module::module(load(&options.base)?, Profile::Minimal)?,
             };
             (head, made)
         }
     };
     let form = match options.output {
-        PolicyForm::RawSelinuxProfile => return Ok((installed::raw_selinux_profile(&made), 0)),
+        PolicyForm::RawSelinuxProfile => return Ok((module::raw_selinux_profile(&made), 0)),
         PolicyForm::Text => Form::Text,
         PolicyForm::Json => Form::Json,
     };

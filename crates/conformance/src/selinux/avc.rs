@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ferrovirt_kubernetes::json::text;
 use ferrovirt_model::Profile;
-use ferrovirt_plan::denial;
+use ferrovirt_plan::selinux::denial;
 use ferrovirt_privilege::{Right, cluster_grants};
 use ferrovirt_selinux::avc::{self, RecordKind};
 use serde_json::Value;

@@ -17,6 +17,7 @@
 //! of the resource version that the decision was made from: whoever was overtaken decides again.
 
 mod conditions;
+pub mod fit;
 mod launcher;
 pub mod life;
 mod patch;

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference,
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
-use crate::rights;
+use crate::scc::rights;
 
 use super::{FOREGROUND_FINALIZER, GENERATION_ANNOTATION, TEMPLATE_ANNOTATION, VM_FINALIZER};
 

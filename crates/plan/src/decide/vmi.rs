@@ -14,7 +14,7 @@ use super::vmi_status::{self, Trouble};
 use super::{
     Action, Claim, ClaimState, Decision, Event, FOREGROUND_FINALIZER, Look, Refused, patch, pods, record,
 };
-use crate::mcs::Mcs;
+use crate::selinux::label::Mcs;
 
 /// How long the node agent may take to report the end of a guest whose launcher has ended. Generous: it only matters
 /// when the agent is down, and then nothing runs that could be run twice.

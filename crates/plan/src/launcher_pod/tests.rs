@@ -1,7 +1,7 @@
 //! What the node accepts beside the rendered pod, row by row, and what it refuses.
 
 use super::*;
-use crate::{admission, config::LauncherRights, samples};
+use crate::{config::LauncherRights, samples, scc::admission};
 use ferrovirt_model::{Machine, Profile};
 use ferrovirt_privilege::{Label, cluster_grants};
 use k8s_openapi::api::core::v1::{Affinity, Toleration};

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::{
-    base::Base,
     config::{ClusterConfig, World},
     judge::judge,
     order::{DiskFacts, NicFacts, NodeFacts, order},
     render, samples,
+    selinux::base::Base,
 };
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_model::{

@@ -1,6 +1,6 @@
 //! The SELinux modules of virt-launcher pods, in CIL.
 
-use crate::base::Base;
+use crate::selinux::base::Base;
 use ferrovirt_model::Profile;
 use ferrovirt_privilege::{DOMAIN_BLOCK, Domain, Feature, Grant, GrantSet, Right, Surface, grants};
 use ferrovirt_selinux::{cil::Statement, policy::RuleKind};

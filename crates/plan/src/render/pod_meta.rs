@@ -3,7 +3,7 @@
 use super::scc;
 use crate::{
     config::{ClusterConfig, LauncherRights, World},
-    rights,
+    scc::rights,
 };
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_model::{Bytes, Machine};

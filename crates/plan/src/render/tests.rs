@@ -163,7 +163,7 @@ fn on_a_cluster_a_machine_cannot_name_its_own_constraint() {
         let pod = pod(&samples::plain(), owner, &config);
         pod.metadata.annotations.unwrap().remove(ferrovirt_scc::REQUIRED_SCC).unwrap()
     };
-    let name = crate::rights::POD_SCC.to_owned();
+    let name = crate::scc::rights::POD_SCC.to_owned();
     owner.metadata.annotations = Some([(name, "kubevirt-controller".to_owned())].into());
     assert_eq!(recorded(&owner, World::Machine), "kubevirt-controller");
     assert_eq!(recorded(&owner, World::Cluster), "restricted-v2");

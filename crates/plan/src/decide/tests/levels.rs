@@ -11,7 +11,7 @@ use super::world::{World, launcher, machine, time};
 use crate::decide::{
     Action, CREATED_BY_LABEL, DOMAIN_ANNOTATION, FOREGROUND_FINALIZER, VmiSnapshot, held_pair, pod_pair, vmi,
 };
-use crate::mcs::Mcs;
+use crate::selinux::label::Mcs;
 
 fn labelled() -> World {
     let mut world = World::new(machine("Always"));

@@ -18,8 +18,8 @@ use crate::decide::{
     unrecorded, vm, vm_gone, vmi, vmi_refused,
 };
 use crate::launcher_pod::{self, untyped};
-use crate::mcs::Mcs;
 use crate::render::pod::pod_name;
+use crate::selinux::label::Mcs;
 
 /// The launcher's image.
 pub(super) const IMAGE: &str = "l:1";

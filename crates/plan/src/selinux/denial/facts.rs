@@ -245,7 +245,7 @@ fn topic(event: &Event, class: &str, target: &str, attaches: bool, granted: bool
 
 /// Whether container_t may do all of it in the place of its copies.
 fn base_may(database: &Database, denial: &Denial) -> Result<bool, LookupError> {
-    let base = database.find_type(crate::installed::COPIED)?;
+    let base = database.find_type(crate::selinux::module::COPIED)?;
     let source = database.find_context(&denial.source)?;
     let target = database.find_context(&denial.target)?;
     let class = database.find_class(&denial.class)?;

@@ -1,6 +1,6 @@
 //! What the names and levels of a denial's contexts tell without a policy.
 
-use crate::installed::{DOCUMENTED, object_name};
+use crate::selinux::module::{DOCUMENTED, object_name};
 use ferrovirt_privilege::DOMAIN_BLOCK;
 
 /// Type and level of a context.

@@ -1,8 +1,8 @@
 //! The SELinux modules of launcher pods: made for a node's policy, and looked for in one.
 
 use crate::{
-    base::{Base, BaseError},
     render,
+    selinux::base::{Base, BaseError},
 };
 use ferrovirt_model::Profile;
 use ferrovirt_privilege::{DOMAIN_BLOCK, Domain, Right, cluster_grants};

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::config::{ClusterConfig, NAMESPACE};
 use crate::render;
-use crate::scc::{Excess, excess};
+use crate::scc::excess::{Excess, excess};
 
 /// Annotation of machines: the SCC that was found to admit the machine for whoever asked.
 pub const SCC: &str = "ferrovirt.io/scc";

@@ -1,7 +1,7 @@
 //! The SELinux rows of the privilege table, as denials ask for them.
 
 use super::is_minimal;
-use crate::base::Base;
+use crate::selinux::base::Base;
 use ferrovirt_model::Profile;
 use ferrovirt_privilege::{Right, cluster_grants};
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,8 +2,8 @@
 
 use super::operations::{OPERATIONS, Operation};
 use crate::{
-    base::{Base, BaseError},
     render::cil::minimal,
+    selinux::base::{Base, BaseError},
 };
 use ferrovirt_model::Profile;
 use ferrovirt_privilege::{Domain, Right, cluster_grants};

@@ -1,4 +1,11 @@
-//! SELinux of a cluster: whether launcher pods are labelled, and what a node says about its policy.
+//! SELinux of machines: whether launcher pods are labelled, and what a node says about its policy; in the modules below, base
+//! policies, our modules for them, levels, what denials mean, and the proof of the rules.
+
+pub mod base;
+pub mod denial;
+pub mod label;
+pub mod module;
+pub mod prove;
 
 use crate::config::{ClusterConfig, LabelPods};
 use ferrovirt_model::{Machine, Profile};
