@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|bytes: &[u8]| {
     let Ok(event) = serde_json::from_slice::<Event>(bytes) else { return };
     let message = match event.plain() {
-        Event::Refused { message }
+        Event::Refused { message, .. }
         | Event::NotReady { message }
         | Event::State { state: State::Ended { message, .. }, .. } => message,
         Event::State { .. } | Event::Network => return,

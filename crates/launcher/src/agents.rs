@@ -218,7 +218,13 @@ impl Agents {
 
     pub(crate) fn refuse(&mut self, id: u64, message: String) {
         log::line(&format!("refused: {message}"));
-        self.send(id, &Event::Refused { message });
+        self.send(id, &Event::Refused { message, console: None });
+    }
+
+    /// Refuses the console for which somebody waits at this socket.
+    pub(crate) fn refuse_console(&mut self, id: u64, socket: String, message: String) {
+        log::line(&format!("refused: {message}"));
+        self.send(id, &Event::Refused { message, console: Some(socket) });
     }
 
     /// Says that an order cannot be carried out now.

@@ -80,8 +80,9 @@ struct Launcher {
     grace: Duration,
     /// Who asked for the command that is under way.
     asker: u64,
-    /// What is sent to QEMU with one.
+    /// What is sent to QEMU with one, and the name of the socket where that leads to.
     stream: Option<UnixStream>,
+    vnc: String,
     ended: Option<Ending>,
 }
 
@@ -125,6 +126,7 @@ pub(crate) fn run(options: Options) -> Result<bool, Fatal> {
         grace: Duration::ZERO,
         asker: 0,
         stream: None,
+        vnc: String::new(),
         ended: None,
     };
     loop {
@@ -295,11 +297,15 @@ impl Launcher {
             (Request::Shutdown { grace_seconds }, _) => {
                 return self.shutdown(grace_seconds.map(|seconds| Duration::from_secs(seconds.into())));
             }
-            (Request::Console { .. }, _) if !self.agents.has_slot() => {
-                return self.agents.refuse(id, "this launcher has no slot: its consoles are sockets".into());
+            (Request::Console { socket, .. }, _) if !self.agents.has_slot() => {
+                let why = "this launcher has no slot: its consoles are sockets".into();
+                return self.agents.refuse_console(id, socket, why);
+            }
+            (Request::Console { socket, .. }, None) => {
+                return self.agents.refuse_console(id, socket, "no guest was started yet".into());
             }
             (_, None) => return self.agents.refuse(id, "no guest was started yet".into()),
-            (Request::Console { socket, console }, Some(_)) => return self.console(id, &socket, console),
+            (Request::Console { socket, console }, Some(_)) => return self.console(id, socket, console),
             (Request::Pause, Some(guest)) => guest.pause(),
             (Request::Unpause, Some(guest)) => guest.unpause(),
         };
@@ -313,27 +319,30 @@ impl Launcher {
     }
 
     /// Gives a console of the guest to whoever waits in the slot.
-    fn console(&mut self, id: u64, socket: &str, console: Console) {
+    fn console(&mut self, id: u64, socket: String, console: Console) {
         let connected = match &self.options.slot {
-            Some(directory) => slot::connect_console(directory, socket),
+            Some(directory) => slot::connect_console(directory, &socket),
             None => return,
         };
         let stream = match connected {
             Ok(stream) => stream,
-            Err(error) => return self.agents.refuse(id, format!("connecting the console {socket}: {error}")),
+            Err(error) => {
+                let why = format!("connecting the console {socket}: {error}");
+                return self.agents.refuse_console(id, socket, why);
+            }
         };
         match (console, &mut self.serial, &mut self.guest) {
             (Console::Serial, Some(serial), _) => serial.take(stream),
             (Console::Vnc, _, Some(guest)) => match guest.serve_vnc() {
                 Ok(actions) => {
-                    self.asker = id;
+                    (self.asker, self.vnc) = (id, socket);
                     self.stream = Some(stream);
                     self.act(actions);
                     self.stream = None;
                 }
-                Err(refusal) => self.agents.refuse(id, refusal.to_string()),
+                Err(refusal) => self.agents.refuse_console(id, socket, refusal.to_string()),
             },
-            _ => self.agents.refuse(id, "the guest has no serial console".into()),
+            _ => self.agents.refuse_console(id, socket, "the guest has no serial console".into()),
         }
     }
 
@@ -426,7 +435,7 @@ impl Launcher {
                     let (Some(qemu), Some(stream)) = (&mut self.qemu, &self.stream) else { return };
                     if let Err(why) = qemu.send_with(&line, stream.as_fd()) {
                         // What follows is about the stream that QEMU has not got.
-                        return self.agents.refuse(self.asker, why);
+                        return self.agents.refuse_console(self.asker, self.vnc.clone(), why);
                     }
                 }
                 Action::Kill => {
@@ -441,6 +450,7 @@ impl Launcher {
                 }
                 Action::Log(text) => log::line(&text),
                 Action::Refused(text) => self.agents.refuse(self.asker, text),
+                Action::NoVnc(text) => self.agents.refuse_console(self.asker, self.vnc.clone(), text),
             }
         }
     }

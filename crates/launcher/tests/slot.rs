@@ -201,7 +201,9 @@ fn consoles_go_to_whoever_waits_in_the_slot() {
     assert_eq!(first.read(&mut [0]).unwrap(), 0);
     let refused = |socket: &str, console: Console| {
         launcher.send(&Request::Console { socket: socket.to_owned(), console });
-        launcher.refused()
+        let (message, named) = launcher.refused_console();
+        assert_eq!(named, socket);
+        message
     };
     for name in ["", "../console", "a/b", "Console", "machine.sock"] {
         assert!(refused(name, Console::Vnc).contains("no name of a console's socket"), "{name}");
@@ -217,7 +219,9 @@ fn who_has_no_console_or_no_slot_says_so() {
     let (mut launcher, _listener) = Launcher::on_slot(program(), None);
     let ask = |launcher: &Launcher, console: Console| {
         launcher.send(&Request::Console { socket: "console-1".to_owned(), console });
-        launcher.refused()
+        let (message, named) = launcher.refused_console();
+        assert_eq!(named, "console-1");
+        message
     };
     assert!(ask(&launcher, Console::Vnc).contains("no guest was started"));
     launcher.run(bare());

@@ -29,6 +29,8 @@ pub enum Action {
     Log(String),
     /// A request that was accepted turned out not to be possible: tell the one who asked.
     Refused(String),
+    /// The same of [`Guest::serve_vnc`].
+    NoVnc(String),
 }
 
 /// How QEMU's process ended.
@@ -133,7 +135,11 @@ impl Guest {
         let asked = self.asked.iter().position(|(asked, _)| Some(*asked) == id);
         if let Some(at) = asked {
             let (_, command) = self.asked.remove(at);
-            actions.push(Action::Refused(format!("QEMU refused {}: {description}", command.name())));
+            let why = format!("QEMU refused {}: {description}", command.name());
+            actions.push(match command {
+                Command::ServeVnc => Action::NoVnc(why),
+                _ => Action::Refused(why),
+            });
         } else if self.state == State::Starting {
             self.fail(format!("QEMU refused to start the guest: {description}"), now, actions);
         } else {

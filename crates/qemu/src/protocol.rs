@@ -105,6 +105,9 @@ pub enum Event {
     Refused {
         /// Why, for a person.
         message: String,
+        /// Of [`Request::Console`], its socket's name. Launchers of before this field never say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        console: Option<String>,
     },
     /// A disk of the order cannot be made ready now. No guest was started, what came with the order is gone, and the
     /// launcher waits for the order again.
@@ -119,7 +122,10 @@ impl Event {
     /// other text of a launcher.
     pub fn plain(self) -> Self {
         match self {
-            Self::Refused { message } => Self::Refused { message: text::plain(&message, text::REFUSAL) },
+            Self::Refused { message, console } => Self::Refused {
+                message: text::plain(&message, text::REFUSAL),
+                console: console.map(|socket| text::plain(&socket, text::REFUSAL)),
+            },
             Self::NotReady { message } => Self::NotReady { message: text::plain(&message, text::LAST_WORDS) },
             Self::State { state: State::Ended { ending, message }, qemu_pid } => {
                 let message = text::plain(&message, text::LAST_WORDS);
@@ -173,11 +179,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_refusal_of_an_earlier_launcher_is_understood_and_an_earlier_agent_understands_this_one() {
+        let text = r#"{"refused":{"message":"no"}}"#;
+        let refused = Event::Refused { message: "no".to_owned(), console: None };
+        assert_eq!(serde_json::from_str::<Event>(text).unwrap(), refused);
+        assert_eq!(serde_json::to_string(&refused).unwrap(), text);
+    }
+
+    #[test]
     fn texts_of_a_launcher_are_cut_and_escaped() {
         let message = format!("a\nforged line\u{1b}[2J{}", "x".repeat(100_000));
-        let Event::Refused { message: shown } = (Event::Refused { message: message.clone() }).plain() else {
+        let refused = Event::Refused { message: message.clone(), console: Some(message.clone()) };
+        let Event::Refused { message: shown, console: Some(socket) } = refused.plain() else {
             panic!("another event")
         };
+        assert_eq!(shown, socket);
         assert!(shown.starts_with("a\\nforged line\\u{1b}[2Jxxx") && shown.chars().count() < 250, "{shown}");
         let state = State::Ended { ending: Ending::Failed, message };
         let Event::State { state: State::Ended { message: shown, .. }, qemu_pid: Some(7) } =

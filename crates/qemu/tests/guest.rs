@@ -68,7 +68,7 @@ fn words(actions: Vec<Action>) -> Vec<String> {
         Action::Kill => "kill".into(),
         Action::State(state) => format!("state {}", serde_json::to_value(state).unwrap().as_str().unwrap()),
         Action::Log(_) => "log".into(),
-        Action::Refused(text) => format!("refused {text}"),
+        Action::Refused(text) | Action::NoVnc(text) => format!("refused {text}"),
     };
     actions.into_iter().map(word).collect()
 }

@@ -199,7 +199,7 @@ impl Machine {
         let message = agent.recv(MAX_MESSAGE)?.context("the launcher closed the connection")?;
         match serde_json::from_slice(&message.bytes)? {
             Event::State { state, qemu_pid } => Ok((state, qemu_pid)),
-            Event::Refused { message } => bail!("refused: {message}"),
+            Event::Refused { message, .. } => bail!("refused: {message}"),
             Event::NotReady { message } => bail!("not ready: {message}"),
             Event::Network => bail!("descriptors that nobody asked for"),
         }

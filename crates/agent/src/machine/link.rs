@@ -181,14 +181,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let listener = listen(directory.path(), 107, None).unwrap();
         let message = format!("forged\n{}", "x".repeat(120 << 10));
-        let bytes = serde_json::to_vec(&Event::Refused { message }).unwrap();
+        let bytes = serde_json::to_vec(&Event::Refused { message, console: None }).unwrap();
         let sender = flood(listener, bytes);
         let link = Link::connect(directory.path()).unwrap();
         let start = Instant::now();
         let mut read = 0_u32;
         while start.elapsed() < Duration::from_secs(10) {
             let event = link.receive().await.unwrap().unwrap();
-            let Event::Refused { message } = event else { panic!("{event:?}") };
+            let Event::Refused { message, .. } = event else { panic!("{event:?}") };
             assert!(message.starts_with("forged\\nxxx") && message.len() < 300, "{message}");
             read += 1;
         }

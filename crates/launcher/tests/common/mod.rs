@@ -124,7 +124,15 @@ impl Launcher {
 
     pub fn refused(&self) -> String {
         match self.event() {
-            Event::Refused { message } => message,
+            Event::Refused { message, .. } => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The refusal of a console, and the name of its socket.
+    pub fn refused_console(&self) -> (String, String) {
+        match self.event() {
+            Event::Refused { message, console: Some(socket) } => (message, socket),
             other => panic!("{other:?}"),
         }
     }

@@ -29,6 +29,7 @@ pub(in crate::decide) mod conduct;
 mod end;
 mod event;
 mod service;
+pub(in crate::decide) mod switches;
 #[cfg(test)]
 mod tests;
 

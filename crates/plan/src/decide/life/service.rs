@@ -3,15 +3,14 @@
 use super::{
     Action, Answer, Change, Check, Event, Hold, Notice, Retry,
     conduct::{self, Conduct, Wrong},
+    switches::Switches,
 };
 use ferrovirt_qemu::protocol::{self, State};
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 /// Delays between tries to connect to a launcher, each of which asks the API server: doubled from the first to the last.
 pub(super) const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(5);
-/// Most requests to pause or run that wait for the launcher's answer.
-pub(super) const MOST_SWITCHES: usize = 64;
 
 /// The connection to the launcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +52,8 @@ pub(super) struct Service {
     ran: bool,
     /// Seconds that the order gives a shutdown.
     order_grace: u32,
-    /// Requests that the launcher has not answered yet: ticket, and whether the vCPUs are to stop.
-    switches: VecDeque<(u64, bool)>,
+    /// Requests that the launcher has not answered yet.
+    switches: Switches,
     /// The grace with which the guest was asked to shut down.
     grace: Option<i64>,
     kill_at: Option<Duration>,
@@ -78,7 +77,7 @@ impl Service {
             not_ready: None,
             ran: hold.ran,
             order_grace: hold.grace_seconds,
-            switches: VecDeque::new(),
+            switches: Switches::default(),
             grace: None,
             kill_at: None,
             evicted: false,
@@ -116,7 +115,7 @@ impl Service {
             }
             Event::Switch { ticket, pause } => self.switch(ticket, pause, out),
             Event::NotSwitched { ticket } => {
-                self.switches.retain(|(waiting, _)| *waiting != ticket);
+                self.switches.forget(ticket);
                 out.push(Action::Answer { ticket, answer: Answer::NotRunning });
             }
             Event::Said(said) if self.is_open() => self.said(said, now, out),
@@ -270,9 +269,9 @@ impl Service {
     fn said(&mut self, said: protocol::Event, now: Duration, out: &mut Vec<Action>) {
         self.retry.1 = FIRST_RETRY;
         let state = match said {
-            protocol::Event::Refused { message } => {
-                return match self.switches.pop_front() {
-                    Some((ticket, _)) => {
+            protocol::Event::Refused { message, .. } => {
+                return match self.switches.refused() {
+                    Some(ticket) => {
                         out.push(Action::Answer { ticket, answer: Answer::Refused(message) });
                     }
                     None => self.wrong(format!("it refuses what nobody asked for: {message}"), now, out),
@@ -310,11 +309,8 @@ impl Service {
         } else if self.guest == State::Paused && !paused {
             out.push(Action::Tell(Notice::Resumed));
         }
-        if let Some(at) = self.switches.iter().position(|(_, pause)| *pause == paused)
-            && let Some((ticket, _)) = self.switches.remove(at)
-        {
-            out.push(Action::Answer { ticket, answer: Answer::Done });
-        }
+        let done = self.switches.done(paused);
+        out.extend(done.map(|ticket| Action::Answer { ticket, answer: Answer::Done }));
     }
 
     /// A disk is not ready: users are told, and the order goes out again after a pause, with everything that goes with it.
@@ -352,22 +348,16 @@ impl Service {
     }
 
     fn answer_all(&mut self, out: &mut Vec<Action>) {
-        let waiting = std::mem::take(&mut self.switches);
-        out.extend(
-            waiting.into_iter().map(|(ticket, _)| Action::Answer { ticket, answer: Answer::NotRunning }),
-        );
+        let waiting = self.switches.take();
+        out.extend(waiting.map(|ticket| Action::Answer { ticket, answer: Answer::NotRunning }));
     }
 
     fn switch(&mut self, ticket: u64, pause: bool, out: &mut Vec<Action>) {
-        // A launcher may never answer.
-        if self.switches.len() >= MOST_SWITCHES {
-            out.push(Action::Answer { ticket, answer: Answer::Silent });
-        } else if matches!(self.guest, State::Running | State::Paused) && self.is_open() {
-            self.switches.push_back((ticket, pause));
-            out.push(Action::Switch { ticket, pause });
-        } else {
-            out.push(Action::Answer { ticket, answer: Answer::NotRunning });
-        }
+        let reached = matches!(self.guest, State::Running | State::Paused) && self.is_open();
+        out.push(match self.switches.ask(ticket, pause, reached) {
+            None => Action::Switch { ticket, pause },
+            Some(answer) => Action::Answer { ticket, answer },
+        });
     }
 
     /// Asks the guest to shut down within the pod's grace period; shorter ones that come later count.

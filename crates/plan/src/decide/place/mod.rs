@@ -22,12 +22,15 @@
 //! The shell performs the actions in order. [`Action::Check`] and [`Action::Order`] have an answer, which comes back as an
 //! event before anything else does.
 
+mod asks;
 #[cfg(test)]
 mod tests;
 
 use super::life::conduct::{self, Conduct};
-pub use super::life::{Notice, Wrong};
+pub use super::life::{Answer, Notice, Wrong};
 pub use crate::launcher_pod::Step;
+pub use asks::Ask;
+use asks::Asks;
 use ferrovirt_qemu::protocol::{self, Ending, State};
 use std::time::Duration;
 
@@ -62,6 +65,13 @@ pub enum Event {
     NotMade(String),
     /// The pod as a watch shows it now: [`Some`] sentence where it is not what was accepted any more.
     Pod(Option<String>),
+    /// Somebody asks for something of the guest.
+    Ask {
+        /// Names the request in its [`Action::Answer`].
+        ticket: u64,
+        /// What for.
+        ask: Ask,
+    },
     /// Time has passed.
     Tick,
     /// Of [`Action::Check`].
@@ -112,6 +122,20 @@ pub enum Action {
     Order(u64),
     /// Have the connection ended.
     End(u64),
+    /// Say this to the launcher.
+    Request {
+        /// On this connection.
+        link: u64,
+        /// What.
+        request: protocol::Request,
+    },
+    /// Answer a request. A console that is connected is not answered: who asked for it sees it.
+    Answer {
+        /// Of the request.
+        ticket: u64,
+        /// The answer.
+        answer: Answer,
+    },
     /// The pod is what the controller makes, and nothing keeps its machine from running.
     Well,
     /// Report what keeps the machine from running, or from being served.
@@ -204,6 +228,7 @@ pub struct Place {
     troubled: bool,
     over: bool,
     conduct: Conduct,
+    asks: Asks,
 }
 
 impl Default for Place {
@@ -225,6 +250,7 @@ impl Default for Place {
             troubled: false,
             over: false,
             conduct: Conduct::default(),
+            asks: Asks::default(),
         }
     }
 }
@@ -257,12 +283,13 @@ impl Place {
             Event::Linked(link) => self.linked(link, now, out),
             Event::Ended { link, left } if self.link == Some(link) => {
                 self.left = left;
-                self.unlink();
+                self.unlink(out);
             }
             Event::Lost => {
                 self.left = false;
-                self.unlink();
+                self.unlink(out);
             }
+            Event::Ask { ticket, ask } => self.ask(ticket, ask, out),
             Event::Said(link, said) if self.link == Some(link) => self.said(said, now, out),
             Event::Nonsense(link, what) if self.link == Some(link) => self.wrong(what, now, out),
             Event::Made => {
@@ -299,7 +326,7 @@ impl Place {
     }
 
     fn linked(&mut self, link: u64, now: Duration, out: &mut Vec<Action>) {
-        self.unlink();
+        self.unlink(out);
         self.link = Some(link);
         // It lives, so that it was no end that closed the last one.
         if std::mem::take(&mut self.left) {
@@ -307,7 +334,8 @@ impl Place {
         }
     }
 
-    fn unlink(&mut self) {
+    fn unlink(&mut self, out: &mut Vec<Action>) {
+        out.extend(self.asks.take().map(|ticket| Action::Answer { ticket, answer: Answer::NotRunning }));
         self.link = None;
         self.word = None;
         self.stage = Stage::Idle;
@@ -421,23 +449,29 @@ impl Place {
             protocol::Event::State { state, .. } => return self.heard(state, now, out),
             // What it said last to a part that has gone. Every link begins with a state, and nobody else asks for one.
             _ if self.word.is_none() => return out.extend(self.link.map(Action::End)),
+            protocol::Event::Refused { message, console } => return self.refuses(message, console, now, out),
             protocol::Event::NotReady { message } if self.stage == Stage::Ordered => {
                 return self.refused(NOT_READY, message, now, out);
             }
             protocol::Event::NotReady { message } => {
                 format!("it is not ready for what nobody asked for: {message}")
             }
-            protocol::Event::Refused { message } if self.stage == Stage::Ordered => {
-                return self.refused(NOT_ORDERED, message, now, out);
-            }
-            // That the network is not made says the part `net`.
-            protocol::Event::Refused { message } if self.stage == Stage::Networking => {
-                return self.refusal = Some(message);
-            }
-            protocol::Event::Refused { message } => format!("it refuses what nobody asked for: {message}"),
             protocol::Event::Network => "it sends what nobody asked for".to_owned(),
         };
         self.wrong(what, now, out);
+    }
+
+    fn refuses(&mut self, message: String, console: Option<String>, now: Duration, out: &mut Vec<Action>) {
+        if let Some(ticket) = self.asks.refused(console.as_deref()) {
+            let answer = Answer::Refused(message);
+            return out.push(Action::Answer { ticket, answer });
+        }
+        match self.stage {
+            Stage::Ordered => self.refused(NOT_ORDERED, message, now, out),
+            // That the network is not made says the part `net`.
+            Stage::Networking => self.refusal = Some(message),
+            _ => self.wrong(format!("it refuses what nobody asked for: {message}"), now, out),
+        }
     }
 
     fn heard(&mut self, state: State, now: Duration, out: &mut Vec<Action>) {
@@ -470,6 +504,8 @@ impl Place {
                 } else if before == State::Paused {
                     out.push(Action::Tell(Notice::Resumed));
                 }
+                let done = self.asks.done(paused);
+                out.extend(done.map(|ticket| Action::Answer { ticket, answer: Answer::Done }));
             }
             State::ShuttingDown if before != State::ShuttingDown => {
                 out.push(Action::Tell(Notice::ShuttingDown));

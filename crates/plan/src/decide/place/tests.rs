@@ -2,13 +2,13 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
-fn ms(ms: u64) -> Duration {
+pub(super) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn says(link: u64, state: State) -> Event {
+pub(super) fn says(link: u64, state: State) -> Event {
     Event::Said(link, protocol::Event::State { state, qemu_pid: None })
 }
 
@@ -20,7 +20,7 @@ fn trouble(reason: &'static str, message: &str) -> Action {
     Action::Trouble { reason, message: message.to_owned() }
 }
 
-fn misbehaves(what: &str) -> Action {
+pub(super) fn misbehaves(what: &str) -> Action {
     Action::Misbehaves { what: what.to_owned(), wrong: Wrong::Log { suppressed: 0 } }
 }
 
@@ -28,7 +28,7 @@ const START: Action = Action::Check(Step::Start);
 const SERVE: Action = Action::Check(Step::Serve);
 
 /// Plays events at times in milliseconds and compares the actions of each.
-fn play(place: Place, rows: impl IntoIterator<Item = (u64, Event, Vec<Action>)>) -> Place {
+pub(super) fn play(place: Place, rows: impl IntoIterator<Item = (u64, Event, Vec<Action>)>) -> Place {
     rows.into_iter().fold(place, |place, (at, event, expected)| {
         let shown = format!("{event:?} at {at}");
         let (place, actions) = step(place, event, ms(at));
@@ -51,7 +51,7 @@ fn ordered() -> Place {
     )
 }
 
-fn running() -> Place {
+pub(super) fn running() -> Place {
     let first =
         vec![Action::Runs { paused: false }, Action::Tell(Notice::Created), Action::Tell(Notice::Started)];
     play(ordered(), [(300, says(1, State::Starting), vec![]), (400, says(1, State::Running), first)])
@@ -116,7 +116,7 @@ fn the_address_is_waited_for_and_looked_for_when_the_pod_changes() {
 
 #[test]
 fn a_network_that_is_refused_is_asked_for_again_later() {
-    let refused = |message: &str| protocol::Event::Refused { message: message.to_owned() };
+    let refused = |message: &str| protocol::Event::Refused { message: message.to_owned(), console: None };
     play(
         Place::default(),
         [
@@ -193,7 +193,7 @@ fn a_part_that_starts_again_takes_a_running_machine_over_and_orders_nothing() {
 fn what_was_said_last_to_another_part_is_not_waited_behind() {
     for last in [
         protocol::Event::NotReady { message: "no secret".to_owned() },
-        protocol::Event::Refused { message: "already paused".to_owned() },
+        protocol::Event::Refused { message: "already paused".to_owned(), console: None },
     ] {
         play(
             Place::default(),
@@ -311,6 +311,7 @@ enum Outside {
     Nonsense,
     Made(bool),
     Changes(bool),
+    Asks(Ask),
 }
 
 fn outside() -> impl Strategy<Value = Outside> {
@@ -322,7 +323,13 @@ fn outside() -> impl Strategy<Value = Outside> {
         1 => Just(Outside::Loses),
         8 => (0u8..6).prop_map(Outside::Says),
         2 => Just(Outside::NotReady),
-        1 => Just(Outside::Refuses),
+        2 => Just(Outside::Refuses),
+        2 => any::<bool>().prop_map(|pause| Outside::Asks(Ask::Switch { pause })),
+        1 => (1u64..6).prop_map(|link| Outside::Asks(Ask::Console {
+            link,
+            socket: "console-1".to_owned(),
+            console: protocol::Console::Serial,
+        })),
         1 => Just(Outside::Nonsense),
         5 => any::<bool>().prop_map(Outside::Made),
         2 => any::<bool>().prop_map(Outside::Changes),
@@ -341,6 +348,11 @@ struct World {
     made: bool,
     /// The launcher was listened to and had begun.
     begun: bool,
+    /// The connection for which the pod was compared last, and which was not ended.
+    served: Option<u64>,
+    /// Requests that have no answer yet.
+    asked_for: BTreeSet<u64>,
+    tickets: u64,
     checks: Vec<Duration>,
     chances: VecDeque<u8>,
 }
@@ -367,6 +379,7 @@ impl World {
                 self.checks.push(self.now);
                 let check = self.answer();
                 self.compared = self.link.filter(|_| matches!(check, Check::Same { .. }));
+                self.served = self.compared;
                 Some(Event::Checked(check))
             }
             Action::Prepare(link) => {
@@ -383,6 +396,15 @@ impl World {
             }
             Action::End(link) => {
                 prop_assert_eq!(self.link, Some(*link));
+                self.served = None;
+                None
+            }
+            Action::Request { link, .. } => {
+                prop_assert_eq!(self.served, Some(*link), "it is not served");
+                None
+            }
+            Action::Answer { ticket, .. } => {
+                prop_assert!(self.asked_for.remove(ticket), "a second answer");
                 None
             }
             Action::Runs { .. } | Action::Over { .. } => {
@@ -406,12 +428,15 @@ impl World {
             }
             Outside::Links => {
                 self.last += 1;
-                self.link = Some(self.last);
+                (self.link, self.served) = (Some(self.last), None);
                 Event::Linked(self.last)
             }
-            Outside::Ends(left) => Event::Ended { link: self.link.take()?, left: *left },
+            Outside::Ends(left) => {
+                self.served = None;
+                Event::Ended { link: self.link.take()?, left: *left }
+            }
             Outside::Loses => {
-                self.link = None;
+                (self.link, self.served) = (None, None);
                 Event::Lost
             }
             Outside::Says(number) => says(
@@ -425,13 +450,20 @@ impl World {
                 },
             ),
             Outside::NotReady => Event::Said(link?, protocol::Event::NotReady { message: String::new() }),
-            Outside::Refuses => Event::Said(link?, protocol::Event::Refused { message: String::new() }),
+            Outside::Refuses => {
+                Event::Said(link?, protocol::Event::Refused { message: String::new(), console: None })
+            }
             Outside::Nonsense => Event::Nonsense(link?, String::new()),
             Outside::Made(true) if self.asked => {
                 self.made = true;
                 Event::Made
             }
             Outside::Made(_) => Event::NotMade("no".to_owned()),
+            Outside::Asks(ask) => {
+                self.tickets += 1;
+                self.asked_for.insert(self.tickets);
+                Event::Ask { ticket: self.tickets, ask: ask.clone() }
+            }
             Outside::Changes(differs) => Event::Pod(differs.then(|| "field".to_owned())),
         })
     }
@@ -462,6 +494,12 @@ proptest! {
             let waits = matches!(place.stage, Stage::Networking | Stage::Ordered | Stage::Serving | Stage::Parted);
             prop_assert!(place.link.is_none() || place.word.is_none() || waits || place.wake().is_some());
             prop_assert!(place.stage != Stage::Checking);
+            prop_assert!(place.serves().is_none_or(|link| world.served == Some(link)));
+        }
+        // Who asked for something is answered at most once.
+        let (_, actions) = step(place, Event::Lost, world.now);
+        for action in &actions {
+            world.perform(action)?;
         }
         // Ten looks a second at most, whoever changes the pod, and however often it connects.
         for pair in world.checks.windows(12) {

@@ -1,7 +1,7 @@
 //! Random histories: whatever the node, the launcher, people and the API do, a pod gets at most one order, nothing is
 //! said to a pod that was not compared, no end is put off, everybody is answered, and every life ends.
 
-use super::super::{service::MOST_SWITCHES, *};
+use super::super::{switches::MOST_SWITCHES, *};
 use super::said;
 use ferrovirt_qemu::protocol::{self, Ending, State};
 use proptest::prelude::*;
@@ -214,7 +214,7 @@ impl World {
                 Event::Said(protocol::Event::NotReady { message: String::new() })
             }
             Outside::Refuses if self.linked => {
-                Event::Said(protocol::Event::Refused { message: String::new() })
+                Event::Said(protocol::Event::Refused { message: String::new(), console: None })
             }
             Outside::Nonsense if self.linked => {
                 self.linked = false;

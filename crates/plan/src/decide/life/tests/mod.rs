@@ -2,7 +2,7 @@
 
 mod histories;
 
-use super::{service::MOST_SWITCHES, *};
+use super::{switches::MOST_SWITCHES, *};
 use ferrovirt_qemu::protocol::{self, Ending, State};
 
 pub(super) fn said(state: State) -> Event {
@@ -10,7 +10,7 @@ pub(super) fn said(state: State) -> Event {
 }
 
 fn refused(message: &str) -> Event {
-    Event::Said(protocol::Event::Refused { message: message.to_owned() })
+    Event::Said(protocol::Event::Refused { message: message.to_owned(), console: None })
 }
 
 fn ended(ending: Ending) -> State {
