@@ -19,7 +19,7 @@ const EDGES: [(&str, &[&str]); 28] = [
     ("sys", &[]),
     ("unpack", &["sys"]),
     ("netlink", &["sys"]),
-    ("handler", &["kubernetes", "model", "api", "plan", "netlink", "qemu", "sys", "watch"]),
+    ("handler", &["kubernetes", "model", "api", "plan", "netlink", "qemu", "sys", "watch", "https"]),
     ("qemu", &[]),
     ("api", &["kubernetes", "model", "qemu"]),
     ("privilege", &["model"]),

@@ -104,6 +104,13 @@ pub enum Right<T> {
     OwnSyscall(T),
     /// A descriptor that a process of ours is started with, for what it could not open itself.
     Descriptor(T),
+    /// A port of its pod on which a process of ours listens.
+    Port {
+        /// Number.
+        port: T,
+        /// Whom it hears.
+        clients: T,
+    },
     /// A path of the node that a process of ours sees in its pod.
     NodePath {
         /// On the node, and in the pod.
@@ -262,9 +269,11 @@ impl<T> Right<T> {
             Self::MachineScc { .. } => Surface::MachineScc,
             Self::Verb { .. } => Surface::Rbac,
             Self::OwnSyscall(_) => Surface::Filter,
-            Self::Host { .. } | Self::Sysctl { .. } | Self::Descriptor(_) | Self::NodePath { .. } => {
-                Surface::Node
-            }
+            Self::Host { .. }
+            | Self::Sysctl { .. }
+            | Self::Descriptor(_)
+            | Self::Port { .. }
+            | Self::NodePath { .. } => Surface::Node,
         }
     }
 
@@ -288,6 +297,7 @@ impl<T> Right<T> {
             Self::Syscall(name) => Right::Syscall(f(name)),
             Self::OwnSyscall(name) => Right::OwnSyscall(f(name)),
             Self::Descriptor(what) => Right::Descriptor(f(what)),
+            Self::Port { port, clients } => Right::Port { port: f(port), clients: f(clients) },
             Self::NodePath { path, access } => Right::NodePath { path: f(path), access: *access },
             Self::Selinux { source, target, class, permission } => Right::Selinux {
                 source: f(source),
@@ -358,6 +368,7 @@ impl<T: fmt::Display> fmt::Display for Right<T> {
             Self::Mount { path, source, access, .. } => write!(f, "mount {path} ({access}) of {source}"),
             Self::Syscall(name) | Self::OwnSyscall(name) => write!(f, "system call {name}"),
             Self::Descriptor(what) => write!(f, "descriptor: {what}"),
+            Self::Port { port, clients } => write!(f, "listening on port {port}: {clients}"),
             Self::NodePath { path, access } => write!(f, "node path {path} ({access})"),
             Self::Selinux { source, target, class, permission } => {
                 write!(f, "selinux {source} {target} {class} {permission}")

@@ -3,9 +3,10 @@
 mod console;
 mod logs;
 
-use crate::pods::{Manager, Refusal};
+use crate::pods::Manager;
 use bytes::Bytes;
-use ferrovirt_kubernetes::status;
+use ferrovirt_handler::machine::serve;
+use ferrovirt_qemu::protocol::Console;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::Incoming;
@@ -69,7 +70,7 @@ impl Server {
                 Ok((stream, _)) => {
                     let (user, manager) = (self.user, self.manager.clone());
                     tokio::spawn(async move {
-                        serve(stream, user, manager).await;
+                        connection(stream, user, manager).await;
                         drop(place);
                     });
                 }
@@ -92,7 +93,7 @@ impl Drop for Server {
     }
 }
 
-async fn serve(stream: UnixStream, user: u32, manager: Arc<Manager>) {
+async fn connection(stream: UnixStream, user: u32, manager: Arc<Manager>) {
     // Only the API server's processes and root's; the mode of the socket says the same.
     if !stream.peer_cred().is_ok_and(|peer| [0, user].contains(&peer.uid())) {
         return;
@@ -126,17 +127,14 @@ async fn answer(manager: &Manager, request: Request<Incoming>) -> Response<Body>
         },
         ["v1", "namespaces", namespace, "virtualmachineinstances", name, verb] => {
             let Some(target) = manager.machine(namespace, name) else {
-                let message =
-                    format!("virtualmachineinstances.kubevirt.io \"{name}\" not found on this node");
-                return refuse(StatusCode::NOT_FOUND, &message);
+                return refuse(StatusCode::NOT_FOUND, &serve::not_here(name));
             };
             match *verb {
-                "console" if get => console::answer(target, console::Kind::Serial, request),
-                "vnc" if get => console::answer(target, console::Kind::Vnc, request),
+                "console" if get => console::answer(target, Console::Serial, request),
+                "vnc" if get => console::answer(target, Console::Vnc, request),
                 "pause" | "unpause" if put => match target.switch(*verb == "pause").await {
                     Ok(()) => text(StatusCode::OK, ""),
-                    Err(error @ Refusal::Busy) => refuse(StatusCode::TOO_MANY_REQUESTS, &error.to_string()),
-                    Err(error) => refuse(StatusCode::CONFLICT, &error.to_string()),
+                    Err(error) => refuse(error.code(), &error.to_string()),
                 },
                 _ => refuse(StatusCode::NOT_FOUND, "there is no such subresource"),
             }
@@ -157,9 +155,7 @@ fn text(status: StatusCode, text: &'static str) -> Response<Body> {
 
 /// An error as Kubernetes says it.
 fn refuse(code: StatusCode, message: &str) -> Response<Body> {
-    let reason = status::reason(code.as_u16());
-    let status = status::failure(code.as_u16(), reason, message, &serde_json::Value::Null);
-    let mut response = Response::new(full(status.to_string()));
+    let mut response = Response::new(full(serve::failure(code, message)));
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response

@@ -3,6 +3,7 @@
 
 use crate::redacted::Redacted;
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
+pub use ferrovirt_handler::machine::serve::Refusal;
 use k8s_openapi::api::core::v1::Pod;
 use std::{
     collections::VecDeque,
@@ -26,23 +27,6 @@ pub(super) enum Message {
     Evict(Redacted),
     /// Stop or run the vCPUs.
     Switch { pause: bool, answer: oneshot::Sender<Result<(), Refusal>> },
-}
-
-/// A machine that was not paused or unpaused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// There is no running guest.
-    #[error("VMI is not running")]
-    NotRunning,
-    /// The launcher said no.
-    #[error("{0}")]
-    Launcher(Redacted),
-    /// The launcher says nothing.
-    #[error("the launcher does not answer")]
-    Silent,
-    /// Too many others wait for the same.
-    #[error("too many requests wait for this machine: try again later")]
-    Busy,
 }
 
 type Switch = (bool, oneshot::Sender<Result<(), Refusal>>);

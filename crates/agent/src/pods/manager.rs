@@ -9,6 +9,7 @@ use super::{
     worker::Worker,
 };
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
+use ferrovirt_handler::machine::serve::ANSWER;
 use ferrovirt_watch::follow;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -24,12 +25,8 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 use tokio::sync::oneshot;
-
-/// How long a pause may take to be answered.
-const ANSWER: Duration = Duration::from_secs(10);
 
 /// The pods of the node.
 #[derive(Debug)]

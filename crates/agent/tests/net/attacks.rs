@@ -5,7 +5,8 @@ use crate::{
     support::{Fake, Namespace, Node, Pod, open, until},
     wanted,
 };
-use ferrovirt_handler::net::talk::{FromApi, MOST_OF_STREAM, Opened, ToApi};
+use ferrovirt_handler::net::talk::{FromApi, MOST_OF_STREAM, Opened, ToApi, read};
+use ferrovirt_sys::seqpacket::Connection;
 use rustix::{
     io::Errno,
     net::sockopt::{set_socket_linger, set_socket_recv_buffer_size},
@@ -257,6 +258,12 @@ pub(crate) fn join(node: &Node, slot: &str, opened: &Opened, ns: &Namespace) -> 
     ns.inside(|| UnixStream::connect(&path)).unwrap()
 }
 
+/// `net` says that the launcher has connected, and nothing of it before.
+pub(crate) fn connected(api: &Connection) {
+    let bytes = api.recv(1024).unwrap().unwrap().bytes;
+    assert_eq!(read::<Opened>(&bytes).unwrap().0, Opened::Connected);
+}
+
 /// The other side has gone, maybe before it has accepted.
 fn is_over(stream: &mut UnixStream) -> bool {
     match stream.read(&mut [0]) {
@@ -279,6 +286,7 @@ fn a_console_carries_every_byte_and_ends_with_either_side_or_the_link() {
     node.linked(&slot);
     let (api, opened) = node.console(&slot, node.link(&slot));
     let mut launcher = join(&node, &slot, &opened, &pod.ns);
+    connected(&api);
     let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| u8::try_from(n / 7 % 251).unwrap()).collect();
     // Both ways at once, and more than the sockets hold.
     std::thread::scope(|scope| {
@@ -303,10 +311,12 @@ fn a_console_carries_every_byte_and_ends_with_either_side_or_the_link() {
     assert!(api.recv(16).unwrap().is_none());
     let (api, opened) = node.console(&slot, node.link(&slot));
     let mut launcher = join(&node, &slot, &opened, &pod.ns);
+    connected(&api);
     drop(api);
     assert!(is_over(&mut launcher));
     let (api, opened) = node.console(&slot, node.link(&slot));
     let mut launcher = join(&node, &slot, &opened, &pod.ns);
+    connected(&api);
     drop(fake);
     assert!(is_over(&mut launcher) && api.recv(16).unwrap().is_none());
     nothing_is_left(&node, &slot);

@@ -121,6 +121,7 @@ fn a_launcher_without_a_capability_runs_a_guest_on_a_tap_of_one_and_of_four_queu
         let Opened::Listening { socket } = opened else { panic!("{opened:?}") };
         let request = Request::Console { socket, console: Console::Vnc };
         node.relay(&slot, &serde_json::to_vec(&request).unwrap());
+        crate::attacks::connected(&console);
         assert_eq!(console.recv(64).unwrap().unwrap().bytes, b"RFB 003.008\n");
         let status = fs::read_to_string(format!("/proc/{}/status", launcher.0.id())).unwrap();
         assert!(status.contains("CapPrm:\t0000000000000000\n"), "{status}");

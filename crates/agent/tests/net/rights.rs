@@ -153,6 +153,7 @@ fn every_call_of_the_program_is_granted_and_every_granted_one_has_its_use() {
         fake.next();
         let (api, opened) = node.console(&slot, node.link(&slot));
         let mut console = crate::attacks::join(&node, &slot, &opened, &pod.ns);
+        crate::attacks::connected(&api);
         console.write_all(b"x").unwrap();
         assert_eq!(api.recv(16).unwrap().unwrap().bytes, b"x");
         api.send(b"y", &[]).unwrap();

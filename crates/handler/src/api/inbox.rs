@@ -1,16 +1,20 @@
 //! What a place's task hears. It may be busy with the API server: what a launcher says meanwhile is bounded.
 
-use crate::net::talk::Facts;
+use super::asks::Asked;
+use crate::{machine::serve::Refusal, net::talk::Facts};
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
+use ferrovirt_plan::decide::place::Ask;
 use k8s_openapi::api::core::v1::Pod;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 /// Most messages of a launcher that wait; a well-behaved one sends some ten in its life.
 const MOST_SAID: usize = 64;
+/// Most requests of people that wait.
+const MOST_ASKED: usize = 64;
 
 /// By the part `net`.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub(super) enum News {
     /// The pod as a watch shows it, or that there is none.
     Pod(Option<Arc<Pod>>),
     Machine(Arc<VirtualMachineInstance>),
+    /// Somebody asks for something of the guest.
+    Ask(Asked),
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +53,9 @@ struct Waiting {
     said: usize,
     pod: Option<Option<Arc<Pod>>>,
     machine: Option<Arc<VirtualMachineInstance>>,
+    asked: VecDeque<Asked>,
+    /// Nobody hears any more.
+    closed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -75,12 +84,20 @@ pub(super) fn inbox() -> (Sender, Receiver) {
 }
 
 impl Sender {
+    /// Asks for something; the answer. Where there is no place any more, none comes.
+    pub(super) fn ask(&self, ask: Ask) -> oneshot::Receiver<Result<(), Refusal>> {
+        let (answer, answered) = oneshot::channel();
+        self.send(News::Ask(Asked { ask, answer }));
+        answered
+    }
+
     /// Never waits. Of what a launcher says too fast the oldest is lost.
     pub(super) fn send(&self, news: News) {
         let mut waiting = self.0.waiting();
         match news {
             News::Pod(pod) => waiting.pod = Some(pod),
             News::Machine(machine) => waiting.machine = Some(machine),
+            News::Ask(asked) => waiting.ask(asked),
             News::Net(said) => {
                 if matches!(said, FromNet::Said { .. }) {
                     waiting.said = waiting.said.saturating_add(1);
@@ -97,6 +114,28 @@ impl Sender {
         }
         drop(waiting);
         self.0.news.notify_one();
+    }
+}
+
+impl Waiting {
+    fn ask(&mut self, asked: Asked) {
+        // Who has gone does not wait.
+        self.asked.retain(|asked| !asked.answer.is_closed());
+        let refusal = match self.closed {
+            true => Refusal::NotRunning,
+            false if self.asked.len() >= MOST_ASKED => Refusal::Busy,
+            false => return self.asked.push_back(asked),
+        };
+        drop(asked.answer.send(Err(refusal)));
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let mut waiting = self.0.waiting();
+        waiting.closed = true;
+        // Who asked learns it by the end.
+        waiting.asked.clear();
     }
 }
 
@@ -120,7 +159,10 @@ impl Receiver {
         if let Some(machine) = waiting.machine.take() {
             return Some(News::Machine(machine));
         }
-        let said = waiting.net.pop_front()?;
+        let Some(said) = waiting.net.pop_front() else {
+            // Requests come last: they are about what is known.
+            return waiting.asked.pop_front().map(News::Ask);
+        };
         if matches!(said, FromNet::Said { .. }) {
             waiting.said = waiting.said.saturating_sub(1);
         }
@@ -131,6 +173,23 @@ impl Receiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn requests_are_bounded_and_nobody_waits_for_a_place_that_has_gone() {
+        let (sender, mut receiver) = inbox();
+        let switch = || sender.ask(Ask::Switch { pause: true });
+        drop(switch());
+        let waiting: Vec<_> = (0..MOST_ASKED).map(|_| switch()).collect();
+        assert_eq!(switch().await.unwrap(), Err(Refusal::Busy));
+        sender.send(News::Net(FromNet::Lost));
+        assert!(matches!(receiver.recv().await, News::Net(FromNet::Lost)), "what is known comes first");
+        assert!(matches!(receiver.recv().await, News::Ask(_)));
+        drop(receiver);
+        for answer in waiting {
+            assert!(answer.await.is_err());
+        }
+        assert_eq!(switch().await.unwrap(), Err(Refusal::NotRunning));
+    }
 
     #[tokio::test]
     async fn what_a_launcher_says_is_bounded_and_everything_else_is_kept() {

@@ -11,8 +11,11 @@
 //! It has no capability, no path of the node and nothing of the kubelet's, and enters no namespace. What it says to `net`
 //! moves nothing but what `net` allows to be moved.
 
+mod asks;
+mod http;
 mod inbox;
 mod net;
 mod node;
 pub mod program;
+mod stream;
 mod worker;

@@ -3,7 +3,7 @@
 use super::{
     inbox::{FromNet, News, Sender, inbox},
     net::{Heard, Outgoing},
-    worker::{Shared, Worker},
+    worker::{Served, Shared, Worker},
 };
 use crate::{machine::accept::owner, net::talk::ToApi, plug::table::Holder};
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
@@ -21,6 +21,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokio::sync::watch;
 
 /// Marks launcher pods.
 const LAUNCHERS: &str = "kubevirt.io=virt-launcher";
@@ -36,6 +37,8 @@ struct Handle {
     holder: Holder,
     number: u64,
     sender: Sender,
+    /// The guest that is served to people.
+    served: watch::Receiver<Option<Served>>,
     /// The connection on which `net` has named it.
     named: u64,
 }
@@ -48,6 +51,27 @@ struct Known {
     connection: u64,
     /// What keeps every network of this node from being made.
     problem: Option<String>,
+}
+
+/// A machine, as far as people may have it.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Its guest runs.
+    Served(Target),
+    /// It has a pod here, and no guest that is served.
+    NotServed,
+    /// It is not here.
+    Nowhere,
+}
+
+/// A guest that is served.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) slot: String,
+    pub(super) link: u64,
+    pub(super) serial: bool,
+    pub(super) graphics: bool,
+    pub(super) sender: Sender,
 }
 
 /// The places of the node.
@@ -65,6 +89,22 @@ impl Node {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A place whose task the test plays.
+    #[cfg(test)]
+    pub(super) fn place(
+        &self,
+        slot: &str,
+        namespace: &str,
+        served: Option<Served>,
+    ) -> super::inbox::Receiver {
+        let (sender, receiver) = inbox();
+        let holder = Holder { namespace: namespace.into(), pod: slot.into(), container: "compute".into() };
+        let (_, served) = watch::channel(served);
+        let handle = Handle { holder, number: 1, sender, served, named: 0 };
+        self.known().slots.insert(slot.into(), handle);
+        receiver
+    }
+
     /// Hears and watches for ever.
     pub(super) async fn run(self: Arc<Self>, socket: &Path, outgoing: Outgoing) {
         let hear = {
@@ -72,6 +112,24 @@ impl Node {
             super::net::run(socket, outgoing, move |heard| node.hear(heard))
         };
         tokio::join!(hear, self.watch_pods(), self.watch_machines());
+    }
+
+    /// The machine of this name. An earlier pod of it may still be ending.
+    pub(super) fn machine(&self, namespace: &str, name: &str) -> Found {
+        let known = self.known();
+        let mut found = Found::Nowhere;
+        for (slot, handle) in known.slots.iter().filter(|(_, handle)| handle.holder.namespace == namespace) {
+            if let Some(served) = handle.served.borrow().as_ref().filter(|served| served.machine == name) {
+                let Served { link, serial, graphics, .. } = *served;
+                let (slot, sender) = (slot.clone(), handle.sender.clone());
+                return Found::Served(Target { slot, link, serial, graphics, sender });
+            }
+            let pod = known.pods.get(&(namespace.to_owned(), handle.holder.pod.clone()));
+            if pod.and_then(|pod| owner(&pod.metadata)).is_some_and(|owner| owner.name == name) {
+                found = Found::NotServed;
+            }
+        }
+        found
     }
 
     fn hear(self: &Arc<Self>, heard: Heard) {
@@ -164,8 +222,9 @@ impl Node {
         }
         let (sender, receiver) = inbox();
         let pod = known.pods.get(&(holder.namespace.clone(), holder.pod.clone())).cloned();
-        let worker = Worker::new(self.shared.clone(), slot.clone(), holder.clone(), receiver, pod);
-        known.slots.insert(slot, Handle { holder, number, sender, named: connection });
+        let (shows, served) = watch::channel(None);
+        let worker = Worker::new(self.shared.clone(), slot.clone(), holder.clone(), receiver, shows, pod);
+        known.slots.insert(slot, Handle { holder, number, sender, served, named: connection });
         tokio::spawn(worker.run());
     }
 

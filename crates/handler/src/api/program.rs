@@ -1,13 +1,16 @@
 //! `virt-handler api`: the program.
 
-use super::{net, node::Node, worker::Shared};
-use crate::machine::{accept::Reader, client, events::Recorder};
+use super::{http, net, node::Node, stream::Streams, worker::Shared};
+use crate::{
+    machine::{accept::Reader, client, events::Recorder},
+    net::program::STREAMS,
+};
 use anyhow::Context as _;
 use clap::Parser;
 use ferrovirt_model::Profile;
 use ferrovirt_plan::config::{ClusterConfig, World};
 use ferrovirt_sys::rights;
-use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The word after the program's name that starts it.
@@ -32,6 +35,12 @@ struct Options {
     /// Group by which launchers use claims while there is no KubeVirt object, as the controller has it
     #[arg(long)]
     volume_group: Option<u32>,
+    /// Where consoles, pause and unpause are served to the cluster's API
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    listen: SocketAddr,
+    /// Directory with tls.crt, tls.key and ca.crt, which may come later and change. Without it nothing is served
+    #[arg(long)]
+    certificate_directory: Option<PathBuf>,
 }
 
 /// Runs until it is asked to end, with the arguments after [`COMMAND`].
@@ -55,7 +64,15 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     config.read_timeout = Some(Duration::from_secs(330));
     config.reset_reader_on_write = true;
     let client = client::bounded(config)?;
-    let Options { node_name, net_socket, launcher_image, profile, volume_group } = options;
+    let Options {
+        node_name,
+        net_socket,
+        launcher_image,
+        profile,
+        volume_group,
+        listen,
+        certificate_directory,
+    } = options;
     let world = World::Cluster;
     let defaults = ClusterConfig { profile, launcher_image, volume_group, world, ..ClusterConfig::default() };
     let (net, outgoing) = net::channel();
@@ -66,8 +83,16 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     };
     tracing::info!(node = node_name, "virt-handler api is up");
     let node = Node::new(Arc::new(shared));
+    let served = async {
+        if let Some(directory) = &certificate_directory {
+            let streams = Streams::new(net_socket.with_file_name(STREAMS));
+            http::run(listen, directory, node.clone(), streams).await;
+        }
+        std::future::pending().await
+    };
     tokio::select! {
-        () = node.run(&net_socket, outgoing) => {}
+        () = node.clone().run(&net_socket, outgoing) => {}
+        () = served => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

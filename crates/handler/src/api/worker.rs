@@ -1,6 +1,7 @@
 //! Performs what is decided for one place: see [`ferrovirt_plan::decide::place`].
 
 use super::{
+    asks::Asks,
     inbox::{FromNet, News, Receiver},
     net::Net,
 };
@@ -35,7 +36,10 @@ use ferrovirt_qemu::{
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::Api;
 use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
 
 /// How long the API server may take to say what a pod is.
 const READ: Duration = Duration::from_secs(15);
@@ -47,6 +51,19 @@ pub(super) struct Shared {
     pub(super) reader: Reader,
     pub(super) events: Recorder,
     pub(super) net: Net,
+}
+
+/// A guest that is served to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Served {
+    /// The machine's name.
+    pub(super) machine: String,
+    /// The launcher's connection.
+    pub(super) link: u64,
+    /// It has a serial console.
+    pub(super) serial: bool,
+    /// It has a screen.
+    pub(super) graphics: bool,
 }
 
 /// A place that a pod holds.
@@ -66,6 +83,8 @@ pub(super) struct Worker {
     user: u32,
     facts: Option<Facts>,
     reporter: Option<Reporter>,
+    asks: Asks,
+    served: watch::Sender<Option<Served>>,
     /// What was reported and logged last, so that retries do not repeat it.
     trouble: String,
     waits: String,
@@ -79,6 +98,7 @@ impl Worker {
         slot: String,
         holder: Holder,
         inbox: Receiver,
+        served: watch::Sender<Option<Served>>,
         pod: Option<Arc<Pod>>,
     ) -> Self {
         Self {
@@ -93,6 +113,8 @@ impl Worker {
             user: 0,
             facts: None,
             reporter: None,
+            asks: Asks::default(),
+            served,
             trouble: String::new(),
             waits: String::new(),
             zero: Instant::now(),
@@ -113,10 +135,13 @@ impl Worker {
             };
             let (next, actions) = step(place, event, self.zero.elapsed());
             place = next;
+            // Before people are answered.
+            self.show(place.serves());
             for action in actions {
                 answers.extend(self.perform(action).await);
             }
         }
+        self.show(None);
         if let Some(reporter) = &mut self.reporter {
             reporter.settle(SETTLE).await;
         }
@@ -133,6 +158,7 @@ impl Worker {
             match news {
                 News::Net(FromNet::Gone) => return None,
                 News::Net(said) => return Some(self.heard(said)),
+                News::Ask(asked) => return Some(self.asks.take(asked)),
                 News::Machine(machine) => {
                     if let Some(reporter) = &self.reporter {
                         reporter.see(machine);
@@ -144,6 +170,19 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Which guest people are given.
+    fn show(&self, link: Option<u64>) {
+        let served = link.zip(self.accepted.as_ref()).and_then(|(link, accepted)| {
+            let devices = &accepted.machine.devices;
+            let machine = accepted.vmi.metadata.name.clone()?;
+            Some(Served { machine, link, serial: devices.serial_console, graphics: devices.graphics })
+        });
+        self.served.send_if_modified(|shown| {
+            let before = std::mem::replace(shown, served);
+            before != *shown
+        });
     }
 
     fn heard(&mut self, said: FromNet) -> Event {
@@ -256,6 +295,8 @@ impl Worker {
                 let head = FromApi::End { slot: self.slot.clone(), link };
                 self.shared.net.send(&head, &[]).await;
             }
+            Action::Request { link, request } => self.request(link, &request).await,
+            Action::Answer { ticket, answer } => self.asks.answer(ticket, answer),
             Action::Well => {
                 self.trouble.clear();
                 if let Some(reporter) = &self.reporter {
@@ -336,6 +377,17 @@ impl Worker {
         self.shared.net.send(&head, &bytes).await;
         tracing::info!(pod = self.name(), "the launcher has its order");
         Ok(())
+    }
+
+    /// Says something short to the launcher.
+    async fn request(&self, link: u64, request: &Request) {
+        match serde_json::to_vec(request) {
+            Ok(bytes) => {
+                let head = FromApi::Relay { slot: self.slot.clone(), link };
+                self.shared.net.send(&head, &bytes).await;
+            }
+            Err(error) => tracing::error!("a request cannot be written, please report this: {error}"),
+        }
     }
 
     fn runs(&self, paused: bool) {

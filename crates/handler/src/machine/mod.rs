@@ -11,4 +11,6 @@ pub mod notice;
 pub mod poll;
 pub mod redacted;
 pub mod report;
+pub mod serve;
 pub mod status;
+pub mod websocket;

@@ -78,6 +78,7 @@ fn serve(
     }
     seqpacket::take_descriptors(stream.as_fd(), false)?;
     stream.set_nonblocking(true)?;
+    talk::send(api, &Opened::Connected, &[])?;
     let ended = Pump { stream: &stream, api, to_api: Vec::new(), to_launcher: Vec::new() }.run();
     if let Err(error) = ended {
         mem::forget(stream);

@@ -176,8 +176,8 @@ pub enum ToApi {
 }
 
 /// `api` to this program, on another socket: the first message of a connection that is to lead to a console of a guest. Then
-/// come [`Opened`] and, when the launcher has been told to connect there, the bytes of the console, in both directions and in
-/// messages of at most [`MOST_OF_STREAM`] bytes, whose borders mean nothing.
+/// comes [`Opened::Listening`], and once the launcher has been asked to connect there, and has, [`Opened::Connected`] and the
+/// bytes of the console, in both directions and in messages of at most [`MOST_OF_STREAM`] bytes, whose borders mean nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Open {
@@ -196,6 +196,8 @@ pub enum Opened {
         /// The name of the socket in the slot's directory.
         socket: String,
     },
+    /// The launcher has connected: what comes now is the console.
+    Connected,
     /// Nobody does.
     Refused {
         /// For a person.
@@ -247,7 +249,7 @@ pub(super) enum FromChild {
 }
 
 /// One packet.
-pub(super) fn packet(head: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
+pub(crate) fn packet(head: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(head)?;
     bytes.push(b'\n');
     bytes.extend_from_slice(body);

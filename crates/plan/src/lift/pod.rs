@@ -201,12 +201,16 @@ fn source(volume: &Volume) -> Option<VolumeSource<String>> {
     secret.as_ref().and_then(keys)
 }
 
-/// A secret of which named keys are mounted under their own names, each if it is there; none in any other form.
+/// A secret of which named keys are mounted under their own names, each if it is there, and readable at most; none in any
+/// other form.
 fn keys(secret: &SecretVolumeSource) -> Option<VolumeSource<String>> {
     let SecretVolumeSource { secret_name, items, optional, default_mode } = secret;
     let items = items.as_ref().filter(|items| !items.is_empty())?;
     let plain = |item: &KeyToPath| item.path == item.key && item.mode.is_none() && !item.key.contains(',');
-    if *optional != Some(true) || default_mode.is_some_and(|mode| mode != 0o644) || !items.iter().all(plain) {
+    if *optional != Some(true)
+        || default_mode.is_some_and(|mode| mode & !0o644 != 0)
+        || !items.iter().all(plain)
+    {
         return None;
     }
     let keys: Vec<&str> = items.iter().map(|item| item.key.as_str()).collect();

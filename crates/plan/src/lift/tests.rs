@@ -407,6 +407,21 @@ fn the_pods_of_the_installation_have_what_the_table_says_and_nothing_else() {
         panic!("{volumes:?}")
     };
     assert!(value.contains("serviceAccountToken") && !value.contains("secret"), "{value}");
+    let (mounts, ports): (BTreeSet<_>, BTreeSet<_>) = grants
+        .of(Subject::Api)
+        .into_iter()
+        .filter(|right| right.surface() != Surface::Rbac)
+        .partition(|right| matches!(right, Right::Mount { .. }));
+    let listens: BTreeSet<_> = ports
+        .iter()
+        .map(|right| match right {
+            Right::Port { port, .. } => port.parse::<i32>().unwrap(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let ports = containers[2].ports.iter().flatten().map(|port| port.container_port);
+    assert_eq!(listens, ports.collect());
+    assert!(containers[..2].iter().all(|container| container.ports.is_none()));
     let net = Right::Mount {
         volume: "net".to_owned(),
         path: "/run/ferrovirt-net".to_owned(),
@@ -414,7 +429,7 @@ fn the_pods_of_the_installation_have_what_the_table_says_and_nothing_else() {
         access: Access::Read,
     };
     let user = [field("container.runAsUser", "64107"), field("container.runAsGroup", "64107")];
-    assert_eq!(rest, user.into_iter().chain([group(), net]).collect());
+    assert_eq!(rest, user.into_iter().chain([group(), net]).chain(mounts).collect());
     let kinds: BTreeSet<_> = manifests.iter().map(|manifest| manifest["kind"].as_str().unwrap()).collect();
     let known = [
         "ClusterRole",

@@ -1,7 +1,7 @@
 //! `virt-handler` on a cluster: a DaemonSet of containers, each with the rights that it needs and nothing else.
 //!
 //! `plug` offers places for machines to the kubelet, `net` makes the networks of the pods that hold them, and `api` reads
-//! machines, decides and reports. What reads the bytes of a launcher has nothing of the kubelet's, what the kubelet connects
+//! machines, decides, reports, and gives people consoles. What reads the bytes of a launcher has nothing of the kubelet's, what the kubelet connects
 //! to has no capability, and what has a token has nothing of the node.
 
 use crate::config::NAMESPACE;
@@ -21,6 +21,12 @@ const POD_RESOURCES: &str = "/var/lib/kubelet/pod-resources";
 const OWN: &str = "/var/lib/ferrovirt/plug";
 /// Where `net` is heard by the part that speaks with the API server: a directory of the pod's own.
 const NET: &str = "/run/ferrovirt-net";
+/// The Secret with the certificate of `api` and the authority of its clients, which the machine API makes, and where it is
+/// mounted.
+pub const CERTIFICATE: &str = "virt-handler-certificate";
+const CERTIFICATE_PATH: &str = "/run/ferrovirt-certificate";
+/// Where `api` is asked for consoles, pause and unpause.
+pub const PORT: u16 = 8443;
 /// The user of `api`: nobody else's on the node, as far as that can be said.
 const API_USER: u32 = 64_107;
 /// Where clients in pods look for their token.
@@ -59,6 +65,7 @@ pub fn daemon_set(image: &str, launcher: &str, profile: Profile, volume_group: O
                         {"name": "plug", "hostPath": {"path": OWN, "type": "DirectoryOrCreate"}},
                         {"name": "net", "emptyDir": {"sizeLimit": "1Mi"}},
                         token(),
+                        certificate(),
                     ],
                 },
             },
@@ -132,7 +139,7 @@ fn net(image: &str) -> Value {
     })
 }
 
-/// No capability, no path of the node and nothing of the kubelet's; the token.
+/// No capability, no path of the node and nothing of the kubelet's; the token, and the certificate.
 fn api(image: &str, launcher: &str, profile: Profile, volume_group: Option<u32>) -> Value {
     let mut args = vec![
         "api".to_owned(),
@@ -140,6 +147,8 @@ fn api(image: &str, launcher: &str, profile: Profile, volume_group: Option<u32>)
         "--node-name=$(NODE_NAME)".to_owned(),
         format!("--launcher-image={launcher}"),
         format!("--profile={}", profile.name()),
+        format!("--listen=0.0.0.0:{PORT}"),
+        format!("--certificate-directory={CERTIFICATE_PATH}"),
     ];
     args.extend(volume_group.map(|group| format!("--volume-group={group}")));
     json!({
@@ -147,6 +156,7 @@ fn api(image: &str, launcher: &str, profile: Profile, volume_group: Option<u32>)
         "image": image,
         "args": args,
         "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+        "ports": [{"name": "consoles", "containerPort": PORT, "protocol": "TCP"}],
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "192Mi"}},
         "securityContext": {
             "runAsNonRoot": true,
@@ -161,7 +171,25 @@ fn api(image: &str, launcher: &str, profile: Profile, volume_group: Option<u32>)
             // It connects there, and makes nothing.
             {"name": "net", "mountPath": NET, "readOnly": true},
             {"name": "token", "mountPath": TOKEN, "readOnly": true},
+            {"name": "certificate", "mountPath": CERTIFICATE_PATH, "readOnly": true},
         ],
+    })
+}
+
+/// It may come later. Root's, and by the pod's group readable for `api`: the kubelet gives files of a Secret to that group.
+fn certificate() -> Value {
+    json!({
+        "name": "certificate",
+        "secret": {
+            "secretName": CERTIFICATE,
+            "optional": true,
+            "defaultMode": 0o400,
+            "items": [
+                {"key": "ca.crt", "path": "ca.crt"},
+                {"key": "tls.crt", "path": "tls.crt"},
+                {"key": "tls.key", "path": "tls.key"},
+            ],
+        },
     })
 }
 

@@ -1,9 +1,12 @@
 //! `virt-handler api`, the part of the handler that speaks with the API server. What is not here it does not have: no
-//! capability, no path of the node, nothing of the kubelet's, no secret, no write to a pod or a node.
+//! capability, no path of the node, nothing of the kubelet's, no secret but its own certificate, no write to a pod or a node.
 //!
 //! RBAC knows no node: what it reads and writes is that of every node. Under `ferrovirt up` the node agent has rows of its own.
 
-use crate::grant::{Grant, Phase, Subject, named, verbs};
+use crate::{
+    grant::{Grant, Phase, Subject, named, verbs},
+    right::{Access, Right, VolumeSource},
+};
 
 const RBAC: &str = "authorizer: RBAC refuses a verb that no role of the account has";
 
@@ -56,5 +59,31 @@ pub(super) const GRANTS: &[Grant] = &[
         RBAC,
         "users learn from events what happened on the node",
         "handler-events",
+    ),
+    Grant::new(
+        Subject::Api,
+        Phase::Running,
+        &[Right::Mount {
+            volume: "certificate",
+            path: "/run/ferrovirt-certificate",
+            source: VolumeSource::Secret { name: "virt-handler-certificate", keys: "ca.crt,tls.crt,tls.key" },
+            access: Access::Read,
+        }],
+        "kernel: path_openat finds no file that the mount namespace has not",
+        "shows clients of consoles who it is, and knows which of them to hear; the kubelet mounts it, so that its token reads \
+         no Secret",
+        "handler-certificate",
+    ),
+    Grant::new(
+        Subject::Api,
+        Phase::Running,
+        &[Right::Port {
+            port: "8443",
+            clients: "who has a certificate of the name kubevirt-api by its authority",
+        }],
+        "kernel: tcp_v4_rcv answers with a reset where nobody listens",
+        "consoles, screens, pause and unpause of its node's machines come from the cluster's API, which has asked what their \
+         user may do",
+        "handler-port",
     ),
 ];
