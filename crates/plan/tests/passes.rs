@@ -135,7 +135,7 @@ fn a_namespace_that_is_exempt() {
 #[test]
 fn these_are_all_ways() {
     let count = |text: &str, word: &str| text.matches(word).count();
-    let pass = include_str!("../../scc/src/pass.rs");
+    let pass = include_str!("../../scc/src/admit/pass.rs");
     // Subresources, another operating system, nothing changed; and an index that is always there.
     assert_eq!(count(pass, "Ok(None)"), 4);
     let admission = include_str!("../../apiserver/src/admission/scc.rs");

@@ -27,50 +27,32 @@
 //! assert_eq!(pod["spec"]["containers"][0]["securityContext"]["runAsUser"], 1000620000);
 //! ```
 
-mod access;
-mod audit;
-mod compare;
-mod compiled;
-mod consider;
-pub mod defaults;
-mod equal;
-mod evaluate;
-mod exec;
-mod metadata;
-mod minimal;
+mod admit;
+mod constraint;
 mod names;
 mod namespace;
-mod object;
-mod order;
-mod pass;
-mod patch;
 mod pod;
-mod quote;
-mod refusal;
+mod report;
 mod review;
-mod scan;
-mod seccomp;
-mod skip;
-mod types;
-mod volume;
-pub mod webhook;
 
-pub use access::{Authorizer, Grants, Subject, SubjectType, USE};
-pub use audit::AuditAnnotation;
-pub use compare::{Beyond, beyond};
-pub use compiled::{Constraints, STANDARD_NAMES};
-pub use consider::{Refused, Verdict, least};
-pub use exec::may_enter;
-pub use minimal::minimal;
-pub use names::*;
-pub use namespace::{BLOCK_COUNT, BLOCK_SIZE, Block, Ledger, NamespaceValues, allocate, first_free};
-pub use object::{FieldError, default_object, prepare, validate_object};
-pub use order::{Why, points, why_before};
-pub use pass::{Admitted, Cause, Denied, Operation, Outcome, Pass, Request};
-pub use refusal::{Body, Form, Refusal};
-pub use review::{ReviewError, ReviewKind, ReviewRequest, review};
-pub use skip::{exempt_namespace, nothing_relevant_changed};
-pub use types::{
+pub use admit::access::{Authorizer, Grants, Subject, SubjectType, USE};
+pub use admit::consider::{Refused, Verdict, least};
+pub use admit::decision::{Admitted, Cause, Denied, Operation, Outcome, Pass, Request};
+pub use admit::skip::{exempt_namespace, nothing_relevant_changed};
+pub use constraint::compiled::{Constraints, STANDARD_NAMES};
+pub use constraint::defaults;
+pub use constraint::object::{FieldError, default_object, prepare, validate_object};
+pub use constraint::order::{Why, points, why_before};
+pub use constraint::types::{
     FlexVolume, GroupStrategy, IdRange, RunAsUserStrategy, SELinuxOptions, SELinuxStrategy,
     SecurityContextConstraints,
 };
+pub use names::*;
+pub use namespace::{BLOCK_COUNT, BLOCK_SIZE, Block, Ledger, NamespaceValues, allocate, first_free};
+pub use pod::exec::may_enter;
+pub use report::audit::AuditAnnotation;
+pub use report::refusal::{Body, Form, Refusal};
+pub use review::compare::{Beyond, beyond};
+pub use review::minimal::minimal;
+pub use review::webhook;
+pub use review::{ReviewError, ReviewKind, ReviewRequest, review};

@@ -3,8 +3,8 @@
 use ferrovirt_kubernetes::object;
 use serde_json::{Map, Value};
 
-use crate::equal;
 use crate::names::POD_NETWORKS;
+use crate::pod::equal;
 
 /// Namespaces whose pods are not looked at, by name.
 const EXEMPT: [&str; 6] =

@@ -2,14 +2,15 @@
 
 use serde_json::Value;
 
-use crate::access::{Authorizer, Subject, SubjectType};
-use crate::compiled::Constraints;
-use crate::evaluate::{Evaluation, Record, Resolved};
-use crate::order::points;
-use crate::pass::{Cause, Request, Rights};
-use crate::patch::Patch;
+use crate::admit::access::{Authorizer, Subject, SubjectType};
+use crate::admit::candidates::Rights;
+use crate::admit::decision::{Cause, Request};
+use crate::admit::evaluate::{Evaluation, Record, Resolved};
+use crate::admit::patch::Patch;
+use crate::constraint::compiled::Constraints;
+use crate::constraint::order::points;
 use crate::pod::Pod;
-use crate::refusal::{Refusal, Worded};
+use crate::report::refusal::{Refusal, Worded};
 
 /// What one SCC would do with a pod.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,10 +1,12 @@
 //! Values that belong to a namespace: user ids, SELinux level and groups, and how a new namespace gets them.
 
+pub(crate) mod scan;
+
 use ferrovirt_kubernetes::{json, object};
 use serde_json::Value;
 
 use crate::names::{MCS, SUPPLEMENTAL_GROUPS, UID_RANGE};
-use crate::scan::{self, BlockError};
+use crate::namespace::scan::BlockError;
 
 /// Ids from `start` to `end`, both included. A block whose end lies before its start holds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The SCCs that a cluster starts with.
 
-use crate::types::SecurityContextConstraints;
+use crate::constraint::types::SecurityContextConstraints;
 
 /// The thirteen default objects as JSON list, as stored (after the defaulting of objects).
 pub const JSON: &str = include_str!("defaults.json");

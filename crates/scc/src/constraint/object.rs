@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::metadata;
-use crate::quote::{json_list, json_string, quoted};
-use crate::types::{GroupStrategy, IdRange, SecurityContextConstraints};
-use crate::volume;
+use crate::constraint::metadata;
+use crate::constraint::types::{GroupStrategy, IdRange, SecurityContextConstraints};
+use crate::pod::volume;
+use crate::report::quote::{json_list, json_string, quoted};
 
 /// One reason why an object is invalid; displays as `FIELD: KIND: VALUE: DETAIL`.
 #[derive(Clone, Debug, PartialEq, Eq)]

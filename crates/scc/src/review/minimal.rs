@@ -6,16 +6,16 @@ use ferrovirt_kubernetes::json;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-use crate::evaluate::SAFE_SYSCTLS;
-use crate::names::SECCOMP_POD;
-use crate::pass::Cause;
-use crate::pod::{Container, Label, Pod};
-use crate::seccomp::Name;
-use crate::types::{
+use crate::admit::checks::SAFE_SYSCTLS;
+use crate::admit::decision::Cause;
+use crate::constraint::types::{
     FlexVolume, GroupStrategy, IdRange, RunAsUserStrategy, SELinuxOptions, SELinuxStrategy,
     SecurityContextConstraints,
 };
-use crate::volume;
+use crate::names::SECCOMP_POD;
+use crate::pod::seccomp::Name;
+use crate::pod::volume;
+use crate::pod::{Container, Label, Pod};
 
 /// The SCC that admits this pod and as little else as can be said: it takes nothing from the pod that the pod has, and
 /// leaves to the namespace what the pod leaves open (SELinux level and groups).

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::types::SecurityContextConstraints;
+use crate::constraint::types::SecurityContextConstraints;
 
 const PRIVILEGED: u32 = 1_600_000;
 const HOST_PORTS: u32 = 800_000;

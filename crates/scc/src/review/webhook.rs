@@ -8,13 +8,13 @@ use ferrovirt_kubernetes::status;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::access::Authorizer;
-use crate::audit::AuditAnnotation;
-use crate::compiled::Constraints;
+use crate::admit::access::Authorizer;
+use crate::admit::decision::{Denied, Operation, Outcome, Pass, Request};
+use crate::admit::skip::exempt_namespace;
+use crate::constraint::compiled::Constraints;
+use crate::constraint::object::prepare;
 use crate::namespace::NamespaceValues;
-use crate::object::prepare;
-use crate::pass::{Denied, Operation, Outcome, Pass, Request};
-use crate::skip::exempt_namespace;
+use crate::report::audit::AuditAnnotation;
 
 const VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -338,8 +338,8 @@ fn values(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::Subject;
-    use crate::defaults;
+    use crate::admit::access::Subject;
+    use crate::constraint::defaults;
 
     fn review(object: &Value) -> Vec<u8> {
         json!({"apiVersion": VERSION, "kind": KIND, "request": {

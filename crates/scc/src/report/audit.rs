@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use crate::access::Authorizer;
-use crate::order::why_before;
-use crate::pass::{MayChange, Walk};
-use crate::quote::{Quoted, quoted};
-use crate::refusal::joined;
+use crate::admit::access::Authorizer;
+use crate::admit::candidates::{MayChange, Walk};
+use crate::constraint::order::why_before;
+use crate::report::quote::{Quoted, quoted};
+use crate::report::refusal::joined;
 
 /// One audit annotation. The key is without its prefix, see [`AuditAnnotation::full_key`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ fn denied<A: Authorizer>(walk: &mut Walk<'_, '_, A>, until: Option<usize>) -> Au
 }
 
 fn too_restrictive<A: Authorizer>(walk: &Walk<'_, '_, A>) -> Vec<AuditAnnotation> {
-    let one = |tried: &crate::pass::Tried| {
+    let one = |tried: &crate::admit::candidates::Tried| {
         let name = walk.compiled(tried.at).map_or("", |c| c.name.as_str());
         AuditAnnotation::new(
             format!("too-restrictive-{name}"),

@@ -25,7 +25,11 @@ impl std::fmt::Display for BlockError {
             Self::NewLine => f.write_str("unexpected newline"),
             Self::Overflow(digits) => write!(f, "unsigned integer overflow on token {digits}"),
             Self::OutOfRange(digits) => {
-                write!(f, "strconv.ParseUint: parsing {}: value out of range", crate::quote::quoted(digits))
+                write!(
+                    f,
+                    "strconv.ParseUint: parsing {}: value out of range",
+                    crate::report::quote::quoted(digits)
+                )
             }
         }
     }

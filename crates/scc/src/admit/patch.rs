@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::evaluate::{ContainerChange, Evaluation, Record, default_adds};
+use crate::admit::evaluate::{ContainerChange, Evaluation, Record, default_adds};
 use crate::names::SECCOMP_POD;
+use crate::pod::seccomp::Field;
 use crate::pod::{Container, Kind};
-use crate::seccomp::Field;
 
 /// Changes that no longer borrow from the pod, each value ready to be put in its place.
 #[derive(Debug, Default)]

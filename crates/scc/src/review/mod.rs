@@ -4,19 +4,23 @@
 //! SCC has to exist, and an SCC that the subjects may not use does no harm when it is broken. Every SCC is tried on
 //! the template as it was given.
 
+pub(crate) mod compare;
+pub(crate) mod minimal;
+pub mod webhook;
+
 use ferrovirt_kubernetes::json::{list, text, texts};
 use ferrovirt_kubernetes::names::subdomain_errors;
 use serde_json::{Map, Value, json};
 
-use crate::access::{Authorizer, Subject};
-use crate::compiled::{Compiled, Constraints};
-use crate::evaluate::{Evaluation, Record, Resolved};
+use crate::admit::access::{Authorizer, Subject};
+use crate::admit::candidates::Rights;
+use crate::admit::evaluate::{Evaluation, Record, Resolved};
+use crate::admit::patch::Patch;
+use crate::constraint::compiled::{Compiled, Constraints};
 use crate::namespace::NamespaceValues;
-use crate::pass::Rights;
-use crate::patch::Patch;
 use crate::pod::Pod;
-use crate::quote::quoted;
-use crate::refusal::joined;
+use crate::report::quote::quoted;
+use crate::report::refusal::joined;
 
 /// Which review.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What one SCC allows that another one does not.
 
-use crate::types::{GroupStrategy, IdRange, RunAsUserStrategy, SecurityContextConstraints};
+use crate::constraint::types::{GroupStrategy, IdRange, RunAsUserStrategy, SecurityContextConstraints};
 
 /// One thing that an SCC allows beyond another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,13 +190,13 @@ mod tests {
     use crate::Constraints;
 
     fn default(name: &str) -> SecurityContextConstraints {
-        Constraints::compile(crate::defaults::all()).get(name).cloned().unwrap()
+        Constraints::compile(crate::constraint::defaults::all()).get(name).cloned().unwrap()
     }
 
     #[test]
     fn nothing_beyond_itself_and_everything_within_privileged() {
         let privileged = default("privileged");
-        for scc in crate::defaults::all() {
+        for scc in crate::constraint::defaults::all() {
             assert_eq!(beyond(&scc, &scc), [], "{}", scc.name());
             let more: Vec<&str> = beyond(&scc, &privileged).iter().map(|b| b.field).collect();
             assert_eq!(more, [""; 0], "{}", scc.name());

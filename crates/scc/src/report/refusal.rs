@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::fmt::{self, Write};
 
-use crate::compiled::Compiled;
+use crate::constraint::compiled::Compiled;
 use crate::names::{SECCOMP_CONTAINER_PREFIX, SECCOMP_POD};
 use crate::pod::Pod;
-use crate::quote::{quoted, write_quoted};
-use crate::seccomp::Name;
-use crate::volume;
+use crate::pod::seccomp::Name;
+use crate::pod::volume;
+use crate::report::quote::{quoted, write_quoted};
 
 /// What a refusal says about its field.
 #[derive(Clone, Debug, PartialEq, Eq)]

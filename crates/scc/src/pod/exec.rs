@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::access::Authorizer;
-use crate::compiled::Constraints;
-use crate::pass::{Operation, Request};
+use crate::admit::access::Authorizer;
+use crate::admit::decision::{Operation, Request};
+use crate::constraint::compiled::Constraints;
 
 /// Whether the requester may `exec` into or `attach` to a stored pod: the pod is judged as if the requester made it
 /// now. `request` carries the caller, the namespace and the pod's name; its operation and sub-resource do not matter.

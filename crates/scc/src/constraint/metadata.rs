@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use ferrovirt_kubernetes::names::{label_value_errors, qualified_errors, subdomain_errors};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::object::FieldError;
-use crate::quote::{json_list, quoted};
+use crate::constraint::object::FieldError;
+use crate::report::quote::{json_list, quoted};
 
 const ANNOTATIONS_LENGTH: usize = 256 * 1024;
 

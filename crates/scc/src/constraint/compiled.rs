@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::admit::candidates::Candidates;
+use crate::constraint::order;
+use crate::constraint::types::{GroupStrategy, SecurityContextConstraints};
 use crate::namespace::NamespaceValues;
-use crate::order;
-use crate::pass::Candidates;
-use crate::types::{GroupStrategy, SecurityContextConstraints};
-use crate::volume;
+use crate::pod::volume;
 
 /// SCCs that must exist before any pod is admitted, sorted.
 pub const STANDARD_NAMES: [&str; 10] = [

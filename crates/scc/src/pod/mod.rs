@@ -2,11 +2,15 @@
 //!
 //! A field of the wrong type makes the whole pod unreadable: nothing that could matter is ever taken as absent.
 
+pub(crate) mod equal;
+pub(crate) mod exec;
+pub(crate) mod seccomp;
+pub(crate) mod volume;
+
 use serde_json::{Map, Value};
 
 use crate::names::SECCOMP_CONTAINER_PREFIX;
-use crate::seccomp::Field;
-use crate::volume;
+use crate::pod::seccomp::Field;
 
 /// The three kinds of containers, in the order in which they are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
