@@ -151,3 +151,71 @@ fn guest_that_powers_off_leaves_a_succeeded_instance() -> Result<()> {
     drop(console);
     cluster.stop()
 }
+
+/// The pod that was made for a machine's instance.
+fn launcher(cluster: &Cluster, vmi: &serde_json::Value) -> Result<Option<serde_json::Value>> {
+    let uid = vmi["metadata"]["uid"].as_str().unwrap_or_default();
+    let pods = cluster.json(&["get", "pods", "-l", &format!("kubevirt.io/created-by={uid}")])?;
+    Ok(pods["items"].as_array().and_then(|pods| pods.first().cloned()))
+}
+
+#[test]
+fn a_machine_is_what_its_pod_was_made_with_whatever_the_configuration_says_later() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    // Nobody comes to the pod before the configuration is another one.
+    let agent = cluster.agent().context("no agent")?;
+    agent.signal(rustix::process::Signal::STOP)?;
+    cluster.apply(&machine("kept", "Always", 20))?;
+    let (vmi, pod) = wait_for("a recorded pod on the node", TIMEOUT, || {
+        let vmi = cluster.json(&["get", "vmi", "kept"])?;
+        let pod = launcher(&cluster, &vmi)?;
+        let pod = pod.filter(|pod| pod["spec"]["nodeName"].is_string());
+        let recorded =
+            |pod: &serde_json::Value| vmi["status"]["launcherPod"]["uid"] == pod["metadata"]["uid"];
+        Ok(pod.filter(recorded).map(|pod| (vmi, pod)))
+    })?;
+    let documented = r#"{"spec":{"configuration":{"privilegeProfile":"documented"}}}"#;
+    cluster.kubectl(&[
+        "patch",
+        "kubevirt",
+        "kubevirt",
+        "-n",
+        "kubevirt",
+        "--type=merge",
+        "-p",
+        documented,
+    ])?;
+    agent.signal(rustix::process::Signal::CONT)?;
+    // Its queues are made by the agent, as its pod needs it, and not by the launcher.
+    cluster.wait_serial("default", "kept", "guest: ready")?;
+    wait_status(&cluster, "kept", "Running")?;
+    let guest = Process::qemu("default", "kept").pop().context("no QEMU")?;
+
+    // Another agent serves it as well.
+    agent.signal(rustix::process::Signal::KILL)?;
+    wait_for("another agent", TIMEOUT, || {
+        Ok(cluster.agent().filter(|other| other.pid != agent.pid).map(|_| ()))
+    })?;
+    cluster.wait_ready()?;
+    subresource(&cluster, "pause", "kept")?;
+    wait_status(&cluster, "kept", "Paused")?;
+    subresource(&cluster, "unpause", "kept")?;
+    wait_status(&cluster, "kept", "Running")?;
+    ensure!(guest.alive(), "the guest is another one");
+    let after = cluster.json(&["get", "vmi", "kept"])?;
+    let conditions = after["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    ensure!(conditions.iter().all(|condition| condition["type"] != "Synchronized"), "{conditions:#?}");
+    ensure!(after["status"]["launcherPod"]["uid"] == pod["metadata"]["uid"], "{after:#}");
+
+    // What starts again is made as the configuration says.
+    subresource(&cluster, "restart", "kept")?;
+    let added = "/spec/containers/0/securityContext/capabilities/add";
+    ensure!(pod.pointer(added).is_none(), "{pod:#}");
+    wait_for("a pod of the documented profile", TIMEOUT, || {
+        let other = cluster.json(&["get", "vmi", "kept"])?;
+        let pod = launcher(&cluster, &other)?.filter(|_| other["metadata"]["uid"] != vmi["metadata"]["uid"]);
+        Ok(pod.filter(|pod| pod.pointer(added).is_some()).map(|_| ()))
+    })?;
+    cluster.wait_phase("default", "kept", "Running")?;
+    cluster.stop()
+}
