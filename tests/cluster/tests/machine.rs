@@ -1,5 +1,5 @@
 //! Machines on a real Kubernetes: what a person applies runs by itself, with a network, and is reported; whoever of ours is
-//! started again takes it over; a pod that is changed afterwards is not served; what stops, stops orderly, and starts again.
+//! started again takes it over, also with another configuration; a pod that is changed afterwards is not served; what stops, stops orderly, and starts again.
 //!
 //! The guest is a kernel of Debian's with busybox, which says on its serial line what it sees. Nothing plays a part of ours.
 #![allow(clippy::indexing_slicing)]
@@ -179,11 +179,58 @@ fn takeover(test: &Test) -> Result<()> {
     Ok(())
 }
 
+/// As the handler of the node itself, with the token that its pod could have.
+fn as_handler(test: &Test, patch: &str) -> Result<()> {
+    let pods = test.json("get pods -n kubevirt -l kubevirt.io=virt-handler")?;
+    let pod = &pods["items"][0]["metadata"];
+    let (name, uid) = (pod["name"].as_str().context("no name")?, pod["uid"].as_str().context("no UID")?);
+    let token = test.kubectl(&format!(
+        "create token kubevirt-handler -n kubevirt --bound-object-kind=Pod --bound-object-name={name} \
+         --bound-object-uid={uid}"
+    ))?;
+    let mut own = test.json("config view --raw --minify")?;
+    own["users"][0]["user"] = json!({"token": token.trim()});
+    let file = test.cluster.layout().path("handler.kubeconfig");
+    fs::write(&file, own.to_string())?;
+    let words = ["patch", "vmi", "guest", "-n", "vms", "--type=merge", "--dry-run=server", "-p", patch];
+    let output = test.cluster.kubectl_as(&file, &words).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// The configuration is another one, and so is what the controller makes now; who runs stays what they are.
+fn reconfigured(test: &Test) -> Result<()> {
+    let before = running(test, "guest")?;
+    let record = &before["status"]["launcherPod"];
+    ensure!(record["uid"] == pod(test, &before)?["metadata"]["uid"], "{record}");
+    // No node says what its pods are held against.
+    as_handler(test, r#"{"status":{"qosClass":"another"}}"#)?;
+    for field in ["launcherPod", "selinuxLevel"] {
+        let value = if field == "launcherPod" { json!({"digest": "x"}) } else { json!("s0:c1,c2") };
+        let refused = as_handler(test, &json!({"status": {field: value}}).to_string());
+        let refused = refused.err().map(|error| format!("{error:#}")).unwrap_or_default();
+        ensure!(refused.contains("recorded by the controller alone"), "{field}: {refused}");
+    }
+    let patch = r#"{"spec":{"configuration":{"developerConfiguration":{"memoryOvercommit":300}}}}"#;
+    test.cluster.output(&["patch", "kubevirt", "kubevirt", "-n", "kubevirt", "--type=merge", "-p", patch])?;
+    another_api(test)?;
+    wait("the machine to be taken over", TIMEOUT, || {
+        Ok(log(test, false)?.contains("the guest runs").then_some(()))
+    })
+    .with_context(|| test.log())?;
+    let after = running(test, "guest")?;
+    ensure!(condition(&after, "Synchronized").is_none(), "{after:#}");
+    ensure!(after["status"]["launcherPod"] == *record, "{after:#}");
+    Ok(())
+}
+
 /// Whoever may change pods has the kubelet start another container in the place: it gets no order.
 fn changed(test: &Test) -> Result<()> {
     test.cluster.apply(&manifest("changed", "/boot/vmlinuz"))?;
     let vmi = running(test, "changed")?;
-    let name = pod(test, &vmi)?["metadata"]["name"].as_str().context("no name")?.to_owned();
+    let pod = pod(test, &vmi)?;
+    ensure!(vmi["status"]["launcherPod"]["uid"] == pod["metadata"]["uid"], "no record: {vmi:#}");
+    let name = pod["metadata"]["name"].as_str().context("no name")?.to_owned();
     // The machine is not started again when its pod has ended.
     test.cluster.output(&[
         "patch",
@@ -232,6 +279,8 @@ fn not_ready(test: &Test) -> Result<()> {
 /// What is stopped shuts down, and starts again as another pod.
 fn stops_and_starts(test: &Test) -> Result<()> {
     let first = running(test, "guest")?;
+    let memory = |pod: &Value| pod["spec"]["containers"][0]["resources"]["requests"]["memory"].clone();
+    let earlier = memory(&pod(test, &first)?);
     let guest = guests(test, "guest").into_iter().next().context("no QEMU")?;
     let strategy = |strategy: &str| {
         let patch = json!({"spec": {"runStrategy": strategy}}).to_string();
@@ -257,6 +306,7 @@ fn stops_and_starts(test: &Test) -> Result<()> {
     ensure!(said("Stopped", "the guest shut down"), "{events:#}");
     strategy("Always")?;
     let second = running(test, "guest")?;
+    ensure!(memory(&pod(test, &second)?) != earlier, "it is made as before the configuration was changed");
     ensure!(second["metadata"]["uid"] != first["metadata"]["uid"], "the instance is the same");
     ensure!(second["status"]["interfaces"][0]["mac"].is_string(), "{second:#}");
     test.kubectl("delete vmi guest -n vms --wait=true --timeout=180s")?;
@@ -285,6 +335,7 @@ fn a_machine_that_is_applied_runs_by_itself() -> Result<()> {
     test.cluster.load(&archives)?;
     runs(&test)?;
     takeover(&test)?;
+    reconfigured(&test)?;
     not_ready(&test)?;
     changed(&test)?;
     stops_and_starts(&test)?;
