@@ -304,7 +304,9 @@ spec:
 /// it while it has.
 fn places_are_missed(test: &Test) -> Result<()> {
     const CONTROLLER: &str = "system:serviceaccount:kubevirt:kubevirt-controller";
-    for (name, limits, has) in [("with", format!("{{{RESOURCE}: 1}}"), true), ("without", "{}".into(), false)]
+    let small = "cpu: 100m, memory: 32Mi";
+    for (name, limits, has) in
+        [("with", format!("{{{RESOURCE}: 1, {small}}}"), true), ("without", format!("{{{small}}}"), false)]
     {
         test.cluster.create_as(CONTROLLER, &pod(name, "", &limits))?;
         test.kubectl(&format!("wait pod/{name} -n vms --for=condition=Ready --timeout=180s"))?;
@@ -314,8 +316,42 @@ fn places_are_missed(test: &Test) -> Result<()> {
         ensure!(mounted == has, "{name}: {mounts}");
         let node = test.kubectl(&format!("exec {name} -n vms -- ls /dev/net/tun"));
         ensure!(node.is_ok() == has, "{name}: {node:?}");
+        places_are_not_added(test, name)?;
         test.kubectl(&format!("delete pod {name} -n vms"))?;
     }
+    Ok(())
+}
+
+/// Nobody adds a place to a pod that runs, and nobody is kept from what adds none: the policy is asked about that, after the
+/// API server's own rules, which know no such additions either.
+fn places_are_not_added(test: &Test, name: &str) -> Result<()> {
+    let resize = |resource: &str, amount: &str| {
+        let amount = json!({resource: amount});
+        let container = json!({"name": "compute", "resources": {"limits": amount, "requests": amount}});
+        let patch = json!({"spec": {"containers": [container]}}).to_string();
+        test.cluster.output(&["patch", "pod", name, "-n", "vms", "--subresource=resize", "-p", &patch])
+    };
+    let beside = |resources: Value| {
+        let mut pod = test.json(&format!("get pod {name} -n vms"))?;
+        pod["metadata"]["resourceVersion"].take();
+        let security = pod["spec"]["containers"][0]["securityContext"].clone();
+        pod["spec"]["ephemeralContainers"] = json!([{
+            "name": "beside", "image": TOOLS, "imagePullPolicy": "Never", "command": ["sleep", "1"],
+            "terminationMessagePolicy": "File", "securityContext": security, "resources": resources,
+        }]);
+        let mut file = tempfile::NamedTempFile::with_suffix(".json")?;
+        std::io::Write::write_all(&mut file, pod.to_string().as_bytes())?;
+        let path = format!("/api/v1/namespaces/vms/pods/{name}/ephemeralcontainers");
+        test.cluster.output(&["replace", "--raw", &path, "-f", &file.path().to_string_lossy()])
+    };
+    for more in [resize(RESOURCE, "2"), beside(json!({"limits": {RESOURCE: "1"}}))] {
+        ensure!(more.is_err(), "{name}: {more:?}");
+    }
+    resize("cpu", "50m").with_context(|| name.to_owned())?;
+    beside(json!({})).with_context(|| name.to_owned())?;
+    let pod = test.json(&format!("get pod {name} -n vms"))?;
+    ensure!(pod["spec"]["ephemeralContainers"][0]["name"] == "beside", "{pod}");
+    ensure!(pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "50m", "{pod}");
     Ok(())
 }
 
