@@ -31,7 +31,7 @@ use ferrovirt_sys::{
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustix::fs::FlockOperation;
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -202,28 +202,11 @@ async fn run(options: Options) -> anyhow::Result<()> {
         launcher: fs::canonicalize(&options.launcher)?,
         usr: PathBuf::from("/usr"),
     };
-    for (directory, mode) in [
-        (&data, 0o711),
-        (&config.pods(), 0o711),
-        (&config.netns(), 0o700),
-        (&config.crun(), 0o700),
-        (&config.programs(), 0o711),
-        (&config.claims(), 0o700),
-    ] {
-        let made = fs::DirBuilder::new().recursive(true).mode(mode).create(directory);
-        made.with_context(|| format!("making {}", directory.display()))?;
-    }
+    make_directories(&config)?;
     let _alone = alone(&data).await?;
     let selinux = Kernel::default();
     if selinux.is_enabled() {
-        // Programs of the node have types that a launcher may not be entered through.
-        let copy = data.join("virt-launcher");
-        let part = data.join("virt-launcher.part");
-        fs::copy(&config.launcher, &part)
-            .and_then(|_| fs::rename(&part, &copy))
-            .and_then(|()| label_path(&copy, SHARED_FILES))
-            .context("labelling the launcher's program")?;
-        config.launcher = copy;
+        config.launcher = labelled(&config.launcher, &data).context("labelling the launcher's program")?;
     }
     let cgroups = Layout::detect().context("reading the cgroup layout")?;
     let crun = Crun::new(config.crun(), cgroups.hide_v2());
@@ -304,6 +287,32 @@ async fn run(options: Options) -> anyhow::Result<()> {
         shared.sources.remove().context("unmounting what containers shared")?;
     }
     Ok(())
+}
+
+/// The data directory and what is below it.
+fn make_directories(config: &Config) -> anyhow::Result<()> {
+    for (directory, mode) in [
+        (&config.data, 0o711),
+        (&config.pods(), 0o711),
+        (&config.netns(), 0o700),
+        (&config.crun(), 0o700),
+        (&config.programs(), 0o711),
+        (&config.claims(), 0o700),
+    ] {
+        let made = fs::DirBuilder::new().recursive(true).mode(mode).create(directory);
+        made.with_context(|| format!("making {}", directory.display()))?;
+    }
+    Ok(())
+}
+
+/// A copy of the launcher's program that a launcher may be entered through: programs of the node have types that it may
+/// not.
+fn labelled(launcher: &Path, data: &Path) -> io::Result<PathBuf> {
+    let (copy, part) = (data.join("virt-launcher"), data.join("virt-launcher.part"));
+    fs::copy(launcher, &part)?;
+    fs::rename(&part, &copy)?;
+    label_path(&copy, SHARED_FILES)?;
+    Ok(copy)
 }
 
 /// Waits until no other agent works on this data directory, and keeps others waiting until the process ends: two

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ferrovirt_api::kubevirt::{
-    VirtualMachine, VirtualMachineCondition, VirtualMachineInstance, VirtualMachineStateChangeRequest,
+    VirtualMachine, VirtualMachineCondition, VirtualMachineInstance, VirtualMachineStartFailure,
+    VirtualMachineStateChangeRequest,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
@@ -44,7 +45,6 @@ pub fn vm(snapshot: &VmSnapshot<'_>, now: Timestamp, jitter: f64) -> Decision {
     if want == Want::StopThenStart {
         requests.push(VirtualMachineStateChangeRequest { action: "Start".to_owned(), ..Default::default() });
     }
-    // The record is stored first; the write wakes this decision again.
     let must_store = failure != old.start_failure || want == Want::StopThenStart;
 
     let mut decision = Decision::default();
@@ -52,54 +52,8 @@ pub fn vm(snapshot: &VmSnapshot<'_>, now: Timestamp, jitter: f64) -> Decision {
         // Nothing else may happen until the record is to be cleared.
         decision.requeue_after = mine.and_then(|vmi| start::forgiven_in(vmi, now)).map(Duration::from_secs);
     }
-    let mut starting = false;
-    match want {
-        Want::Nothing(why) => decision.explanation = why.to_owned(),
-        Want::StopThenStart => decision.explanation = "queueing a start after the failure".to_owned(),
-        Want::Stop(why) => {
-            decision.explanation = format!("stopping: {why}");
-            if let (false, Some(vmi)) = (must_store, mine) {
-                let uid = start::uid(&vmi.metadata).to_owned();
-                decision.actions.push(Action::DeleteVmi { uid });
-                decision.actions.push(Event::normal(
-                    "SuccessfulDelete",
-                    format!(
-                        "Stopped the virtual machine by deleting the virtual machine instance {}",
-                        uid_of(vmi)
-                    ),
-                ));
-            }
-        }
-        Want::BecomeAlways => {
-            decision.explanation = "a start was requested: setting the run strategy to Always".to_owned();
-            let mut new = machine.clone();
-            set_running(&mut new, true);
-            decision.actions.push(Action::PatchVm(patch::between(&machine.metadata, machine, &new)));
-        }
-        Want::Start => match start::retry_at(failure.as_ref(), now) {
-            Some(retry) => {
-                decision.requeue_after = Duration::try_from(retry.duration_since(now)).ok();
-                decision.explanation = format!("waiting until {retry} before the next start");
-            }
-            None if snapshot.vmi.is_some() => {
-                decision.explanation =
-                    "an instance of this name exists that this machine does not own".to_owned();
-            }
-            None => {
-                decision.explanation = "starting".to_owned();
-                starting = true;
-                let vmi = start::instance(machine, start::starts_paused(&requests));
-                decision.actions.push(Action::CreateVmi(Box::new(vmi)));
-                decision.actions.push(Event::normal(
-                    "SuccessfulCreate",
-                    format!(
-                        "Started the virtual machine by creating the new virtual machine instance {}",
-                        name(machine)
-                    ),
-                ));
-            }
-        },
-    }
+    let wanted = Wanted { want, failure: failure.as_ref(), must_store, requests: &requests };
+    let starting = act(snapshot, mine, &wanted, now, &mut decision);
 
     if let Some(vmi) = mine
         && vmi.metadata.deletion_timestamp.is_some()
@@ -139,6 +93,74 @@ pub fn vm(snapshot: &VmSnapshot<'_>, now: Timestamp, jitter: f64) -> Decision {
         }
     }
     decision
+}
+
+/// What is to become of the instance, and what that depends on.
+struct Wanted<'a> {
+    want: Want,
+    failure: Option<&'a VirtualMachineStartFailure>,
+    /// The record is stored first; the write wakes the decision again.
+    must_store: bool,
+    requests: &'a [VirtualMachineStateChangeRequest],
+}
+
+/// Does what is wanted of the instance; whether that starts it.
+fn act(
+    snapshot: &VmSnapshot<'_>,
+    mine: Option<&VirtualMachineInstance>,
+    wanted: &Wanted<'_>,
+    now: Timestamp,
+    decision: &mut Decision,
+) -> bool {
+    let machine = snapshot.vm;
+    match wanted.want {
+        Want::Nothing(why) => decision.explanation = why.to_owned(),
+        Want::StopThenStart => decision.explanation = "queueing a start after the failure".to_owned(),
+        Want::Stop(why) => {
+            decision.explanation = format!("stopping: {why}");
+            if let (false, Some(vmi)) = (wanted.must_store, mine) {
+                let uid = start::uid(&vmi.metadata).to_owned();
+                decision.actions.push(Action::DeleteVmi { uid });
+                decision.actions.push(Event::normal(
+                    "SuccessfulDelete",
+                    format!(
+                        "Stopped the virtual machine by deleting the virtual machine instance {}",
+                        uid_of(vmi)
+                    ),
+                ));
+            }
+        }
+        Want::BecomeAlways => {
+            decision.explanation = "a start was requested: setting the run strategy to Always".to_owned();
+            let mut new = machine.clone();
+            set_running(&mut new, true);
+            decision.actions.push(Action::PatchVm(patch::between(&machine.metadata, machine, &new)));
+        }
+        Want::Start => match start::retry_at(wanted.failure, now) {
+            Some(retry) => {
+                decision.requeue_after = Duration::try_from(retry.duration_since(now)).ok();
+                decision.explanation = format!("waiting until {retry} before the next start");
+            }
+            None if snapshot.vmi.is_some() => {
+                decision.explanation =
+                    "an instance of this name exists that this machine does not own".to_owned();
+            }
+            None => {
+                decision.explanation = "starting".to_owned();
+                let vmi = start::instance(machine, start::starts_paused(wanted.requests));
+                decision.actions.push(Action::CreateVmi(Box::new(vmi)));
+                decision.actions.push(Event::normal(
+                    "SuccessfulCreate",
+                    format!(
+                        "Started the virtual machine by creating the new virtual machine instance {}",
+                        name(machine)
+                    ),
+                ));
+                return true;
+            }
+        },
+    }
+    false
 }
 
 /// A VirtualMachine on its way out: its instance goes first, then the finalizer. With the finalizer
