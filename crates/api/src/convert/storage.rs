@@ -11,6 +11,7 @@ use k8s_openapi::{api::core::v1::LocalObjectReference, apimachinery::pkg::api::r
 use crate::{
     cause::{Path, Report},
     kubevirt::{self, Volume},
+    validate::sources,
 };
 
 pub(super) fn disks(
@@ -57,7 +58,11 @@ fn disk_of(
         tag: _,
     } = disk;
     let (target, bus, read_only) = match (cdrom, hard_disk) {
-        (Some(kubevirt::CdromTarget { bus, readonly, tray: _ }), _) => {
+        (Some(_), Some(_)) => {
+            report.invalid(path, format!("{path} can only have a single target type defined"));
+            return None;
+        }
+        (Some(kubevirt::CdromTarget { bus, readonly, tray: _ }), None) => {
             (DiskTarget::Cdrom, bus.as_deref(), readonly.unwrap_or(true))
         }
         (None, Some(kubevirt::DiskTarget { bus, pci_address: _, readonly })) => {
@@ -126,6 +131,11 @@ fn source(path: &Path, volume: &Volume, report: &mut Report) -> Option<Source> {
         service_account: _,
         sysprep: _,
     } = volume;
+    // Which of several is meant is not ours to guess.
+    if sources(volume) > 1 {
+        report.invalid(path, format!("{path} must have exactly one source type set"));
+        return None;
+    }
     if let Some(source) = container_disk {
         let kubevirt::ContainerDiskSource { image, image_pull_policy: _, image_pull_secret: _, path: file } =
             source;

@@ -27,6 +27,7 @@ use crate::{
 
 pub use update::validate_vmi_update;
 pub use vm::validate_vm;
+pub(crate) use volumes::sources;
 
 /// Everything that a rule may look at.
 struct Rules<'a> {

@@ -47,7 +47,8 @@ impl<'a> CloudInit<'a> {
     }
 }
 
-fn sources(volume: &Volume) -> usize {
+/// How many sources a volume names.
+pub(crate) fn sources(volume: &Volume) -> usize {
     let Volume {
         name: _,
         cloud_init_config_drive,
