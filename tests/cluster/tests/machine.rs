@@ -1,10 +1,13 @@
 //! Machines on a real Kubernetes: what a person applies runs by itself, with a network, and is reported; whoever of ours is
-//! started again takes it over, also with another configuration; a pod that is changed afterwards is not served; what stops, stops orderly, and starts again.
+//! started again takes it over, also with another configuration; people have its consoles; a pod that is changed afterwards is
+//! not served; what stops, stops orderly, and starts again.
 //!
 //! The guest is a kernel of Debian's with busybox, which says on its serial line what it sees. Nothing plays a part of ours.
 #![allow(clippy::indexing_slicing)]
 
 mod common;
+#[path = "machine/consoles.rs"]
+mod consoles;
 
 use anyhow::{Context, Result, ensure};
 use common::{TIMEOUT, Test};
@@ -336,6 +339,7 @@ fn a_machine_that_is_applied_runs_by_itself() -> Result<()> {
     runs(&test)?;
     takeover(&test)?;
     reconfigured(&test)?;
+    consoles::serve(&test)?;
     not_ready(&test)?;
     changed(&test)?;
     stops_and_starts(&test)?;
