@@ -1,5 +1,6 @@
 //! Discovery: which groups, versions and resources there are, in the old form and in the aggregated one.
 
+use ferrovirt_machines::subresource;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
@@ -117,9 +118,7 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
         }
     }
     if group == SUBRESOURCES_GROUP {
-        resources.extend(registry::KUBEVIRT_VERBS.iter().map(|(name, verb)| {
-            json!({"name": name, "singularName": "", "namespaced": true, "kind": "", "verbs": [verb]})
-        }));
+        resources.extend(subresource::rows());
     }
     Some(json!({
         "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": registry::api_version(group, version),
@@ -183,27 +182,9 @@ fn version_discovery(group: &str, version: &str) -> Value {
         })
         .collect();
     if group == SUBRESOURCES_GROUP {
-        resources.extend(kubevirt_verbs());
+        resources.extend(subresource::aggregated_rows());
     }
     json!({"version": version, "resources": resources, "freshness": "Current"})
-}
-
-/// The verbs on machines, below parents that have no verbs themselves here.
-fn kubevirt_verbs() -> Vec<Value> {
-    ["virtualmachineinstances", "virtualmachines"]
-        .iter()
-        .map(|parent| {
-            let subresources: Vec<Value> = registry::KUBEVIRT_VERBS
-                .iter()
-                .filter_map(|(name, verb)| {
-                    let (resource, subresource) = name.split_once('/')?;
-                    (resource == *parent).then(|| json!({"subresource": subresource, "verbs": [verb]}))
-                })
-                .collect();
-            json!({"resource": parent, "singularResource": "", "scope": "Namespaced", "verbs": [],
-                "responseKind": {"group": "", "version": "", "kind": ""}, "subresources": subresources})
-        })
-        .collect()
 }
 
 #[cfg(test)]

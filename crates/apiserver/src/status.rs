@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use ferrovirt_kubernetes::status;
+use ferrovirt_machines::subresource::Refused;
 use serde_json::{Value, json};
 
 use crate::store::StoreError;
@@ -184,6 +185,12 @@ impl ApiError {
 }
 
 /// `resource.group`, or the bare resource in the core group: how messages name resources.
+impl From<Refused> for ApiError {
+    fn from(Refused { code, reason, message, details }: Refused) -> Self {
+        Self { code, reason: Cow::Borrowed(reason), message, details }
+    }
+}
+
 fn qualified(group: &str, resource: &str) -> String {
     if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
 }

@@ -38,6 +38,16 @@ fn status(status: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": status})
 }
 
+/// What API servers answer, with 422, to a JSON patch that does not fit the object.
+const PATCH_DOES_NOT_FIT: &str = "rejected our request due to an error in our request";
+
+/// Whether a write was refused because somebody else wrote first. A JSON patch of ours fits what it was made from, so that one
+/// that does not fit has met another object.
+#[must_use]
+pub fn is_overtaken(code: u16, message: &str) -> bool {
+    code == 409 || (code == 422 && message.contains(PATCH_DOES_NOT_FIT))
+}
+
 /// The reason that clients expect with a code.
 #[must_use]
 pub fn reason(code: u16) -> &'static str {
@@ -49,9 +59,12 @@ pub fn reason(code: u16) -> &'static str {
         405 => "MethodNotAllowed",
         409 => "Conflict",
         410 => "Expired",
+        413 => "RequestEntityTooLarge",
+        415 => "UnsupportedMediaType",
         422 => "Invalid",
         429 => "TooManyRequests",
         503 => "ServiceUnavailable",
+        504 => "Timeout",
         _ => "InternalError",
     }
 }

@@ -6,6 +6,8 @@
 //!                   └──────► question ──► settle   whose rights count; what was decided is written on the machine
 //! ```
 //!
+//! [`subresource`] is what is done with machines that are there: start, stop, pause, consoles.
+//!
 //! Pure: whoever calls brings the configuration, the time, randomness, the owner of an instance and the cluster's answer
 //! about rights.
 
@@ -13,6 +15,7 @@ mod check;
 mod complete;
 mod refusal;
 mod rights;
+pub mod subresource;
 
 pub use check::check;
 pub use complete::{Surroundings, complete};

@@ -13,6 +13,11 @@ use serde_json::{Value, json};
 
 use crate::decide::{is_final, phase, strategy};
 
+/// The API group of the subresources of machines.
+pub const GROUP: &str = "subresources.kubevirt.io";
+/// Its versions, the preferred one first; all are the same.
+pub const VERSIONS: [&str; 2] = ["v1", "v1alpha3"];
+
 /// Body of `start`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

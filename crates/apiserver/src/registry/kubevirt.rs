@@ -45,14 +45,3 @@ pub(super) const KINDS: &[Kind] = &[
         ..KUBEVIRT
     },
 ];
-
-/// What subresources.kubevirt.io offers here: resource with subresource, and the verb of its method.
-pub const VERBS: &[(&str, &str)] = &[
-    ("virtualmachineinstances/console", "get"),
-    ("virtualmachineinstances/pause", "update"),
-    ("virtualmachineinstances/unpause", "update"),
-    ("virtualmachineinstances/vnc", "get"),
-    ("virtualmachines/restart", "update"),
-    ("virtualmachines/start", "update"),
-    ("virtualmachines/stop", "update"),
-];

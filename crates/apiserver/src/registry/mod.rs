@@ -12,6 +12,7 @@ mod groups;
 mod kubevirt;
 mod security;
 
+use ferrovirt_machines::subresource;
 use serde_json::Value;
 
 use crate::store::{Key, Prefix};
@@ -256,14 +257,12 @@ pub fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
             }
         }
     }
-    groups.push((SUBRESOURCES_GROUP, vec!["v1", "v1alpha3"]));
+    groups.push((SUBRESOURCES_GROUP, subresource::VERSIONS.to_vec()));
     groups
 }
 
 /// The group of KubeVirt's verbs on machines; it has no objects of its own.
-pub const SUBRESOURCES_GROUP: &str = "subresources.kubevirt.io";
-
-pub use kubevirt::VERBS as KUBEVIRT_VERBS;
+pub const SUBRESOURCES_GROUP: &str = subresource::GROUP;
 
 #[cfg(test)]
 mod tests {

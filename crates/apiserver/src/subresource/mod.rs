@@ -9,6 +9,7 @@ mod pod;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ferrovirt_machines::subresource::{self, Call};
 use http::{Method, Request};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ use crate::rest::query::Query;
 use crate::status::ApiError;
 
 /// API group of the machines' subresources.
-pub const MACHINES: &str = "subresources.kubevirt.io";
+pub const MACHINES: &str = subresource::GROUP;
 /// Bodies here are small; a larger one is refused.
 const MAX_BODY: usize = 1 << 20;
 
@@ -38,6 +39,20 @@ pub async fn handle(
     let asked = &target.attributes;
     let parts = (asked.group.as_str(), asked.resource.as_str(), asked.subresource.as_str());
     let method = request.method().clone();
+    if asked.group == MACHINES
+        && let Some(call) = Call::find(method.as_str(), &asked.resource, &asked.subresource)
+    {
+        return match call {
+            Call::Start | Call::Stop | Call::Restart => {
+                machine::run(app, &target, call, json_body(app, &target, request).await?).await
+            }
+            Call::Expand => machine::expand(app, &target),
+            Call::Pause | Call::Unpause => {
+                machine::pause(app, &target, call, json_body(app, &target, request).await?).await
+            }
+            Call::Console | Call::Vnc => machine::stream(app, &target, call, request, place).await,
+        };
+    }
     match (method, parts) {
         (Method::GET, ("", "pods", "log")) => pod::log(app, &target, &request).await,
         (Method::POST, ("", "pods", "binding")) => {
@@ -60,17 +75,7 @@ pub async fn handle(
             let answer = app.auth.token_request(&asked.namespace, &asked.name, body)?;
             Ok(app::json(201, &answer))
         }
-        (Method::PUT, (MACHINES, "virtualmachines", "start" | "stop" | "restart")) => {
-            machine::run(app, &target, json_body(app, &target, request).await?).await
-        }
-        (Method::GET, (MACHINES, "virtualmachines", "expand-spec")) => machine::expand(app, &target),
-        (Method::PUT, (MACHINES, "virtualmachineinstances", "pause" | "unpause")) => {
-            machine::pause(app, &target, json_body(app, &target, request).await?).await
-        }
-        (Method::GET, (MACHINES, "virtualmachineinstances", "console" | "vnc")) => {
-            machine::stream(app, &target, request, place).await
-        }
-        (Method::GET, (MACHINES, "version", _)) => Ok(app::json(200, &version())),
+        (Method::GET, (MACHINES, "version", _)) => Ok(app::json(200, &subresource::version())),
         (Method::GET, (MACHINES, "healthz", _)) => {
             Ok(app::json(200, &json!({"apiserver": {"connectivity": "ok"}})))
         }
@@ -79,14 +84,6 @@ pub async fn handle(
         }
         _ => Err(ApiError::no_such_path()),
     }
-}
-
-/// What virtctl compares itself with.
-fn version() -> Value {
-    json!({
-        "gitVersion": concat!("v", env!("CARGO_PKG_VERSION")), "gitCommit": "", "gitTreeState": "", "buildDate": "",
-        "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
-    })
 }
 
 /// Whether the query says that nothing is to be done.
