@@ -5,11 +5,12 @@ use anyhow::{Context, Result};
 use std::process::Command;
 
 /// What each package is for.
-const PACKAGES: [(&str, &str); 34] = [
+const PACKAGES: [(&str, &str); 35] = [
     ("qemu-system-x86", "runs the guests"),
     ("qemu-utils", "qemu-img makes the guest's disk"),
     ("seabios", "firmware of guests that boot a disk"),
     ("crun", "the OCI runtime of the node agent"),
+    ("curl", "asks a pod in the tests on a cluster"),
     ("iproute2", "looked at by tests"),
     ("nftables", "looked at by tests"),
     ("containernetworking-plugins", "the pod network"),

@@ -73,6 +73,8 @@ fn on_kubernetes() -> Result<()> {
             "--test",
             "machine_api",
             "--test",
+            "subresources",
+            "--test",
             "install",
             "--",
             "--test-threads=1",

@@ -16,6 +16,7 @@ use rustls::{
 };
 
 use crate::identity::Identity;
+use crate::shown::Shown;
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -26,6 +27,9 @@ pub enum ClientTrust {
     /// Nobody's.
     #[default]
     None,
+    /// A client may have one, whose key it has; whom it names and who says so is looked at for each request, which has it in
+    /// its extensions as [`Shown`]. For a server that most callers need no certificate for, and some have another's.
+    Any,
     /// A client may have one; one that is not by these authorities ends the handshake.
     Optional(Arc<Authorities>),
     /// Without one by these authorities the handshake fails. Such a server speaks TLS 1.3 alone.
@@ -71,17 +75,23 @@ impl Authorities {
     /// # Errors
     /// A bundle that is of no use, in words; what was there stays.
     pub fn set(&self, bundle: &[u8]) -> Result<(), String> {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(bundle) {
-            let certificate = certificate.map_err(|why| format!("the authorities are not PEM: {why}"))?;
-            roots.add(certificate).map_err(|why| format!("an authority is of no use: {why}"))?;
-        }
+        let roots = roots(bundle)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
             .build()
             .map_err(|why| format!("the authorities are of no use: {why}"))?;
         *self.verifier.write().unwrap_or_else(PoisonError::into_inner) = Some(verifier);
         Ok(())
+    }
+
+    /// Whether one of them has made a certificate that was shown, for a client, and it is valid now.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn check(&self, shown: &Shown) -> Result<(), String> {
+        let (own, between) = shown.certificates().split_first().ok_or("no client certificate was shown")?;
+        let verified = self.verify(own, between, UnixTime::now());
+        verified.map(|_| ()).map_err(|why| format!("the client certificate is not good: {why}"))
     }
 
     fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, Error> {
@@ -101,6 +111,16 @@ impl Authorities {
         }
         Ok(verified)
     }
+}
+
+/// The certificates of a bundle, PEM, of which each has to be of use.
+pub(crate) fn roots(bundle: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(bundle) {
+        let certificate = certificate.map_err(|why| format!("the authorities are not PEM: {why}"))?;
+        roots.add(certificate).map_err(|why| format!("an authority is of no use: {why}"))?;
+    }
+    if roots.is_empty() { Err("there are no authorities".to_owned()) } else { Ok(roots) }
 }
 
 /// What rustls asks.

@@ -1,23 +1,30 @@
-//! HTTPS for what a Kubernetes API server calls: our webhooks.
+//! HTTPS for what a Kubernetes API server calls: our webhooks, and an API of ours behind its aggregator.
 //!
 //! ```text
 //!   Certificate ──► Identity ──► server      from files, or made here and kept in a Secret that all replicas share
-//!        └────────► webhook configurations   which authority the API server trusts
+//!        └────────► webhook configurations, APIServices   which authority the API server trusts
 //!   Authorities ─────────────────► server      whose certificates its clients need, where they need one
 //! ```
+//!
+//! [`mutual`] has the certificates of two parts of ours that speak with each other.
 //!
 //! Bodies, connections and times are bounded; whoever serves decides what a request is answered.
 
 mod body;
 mod clients;
 mod identity;
+pub mod mutual;
 mod secret;
 mod server;
+mod share;
+mod shown;
 
 pub use body::{Bodies, Room};
 pub use clients::{Authorities, Client, ClientTrust, Files};
 pub use identity::Identity;
 pub use server::{Options, Reply, deadline, reply, serve, text};
+pub use share::{Place, Share};
+pub use shown::Shown;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +51,8 @@ pub enum Certificate {
         names: Vec<String>,
         /// The name of the webhook configurations, mutating and validating, into which the authority is written.
         configuration: String,
+        /// `APIServices` into which it is written, too.
+        services: Vec<String>,
     },
 }
 
@@ -68,8 +77,8 @@ impl Certificate {
                 identity.read(&certificate, &key).map_err(CertificateError)?;
                 tasks.spawn(Arc::clone(&identity).follow_files(certificate, key));
             }
-            Self::SelfSigned { namespace, secret, names, configuration } => {
-                let keeper = secret::Keeper::new(client, &namespace, secret, names, configuration);
+            Self::SelfSigned { namespace, secret, names, configuration, services } => {
+                let keeper = secret::Keeper::new(client, &namespace, secret, names, configuration, services);
                 tasks.spawn(keeper.run(Arc::clone(&identity)));
             }
         }

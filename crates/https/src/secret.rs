@@ -19,6 +19,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
@@ -50,6 +51,7 @@ pub(crate) struct Keeper {
     secret: String,
     names: Vec<String>,
     configuration: String,
+    services: Vec<String>,
 }
 
 impl Keeper {
@@ -59,8 +61,10 @@ impl Keeper {
         secret: String,
         names: Vec<String>,
         configuration: String,
+        services: Vec<String>,
     ) -> Self {
-        Self { secrets: Api::namespaced(client.clone(), namespace), client, secret, names, configuration }
+        let secrets = Api::namespaced(client.clone(), namespace);
+        Self { secrets, client, secret, names, configuration, services }
     }
 
     /// Never ends.
@@ -102,8 +106,11 @@ impl Keeper {
             |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
         let (bundle, certificate) = (part(BUNDLE).unwrap_or_default(), part(CERTIFICATE).unwrap_or_default());
         // First what is trusted, then what is shown.
-        self.trust::<MutatingWebhookConfiguration>(bundle).await?;
-        self.trust::<ValidatingWebhookConfiguration>(bundle).await?;
+        self.trust::<MutatingWebhookConfiguration>(&self.configuration, bundle).await?;
+        self.trust::<ValidatingWebhookConfiguration>(&self.configuration, bundle).await?;
+        for service in &self.services {
+            self.trust::<APIService>(service, bundle).await?;
+        }
         if used != certificate {
             identity.set(certificate, part(KEY).unwrap_or_default())?;
             *used = certificate.to_vec();
@@ -140,8 +147,8 @@ impl Keeper {
         Ok(secret)
     }
 
-    /// Writes the bundle into each webhook of our configuration of one kind.
-    async fn trust<K>(&self, bundle: &[u8]) -> Result<(), String>
+    /// Writes the bundle into an object of ours, wherever that names its authority.
+    async fn trust<K>(&self, name: &str, bundle: &[u8]) -> Result<(), String>
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>
             + Clone
@@ -150,7 +157,7 @@ impl Keeper {
             + serde::de::DeserializeOwned,
     {
         let api: Api<K> = Api::all(self.client.clone());
-        let (kind, name) = (K::kind(&()), self.configuration.as_str());
+        let kind = K::kind(&());
         let failed = |why: &dyn std::fmt::Display| format!("the {kind} {name} {why}");
         let found = api.get_opt(name).await.map_err(|why| failed(&format!("cannot be read: {why}")))?;
         // Without it nobody calls; it may come later.
@@ -168,9 +175,15 @@ impl Keeper {
     }
 }
 
-/// Sets the bundle where it is another one; each webhook is still the one that was looked at.
+/// Sets the bundle where it is another one: of the Service of an `APIService`, or of webhooks, of which each is still the
+/// one that was looked at.
 fn patch(configuration: &Value, bundle: &str) -> Vec<Value> {
     let mut out = Vec::new();
+    if configuration.pointer("/spec/service").is_some()
+        && json::string(configuration, "/spec/caBundle") != Some(bundle)
+    {
+        out.push(json!({"op": "add", "path": "/spec/caBundle", "value": bundle}));
+    }
     for (index, webhook) in json::list(configuration, "webhooks").enumerate() {
         if json::string(webhook, "/clientConfig/caBundle") != Some(bundle) {
             let name = webhook.get("name").cloned().unwrap_or_default();
@@ -207,7 +220,14 @@ mod tests {
     fn keeper() -> Keeper {
         let config = kube::Config::new("https://127.0.0.1:1".parse().unwrap());
         let client = Client::try_from(config).unwrap();
-        Keeper::new(client, "n", "s".into(), vec!["localhost".into(), "127.0.0.1".into()], "c".into())
+        Keeper::new(
+            client,
+            "n",
+            "s".into(),
+            vec!["localhost".into(), "127.0.0.1".into()],
+            "c".into(),
+            Vec::new(),
+        )
     }
 
     fn text(secret: &Secret, key: &str) -> String {
@@ -251,5 +271,10 @@ mod tests {
             ]
         );
         assert_eq!(patch(&json!({"webhooks": [webhook("a", "new")]}), "new"), [] as [Value; 0]);
+        let service = |bundle: Value| json!({"spec": {"service": {"name": "s"}, "caBundle": bundle}});
+        for old in ["old".into(), Value::Null] {
+            assert_eq!(patch(&service(old), "new")[0]["path"], "/spec/caBundle");
+        }
+        assert_eq!(patch(&service("new".into()), "new"), [] as [Value; 0]);
     }
 }

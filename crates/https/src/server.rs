@@ -1,10 +1,8 @@
 //! Connections, within bounds.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::server::danger::ClientCertVerifier;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -21,6 +20,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::clients::{Client, ClientTrust, Verifier};
 use crate::identity::Identity;
+use crate::share::Share;
+use crate::shown::{AnyCertificate, Shown};
 
 /// A client that does not finish its handshake, its request head or its body in this time is dropped.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,6 +29,9 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 const MARGIN: Duration = Duration::from_secs(1);
 /// Requests at the same time on one connection.
 const MAX_STREAMS: u32 = 250;
+/// Of a request: a front proxy writes one header for each group of a user.
+const MAX_HEADERS: usize = 1024;
+const MAX_HEADER_BYTES: u32 = 256 << 10;
 
 /// An answer.
 pub type Reply = Response<Full<Bytes>>;
@@ -57,21 +61,22 @@ where
     F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
     A: Future<Output = Reply> + Send + 'static,
 {
+    let any = matches!(options.clients, ClientTrust::Any);
     let acceptor = match tls(identity, options.clients) {
         Ok(config) => TlsAcceptor::from(Arc::new(config)),
         Err(error) => return tracing::error!(%error, "TLS cannot be used"),
     };
     let slots = Arc::new(Semaphore::new(options.connections));
-    let addresses = Addresses::new(options.of_address);
+    let addresses = Share::new(options.of_address, usize::MAX);
     loop {
         // The semaphore is never closed.
         let slot = Arc::clone(&slots).acquire_owned().await.ok();
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let Some(place) = addresses.take(peer.ip()) else { continue };
+                let Some(place) = addresses.take(&peer.ip()) else { continue };
                 let (acceptor, respond) = (acceptor.clone(), respond.clone());
                 tokio::spawn(async move {
-                    connection(acceptor, stream, respond).await;
+                    connection(acceptor, stream, any, respond).await;
                     drop((slot, place));
                 });
             }
@@ -89,17 +94,20 @@ fn tls(identity: Arc<Identity>, clients: ClientTrust) -> Result<rustls::ServerCo
     let builder = rustls::ServerConfig::builder_with_provider(provider);
     let builder = match clients {
         ClientTrust::Required(_) => builder.with_protocol_versions(&[&rustls::version::TLS13])?,
-        ClientTrust::None | ClientTrust::Optional(_) => builder.with_safe_default_protocol_versions()?,
+        ClientTrust::None | ClientTrust::Any | ClientTrust::Optional(_) => {
+            builder.with_safe_default_protocol_versions()?
+        }
     };
-    let verifier = match clients {
+    let verifier: Option<Arc<dyn ClientCertVerifier>> = match clients {
         ClientTrust::None => None,
-        ClientTrust::Optional(authorities) => Some(Verifier::new(authorities, false)),
-        ClientTrust::Required(authorities) => Some(Verifier::new(authorities, true)),
+        ClientTrust::Any => Some(Arc::new(AnyCertificate::new())),
+        ClientTrust::Optional(authorities) => Some(Arc::new(Verifier::new(authorities, false))),
+        ClientTrust::Required(authorities) => Some(Arc::new(Verifier::new(authorities, true))),
     };
     let mut config = match verifier {
         None => builder.with_no_client_auth().with_cert_resolver(identity),
         Some(verifier) => {
-            let builder = builder.with_client_cert_verifier(Arc::new(verifier));
+            let builder = builder.with_client_cert_verifier(verifier);
             let mut config = builder.with_cert_resolver(identity);
             // Whoever resumes a session shows no certificate, and authorities change.
             config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -111,49 +119,7 @@ fn tls(identity: Arc<Identity>, clients: ClientTrust) -> Result<rustls::ServerCo
     Ok(config)
 }
 
-/// How many connections each address has.
-#[derive(Clone)]
-struct Addresses {
-    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    most: usize,
-}
-
-impl Addresses {
-    fn new(most: usize) -> Self {
-        Self { counts: Arc::default(), most }
-    }
-
-    /// A place for one more; none where the address has as many as it may.
-    fn take(&self, address: IpAddr) -> Option<Place> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= self.most {
-            return None;
-        }
-        *count += 1;
-        Some(Place { of: self.clone(), address })
-    }
-}
-
-/// One connection of an address.
-struct Place {
-    of: Addresses,
-    address: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.of.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
-}
-
-async fn connection<F, A>(acceptor: TlsAcceptor, stream: TcpStream, respond: F)
+async fn connection<F, A>(acceptor: TlsAcceptor, stream: TcpStream, any: bool, respond: F)
 where
     F: Fn(Request<Incoming>) -> A + Send + 'static,
     A: Future<Output = Reply> + Send + 'static,
@@ -164,10 +130,13 @@ where
         Ok(Err(error)) => return tracing::debug!("TLS handshake: {error}"),
         Err(_) => return,
     };
-    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let client = shown.map(|certificate| Client(certificate.clone().into_owned()));
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let shown = Shown::of(certificates);
+    let client = certificates.first().map(|certificate| Client(certificate.clone().into_owned()));
     let service = service_fn(move |mut request: Request<Incoming>| {
-        if let Some(client) = client.clone() {
+        if any {
+            request.extensions_mut().insert(shown.clone());
+        } else if let Some(client) = client.clone() {
             request.extensions_mut().insert(client);
         }
         let answer = respond(request);
@@ -180,12 +149,17 @@ where
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADER_BYTES)
             .keep_alive_interval(Some(Duration::from_secs(30)))
             .keep_alive_timeout(Duration::from_secs(20));
         builder.serve_connection(TokioIo::new(stream), service).await
     } else {
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(TIMEOUT);
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(TIMEOUT)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEADER_BYTES as usize);
         builder.serve_connection(TokioIo::new(stream), service).with_upgrades().await
     };
     if let Err(error) = ended {
@@ -219,21 +193,6 @@ pub fn deadline(query: &str, most: Duration) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_has_so_many_connections_and_others_theirs() {
-        const MOST: usize = 32;
-        let addresses = Addresses::new(MOST);
-        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let mut places: Vec<_> = (0..MOST).filter_map(|_| addresses.take(one)).collect();
-        assert_eq!(places.len(), MOST);
-        assert!(addresses.take(one).is_none() && addresses.take(other).is_some());
-        places.pop();
-        places.extend(addresses.take(one));
-        assert_eq!(places.len(), MOST);
-        drop(places);
-        assert!(addresses.counts.lock().unwrap().is_empty());
-    }
 
     #[test]
     fn the_caller_says_how_long_it_waits() {

@@ -9,11 +9,10 @@ use ferrovirt_machines::{self as machines, GROUP, MACHINES, Operation, Refusal, 
 use ferrovirt_plan::config::{KUBEVIRT, NAMESPACE};
 use ferrovirt_scc::webhook::{Answer, Review};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::{Api, Client};
+use kube::Client;
 use serde_json::Value;
 
-use crate::rights;
+use crate::{objects, rights};
 
 /// Which of the two webhooks of a kind asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +81,7 @@ struct Cluster<'a> {
 
 impl<'a> Cluster<'a> {
     async fn look(client: &'a Client, review: &'a Review) -> Result<Self, String> {
-        let configuration = stored(client, "KubeVirt", machines::CONFIGURATIONS, NAMESPACE, KUBEVIRT).await?;
+        let configuration = stored(client, machines::CONFIGURATIONS, NAMESPACE, KUBEVIRT).await?;
         Ok(Self { client, review, configuration })
     }
 
@@ -139,7 +138,7 @@ impl<'a> Cluster<'a> {
         };
         let subject = machines::complete(request, &around)?;
         let owner = match machines::owner(request) {
-            Some((name, uid)) => stored(self.client, "VirtualMachine", MACHINES, request.namespace, &name)
+            Some((name, uid)) => stored(self.client, MACHINES, request.namespace, &name)
                 .await
                 .map_err(Failure::Failed)?
                 .filter(|owner| object::uid(owner) == uid),
@@ -154,18 +153,9 @@ impl<'a> Cluster<'a> {
 }
 
 /// An object of ours as the cluster has it; nothing where there is none.
-async fn stored(
-    client: &Client,
-    kind: &str,
-    plural: &str,
-    namespace: &str,
-    name: &str,
-) -> Result<Option<Value>, String> {
-    let kind = GroupVersionKind::gvk(GROUP, "v1", kind);
-    let resource = ApiResource::from_gvk_with_plural(&kind, plural);
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    let found = api.get_opt(name).await;
-    let found = found.map_err(|why| format!("the {} {namespace}/{name} cannot be read: {why}", kind.kind))?;
+async fn stored(client: &Client, plural: &str, namespace: &str, name: &str) -> Result<Option<Value>, String> {
+    let found = objects::api(client, plural, namespace).get_opt(name).await;
+    let found = found.map_err(|why| format!("{plural} {namespace}/{name} cannot be read: {why}"))?;
     found.map(serde_json::to_value).transpose().map_err(|why| why.to_string())
 }
 

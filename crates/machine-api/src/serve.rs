@@ -1,11 +1,11 @@
-//! Reviews in, answers out, and whether the server is healthy and ready.
+//! Reviews and requests for subresources in, answers out, and whether the server is healthy and ready.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ferrovirt_https::{Bodies, Identity, Options, Reply, deadline, reply, text};
+use ferrovirt_https::{Bodies, ClientTrust, Identity, Options, Reply, deadline, reply, text};
 use ferrovirt_scc::webhook::{Answer, Review};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 
 use crate::admit::{self, Pass};
+use crate::subresource::Subresources;
 
 /// The longest time that an answer takes.
 const MOST: Duration = Duration::from_secs(10);
@@ -23,11 +24,12 @@ pub(crate) struct State {
     client: Client,
     identity: Arc<Identity>,
     bodies: Bodies,
+    subresources: Subresources,
 }
 
 impl State {
-    pub(crate) fn new(client: Client, identity: Arc<Identity>) -> Self {
-        Self { client, identity, bodies: Bodies::default() }
+    pub(crate) fn new(client: Client, identity: Arc<Identity>, subresources: Subresources) -> Self {
+        Self { client, identity, bodies: Bodies::default(), subresources }
     }
 }
 
@@ -38,7 +40,9 @@ pub(crate) async fn run(listener: TcpListener, state: Arc<State>) {
         let state = Arc::clone(&state);
         async move { respond(&state, request).await }
     };
-    ferrovirt_https::serve(listener, identity, Options::default(), respond).await;
+    // Its callers need no certificate but the front proxy.
+    let options = Options { clients: ClientTrust::Any, ..Options::default() };
+    ferrovirt_https::serve(listener, identity, options, respond).await;
 }
 
 async fn respond(state: &State, request: Request<Incoming>) -> Reply {
@@ -50,6 +54,7 @@ async fn respond(state: &State, request: Request<Incoming>) -> Reply {
         }
         "/mutate" => Pass::Mutating,
         "/validate" => Pass::Validating,
+        path if Subresources::serves(path) => return state.subresources.respond(request).await,
         other => return text(StatusCode::NOT_FOUND, format!("nothing is served at {other:?}")),
     };
     if request.method() != Method::POST {

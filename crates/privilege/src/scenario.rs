@@ -40,6 +40,8 @@ pub enum Scenario {
     Cluster,
     /// `tests/cluster/tests/machine.rs`: machines on a real Kubernetes. Root.
     Machine,
+    /// `tests/cluster/tests/subresources.rs`: the aggregated API on a real Kubernetes. Root.
+    Subresources,
     /// `ferrovirt selinux prove`: a kernel that enforces the policy, in a virtual machine.
     Selinux,
     /// None: the documents grant it, nothing of ours uses it, so that nothing can fail. The text says what they want
@@ -65,6 +67,7 @@ impl Scenario {
             Self::Whole => "whole",
             Self::Cluster => "cluster",
             Self::Machine => "machine",
+            Self::Subresources => "subresources",
             Self::Selinux => "selinux",
             Self::DocumentedOnly(_) => "none: documented only",
         }
@@ -119,9 +122,15 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("webhook-owner", Scenario::Webhook),
     ("webhook-rights", Scenario::Webhook),
     ("webhook-trust", Scenario::Webhook),
+    ("machine-api-callers", Scenario::MachineApi),
     ("machine-api-certificate", Scenario::MachineApi),
+    ("machine-api-front-proxy", Scenario::MachineApi),
+    ("machine-api-handler-certificates", Scenario::MachineApi),
+    ("machine-api-handlers", Scenario::MachineApi),
     ("machine-api-owner", Scenario::MachineApi),
+    ("machine-api-registered", Scenario::Subresources),
     ("machine-api-rights", Scenario::MachineApi),
+    ("machine-api-runs", Scenario::MachineApi),
     ("machine-api-trust", Scenario::MachineApi),
     ("base-syscalls", Scenario::Launcher),
     ("launcher-syscalls", Scenario::Launcher),

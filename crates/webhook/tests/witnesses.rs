@@ -135,6 +135,7 @@ impl Webhook {
             secret: SECRET.to_owned(),
             names: vec!["127.0.0.1".to_owned()],
             configuration: CONFIGURATION.to_owned(),
+            services: Vec::new(),
         };
         let options = Options { listen, certificate, ranges_in: Some(NAME.to_owned()) };
         let account = cluster.account.clone();

@@ -193,7 +193,7 @@ fn pods(test: &Test) -> Result<()> {
     let file = test.cluster.layout().path("own.json");
     std::fs::write(&file, own.to_string())?;
     test.kubectl(&format!("create -f {} --dry-run=server", file.display()))?;
-    for words in ["create pods", "get secrets -n vms", "patch virtualmachines", "list virtualmachines"] {
+    for words in ["create pods", "get secrets -n vms", "delete virtualmachines", "list virtualmachines"] {
         let may = test.kubectl(&format!("auth can-i {words} --as={ACCOUNT}"));
         ensure!(may.is_err(), "{words}: {may:?}");
     }

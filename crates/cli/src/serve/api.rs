@@ -4,8 +4,15 @@
 use super::{CertificateOptions, client, stop};
 use anyhow::Result;
 use clap::Args;
+use ferrovirt_https::mutual::Pair;
 use ferrovirt_machine_api as machine_api;
-use ferrovirt_plan::{config::NAMESPACE, render::api::NAME};
+use ferrovirt_plan::{
+    config::NAMESPACE,
+    render::{
+        api::{self, NAME},
+        handler,
+    },
+};
 use std::{net::SocketAddr, path::PathBuf};
 
 #[derive(Args)]
@@ -25,9 +32,17 @@ pub(super) struct Options {
 /// # Errors
 /// An address that is taken, and certificates that cannot be used.
 pub(super) async fn run(options: Options) -> Result<()> {
-    let certificate = options.certificate.certificate(NAME, NAMESPACE, NAME)?;
+    let certificate = options.certificate.certificate(NAME, NAMESPACE, NAME, api::service_names())?;
     let client = client(options.kubeconfig.as_deref()).await?;
-    let options = machine_api::Options { listen: options.listen, certificate };
+    let secret = |secret: &str, name: &str| (secret.to_owned(), name.to_owned());
+    let handlers = Pair {
+        namespace: NAMESPACE.to_owned(),
+        authority: api::AUTHORITY_SECRET.to_owned(),
+        server: secret(handler::CERTIFICATE, handler::NAME),
+        client: secret(api::CLIENT_SECRET, NAME),
+    };
+    let options =
+        machine_api::Options { listen: options.listen, certificate, handlers, handler_port: handler::PORT };
     tokio::select! {
         ended = machine_api::run(client, options) => match ended {
             Err(error) => Err(error.into()),

@@ -27,7 +27,8 @@ enum Part {
     Webhook(WebhookOptions),
     /// Run machines: make instances and launcher pods of VirtualMachines; of several replicas one works
     Controller(controller::Options),
-    /// Complete and check machines: admission webhooks for the kinds of kubevirt.io on any Kubernetes
+    /// Complete, check, start and stop machines: admission webhooks for the kinds of kubevirt.io on any Kubernetes, and
+    /// their subresources as an aggregated API
     Api(api::Options),
 }
 
@@ -41,7 +42,7 @@ struct CertificateOptions {
     #[arg(long, requires = "tls_cert")]
     tls_key: Option<PathBuf>,
     /// Make a certificate, keep it in this Secret of the program's own namespace (it must exist), replace it in time,
-    /// and write its authority into the program's own webhook configurations
+    /// and write its authority into the program's own webhook configurations and APIServices
     #[arg(long, conflicts_with = "tls_cert")]
     self_signed_secret: Option<String>,
     /// One more DNS name or address in the certificate that is made
@@ -50,15 +51,22 @@ struct CertificateOptions {
 }
 
 impl CertificateOptions {
-    /// The certificate of a Service with this name, and the webhook configurations of that name.
-    fn certificate(self, service: &str, namespace: &str, configuration: &str) -> Result<Certificate> {
+    /// The certificate of a Service with this name, and what its authority is written into: the webhook configurations of
+    /// a name, and APIServices.
+    fn certificate(
+        self,
+        service: &str,
+        namespace: &str,
+        configuration: &str,
+        services: Vec<String>,
+    ) -> Result<Certificate> {
         match (self.tls_cert, self.tls_key, self.self_signed_secret) {
             (Some(certificate), Some(key), _) => Ok(Certificate::Files { certificate, key }),
             (_, _, Some(secret)) => {
                 let mut names = vec![format!("{service}.{namespace}.svc")];
                 names.extend(self.tls_name);
                 let (namespace, configuration) = (namespace.to_owned(), configuration.to_owned());
-                Ok(Certificate::SelfSigned { namespace, secret, names, configuration })
+                Ok(Certificate::SelfSigned { namespace, secret, names, configuration, services })
             }
             _ => bail!("a certificate is needed: --tls-cert and --tls-key, or --self-signed-secret"),
         }
@@ -119,7 +127,7 @@ async fn stop() -> Result<()> {
 }
 
 async fn webhook(options: WebhookOptions) -> Result<()> {
-    let certificate = options.certificate.certificate(NAME, &options.namespace, CONFIGURATION)?;
+    let certificate = options.certificate.certificate(NAME, &options.namespace, CONFIGURATION, Vec::new())?;
     let client = client(options.kubeconfig.as_deref()).await?;
     let webhook = Webhook {
         listen: options.listen,

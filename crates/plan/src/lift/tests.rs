@@ -445,6 +445,8 @@ fn the_pods_of_the_installation_have_what_the_table_says_and_nothing_else() {
         "Secret",
         "Service",
         "ServiceAccount",
+        // It says where requests go.
+        "APIService",
         // They refuse, and grant nothing.
         "MutatingWebhookConfiguration",
         "ValidatingAdmissionPolicy",

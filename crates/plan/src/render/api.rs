@@ -1,11 +1,13 @@
-//! `kubevirt-api` on a cluster: the webhooks that complete and check machines, and what serves them.
+//! `kubevirt-api` on a cluster: the webhooks that complete and check machines, their subresources as an aggregated API, and what
+//! serves both.
 //!
 //! An API server that cannot reach a webhook refuses what it would have asked about (`failurePolicy: Fail`). So it is asked
 //! about our own kinds alone, never about a deletion, and not about what must go on without it: changes by our own accounts,
 //! and those of which nothing is decided.
 
-use super::replicas;
+use super::{handler, replicas};
 use crate::config::NAMESPACE;
+use crate::subresource::{GROUP, VERSIONS};
 use ferrovirt_kubernetes::subject;
 use serde_json::{Value, json};
 
@@ -13,6 +15,11 @@ use serde_json::{Value, json};
 pub const NAME: &str = "kubevirt-api";
 /// Secret with the certificate.
 pub const SECRET: &str = "kubevirt-api-certificate";
+
+/// Secrets with the certificate by which it calls handlers, and with the authority of that and theirs.
+pub const CLIENT_SECRET: &str = "kubevirt-api-client";
+/// See [`CLIENT_SECRET`].
+pub const AUTHORITY_SECRET: &str = "kubevirt-handler-authority";
 
 const PORT: u16 = 8443;
 /// A person waits for it.
@@ -22,13 +29,17 @@ const TIMEOUT_SECONDS: u8 = 5;
 pub fn parts(image: &str) -> Vec<Value> {
     let metadata = json!({"name": NAME, "namespace": NAMESPACE, "labels": {"kubevirt.io": ""}});
     let labels = json!({"kubevirt.io": NAME});
-    vec![
-        // Made here so that the account needs no right to make any; the replicas fill it.
+    // Made here so that the account needs no right to make any; the replicas fill them.
+    let secret = |name: &str| {
         json!({
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {"name": SECRET, "namespace": NAMESPACE, "labels": {"kubevirt.io": ""}},
-        }),
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"kubevirt.io": ""}},
+        })
+    };
+    let mut out: Vec<Value> =
+        [SECRET, AUTHORITY_SECRET, handler::CERTIFICATE, CLIENT_SECRET].map(secret).into();
+    out.extend([
         json!({
             "apiVersion": "v1",
             "kind": "Service",
@@ -37,7 +48,8 @@ pub fn parts(image: &str) -> Vec<Value> {
         }),
         replicas::deployment(NAME, container(image)),
         replicas::disruption_budget(NAME),
-    ]
+    ]);
+    out
 }
 
 fn container(image: &str) -> Value {
@@ -62,6 +74,31 @@ fn container(image: &str) -> Value {
             "readOnlyRootFilesystem": true,
         },
     })
+}
+
+/// The names of the `APIServices`.
+pub fn service_names() -> Vec<String> {
+    VERSIONS.iter().map(|version| format!("{version}.{GROUP}")).collect()
+}
+
+/// What makes the cluster's API server forward requests for the subresources of machines. Priorities are upstream's; the group
+/// is nobody else's.
+pub fn services() -> Vec<Value> {
+    let service = |version: &&str| {
+        json!({
+            "apiVersion": "apiregistration.k8s.io/v1",
+            "kind": "APIService",
+            "metadata": {"name": format!("{version}.{GROUP}"), "labels": {"kubevirt.io": ""}},
+            "spec": {
+                "group": GROUP,
+                "version": version,
+                "groupPriorityMinimum": 1000,
+                "versionPriority": 15,
+                "service": {"name": NAME, "namespace": NAMESPACE, "port": 443},
+            },
+        })
+    };
+    VERSIONS.iter().map(service).collect()
 }
 
 /// The two webhook configurations; the webhooks have upstream's names, which people see in refusals.

@@ -4,7 +4,8 @@
 //! it where there is none.
 
 use super::{
-    api, applicable, controller, handler, install, own_node, places, rbac, replicas, scc_webhook::MANAGED_BY,
+    api, applicable, controller, handler, install, own_node, places, rbac, replicas, run_alone,
+    scc_webhook::MANAGED_BY,
 };
 use crate::config::{ClusterConfig, World};
 use ferrovirt_kubernetes::object;
@@ -79,6 +80,7 @@ pub fn cluster(options: &Options) -> Vec<Value> {
     out.extend(rbac::roles(&cluster_grants(*profile), Subject::MachineApi));
     out.extend(places::policy());
     out.extend(own_node::policy());
+    out.extend(run_alone::policy());
     out.extend([
         controller::lease(),
         controller::deployment(&image("ferrovirt"), &image("virt-launcher"), *profile, group),
@@ -88,6 +90,7 @@ pub fn cluster(options: &Options) -> Vec<Value> {
     out.extend(api::parts(&image("ferrovirt")));
     // Once they are registered, machines wait for who answers.
     out.extend(api::configurations());
+    out.extend(api::services());
     for manifest in &mut out {
         // Upstream's objects have the same names.
         if let Some(metadata) = manifest.pointer_mut("/metadata").and_then(Value::as_object_mut)

@@ -16,6 +16,7 @@ mod pod_resources;
 mod pod_volumes;
 pub mod rbac;
 mod replicas;
+pub mod run_alone;
 pub mod scc;
 pub mod scc_crd;
 pub mod scc_webhook;

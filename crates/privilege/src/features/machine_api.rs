@@ -1,8 +1,9 @@
-//! The machine API of a cluster whose API server is not ours: webhooks that complete and check machines. The KubeVirt object,
-//! which it reads, is everybody's to read.
+//! The machine API of a cluster whose API server is not ours: webhooks that complete and check machines, and their subresources.
+//! The KubeVirt object, which it reads, is everybody's to read.
 
 use super::Table;
 use crate::grant::{Grant, Phase, Subject, named, verbs};
+use crate::right::Right;
 
 pub(super) const TABLE: Table = Table { both: &[GRANTS], ..Table::NONE };
 
@@ -48,5 +49,67 @@ const GRANTS: &[Grant] = &[
         RBAC,
         "where the cluster has constraints, a machine is admitted with the rights of whoever makes it",
         "machine-api-rights",
+    ),
+    Grant::new(
+        Subject::MachineApi,
+        Phase::Running,
+        named![
+            None;
+            "apiregistration.k8s.io" "apiservices" "v1.subresources.kubevirt.io": "get" "patch",
+            "apiregistration.k8s.io" "apiservices" "v1alpha3.subresources.kubevirt.io": "get" "patch",
+        ],
+        RBAC,
+        "tells the API server which authority to trust when it forwards requests for subresources",
+        "machine-api-registered",
+    ),
+    Grant::new(
+        Subject::MachineApi,
+        Phase::Running,
+        named![Some("kube-system"); "" "configmaps" "extension-apiserver-authentication": "get"],
+        RBAC,
+        "the API server says there by which certificate and in which headers it names who asks",
+        "machine-api-front-proxy",
+    ),
+    Grant::new(
+        Subject::MachineApi,
+        Phase::Running,
+        verbs!["authorization.k8s.io" "subjectaccessreviews": "create"],
+        RBAC,
+        "whether somebody may start, stop or enter a machine is asked for each call",
+        "machine-api-callers",
+    ),
+    Grant::new(
+        Subject::MachineApi,
+        Phase::Running,
+        verbs![
+            "kubevirt.io" "virtualmachines": "patch",
+            "kubevirt.io" "virtualmachines/status": "patch",
+            "kubevirt.io" "virtualmachineinstances": "get" "patch",
+        ],
+        RBAC,
+        "start, stop and restart are written into the machine, into the requests in its status and, for a shorter end, into \
+         its instance",
+        "machine-api-runs",
+    ),
+    Grant::new(
+        Subject::MachineApi,
+        Phase::Running,
+        named![
+            Some("kubevirt");
+            "" "secrets" "kubevirt-handler-authority": "get" "update",
+            "" "secrets" "virt-handler-certificate": "get" "update",
+            "" "secrets" "kubevirt-api-client": "get" "update",
+        ],
+        RBAC,
+        "handlers do what it says and nobody else: it makes the certificates by which they know each other",
+        "machine-api-handler-certificates",
+    ),
+    Grant::new(
+        Subject::MachineApi,
+        Phase::Running,
+        &[Right::Verb { group: "", resource: "pods", verb: "list", namespace: Some("kubevirt"), name: None }],
+        RBAC,
+        "pauses, consoles and screens are those of the handler on the instance's node, whose pod it looks for",
+        "machine-api-handlers",
     ),
 ];

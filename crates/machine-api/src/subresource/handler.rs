@@ -1,0 +1,189 @@
+//! What the handler of an instance's node is asked: its pod, over mutual TLS.
+//!
+//! A stream is carried without a look at it: handler and client speak WebSocket with each other.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ferrovirt_https::mutual::Caller;
+use ferrovirt_https::{Place, Reply, reply};
+use ferrovirt_kubernetes::names;
+use ferrovirt_machines::subresource::Refused;
+use ferrovirt_plan::config::NAMESPACE;
+use ferrovirt_plan::render::handler::NAME;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// How long a connection may take to be made, and the beginning of an answer: a pause waits 10 seconds for the launcher.
+const CONNECT: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(12);
+/// Bytes of an answer that is no stream.
+const MAX_ANSWER: usize = 64 << 10;
+
+/// The handlers of the cluster.
+pub(crate) struct Handlers {
+    pods: Api<Pod>,
+    caller: Arc<Caller>,
+    port: u16,
+}
+
+impl Handlers {
+    pub(crate) fn new(client: Client, caller: Arc<Caller>, port: u16) -> Self {
+        Self { pods: Api::namespaced(client, NAMESPACE), caller, port }
+    }
+
+    /// The address of a node's handler.
+    async fn find(&self, node: &str) -> Result<SocketAddr, Refused> {
+        if !names::is_subdomain(node) {
+            return Err(away("the instance is on no node"));
+        }
+        let asked = ListParams::default()
+            .labels(&format!("kubevirt.io={}", NAME))
+            .fields(&format!("spec.nodeName={node}"));
+        let found = self.pods.list(&asked).await.map_err(|why| {
+            let message = format!("the handler of the node {node} cannot be looked for: {why}");
+            tracing::warn!("{message}");
+            Refused::internal(message)
+        })?;
+        // A pod that ends answers nobody new.
+        let mut addresses =
+            found.items.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).filter_map(|pod| {
+                let spec = pod.spec.as_ref().filter(|spec| spec.node_name.as_deref() == Some(node));
+                let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Running"));
+                spec.and(status)?.pod_ip.as_deref()?.parse::<IpAddr>().ok()
+            });
+        let address =
+            addresses.next().ok_or_else(|| away(&format!("no pod of it runs on the node {node}")))?;
+        Ok(SocketAddr::new(address, self.port))
+    }
+
+    async fn send(
+        &self,
+        node: &str,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Refused> {
+        let address = self.find(node).await?;
+        let config =
+            self.caller.config().ok_or_else(|| away("there is no certificate to call it with yet"))?;
+        let connected = async {
+            let stream = TcpStream::connect(address).await?;
+            let _ = stream.set_nodelay(true);
+            // A stream may be silent for any time, and the node may be gone.
+            rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+            let name = ServerName::try_from(NAME).map_err(std::io::Error::other)?;
+            TlsConnector::from(config).connect(name, stream).await
+        };
+        let stream = tokio::time::timeout(CONNECT, connected).await;
+        let stream = stream.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        let stream = stream.map_err(|why| away(&format!("{node}: {why}")))?;
+        let asked = async {
+            let (mut sender, connection) =
+                hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+            // Ends by itself when the answer (or, after an upgrade, the stream) is over.
+            tokio::spawn(connection.with_upgrades());
+            let mut request = Request::new(Full::new(body));
+            *request.method_mut() = method;
+            *request.headers_mut() = headers;
+            request.headers_mut().insert(header::HOST, HeaderValue::from_static(NAME));
+            match path.parse() {
+                Ok(uri) => *request.uri_mut() = uri,
+                Err(_) => return Ok(None),
+            }
+            sender.send_request(request).await.map(Some)
+        };
+        match tokio::time::timeout(ANSWER, asked).await {
+            Ok(Ok(Some(answer))) => Ok(answer),
+            Ok(Ok(None)) => Err(Refused::bad_request(format!("no such path: {path}"))),
+            Ok(Err(why)) => Err(away(&format!("{node}: {why}"))),
+            Err(_) => {
+                let message =
+                    format!("the handler of the node {node} did not answer in time: see that it works");
+                Err(Refused::new(504, message))
+            }
+        }
+    }
+
+    /// Has the handler do something; its answer.
+    ///
+    /// # Errors
+    /// 503 where no handler answers, 504 where it takes too long.
+    pub(super) async fn ask(&self, node: &str, path: &str) -> Result<Reply, Refused> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        relay(self.send(node, Method::PUT, path, headers, Bytes::from_static(b"{}")).await?).await
+    }
+
+    /// Passes an upgrade through. `place` is given back at its end.
+    ///
+    /// # Errors
+    /// As of [`Self::ask`], and 400 for a request that asks for no upgrade.
+    pub(super) async fn stream(
+        &self,
+        node: &str,
+        path: &str,
+        mut request: Request<Incoming>,
+        place: Place<String>,
+    ) -> Result<Reply, Refused> {
+        let headers = of_upgrade(request.headers());
+        if !headers.contains_key(header::UPGRADE) {
+            return Err(Refused::bad_request("this is a stream: ask for it with a WebSocket upgrade"));
+        }
+        let client = hyper::upgrade::on(&mut request);
+        let mut answer = self.send(node, Method::GET, path, headers, Bytes::new()).await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return relay(answer).await;
+        }
+        let handler = hyper::upgrade::on(&mut answer);
+        let mut out = Response::new(Full::new(Bytes::new()));
+        *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *out.headers_mut() = of_upgrade(answer.headers());
+        tokio::spawn(async move {
+            let _place = place;
+            let (Ok(client), Ok(handler)) = tokio::join!(client, handler) else { return };
+            // Either side closing, or breaking off, ends the stream; there is nobody left to say it to.
+            let _ =
+                tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(handler)).await;
+        });
+        Ok(out)
+    }
+}
+
+/// What an upgrade is made of: nothing else of a request, who asks least of all, is the handler's to know.
+fn of_upgrade(headers: &HeaderMap) -> HeaderMap {
+    let wanted = |name: &header::HeaderName| {
+        *name == header::UPGRADE || *name == header::CONNECTION || name.as_str().starts_with("sec-websocket")
+    };
+    let kept = headers.iter().filter(|(name, _)| wanted(name));
+    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// A short answer, as it came: code, type and body.
+async fn relay(answer: Response<Incoming>) -> Result<Reply, Refused> {
+    let (parts, body) = answer.into_parts();
+    let read = tokio::time::timeout(ANSWER, Limited::new(body, MAX_ANSWER).collect()).await;
+    let late = || Refused::new(504, "the handler's answer did not end in time");
+    let body =
+        read.map_err(|_| late())?.map_err(|why| away(&format!("its answer broke off: {why}")))?.to_bytes();
+    let mut out = reply(parts.status, "application/json", body);
+    if let Some(kind) = parts.headers.get(header::CONTENT_TYPE) {
+        out.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
+    }
+    Ok(out)
+}
+
+fn away(why: &str) -> Refused {
+    Refused::new(503, format!("the node's handler does not answer ({why}): see that virt-handler runs there"))
+}

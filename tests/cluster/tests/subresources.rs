@@ -1,0 +1,246 @@
+//! The subresources of machines through the API server of a real Kubernetes: start, stop and restart for who may, and nobody
+//! who is not named by it.
+#![allow(clippy::indexing_slicing)]
+
+mod common;
+
+use anyhow::{Context, Result, bail, ensure};
+use common::{TIMEOUT, Test};
+use ferrovirt_cluster::{Options, network, wait};
+use ferrovirt_privilege::{
+    Scenario,
+    scenario::{registered, verbs, witnessed},
+};
+use serde_json::{Value, json};
+use std::path::Path;
+
+const ROOT: &str = "/apis/subresources.kubevirt.io/v1";
+const SERVICES: [&str; 2] = ["v1.subresources.kubevirt.io", "v1alpha3.subresources.kubevirt.io"];
+const ROLE: &str = "kubevirt-api";
+
+/// What is said to somebody who sends a body to a path, through the cluster's API server.
+fn put(test: &Test, user: &str, path: &str, body: &str) -> Result<String> {
+    let file = test.cluster.layout().path("body.json");
+    std::fs::write(&file, body)?;
+    let file = file.display().to_string();
+    test.cluster.output(&["replace", "--raw", path, "-f", &file, &format!("--as={user}")])
+}
+
+/// The document at a path.
+fn get(test: &Test, path: &str) -> Result<Value> {
+    Ok(serde_json::from_str(&test.kubectl(&format!("get --raw {path} --as=alice"))?)?)
+}
+
+fn refused(answer: Result<String>) -> Result<String> {
+    match answer {
+        Ok(said) => bail!("it was not refused: {said}"),
+        Err(error) => Ok(format!("{error:#}")),
+    }
+}
+
+fn on_machine(name: &str, verb: &str) -> String {
+    format!("{ROOT}/namespaces/vms/virtualmachines/{name}/{verb}")
+}
+
+fn machine(name: &str, strategy: &str) -> String {
+    format!(
+        "
+apiVersion: kubevirt.io/v1
+kind: VirtualMachine
+metadata: {{name: {name}, namespace: vms}}
+spec:
+  runStrategy: {strategy}
+  template:
+    spec: {{terminationGracePeriodSeconds: 1, domain: {{memory: {{guest: 64Mi}}, devices: {{}}}}}}
+"
+    )
+}
+
+fn instance(test: &Test, name: &str) -> Result<Value> {
+    wait(&format!("the instance {name}"), TIMEOUT, || Ok(test.json(&format!("get vmi {name} -n vms")).ok()))
+        .with_context(|| test.log())
+}
+
+/// The API server forwards requests for the group, and finds there what clients look for.
+fn registered_with_the_cluster(test: &Test) -> Result<()> {
+    for service in SERVICES {
+        test.kubectl(&format!("wait apiservice/{service} --for=condition=Available --timeout=180s"))
+            .with_context(|| test.log())?;
+    }
+    let resources = get(test, ROOT)?;
+    let has = |name: &str| {
+        resources["resources"].as_array().is_some_and(|all| all.iter().any(|row| row["name"] == name))
+    };
+    ensure!(has("virtualmachines/start") && has("virtualmachineinstances/console"), "{resources}");
+    let version = get(test, &format!("{ROOT}/version"))?;
+    ensure!(version["gitVersion"].as_str().is_some_and(|version| version.starts_with('v')), "{version}");
+    // Aggregated discovery has the group too.
+    let all = test.kubectl("api-versions")?;
+    ensure!(all.lines().any(|line| line == "subresources.kubevirt.io/v1"), "{all}");
+    Ok(())
+}
+
+fn runs(test: &Test) -> Result<()> {
+    test.kubectl("create rolebinding alice -n vms --clusterrole=edit --user=alice")?;
+    test.kubectl("create rolebinding victor -n vms --clusterrole=view --user=victor")?;
+    test.cluster.create_as("alice", &machine("first", "Halted"))?;
+    let strategy =
+        || Ok::<_, anyhow::Error>(test.json("get vm first -n vms")?["spec"]["runStrategy"].clone());
+    for (user, verb) in [("victor", "start"), ("stranger", "start"), ("victor", "stop")] {
+        let said = refused(put(test, user, &on_machine("first", verb), "{}"))?;
+        ensure!(said.contains("orbidden") && said.contains(&format!("virtualmachines/{verb}")), "{said}");
+    }
+    ensure!(strategy()? == "Halted", "somebody who may only look has started it");
+    put(test, "alice", &on_machine("first", "start"), "{}").with_context(|| test.log())?;
+    ensure!(strategy()? == "Always", "it was not started");
+    let first = instance(test, "first")?;
+    let said = refused(put(test, "alice", &on_machine("first", "start"), "{}"))?;
+    ensure!(
+        said.contains("VM is already running") || said.contains("does not support manual start"),
+        "{said}"
+    );
+    // While the controller writes the same machine.
+    put(test, "alice", &on_machine("first", "restart"), "{}").with_context(|| test.log())?;
+    wait("another instance", TIMEOUT, || {
+        let Ok(now) = test.json("get vmi first -n vms") else { return Ok(None) };
+        Ok((now["metadata"]["uid"] != first["metadata"]["uid"]).then_some(()))
+    })
+    .with_context(|| test.log())?;
+    put(test, "alice", &on_machine("first", "stop"), r#"{"gracePeriod":0}"#).with_context(|| test.log())?;
+    ensure!(strategy()? == "Halted", "it was not stopped");
+    wait("the end of the instance", TIMEOUT, || {
+        Ok(test.kubectl("get vmi first -n vms").is_err().then_some(()))
+    })
+    .with_context(|| test.log())?;
+    let said = refused(put(test, "alice", &on_machine("nobody", "start"), "{}"))?;
+    ensure!(said.contains("\"nobody\" not found"), "{said}");
+    let whole = test.kubectl(&format!("get --raw {}", on_machine("first", "expand-spec")))?;
+    let whole: Value = serde_json::from_str(&whole)?;
+    ensure!(whole["kind"] == "VirtualMachine" && whole["metadata"]["name"] == "first", "{whole}");
+    Ok(())
+}
+
+/// Whoever goes to a pod directly is nobody, whatever the headers say; with the front proxy's own certificate it is the same
+/// request that works.
+fn forged(test: &Test) -> Result<()> {
+    let pods = test.json("get pods -n kubevirt -l kubevirt.io=kubevirt-api")?;
+    let address = pods["items"][0]["status"]["podIP"].as_str().context("no address")?.to_owned();
+    let url = format!("https://{address}:8443{ROOT}/version");
+    let layout = test.cluster.layout();
+    let pki = |file: &str| layout.path("pki").join(file).display().to_string();
+    let ask = |more: &[&str]| -> Result<(String, String)> {
+        let mut command = network::command(&layout.namespace(), Path::new("curl"));
+        command.args([
+            "-sSk",
+            "--max-time",
+            "60",
+            "-w",
+            "\n%{http_code}",
+            "-H",
+            "X-Remote-User: kubernetes-admin",
+        ]);
+        command.args(["-H", "X-Remote-Group: system:masters"]).args(more).arg(&url);
+        let output = command.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout)?;
+        let (body, code) = text.rsplit_once('\n').context("no code")?;
+        Ok((code.to_owned(), body.to_owned()))
+    };
+    let with = |name: &str| -> Result<(String, String)> {
+        ask(&["--cert", &pki(&format!("{name}.crt")), "--key", &pki(&format!("{name}.key"))])
+    };
+    for (what, (code, said)) in [
+        ("no certificate", ask(&[])?),
+        ("an administrator's", with("admin")?),
+        ("a kubelet's", with("kubelet-client")?),
+    ] {
+        ensure!(code == "401" && said.contains("\"Unauthorized\""), "{what}: {code} {said}");
+    }
+    let (code, said) = with("front-proxy-client")?;
+    ensure!(code == "200" && said.contains("gitVersion"), "{code} {said}");
+    Ok(())
+}
+
+/// What it writes is whether machines run, whatever its role would allow.
+fn writes_nothing_else(test: &Test) -> Result<()> {
+    const ACCOUNT: &str = "--as=system:serviceaccount:kubevirt:kubevirt-api";
+    test.cluster.create_as("alice", &machine("held", "Always"))?;
+    instance(test, "held")?;
+    // A kubectl that patches a status reads it before.
+    test.kubectl("create role status -n vms --verb=get --resource=virtualmachines.kubevirt.io/status")?;
+    test.kubectl("create rolebinding status -n vms --role=status --serviceaccount=kubevirt:kubevirt-api")?;
+    let patch = |kind: &str, more: &[&str], patch: &str| {
+        let words = ["patch", kind, "held", "-n", "vms", ACCOUNT, "--type=merge", "-p", patch];
+        test.cluster.output(&[&words[..], more].concat())
+    };
+    let disk = r#"{"name":"d","emptyDisk":{"capacity":"1Mi"}}"#;
+    let volumes = format!(r#"{{"spec":{{"template":{{"spec":{{"volumes":[{disk}]}}}}}}}}"#);
+    let status = &["--subresource=status"][..];
+    for (kind, more, change, words) in [
+        ("vm", &[][..], volumes.as_str(), "only whether it runs"),
+        (
+            "vm",
+            &[],
+            r#"{"spec":{"runStrategy":"Manual","template":{"metadata":{"labels":{"a":"b"}}}}}"#,
+            "only whether it runs",
+        ),
+        ("vm", &[], r#"{"metadata":{"annotations":{"a":"b"}}}"#, "no metadata"),
+        ("vm", &[], r#"{"metadata":{"finalizers":null}}"#, "no metadata"),
+        ("vm", status, r#"{"status":{"ready":true,"printableStatus":"Other"}}"#, "only whether it runs"),
+        ("vmi", &[], r#"{"status":{"phase":"Failed"}}"#, "only how long its end may take"),
+        ("vmi", &[], r#"{"spec":{"domain":{"memory":{"guest":"96Mi"}}}}"#, "only how long its end may take"),
+    ] {
+        let said = refused(patch(kind, more, change)).with_context(|| format!("{kind} {change}"))?;
+        ensure!(said.contains("orbidden") && said.contains(words), "{kind} {change}: {said}");
+    }
+    patch("vmi", &[], r#"{"spec":{"terminationGracePeriodSeconds":1}}"#)?;
+    patch("vm", &[], r#"{"spec":{"runStrategy":"Halted"}}"#).map(drop)
+}
+
+/// What only a cluster can miss: without it the authority is not written, and its absence is named.
+fn verbs_are_missed(test: &Test) -> Result<()> {
+    let full = test.json(&format!("get clusterrole {ROLE}"))?;
+    let all: Vec<_> = registered(Scenario::Subresources).filter_map(witnessed).flat_map(verbs).collect();
+    ensure!(all.len() == 4 && all.iter().all(|(_, resource, _)| *resource == "apiservices"), "{all:?}");
+    for gone in ["get", "patch"] {
+        let mut lesser = full["rules"].as_array().cloned().unwrap_or_default();
+        for rule in lesser.iter_mut().filter(|rule| rule["resources"] == json!(["apiservices"])) {
+            if let Some(verbs) = rule["verbs"].as_array_mut() {
+                verbs.retain(|verb| *verb != gone);
+            }
+        }
+        let rules = |rules: &[Value]| -> Result<()> {
+            let patch = json!({"rules": rules}).to_string();
+            test.cluster.output(&["patch", "clusterrole", ROLE, "--type=merge", "-p", &patch]).map(drop)
+        };
+        rules(&lesser)?;
+        for service in SERVICES {
+            let patch = r#"{"spec":{"caBundle":null}}"#;
+            test.cluster.output(&["patch", "apiservice", service, "--type=merge", "-p", patch])?;
+        }
+        let words = format!("cannot {gone} resource \"apiservices\" in API group \"apiregistration.k8s.io\"");
+        wait(&words, TIMEOUT, || Ok(test.log().contains(&words).then_some(())))
+            .with_context(|| test.log())?;
+        rules(full["rules"].as_array().context("no rules")?)?;
+        wait("the authority again", TIMEOUT, || {
+            let all = test.json("get apiservices")?;
+            let ours =
+                |one: &&Value| one["metadata"]["name"].as_str().is_some_and(|name| SERVICES.contains(&name));
+            let all: Vec<&Value> = all["items"].as_array().into_iter().flatten().filter(ours).collect();
+            let whole = all.iter().all(|one| one["spec"]["caBundle"].is_string());
+            Ok((all.len() == SERVICES.len() && whole).then_some(()))
+        })
+        .with_context(|| test.log())?;
+    }
+    registered_with_the_cluster(test)
+}
+
+#[test]
+fn machines_are_started_and_stopped_through_the_clusters_api_server_by_who_may() -> Result<()> {
+    let test = Test::whole(Options { name: "subresources".to_owned(), nodes: 1, ..Options::default() })?;
+    registered_with_the_cluster(&test)?;
+    runs(&test)?;
+    forged(&test)?;
+    writes_nothing_else(&test)?;
+    verbs_are_missed(&test)
+}
