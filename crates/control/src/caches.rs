@@ -10,6 +10,9 @@ use ferrovirt_plan::config::{NAMESPACE, World};
 use ferrovirt_plan::decide::{DOMAIN_ANNOTATION, claim_names};
 use ferrovirt_plan::render::{api, controller, handler};
 use futures::StreamExt;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
@@ -42,6 +45,8 @@ pub(crate) struct Parts {
     controller: Store<Deployment>,
     api: Store<Deployment>,
     daemons: Store<DaemonSet>,
+    mutating: Store<MutatingWebhookConfiguration>,
+    validating: Store<ValidatingWebhookConfiguration>,
 }
 
 /// What of the installation is there.
@@ -49,6 +54,8 @@ pub(crate) struct Found {
     pub(crate) controller: Option<Arc<Deployment>>,
     pub(crate) api: Option<Arc<Deployment>>,
     pub(crate) handler: Option<Arc<DaemonSet>>,
+    pub(crate) mutating: Option<Arc<MutatingWebhookConfiguration>>,
+    pub(crate) validating: Option<Arc<ValidatingWebhookConfiguration>>,
 }
 
 impl Parts {
@@ -57,7 +64,9 @@ impl Parts {
         let (controller, controller_writer) = reflector::store();
         let (api, api_writer) = reflector::store();
         let (daemons, daemon_writer) = reflector::store();
-        let parts = Self { controller, api, daemons };
+        let (mutating, mutating_writer) = reflector::store();
+        let (validating, validating_writer) = reflector::store();
+        let parts = Self { controller, api, daemons, mutating, validating };
         let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
         for (name, writer) in [(controller::NAME, controller_writer), (api::NAME, api_writer)] {
             let (api, config) = (Api::namespaced(client.clone(), NAMESPACE), named(name));
@@ -65,6 +74,12 @@ impl Parts {
         }
         let (api, config) = (Api::namespaced(client.clone(), NAMESPACE), named(handler::NAME));
         tasks.spawn(follow(api, config, daemon_writer, keys.clone(), |_: &DaemonSet| vec![Key::Cluster]));
+        let (all, config) = (Api::all(client.clone()), named(api::NAME));
+        let cluster = |_: &MutatingWebhookConfiguration| vec![Key::Cluster];
+        tasks.spawn(follow(all, config, mutating_writer, keys.clone(), cluster));
+        let (all, config) = (Api::all(client.clone()), named(api::NAME));
+        let cluster = |_: &ValidatingWebhookConfiguration| vec![Key::Cluster];
+        tasks.spawn(follow(all, config, validating_writer, keys.clone(), cluster));
         parts
     }
 
@@ -74,13 +89,21 @@ impl Parts {
         let _ = self.controller.wait_until_ready().await;
         let _ = self.api.wait_until_ready().await;
         let _ = self.daemons.wait_until_ready().await;
+        let _ = self.mutating.wait_until_ready().await;
+        let _ = self.validating.wait_until_ready().await;
     }
 
-    /// The Deployments of controllers and machine API and the DaemonSet, each if there is one.
+    /// The Deployments of controllers and machine API, the DaemonSet and the configurations of webhooks, each if there is one.
     pub(crate) fn now(&self) -> Found {
         let deployment = |store: &Store<Deployment>| store.state().first().cloned();
         let handler = self.daemons.state().first().cloned();
-        Found { controller: deployment(&self.controller), api: deployment(&self.api), handler }
+        Found {
+            controller: deployment(&self.controller),
+            api: deployment(&self.api),
+            handler,
+            mutating: self.mutating.state().first().cloned(),
+            validating: self.validating.state().first().cloned(),
+        }
     }
 }
 

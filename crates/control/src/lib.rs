@@ -44,6 +44,9 @@
 //! | `apps` | `deployments` | `kubevirt-controller` | list watch |
 //! | `apps` | `daemonsets` | `virt-handler` | list watch |
 //!
+//! and on a cluster of the whole of it list and watch of the `mutatingwebhookconfigurations` and
+//! `validatingwebhookconfigurations` (`admissionregistration.k8s.io`) `kubevirt-api`.
+//!
 //! A verb that is missing makes its step fail alone: the refusal, which names verb and resource, goes into an event
 //! and, where the object can still be written, into a condition; the step is tried again after a growing pause.
 //!

@@ -128,6 +128,8 @@ impl Controller {
             controller: found.controller.as_deref(),
             api: found.api.as_deref(),
             handler: found.handler.as_deref(),
+            mutating: found.mutating.as_deref(),
+            validating: found.validating.as_deref(),
         });
         let (version, now) = (env!("CARGO_PKG_VERSION"), Timestamp::now());
         let ops = decide::cluster_status(&cluster, version, problem.as_deref(), parts, now);

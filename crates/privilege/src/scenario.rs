@@ -90,6 +90,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("controller-configuration", Scenario::Cluster),
     ("controller-lease", Scenario::Replicas),
     ("controller-parts", Scenario::Cluster),
+    ("controller-webhooks", Scenario::Cluster),
     ("slot-resource", Scenario::Cluster),
     ("slot-tun", Scenario::Cluster),
     ("controller-nodes", Scenario::Api),

@@ -2,11 +2,16 @@
 
 use ferrovirt_api::kubevirt::{KubeVirt, KubeVirtCondition};
 use ferrovirt_kubernetes::typed_condition::{Condition as _, set};
+use ferrovirt_kubernetes::{json, object};
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::patch;
+use crate::render::api;
 
 /// What is installed on a cluster beside the controllers that decide.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,6 +22,10 @@ pub struct Parts<'a> {
     pub api: Option<&'a Deployment>,
     /// `virt-handler`.
     pub handler: Option<&'a DaemonSet>,
+    /// By which `kubevirt-api` is asked to complete machines.
+    pub mutating: Option<&'a MutatingWebhookConfiguration>,
+    /// By which it is asked to check them, and that nobody else writes their status.
+    pub validating: Option<&'a ValidatingWebhookConfiguration>,
 }
 
 impl Parts<'_> {
@@ -32,6 +41,7 @@ impl Parts<'_> {
         if self.api.is_none() {
             out.push("there is no Deployment kubevirt-api: apply the manifest again".to_owned());
         }
+        out.extend(self.unasked());
         let Some(handler) = self.handler else {
             out.push("there is no DaemonSet virt-handler: apply the manifest again".to_owned());
             return out;
@@ -39,6 +49,31 @@ impl Parts<'_> {
         let status = handler.status.as_ref();
         if status.and_then(|status| status.number_available).unwrap_or(0) < 1 {
             out.push("virt-handler is available on no node".to_owned());
+        }
+        out
+    }
+
+    /// What the API server does not ask `kubevirt-api` about, in words.
+    fn unasked(&self) -> Vec<String> {
+        let mutating = self.mutating.map(|found| {
+            found.webhooks.iter().flatten().map(|webhook| webhook.name.as_str()).collect::<Vec<_>>()
+        });
+        let validating = self.validating.map(|found| {
+            found.webhooks.iter().flatten().map(|webhook| webhook.name.as_str()).collect::<Vec<_>>()
+        });
+        let mut out = Vec::new();
+        for (wanted, found) in api::configurations().iter().zip([mutating, validating]) {
+            let (kind, name) = (object::kind(wanted), object::name(wanted));
+            let Some(found) = found else {
+                out.push(format!("there is no {kind} {name}: apply the manifest again"));
+                continue;
+            };
+            let names = json::list(wanted, "webhooks").map(|webhook| json::text(webhook, "name"));
+            let missing: Vec<_> = names.filter(|name| !found.contains(name)).collect();
+            if !missing.is_empty() {
+                let missing = missing.join(", ");
+                out.push(format!("the {kind} {name} lacks {missing}: apply the manifest again"));
+            }
         }
         out
     }
@@ -142,8 +177,36 @@ mod tests {
             },
         }))
         .unwrap();
-        let parts = Parts { controller: Some(&controller), api: Some(&api), handler: Some(&handler) };
+        let [mutating, validating] = api::configurations();
+        let (mutating, validating) =
+            (serde_json::from_value(mutating).unwrap(), serde_json::from_value(validating).unwrap());
+        let parts = Parts {
+            controller: Some(&controller),
+            api: Some(&api),
+            handler: Some(&handler),
+            mutating: Some(&mutating),
+            validating: Some(&validating),
+        };
         read(kind, Some(parts))
+    }
+
+    #[test]
+    fn a_machine_that_nobody_is_asked_about_is_no_available_installation() {
+        let [mutating, validating] = api::configurations();
+        let mutating: MutatingWebhookConfiguration = serde_json::from_value(mutating).unwrap();
+        let validating: ValidatingWebhookConfiguration = serde_json::from_value(validating).unwrap();
+        let said =
+            |mutating, validating| Parts { mutating, validating, ..Parts::default() }.unasked().join("; ");
+        assert_eq!(said(Some(&mutating), Some(&validating)), "");
+        let none = said(None, None);
+        for kind in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {
+            assert!(none.contains(&format!("there is no {kind} kubevirt-api")), "{none}");
+        }
+        let mut fewer = validating.clone();
+        let webhooks = fewer.webhooks.as_mut().unwrap();
+        webhooks.retain(|webhook| webhook.name != "virtualmachineinstances-update-validator.kubevirt.io");
+        let less = said(Some(&mutating), Some(&fewer));
+        assert!(less.contains("lacks virtualmachineinstances-update-validator.kubevirt.io:"), "{less}");
     }
 
     fn read(kind: &str, parts: Option<Parts<'_>>) -> (String, String) {
@@ -185,7 +248,11 @@ mod tests {
             assert_eq!(read(kind, None).0, wanted);
         }
         let (available, message) = read("Available", Some(Parts::default()));
-        let missing = ["no Deployment kubevirt-api", "no DaemonSet virt-handler"];
+        let missing = [
+            "no Deployment kubevirt-api",
+            "no DaemonSet virt-handler",
+            "no ValidatingWebhookConfiguration kubevirt-api",
+        ];
         assert!(available == "False" && missing.iter().all(|what| message.contains(what)), "{message}");
     }
 }

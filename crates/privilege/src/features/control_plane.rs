@@ -142,6 +142,18 @@ const CONTROLLER: &[Grant] = &[
         "the condition Available of the KubeVirt object says whether the parts of the installation are there",
         "controller-parts",
     ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Running,
+        named![
+            None;
+            "admissionregistration.k8s.io" "mutatingwebhookconfigurations" "kubevirt-api": "list" "watch",
+            "admissionregistration.k8s.io" "validatingwebhookconfigurations" "kubevirt-api": "list" "watch",
+        ],
+        RBAC,
+        "the same condition says whether machines are completed and checked, and their status kept from others",
+        "controller-webhooks",
+    ),
 ];
 
 const AGENT: &[Grant] = &[
