@@ -254,7 +254,7 @@ fn an_image_that_failed_is_not_unpacked_for_each_try_until_it_is_another() {
     let place = node.image("a");
     Image::new().layer(true, |b| file(b, "../evil", b"x")).write(&place, None);
     let first = node.root("a", "a").unwrap_err().to_string();
-    // Whoever reads it again finds that it is gone.
+    // Anyone who reads it again finds that it is gone.
     fs::remove_dir_all(place.join("blobs")).unwrap();
     assert_eq!(node.root("a", "b").unwrap_err().to_string(), first);
     fs::remove_dir_all(&place).unwrap();

@@ -146,7 +146,7 @@ fn after_it_was_killed_slots_are_served_in_the_same_directories() {
     let before = pod.ns.sh("nft list ruleset");
     let ToApi::Refused { why, .. } = prepare(&node, &slot, &fake, wanted(2)) else { panic!("a second one") };
     assert!(why.contains("k6t-eth0 already") && why.contains("delete the pod"), "{why}");
-    // Whoever asks again learns the same.
+    // Anyone who asks again learns the same.
     node.prepare(&slot, wanted(2));
     assert!(node.refused().contains(&why));
     assert_eq!(pod.ns.sh("nft list ruleset"), before);

@@ -3,7 +3,7 @@
 //! Every request takes the same way: authenticate (`auth`), authorize (`auth`), read the body, decode strictly
 //! (`registry`), admission (`admission`), store (`store`), answer in the form that the client asked for (`rest`).
 //!
-//! Where the stages meet, for whoever writes one of them:
+//! Where the stages meet, for anyone who writes one of them:
 //! * `app::App` holds what every stage can reach; `app::{Body, Answer, json, refusal}` make answers.
 //! * `Auth::authenticate(&self, &HeaderMap, Option<&[u8]>) -> Result<UserInfo, ApiError>`: the slice is the DER of
 //!   the verified client certificate. `Auth::authorize(&self, &UserInfo, &Attributes) -> Decision`.

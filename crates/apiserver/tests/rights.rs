@@ -144,7 +144,7 @@ fn a_user_needs_the_right_to_what_the_machine_implies() {
             assert!(said.contains(wanted), "`{wanted}` is not in {said}");
         }
     }
-    // A change is checked anew; one that changes nothing of the machine is not.
+    // A change is checked again; one that changes nothing of the machine is not.
     let disk = json!({"spec": {"template": {"spec": machine("plain", Some("/etc/shadow"))["spec"]["template"]["spec"]}}});
     let (ok, said) = shop.patch(&shop.alice, "plain", &disk);
     assert!(!ok && said.contains("hostPath"), "{said}");

@@ -64,7 +64,7 @@ enum Command {
     Start(machine::Target),
     /// Stop a machine: ACPI shutdown, then the end of its grace period
     Stop(machine::Target),
-    /// Stop a machine and start it anew
+    /// Stop a machine and start it again
     Restart(machine::Target),
     /// Stop a machine's vCPUs
     Pause(machine::Target),

@@ -42,7 +42,7 @@ pub(crate) async fn uninstall(options: Options) -> Result<()> {
     allowed(&client, &options).await?;
     let all = cluster::Options { platform: cluster::Platform::Okd, ..cluster::Options::default() };
     let manifests = render::cluster(&all);
-    // Whoever is asked about machines may be gone.
+    // Anyone who is asked about machines may be gone.
     for manifest in
         manifests.iter().filter(|manifest| object::kind(manifest).ends_with("WebhookConfiguration"))
     {
@@ -54,7 +54,7 @@ pub(crate) async fn uninstall(options: Options) -> Result<()> {
         println!("deleting the Deployment {NAMESPACE}/{}", controller::NAME);
         gone(&deployment, controller::NAME).await?;
     }
-    // Whoever made one meanwhile did not know.
+    // Anyone who made one meanwhile did not know.
     allowed(&client, &options).await?;
     for kind in MACHINES {
         for machine in list(&client, kind).await? {
@@ -167,7 +167,7 @@ async fn delete(api: &Api<DynamicObject>, name: &str, how: &DeleteParams) -> Res
     match api.delete(name, how).await {
         Ok(_) => Ok(true),
         Err(error) if is_missing(&error) => Ok(false),
-        // A namespace that ends says so to whoever deletes it again.
+        // A namespace that ends says so to the one who deletes it again.
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(true),
         Err(error) => Err(error).with_context(|| format!("deleting {name}")),
     }

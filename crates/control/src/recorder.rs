@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{Sender, channel};
 const COMPONENT: &str = "virtualmachine-controller";
 /// Most characters of a message, as the API allows.
 const LONGEST: usize = 1000;
-/// Repetitions that are remembered. When there are more, counting begins anew: that only splits a count.
+/// Repetitions that are remembered. When there are more, counting begins again: that only splits a count.
 const REMEMBERED: usize = 4096;
 
 /// Events that wait to be written. When there are more, the rest is not told.

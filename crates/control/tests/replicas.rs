@@ -144,7 +144,7 @@ async fn a_replica_that_is_killed_is_followed_by_another_and_knows_it_when_it_co
     let lost = first.keep().await;
     // It had expired by itself meanwhile, or sees the other one.
     assert!(matches!(&lost, Lost::Taken(holder) if holder == "second"), "{lost}");
-    // What nobody keeps is taken over by whoever waits.
+    // What nobody keeps is taken over by anyone who waits.
     third.acquire().await;
     assert_eq!(*seen.borrow_and_update(), Standing::Leading);
     cluster.end().await;

@@ -109,7 +109,7 @@ fn tls(identity: Arc<Identity>, clients: ClientTrust) -> Result<rustls::ServerCo
         Some(verifier) => {
             let builder = builder.with_client_cert_verifier(verifier);
             let mut config = builder.with_cert_resolver(identity);
-            // Whoever resumes a session shows no certificate, and authorities change.
+            // Anyone who resumes a session shows no certificate, and authorities change.
             config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
             config

@@ -41,7 +41,7 @@ pub(crate) struct Agents {
 struct Agent {
     id: u64,
     connection: Connection,
-    /// Descriptors that came before an order. They go with the connection, so that an agent that starts anew can
+    /// Descriptors that came before an order. They go with the connection, so that an agent that starts again can
     /// send all of them again.
     passed: Vec<Passed>,
     /// Files that came before an order, likewise.
@@ -241,7 +241,7 @@ impl Agents {
     }
 
     /// Sends to one connection; one that does not take it is closed: it must not hold up the guest, and gets the
-    /// state anew when it connects again.
+    /// state again when it connects again.
     fn send(&mut self, id: u64, event: &Event) {
         let Ok(bytes) = serde_json::to_vec(event) else { return };
         let Some(agent) = self.connections.iter().find(|agent| agent.id == id) else { return };

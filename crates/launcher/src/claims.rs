@@ -211,7 +211,7 @@ impl Found<'_> {
         Ok(size)
     }
 
-    /// Gives an empty file its size. Whoever is of the volume's group may use it later, as another user too. Where several
+    /// Gives an empty file its size. Anyone who is of the volume's group may use it later, as another user too. Where several
     /// machines begin at once, one of them does it: to another the file is not empty any more, or it waits for the order
     /// to be said again.
     fn fill(&self, directory: &OwnedFd, file: &File, bytes: u64) -> Result<(), Problem> {

@@ -318,7 +318,7 @@ impl Launcher {
         }
     }
 
-    /// Gives a console of the guest to whoever waits in the slot.
+    /// Gives a console of the guest to anyone who waits in the slot.
     fn console(&mut self, id: u64, socket: String, console: Console) {
         let connected = match &self.options.slot {
             Some(directory) => slot::connect_console(directory, &socket),
@@ -474,7 +474,7 @@ impl Launcher {
         }
     }
 
-    /// Tells everyone, and whoever looks later, how it ended.
+    /// Tells everyone, and anyone who looks later, how it ended.
     fn end(&mut self, ending: Ending, message: String) {
         log::line(&format!("ended ({ending:?}): {message}"));
         let event = Event::State { state: State::Ended { ending, message }, qemu_pid: None };

@@ -14,7 +14,7 @@ const LONGEST: usize = 1000;
 const LINES: u32 = 200;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Writes to standard error, each line behind the time: seconds since 1970, a dot, nanoseconds, a blank. Whoever shows
+/// Writes to standard error, each line behind the time: seconds since 1970, a dot, nanoseconds, a blank. Anyone who shows
 /// the log turns that into words or leaves it out. Lines beyond what a log is for are counted instead. A log that nobody
 /// takes is no reason to end.
 pub(crate) fn line(text: &str) {

@@ -16,7 +16,7 @@ use std::{
 
 /// The socket's name in the directory.
 const SOCKET: &str = "machine.sock";
-/// Between two tries to connect, at first and at most. Each failure doubles it, and a request begins anew.
+/// Between two tries to connect, at first and at most. Each failure doubles it, and a request begins again.
 const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(2);
 /// What goes with the descriptors of a TAP's queues.

@@ -68,7 +68,7 @@ fn lease() -> Lease {
 #[test]
 fn it_connects_late_and_again_and_takes_orders_from_there_alone() {
     let (mut child, directory, early) = Launcher::start_on_slot(program(), None);
-    // Whoever listened goes before it has accepted, and another one comes.
+    // Anyone who listened goes before it has accepted, and another one comes.
     drop(early);
     fs::remove_file(slot_socket(&directory)).unwrap();
     let listener = Listener::bind(&slot_socket(&directory)).unwrap();

@@ -20,7 +20,7 @@ fn host_disk() -> Value {
     machine("m", &json!([{"name": "root", "hostDisk": {"path": "/srv/a.img", "type": "Disk"}}]))
 }
 
-/// What the embedded server says to whoever makes an object.
+/// What the embedded server says to anyone who makes an object.
 async fn embedded(cluster: &Cluster, object: &Value) -> String {
     match request(&cluster.admin, "POST", MACHINES, object).await {
         Err(kube::Error::Api(status)) => status.message.clone(),
@@ -34,7 +34,7 @@ async fn answers(cluster: &Cluster, api: &Api) {
     let whole = api.completed("alice", &plain).await;
     assert_eq!(whole["metadata"]["annotations"][POD_SCC], "restricted-v2");
     api.admits("alice", &whole).await;
-    // Whatever was sent of the decision, and whoever has written it since.
+    // Whatever was sent of the decision, and anyone who has written it since.
     let mut forged = whole.clone();
     forged["metadata"]["annotations"][POD_SCC] = json!("privileged");
     let said = api.refusal("alice", &forged).await;

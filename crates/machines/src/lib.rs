@@ -130,7 +130,7 @@ impl Request<'_> {
         }
     }
 
-    /// What it is about, as it came: for whoever checks what somebody else has completed.
+    /// What it is about, as it came: for anyone who checks what somebody else has completed.
     ///
     /// # Errors
     /// An object that is not of its kind's form.

@@ -97,7 +97,7 @@ pub struct Channel {
 
 impl Channel {
     /// Takes over a socket that was checked to be one of netlink. One channel for all the life of a socket: numbers of
-    /// requests begin anew with it.
+    /// requests begin again with it.
     pub fn new(socket: OwnedFd) -> Self {
         Self { socket, sequence: 0, timeout: TIMEOUT, over: false, buffer: Vec::new() }
     }
@@ -202,7 +202,7 @@ impl Channel {
             if refused.is_none() && open.iter().all(|open| !open) {
                 return Ok(());
             }
-            // Whoever has a copy can have the kernel answer it all the time.
+            // Anyone who has a copy can have the kernel answer it all the time.
             if Instant::now() >= deadline {
                 return Err(refused.unwrap_or(Error::Timeout));
             }

@@ -41,7 +41,7 @@ pub struct ClusterConfig {
     pub pod_network: PodNetwork,
     /// `fsGroup` of launcher pods with claims on a cluster (`volumeGroup`); the documented profile has one of its own.
     pub volume_group: Option<u32>,
-    /// What lies under the machines. Whoever starts the controllers knows it; it is no field of the KubeVirt object.
+    /// What lies under the machines. Anyone who starts the controllers knows it; it is no field of the KubeVirt object.
     pub world: World,
 }
 
@@ -107,7 +107,7 @@ impl Default for ClusterConfig {
 /// Whose rights count for what a launcher pod gets beyond what anybody's pod may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LauncherRights {
-    /// Those of whoever makes or changes the machine, or of the service account that it names.
+    /// Those of the one who makes or changes the machine, or of the service account that it names.
     Requester,
     /// The controller's: it lends them to everybody who may make machines.
     Controller,

@@ -1,6 +1,6 @@
 //! What a qcow2 image says about itself before QEMU opens it.
 //!
-//! An image comes from whoever made it. Its header can name other files (a backing file, an external data file) that
+//! An image is its author's. Its header can name other files (a backing file, an external data file) that
 //! QEMU would open with its own rights and show to the guest; such an image is refused.
 
 use crate::order::Format;

@@ -2,7 +2,7 @@
 //!
 //! The socket is `SOCK_SEQPACKET`: one JSON message to a packet, at most [`MAX_MESSAGE`] bytes. The agent creates
 //! and binds it (mode 0600, owned by the launcher's user) and hands the listening descriptor to the launcher as
-//! file descriptor 3, so that an agent that starts anew finds it by path. Descriptors travel as SCM_RIGHTS with
+//! file descriptor 3, so that an agent that starts again finds it by path. Descriptors travel as SCM_RIGHTS with
 //! the message that names them. A launcher with a slot (`--slot DIR`) listens nowhere: it connects to the handler's
 //! socket in that directory, again whenever the link ends, and takes orders from there alone. Every connection gets an [`Event::State`] at once and another at each change.
 

@@ -1,6 +1,6 @@
 //! Rules for what people write into a machine and what becomes part of a command line: one for each kind of value.
 //!
-//! Whoever accepts a machine (validation in `ferrovirt-api`) and whoever starts it (the check of an order) ask the same
+//! Anyone who accepts a machine (validation in `ferrovirt-api`) and anyone who starts it (the check of an order) ask the same
 //! functions, so that nothing is accepted that cannot be started. A broken rule is a sentence without its subject.
 
 /// Fewest bytes of guest memory: the firmware of a q35 board does not fit into less.

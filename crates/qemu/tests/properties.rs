@@ -133,7 +133,7 @@ proptest! {
                 prop_assert!(killed || guest.deadline().is_some());
             }
         }
-        // Whoever asks for an end gets one, at the latest after the grace and two more waits.
+        // Anyone who asks for an end gets one, at the latest after the grace and two more waits.
         let mut actions = guest.shutdown(Duration::from_secs(30), now);
         for _ in 0..40 {
             now += Duration::from_secs(1);

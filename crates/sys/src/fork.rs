@@ -13,7 +13,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-/// That this process has one thread. Whoever has this starts no other.
+/// That this process has one thread. Anyone who has this starts no other.
 #[derive(Debug)]
 pub struct OneThread(PhantomData<*const ()>);
 

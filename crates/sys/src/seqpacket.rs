@@ -75,7 +75,7 @@ impl Listener {
     }
 }
 
-/// Makes a socket of this type and binds it to `path`, which must not exist. Whoever connects is refused until somebody
+/// Makes a socket of this type and binds it to `path`, which must not exist. Anyone who connects is refused until somebody
 /// listens. The descriptor is close-on-exec and blocking.
 ///
 /// # Errors
@@ -199,7 +199,7 @@ pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The user of whoever connected, as this process numbers users.
+/// The user of the one who connected, as this process numbers users.
 ///
 /// The kernel's answer has a process number, too, which is 0 where that process is of a namespace that this one does not see,
 /// as a launcher's is in another pod: it is not looked at.

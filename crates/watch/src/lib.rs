@@ -16,7 +16,7 @@ use kube::runtime::utils::Backoff as _;
 use kube::runtime::watcher::{Config, DefaultBackoff, Error, Event, watcher};
 use serde::de::DeserializeOwned;
 
-/// Longest pause before a list that is due because the revision is gone: nothing is broken then, and whoever waits for
+/// Longest pause before a list that is due because the revision is gone: nothing is broken then, and anyone who waits for
 /// the list sees nothing meanwhile.
 const LONGEST_BEFORE_LIST: Duration = Duration::from_secs(2);
 

@@ -1,7 +1,7 @@
 //! Gives each namespace its uid range, SELinux level and groups, where nobody else does.
 //!
 //! Replicas need no lease: the ledger is written by its resource version before a block is used, and remembers for whom it
-//! was. Whoever comes second reads the same block out of it.
+//! was. Anyone who comes second reads the same block out of it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -54,7 +54,7 @@ fn members(layout: &Layout) -> Vec<Process> {
     found
 }
 
-/// The last lines of every log of the cluster, for whoever reads why it did not start.
+/// The last lines of every log of the cluster, for anyone who reads why it did not start.
 pub fn last_words(layout: &Layout) -> String {
     let mut text = String::new();
     let nodes = layout.nodes();

@@ -18,7 +18,7 @@ use std::{
 
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A pod that says where it is, to whoever asks on port 8080 and in its log, and a Service before it.
+/// A pod that says where it is, to anyone who asks on port 8080 and in its log, and a Service before it.
 fn pod(node: &str) -> String {
     format!(
         r#"

@@ -227,7 +227,7 @@ fn reconfigured(test: &Test) -> Result<()> {
     Ok(())
 }
 
-/// Whoever may change pods has the kubelet start another container in the place: it gets no order.
+/// Anyone who may change pods has the kubelet start another container in the place: it gets no order.
 fn changed(test: &Test) -> Result<()> {
     test.cluster.apply(&manifest("changed", "/boot/vmlinuz"))?;
     let vmi = running(test, "changed")?;
@@ -428,7 +428,7 @@ spec:
       volumes: [{name: data, persistentVolumeClaim: {claimName: witness}}]
 ";
 
-/// Each verb that the account has is taken away, and named by whoever misses it.
+/// Each verb that the account has is taken away, and named by anyone who misses it.
 fn rights_are_missed(test: &Test) -> Result<()> {
     let mut tried: Vec<(&str, &str)> = Vec::new();
     let (pods, machines) = ("pods", "virtualmachineinstances");

@@ -37,7 +37,7 @@ const NAMESPACES: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: vms, labels: {pod-security.kubernetes.io/enforce: restricted}}}
 ";
 
-/// The DaemonSet that is installed, with fewer places and less patience.
+/// The DaemonSet that is installed, with fewer places and shorter timeouts.
 fn plug() -> String {
     let mut manifest = render::handler::daemon_set(IMAGE, "none", Default::default(), None);
     // Nobody reads machines here.

@@ -59,7 +59,7 @@ fn each_machine_has_its_type_and_a_level_of_its_own() -> Result<()> {
     let policy = condition(node, "SELinuxPolicy").context("no condition SELinuxPolicy")?;
     ensure!(policy["status"] == "False" && policy["reason"] == "Disabled", "{policy}");
 
-    // A machine keeps its level when controllers and agent are killed, and when it starts anew.
+    // A machine keeps its level when controllers and agent are killed, and when it starts again.
     cluster.kill()?;
     cluster.launch()?;
     cluster.wait_ready()?;

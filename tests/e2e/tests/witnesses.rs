@@ -1,5 +1,5 @@
 //! Witnesses of the verbs of the node agent, in both of its roles: each verb is taken out of the role that is
-//! installed, the agent starts anew, a machine lives, and the API server says that it has refused exactly that verb.
+//! installed, the agent starts again, a machine lives, and the API server says that it has refused exactly that verb.
 
 #![allow(clippy::indexing_slicing)]
 

@@ -58,7 +58,7 @@ spec:
     )
 }
 
-/// A guest that greets whoever comes.
+/// A guest that greets anyone who comes.
 fn host(name: &str) -> String {
     let greet =
         format!("#!/bin/sh\nnc -ll -p {PORT} -e echo greetings from {name} </dev/null >/dev/null 2>&1 &\n");

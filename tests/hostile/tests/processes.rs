@@ -110,7 +110,7 @@ fn the_api_server_has_no_right_of_root_and_the_agent_has_those_of_the_table() ->
     // A taken-over API server.
     let data = cluster.data().display();
     let open = fs::metadata(cluster.data())?.permissions();
-    // Whoever may reach the directory still reaches only what is the user's own.
+    // Anyone who may reach the directory still reaches only what is the user's own.
     let way = cluster.data().parent().context("no parent")?.to_owned();
     fs::set_permissions(&way, fs::Permissions::from_mode(0o711))?;
     fs::set_permissions(cluster.data(), fs::Permissions::from_mode(0o711))?;

@@ -93,7 +93,7 @@ pub struct Node {
     pub labels: Vec<(String, String)>,
     /// Huge pages of 2 MiB to reserve.
     pub huge_pages: u32,
-    /// The domain of whoever starts `ferrovirt up`.
+    /// The domain of the one who starts `ferrovirt up`.
     pub engine: String,
     /// The domain that `ferrovirt up` and the node agent come into by it.
     pub agent: String,

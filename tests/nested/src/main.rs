@@ -39,7 +39,7 @@ fn main() {
     }
 }
 
-/// A line for whoever started the machine.
+/// A line for the one who started the machine.
 fn say(line: &str) {
     if let Ok(mut port) = fs::OpenOptions::new().write(true).open(RESULTS) {
         let _ = port.write_all(format!("{line}\n").as_bytes());

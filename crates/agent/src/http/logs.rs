@@ -170,7 +170,7 @@ pub(super) async fn answer(target: &Target, query: Option<&str>) -> Response<Bod
                 let out = shown.finish();
                 return Ok(Some((Frame::data(Bytes::from(out)), (file, None, target))));
             }
-            // The log was over its limit and started anew.
+            // The log was over its limit and started again.
             if file.metadata()?.len() < file.stream_position()? {
                 file.seek(SeekFrom::Start(0))?;
                 continue;

@@ -141,7 +141,7 @@ impl Store {
         }
         let turn = Turn::take(self, &reference.name).ok_or_else(|| Error::Busy(text.to_owned()))?;
         let _one_at_a_time = turn.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever was first may have found it.
+        // The first one may have found it.
         if let Some(answer) = self.known(&asked, stamp, marks) {
             return answer.map_err(failed);
         }
@@ -264,7 +264,7 @@ impl Store {
     }
 }
 
-/// Marks a copy as used. Under the lock of the state, as whoever removes copies.
+/// Marks a copy as used. Under the lock of the state, as everyone who removes copies.
 fn mark(marks: &Path, key: &str) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(marks)?;
     File::create(marks.join(key)).map(drop)

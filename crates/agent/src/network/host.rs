@@ -110,7 +110,7 @@ impl Host {
         format!("{}{}", rules::BRIDGES, self.tag)
     }
 
-    /// Hardware address of the bridge: made anew, it is still the one that guests know.
+    /// Hardware address of the bridge: made again, it is still the one that guests know.
     pub(super) fn mac(&self) -> MacAddress {
         MacAddress([0x0a, 0x58, 10, 244, self.third, 1])
     }

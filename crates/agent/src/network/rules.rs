@@ -322,7 +322,7 @@ fn other_family() -> Rule {
     Rule::new().is_not(Field::Nfproto, [2]).counter().drop()
 }
 
-/// One bridge is one element of `total`: a count in a rule would begin anew with every batch.
+/// One bridge is one element of `total`: a count in a rule would begin again with every batch.
 fn too_many(connections: Connections) -> [Rule; 2] {
     let new = || Rule::new().state_new();
     [

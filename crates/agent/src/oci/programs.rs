@@ -50,7 +50,7 @@ pub fn prepare(directory: &Path, idle: bool) -> io::Result<PathBuf> {
         rustix::fs::syncfs(fs::File::open(directory)?)?;
         fs::rename(&part, &own)?;
     }
-    // Whoever labels the node's files anew labels these otherwise.
+    // Anyone who labels the node's files again labels these otherwise.
     selinux::label_tree(&own, selinux::SHARED_FILES)?;
     if idle {
         for entry in fs::read_dir(directory)? {

@@ -196,10 +196,10 @@ fn held(shared: &Shared, pod: &Pod, directory: &Path, record: &Record) -> io::Re
     Ok(held)
 }
 
-/// Keeps a launcher that talks too much from filling the disk: its log starts anew. It writes in append mode.
+/// Keeps a launcher that talks too much from filling the disk: its log starts again. It writes in append mode.
 fn cut(uid: &str, log: &Path) {
     if fs::metadata(log).is_ok_and(|data| data.len() > MOST_LOG) {
-        tracing::warn!(uid, "the log of the pod is over {MOST_LOG} bytes and starts anew");
+        tracing::warn!(uid, "the log of the pod is over {MOST_LOG} bytes and starts again");
         if let Err(error) = fs::OpenOptions::new().write(true).open(log).and_then(|file| file.set_len(0)) {
             tracing::warn!(uid, "cutting the log: {error}");
         }

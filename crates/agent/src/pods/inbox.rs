@@ -130,7 +130,7 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         let mut waiting = self.0.waiting();
         waiting.closed = true;
-        // Whoever waits for an answer learns that there will be none.
+        // Anyone who waits for an answer learns that there will be none.
         waiting.switches.clear();
     }
 }

@@ -1,4 +1,4 @@
-//! What is kept on disk of a pod that was started, so that an agent that starts anew takes it over.
+//! What is kept on disk of a pod that was started, so that an agent that starts again takes it over.
 
 use crate::{
     network::{Port, cni::Address, pod::Wired},

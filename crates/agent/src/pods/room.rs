@@ -1,5 +1,5 @@
 //! What the node has and which of its pods have it: a pod that does not fit is rejected, as a kubelet does. The scheduler
-//! looks too, but whoever makes a pod can name its node and pass it by.
+//! looks too, but anyone who makes a pod can name its node and pass it by.
 
 use ferrovirt_plan::decide::fit::{self, Amounts, Rejection};
 use k8s_openapi::api::core::v1::Node;

@@ -1,4 +1,4 @@
-//! What a launcher, or whoever has taken `api` over, can try.
+//! What a launcher, or anyone who has taken `api` over, can try.
 
 use crate::{
     prepare,
@@ -332,7 +332,7 @@ fn a_console_is_that_of_the_launcher_which_is_linked_and_there_are_few() {
     node.linked(&slot);
     let link = node.link(&slot);
     assert!(matches!(node.console(&slot, link + 1).1, Opened::Refused { .. }));
-    // Whoever sees the directory from another pod, or from the node.
+    // Anyone who sees the directory from another pod, or from the node.
     for ns in [&other.ns, &here()] {
         let (api, opened) = node.console(&slot, link);
         let mut stranger = join(&node, &slot, &opened, ns);

@@ -83,7 +83,7 @@ fn what_holds_is_known_to_the_next_agent() {
 fn a_running_pod_comes_back_by_its_record_and_not_by_who_is_there() {
     let node = Node::new();
     let (pod, other) = (node.pod("a1", "alpha"), node.pod("a2", "alpha"));
-    // The file of ports is lost, and whoever is in the pod has changed its address.
+    // The file of ports is lost, and anyone who is in the pod has changed its address.
     std::fs::remove_file(node.directory.path().join("ports.json")).unwrap();
     let forged = "02:00:00:00:ba:d0";
     pod.ns.sh(&format!("ip link set eth0 address {forged}"));

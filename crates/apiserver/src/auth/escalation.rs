@@ -43,7 +43,7 @@ fn check_role(authorizer: &Authorizer, request: &AdmissionRequest<'_>) -> Result
         return Ok(());
     }
     if request.object.get("aggregationRule").is_some_and(|rule| !rule.is_null()) {
-        // Whoever can aggregate can collect anything, so only the holder of everything may without `escalate`.
+        // Anyone who can aggregate can collect anything, so only the holder of everything may without `escalate`.
         refuse_missing(authorizer, request, &Rule::everything())?;
     }
     refuse_missing(authorizer, request, &rules)

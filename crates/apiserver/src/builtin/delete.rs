@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::clock;
 use crate::store::{Change, Key, Store, StoreError};
 
-/// Asks for the deletion of an object. It goes at once when nothing holds it; otherwise it is marked, and whoever
+/// Asks for the deletion of an object. It goes at once when nothing holds it; otherwise it is marked, and anyone who
 /// holds it (finalizers, for pods the node's agent) lets go of it. Something that is gone already is fine.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use crate::store::{Change, Key, Prefix, Store, StoreError};
 /// The object that remembers which uid blocks were given out: a [`Ledger`].
 const ALLOCATOR: (&str, &str) = ("kube-system", "scc-uid");
 
-/// Keeps all namespaces equipped, and empties those that are being deleted. Uid ranges are left to whoever admits pods.
+/// Keeps all namespaces equipped, and empties those that are being deleted. Uid ranges are left to what admits pods.
 pub async fn run(store: Store, ca_pem: String, scc: SccAdmission) {
     let prefixes = vec![Prefix::everything()];
     let mut wake = Wake::new(&store, prefixes);

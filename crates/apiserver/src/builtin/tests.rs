@@ -292,7 +292,7 @@ async fn old_events_are_forgotten_and_young_ones_kept() {
     let old = json!({"kind": "Event", "lastTimestamp": time::text(crate::clock::now() - 3601)});
     let old = world.add("events", "default", "old", old).await;
     let young = json!({"kind": "Event", "lastTimestamp": crate::clock::stamp()});
-    // The task may be asleep until a younger event expires; a store that is opened again starts it anew.
+    // The task may be asleep until a younger event expires; a store that is opened again starts it again.
     world.tasks.iter().for_each(tokio::task::JoinHandle::abort);
     let young = world.add("events", "default", "young", young).await;
     let task = tokio::spawn(events::run(world.store.clone()));

@@ -9,7 +9,7 @@ use super::answer::Pending;
 use super::{Flow, Place, Requester};
 use crate::status::ApiError;
 
-/// How many connections there are on which nobody said who they are. Whoever has a credential says so with the first
+/// How many connections there are on which nobody said who they are. Anyone who has a credential says so with the first
 /// request, some milliseconds after the handshake; those who hold places only to hold them are the oldest.
 const MAX_NOBODY: usize = 256;
 

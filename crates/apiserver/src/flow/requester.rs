@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::request::UserInfo;
 use ferrovirt_kubernetes::subject::split_service_account;
 
-/// Who a request counts for: the authenticated user, whoever they act as, and for service accounts the namespace. Whoever
+/// Who a request counts for: the authenticated user, whoever they act as, and for service accounts the namespace. Anyone who
 /// may make or impersonate accounts of a namespace would be as many users as they like otherwise.
 #[derive(Clone, Debug)]
 pub struct Requester(Option<Arc<str>>);

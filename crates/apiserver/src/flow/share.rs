@@ -15,7 +15,7 @@ const WAIT: Duration = Duration::from_secs(15);
 const QUEUE: usize = 50;
 const ALL_QUEUES: usize = 1000;
 
-/// What users share. Whoever holds a [`Place`] has a part of it.
+/// What users share. Anyone who holds a [`Place`] has a part of it.
 #[derive(Debug)]
 pub struct Share {
     each: usize,
@@ -112,7 +112,7 @@ impl Share {
     }
 
     fn give_back(self: &Arc<Self>, user: &str, weight: usize) {
-        // Whoever stopped waiting sends the place back here: outside of the lock.
+        // Anyone who stopped waiting sends the place back here: outside of the lock.
         let mut refused = Vec::new();
         {
             let mut state = self.lock();

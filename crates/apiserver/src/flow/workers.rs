@@ -60,7 +60,7 @@ pub(crate) fn users() -> io::Result<Runtime> {
     builder.worker_threads(2).thread_name("users").on_thread_start(|| give_way(USERS)).enable_all().build()
 }
 
-/// Makes the calling thread alone give way: on Linux, niceness is a property of threads. Each begins with that of whoever
+/// Makes the calling thread alone give way: on Linux, niceness is a property of threads. Each begins with that of the one who
 /// started it, and may not go back.
 fn give_way(nice: i32) {
     let set = || {

@@ -1,4 +1,4 @@
-//! The way of one request: authenticate, authorize, body, and on to whoever answers it.
+//! The way of one request: authenticate, authorize, body, and on to what answers it.
 
 use std::sync::Arc;
 
@@ -84,7 +84,7 @@ async fn respond(
     }
 }
 
-/// Whoever looks after the server is answered also when it is busy.
+/// Anyone who looks after the server is answered also when it is busy.
 fn is_health(parts: &[String]) -> bool {
     parts.first().is_some_and(|word| matches!(word.as_str(), "healthz" | "readyz" | "livez"))
 }

@@ -60,7 +60,7 @@ impl Forgotten {
     /// # Errors
     /// [`StoreError::Expired`] when it has not.
     pub(super) fn check(&self, revision: u64, prefix: &Prefix) -> Result<(), StoreError> {
-        // Whoever keeps up does not pay for the look at the places.
+        // Anyone who keeps up does not pay for the look at the places.
         if revision >= self.last {
             return Ok(());
         }

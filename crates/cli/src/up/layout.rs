@@ -158,7 +158,7 @@ fn own_all(api: &Path, user: u32) -> Result<()> {
     Ok(())
 }
 
-/// Gives a file or a directory with all that is in it to a user. Whoever had it before may not be trusted, and may
+/// Gives a file or a directory with all that is in it to a user. Anyone who had it before may not be trusted, and may
 /// still run: links are not followed, each name is looked up once, and a file that has a second name somewhere is
 /// refused, since that may be another's.
 fn give(path: &Path, user: u32) -> Result<()> {

@@ -1,6 +1,6 @@
 //! A machine's network, made through descriptors that its launcher has opened in the namespace of its pod and sent.
 //!
-//! The launcher needs no capability for that, and whoever has the descriptors needs no right over namespaces: they stay
+//! The launcher needs no capability for that, and anyone who has the descriptors needs no right over namespaces: they stay
 //! bound to the one in which they were opened, and the kernel asks for the capability of who uses them. But they are a
 //! stranger's. Each line of this module closes an attack that works otherwise:
 //!

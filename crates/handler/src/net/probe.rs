@@ -14,7 +14,7 @@ use std::{io, os::fd::AsFd};
 const NOBODY: u32 = i32::MAX.unsigned_abs();
 
 /// What is wrong, for an administrator; `None` when a request through a socket that a child without capabilities has
-/// opened is judged by the capabilities of whoever sends it with an address.
+/// opened is judged by the capabilities of the process that sends it with an address.
 ///
 /// # Errors
 /// When it cannot be tried.
@@ -47,7 +47,7 @@ fn judge(mut lent: Channel) -> Option<String> {
     match said.as_ref().map_err(|error| error.errno()) {
         Ok(()) | Err(Some(Errno::NODEV)) => None,
         Err(Some(Errno::PERM)) => Some(
-            "networks of machines cannot be made: either virt-handler net has no CAP_NET_ADMIN, or this kernel asks whoever \
+            "networks of machines cannot be made: either virt-handler net has no CAP_NET_ADMIN, or this kernel asks anyone who \
              opened a netlink socket for it, also of messages with an address (before Linux 3.16)"
                 .to_owned(),
         ),

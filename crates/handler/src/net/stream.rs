@@ -71,7 +71,7 @@ fn serve(
             break listener.accept()?.0;
         }
     };
-    // The socket is open to whoever sees the slot, which is one container of one pod: but only while that is the same one.
+    // The socket is open to anyone who sees the slot, which is one container of one pod: but only while that is the same one.
     if seqpacket::peer_user(stream.as_fd())? != user || netns::cookie(stream.as_fd())? != cookie {
         mem::forget(stream);
         return Err(io::Error::other("somebody else than the launcher has connected"));

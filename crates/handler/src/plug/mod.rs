@@ -2,7 +2,7 @@
 //!
 //! A launcher's pod asks for one `devices.ferrovirt.io/machine`. The kubelet then calls `Allocate`, and the answer makes
 //! kubelet and runtime mount a directory of the slot's own into the container: the pod names no path of the node. Which
-//! pod holds a slot says the kubelet's pod-resources API. Whoever may register a plug-in is root on the node, since the
+//! pod holds a slot says the kubelet's pod-resources API. Anyone who may register a plug-in is root on the node, since the
 //! answer may name any path and device: so this part has no capability, no token and no network, and nothing that a
 //! launcher sends reaches it.
 //!

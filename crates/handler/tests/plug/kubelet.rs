@@ -137,7 +137,7 @@ async fn connect(shared: Arc<Shared>, request: RegisterRequest) -> Result<Empty,
             };
             match message {
                 Ok(Some(devices)) => drop(on.lists.send((endpoint.clone(), devices.devices))),
-                // Whoever is registered now is meant, although this one ended.
+                // The one that is registered now is meant, although this one ended.
                 _ => {
                     if let Some(current) = on.current.lock().unwrap().take() {
                         current.send_replace(true);

@@ -60,7 +60,7 @@ impl Rule {
         grants.then_some(&self.resource_names)
     }
 
-    /// The two rules of whoever may do everything.
+    /// The two rules of anyone who may do everything.
     #[must_use]
     pub fn everything() -> [Self; 2] {
         let all = || vec!["*".to_owned()];

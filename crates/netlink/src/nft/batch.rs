@@ -96,7 +96,7 @@ impl Hook {
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     messages: Vec<Message>,
-    /// What each message is about, for whoever reads a refusal.
+    /// What each message is about, for anyone who reads a refusal.
     labels: Vec<String>,
     sets: u32,
 }

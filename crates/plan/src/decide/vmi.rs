@@ -212,7 +212,7 @@ fn create(snapshot: &VmiSnapshot<'_>, blocked: bool) -> Step {
 
 /// Records an MCS pair that nobody else has; `None` when the instance's own is recorded and nobody else's.
 ///
-/// The pod is made in a later round, when the record has come back and is still the newest. Whoever records a pair sees
+/// The pod is made in a later round, when the record has come back and is still the newest. Anyone who records a pair sees
 /// then who had recorded it before, since all instances come through one watch, and gives way. What is given up must not
 /// be in a pod that the cache does not show yet. So no two pods ever have the same pair, and a kill between any two steps
 /// loses nothing.
@@ -223,7 +223,7 @@ fn level(snapshot: &VmiSnapshot<'_>, taken: &BTreeSet<Mcs>) -> Option<Step> {
         return None;
     }
     let actions = if held.is_some() { confirm(snapshot) } else { Vec::new() };
-    // A machine gets its pair back when it starts anew, as a rule: the seed is the owner's.
+    // A machine gets its pair back when it starts again, as a rule: the seed is the owner's.
     let owner = vmi.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
     let seed = owner.map_or(uid(&vmi.metadata), |owner| owner.uid.as_str());
     Some(match Mcs::allocate(seed, taken) {

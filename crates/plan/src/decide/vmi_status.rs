@@ -12,7 +12,7 @@ use ferrovirt_kubernetes::typed_condition::{Condition, find, remove, set};
 
 /// Reasons of `Synchronized=False` that are the controller's alone; they end when there is a pod.
 const BEFORE_THE_POD: [&str; 4] = ["FailedCreate", "FailedPvcNotFound", "InvalidMachine", "NoFreeLevel"];
-/// Reasons that the controller and the node agent both write. Whoever was first is left alone, and they end when the
+/// Reasons that the controller and the node agent both write. The first one is left alone, and they end when the
 /// container runs: two writers that both insist would overwrite each other for ever.
 const IMAGES: [&str; 2] = ["ErrImagePull", "ImagePullBackOff"];
 

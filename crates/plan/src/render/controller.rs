@@ -36,7 +36,7 @@ pub fn deployment(image: &str, launcher: &str, profile: Profile, volume_group: O
         "image": image,
         "args": args,
         "ports": [{"containerPort": PORT, "name": "health"}],
-        // And no probe of liveness: a process that has lost the Lease ends by itself, and whoever reaches the port could
+        // And no probe of liveness: a process that has lost the Lease ends by itself, and anyone who reaches the port could
         // keep others from it.
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": PORT}, "periodSeconds": 5},
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},

@@ -47,7 +47,7 @@ pub fn policy() -> [Value; 2] {
                     {"name": "before", "expression": format!("oldObject == null ? 0 : {}", asking("oldObject"))},
                     {"name": "now", "expression": asking("object")},
                 ],
-                // Whoever labels a machine's pod, or removes a finalizer from it, adds none.
+                // Anyone who labels a machine's pod, or removes a finalizer from it, adds none.
                 "validations": [
                     {"expression": "variables.now <= variables.before", "message": message, "reason": "Forbidden"},
                 ],

@@ -84,7 +84,7 @@ pub(super) fn metadata(
     if config.rights() == LauncherRights::Requester {
         let recorded = match config.world {
             World::Machine => rights::pod_scc(owner.metadata.annotations.as_ref()),
-            // Nobody records it on a cluster yet: what stands there is the word of whoever wrote the machine.
+            // Nobody records it on a cluster yet: what stands there is the word of the one who wrote the machine.
             World::Cluster => rights::EVERYBODYS,
         };
         let bound = match recorded {

@@ -42,7 +42,7 @@ pub(super) fn storage(grants: &GrantSet) -> Storage {
     out
 }
 
-/// What a launcher keeps beside disks: sockets, seeds of some MiB, its last state. Whoever evicts pods for their scratch
+/// What a launcher keeps beside disks: sockets, seeds of some MiB, its last state. Anyone who evicts pods for their scratch
 /// space, a kubelet or our node agent, need not wait for the limit of all of it.
 const SMALL: &str = "64Mi";
 

@@ -13,7 +13,7 @@ enum Identity {
     Account { namespace: &'static str, name: &'static str },
     /// A group.
     Group { role: &'static str, group: &'static str },
-    /// Whoever has one of Kubernetes' user roles, into which this one is aggregated.
+    /// Anyone who has one of Kubernetes' user roles, into which this one is aggregated.
     Aggregated { role: &'static str, into: &'static str },
 }
 

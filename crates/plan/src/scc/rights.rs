@@ -1,7 +1,7 @@
 //! Whether somebody may have the privileges that a machine implies.
 //!
 //! A machine's pod is made by the controller, so the cluster's own admission sees the controller's rights and not the
-//! user's. Here the pod that the machine implies is put to the SCCs with the rights of whoever makes or changes the
+//! user's. Here the pod that the machine implies is put to the SCCs with the rights of the one who makes or changes the
 //! machine. The answer is recorded on the machine, and the pod is later bound to one SCC by it
 //! (`openshift.io/required-scc`). Pure: API server and webhook bring the state.
 
@@ -23,7 +23,7 @@ use crate::config::{ClusterConfig, NAMESPACE};
 use crate::render;
 use crate::scc::excess::{Excess, excess};
 
-/// Annotation of machines: the SCC that was found to admit the machine for whoever asked.
+/// Annotation of machines: the SCC that was found to admit the machine for the one who asked.
 pub const SCC: &str = "ferrovirt.io/scc";
 /// Annotation of machines: whose right counted, `user NAME` or `serviceaccount NAMESPACE/NAME`.
 pub const SUBJECT: &str = "ferrovirt.io/scc-subject";
@@ -114,7 +114,7 @@ pub enum Problem {
     Forbidden(Box<Forbidden>),
 }
 
-/// What a machine needs beyond the rights of whoever asks.
+/// What a machine needs beyond the rights of the one who asks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forbidden {
     /// The namespace.

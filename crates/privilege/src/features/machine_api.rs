@@ -47,7 +47,7 @@ const GRANTS: &[Grant] = &[
             "authorization.k8s.io" "subjectaccessreviews": "create",
         ],
         RBAC,
-        "where the cluster has constraints, a machine is admitted with the rights of whoever makes it",
+        "where the cluster has constraints, a machine is admitted with the rights of the one who makes it",
         "machine-api-rights",
     ),
     Grant::new(

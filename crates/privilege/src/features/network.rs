@@ -64,7 +64,7 @@ pub(super) const TAP: Table = Table {
             selinux!["{domain}" "tun_tap_device_t" "chr_file": "read" "write" "ioctl"],
             "security hooks: selinux_file_receive and selinux_file_ioctl on the open queue; the node's label is that of \
              the node on which the agent opened it",
-            "packets go through the passed queue; it cannot be opened anew, since there is no right to open",
+            "packets go through the passed queue; it cannot be opened again, since there is no right to open",
             "tap-selinux",
         ),
     ],

@@ -88,7 +88,7 @@ impl Constraints {
             let cause = Cause::NotAPod(e.to_string());
             Denied { pod: shown_name(request.name, value), pass, cause, audit: Vec::new() }
         })?;
-        // OKD's answer, which holds where kubelets refuse pods of another system than theirs. Whoever runs pods has to.
+        // OKD's answer, which holds where kubelets refuse pods of another system than theirs. Anyone who runs pods has to.
         if pod.windows {
             return Ok(None);
         }

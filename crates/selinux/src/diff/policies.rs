@@ -270,7 +270,7 @@ impl Only<'_> {
         let database = self.database;
         let Ok(value) = database.find_type(name) else { return rules };
         let attributes: Vec<u32> = database.attributes_of(value).collect();
-        // Compilers compute some attributes anew for each policy.
+        // Compilers compute some attributes again for each policy.
         let computed: HashSet<u32> =
             database.attributes().filter(|one| is_computed(database.type_name(*one))).collect();
         let written = |value: u32| database.attributes_of(value).filter(|one| !computed.contains(one));

@@ -41,7 +41,7 @@ fn file(place: &Place) -> io::Result<Act> {
     read_in(&place.neighbours("")?, "secret", OFlags::RDONLY)
 }
 
-/// Past the directory: a descriptor that gives no right to the file is opened anew.
+/// Past the directory: a descriptor that gives no right to the file is opened again.
 fn reopen(place: &Place) -> io::Result<Act> {
     let file = open(place.neighbours("secret")?, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let descriptors = anchor("/proc/self/fd")?;

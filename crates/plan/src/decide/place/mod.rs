@@ -432,7 +432,7 @@ impl Place {
             (Some(message), Stage::Networking | Stage::Ordered | Stage::Serving | Stage::Paused { .. }) => {
                 self.part(NOT_AS_RENDERED, message, out);
             }
-            // What was waited for may be there. Whoever changes the pod all the time is not followed.
+            // What was waited for may be there. Anyone who changes the pod all the time is not followed.
             (None, Stage::Paused { at, hint: true }) => {
                 let at = at.min(self.looked.saturating_add(FIRST));
                 self.stage = Stage::Paused { at, hint: true };

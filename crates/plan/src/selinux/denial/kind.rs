@@ -92,7 +92,7 @@ impl Kind {
                 "make the TAP device in the launcher's own context (or pass its open queues); do not widen the policy"
             }
             Self::LostFromBase => {
-                "the module was made from attributes alone or is stale: make it anew from this node's policy"
+                "the module was made from attributes alone or is stale: make it again from this node's policy"
             }
             Self::BaseGap => {
                 "this base policy lacks what the feature needs; the documented rules do not add it: use a base that has \

@@ -112,7 +112,7 @@ pub enum OutcomeError {
     #[error("the process in {0} did not do everything: {1}")]
     Worker(String, String),
     /// A line that means nothing.
-    #[error("the guest's line {0:?} is not understood: build the witness anew")]
+    #[error("the guest's line {0:?} is not understood: build the witness again")]
     Line(String),
     /// A name of the table that a policy lacks.
     #[error(transparent)]
