@@ -1,53 +1,14 @@
 //! What must be true of the whole table.
 
-use ferrovirt_model::{
-    Bytes, Machine, PageSize, Profile,
-    machine::{Bus, Cpu, Devices, Disk, DiskTarget, Firmware, Memory, Scheduling, Source},
-};
+mod common;
+
+use common::{PROFILES, disk, machine, table};
+use ferrovirt_model::{Bytes, PageSize, Profile, machine::Source};
 use ferrovirt_privilege::{
     Domain, Feature, Grant, GrantSet, Label, Right, Scenario, Subject, Surface, Surroundings, cluster_grants,
     domain, domain_grants, feature_grants, features, grants, machine_grants, scenario, task,
 };
 use std::collections::{BTreeMap, BTreeSet};
-
-const PROFILES: [Profile; 2] = [Profile::Minimal, Profile::Documented];
-
-fn table() -> Vec<(Feature, &'static Grant)> {
-    let all = Feature::ALL.into_iter().flat_map(|feature| PROFILES.map(|profile| (feature, profile)));
-    all.flat_map(|(feature, profile)| grants(feature, profile).map(move |grant| (feature, grant))).collect()
-}
-
-fn machine() -> Machine {
-    Machine {
-        namespace: "demo".into(),
-        name: "small".into(),
-        uid: String::new(),
-        cpu: Cpu {
-            sockets: 1,
-            cores: 1,
-            threads: 1,
-            model: "host-model".into(),
-            request_millis: None,
-            limit_millis: None,
-        },
-        memory: Memory { guest: Bytes::mib(128), huge_pages: None, request: None, limit: None },
-        machine_type: "q35".into(),
-        firmware: Firmware { uuid: String::new(), serial: None, kernel_boot: None },
-        disks: vec![],
-        interfaces: vec![],
-        devices: Devices {
-            graphics: false,
-            serial_console: false,
-            balloon: false,
-            rng: false,
-            block_multi_queue: false,
-        },
-        acpi: true,
-        grace_seconds: 0,
-        start_paused: false,
-        scheduling: Scheduling::default(),
-    }
-}
 
 /// Proof 3 needs a scenario for each grant; a scenario tells grants apart.
 #[test]
@@ -211,16 +172,8 @@ fn a_read_only_disk_is_granted_no_write() {
         for source in &sources {
             for profile in PROFILES {
                 let mut machine = machine();
-                machine.disks = vec![Disk {
-                    name: "root".into(),
-                    target: DiskTarget::Disk,
-                    bus: Bus::Virtio,
-                    read_only: true,
-                    serial: None,
-                    boot_order: None,
-                    cache: None,
-                    source: source.clone(),
-                }];
+                machine.disks = vec![disk("root", source.clone())];
+                machine.disks[0].read_only = true;
                 let opened = machine_grants(&machine, &surroundings, profile).on(Surface::Order);
                 let write = opened.iter().any(|right| right.to_string().contains("write"));
                 assert!(!write && !opened.is_empty(), "{source:?}: {opened:?}");
