@@ -26,6 +26,9 @@ pub(crate) fn layout(dir: &Path, tag: &str, files: &[(&str, &Path)]) -> Result<(
         header.set_size(bytes.len() as u64);
         header.set_mode(0o444);
         header.set_mtime(0);
+        // Left out, the fields are empty, which is no number for readers that are strict.
+        header.set_uid(0);
+        header.set_gid(0);
         tar.append_data(&mut header, name, bytes.as_slice())?;
     }
     let tar = tar.into_inner()?;
@@ -49,4 +52,91 @@ pub(crate) fn layout(dir: &Path, tag: &str, files: &[(&str, &Path)]) -> Result<(
         serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": [manifest]}))?,
     )?;
     Ok(fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{io::Read as _, os::unix::fs::PermissionsExt as _};
+
+    fn read(path: &Path) -> Value {
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+
+    /// A blob by its descriptor: its name is what it holds, its size how much.
+    fn fetch(dir: &Path, descriptor: &Value) -> Vec<u8> {
+        let name = descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let bytes = fs::read(dir.join("blobs/sha256").join(name)).unwrap();
+        assert_eq!(
+            (digest(&bytes).as_str(), bytes.len()),
+            (name, descriptor["size"].as_u64().unwrap() as usize)
+        );
+        bytes
+    }
+
+    #[test]
+    fn a_layout_leads_from_its_tag_to_the_files() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (kernel, initrd) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&kernel, "kernel").unwrap();
+        fs::write(&initrd, vec![7; 70_000]).unwrap();
+        let files: [(&str, &Path); 2] = [("boot/vmlinuz", &kernel), ("boot/initrd", &initrd)];
+        let out = dir.path().join("image");
+        layout(&out, "latest", &files).unwrap();
+
+        assert_eq!(read(&out.join("oci-layout"))["imageLayoutVersion"], "1.0.0");
+        let index = read(&out.join("index.json"));
+        let entry = &index["manifests"][0];
+        assert_eq!(entry["annotations"]["org.opencontainers.image.ref.name"], "latest");
+        let manifest: Value = serde_json::from_slice(&fetch(&out, entry)).unwrap();
+        assert_eq!(manifest["mediaType"], entry["mediaType"]);
+        let config: Value = serde_json::from_slice(&fetch(&out, &manifest["config"])).unwrap();
+        let mut layer = Vec::new();
+        let packed = fetch(&out, &manifest["layers"][0]);
+        flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut layer).unwrap();
+        // The config names the layer as it is unpacked, the manifest as it is packed.
+        assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", digest(&layer)));
+        let mut archive = tar::Archive::new(layer.as_slice());
+        let found: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let mut entry = entry.unwrap();
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes).unwrap();
+                let header = entry.header();
+                let owner = (header.uid().unwrap(), header.gid().unwrap());
+                let when = header.mtime().unwrap();
+                (
+                    entry.path().unwrap().display().to_string(),
+                    header.mode().unwrap(),
+                    owner,
+                    when,
+                    bytes.len(),
+                )
+            })
+            .collect();
+        let expected = |name: &str, length| (name.to_owned(), 0o444, (0, 0), 0, length);
+        assert_eq!(found, [expected("boot/vmlinuz", 6), expected("boot/initrd", 70_000)]);
+
+        // Whose file it is, and when it was made, is no part of an image.
+        fs::set_permissions(&kernel, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::File::options().append(true).open(&kernel).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        layout(other.path(), "latest", &files).unwrap();
+        assert_eq!(
+            fs::read(other.path().join("index.json")).unwrap(),
+            fs::read(out.join("index.json")).unwrap()
+        );
+        fs::write(&kernel, "Kernel").unwrap();
+        layout(&out, "latest", &files).unwrap();
+        assert_ne!(read(&out.join("index.json")), index);
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("no-such-file");
+        let error = layout(dir.path(), "t", &[("a", &missing)]).unwrap_err();
+        assert!(format!("{error:#}").contains("no-such-file"), "{error:#}");
+    }
 }
