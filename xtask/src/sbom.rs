@@ -73,13 +73,18 @@ fn version(package: &str) -> Result<Package> {
     let output = Command::new("dpkg-query")
         .args(["--show", "--showformat", "${Package} ${Version} ${Architecture}", package])
         .output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    read_package(&String::from_utf8_lossy(&output.stdout))
+        .with_context(|| format!("dpkg-query knows nothing of {package}"))
+}
+
+/// `NAME VERSION ARCHITECTURE`.
+fn read_package(said: &str) -> Option<Package> {
     let mut words = said.split(' ').map(str::to_owned);
-    let mut word = || words.next().with_context(|| format!("dpkg-query knows nothing of {package}"));
-    let (name, version, architecture) = (word()?, word()?, word()?);
-    // A version may hold a plus sign, which a URL reads as a blank.
-    let url = format!("pkg:deb/debian/{name}@{}?arch={architecture}", version.replace('+', "%2B"));
-    Ok(Package { name, version, url, licence: None })
+    let (name, version, architecture) = (words.next()?, words.next()?, words.next()?);
+    // Names and versions may hold plus signs, which a URL reads as blanks.
+    let [escaped, of_version] = [&name, &version].map(|text| text.replace('+', "%2B"));
+    let url = format!("pkg:deb/debian/{escaped}@{of_version}?arch={architecture}");
+    Some(Package { name, version, url, licence: None })
 }
 
 /// The document. It has no time of its own, because the same files have to give the same bytes.
@@ -150,6 +155,31 @@ mod tests {
         assert_eq!((own.name.as_str(), own.version.as_str()), ("ferrovirt-qemu", "0.1.0"));
         assert_eq!(read_crate("x v1.0.0\tMIT/Apache-2.0").unwrap().licence.unwrap(), "MIT OR Apache-2.0");
         assert!(read_crate("").is_none());
+    }
+
+    #[test]
+    fn packages_are_read_and_named_by_urls() {
+        let read = read_package("libstdc++6 12.2.0-14+deb12u1 amd64").unwrap();
+        assert_eq!((read.name.as_str(), read.version.as_str()), ("libstdc++6", "12.2.0-14+deb12u1"));
+        assert_eq!(read.url, "pkg:deb/debian/libstdc%2B%2B6@12.2.0-14%2Bdeb12u1?arch=amd64");
+        assert!(read_package("").is_none() && read_package("libc6 2.36").is_none());
+    }
+
+    /// What a licence or a checksum says is about its own part.
+    #[test]
+    fn the_document_says_what_each_part_is() {
+        let package = read_package("libc6 2.36 amd64").unwrap();
+        let linked = ["a v1.0.0\tMIT", "b v2.0.0\t"].map(|line| read_crate(line).unwrap());
+        let document = document("x:1", "sha256:ab", &BTreeSet::from([package]), &BTreeSet::from(linked));
+        let parts = document["packages"].as_array().unwrap();
+        let of = |name: &str| parts.iter().find(|part| part["name"] == name).unwrap();
+        assert_eq!(of("x:1")["checksums"][0]["checksumValue"], "ab");
+        assert_eq!(of("libc6")["licenseDeclared"], "NOASSERTION");
+        assert_eq!((&of("a")["licenseDeclared"], &of("a")["versionInfo"]), (&json!("MIT"), &json!("1.0.0")));
+        assert_eq!(of("b")["licenseDeclared"], "NOASSERTION");
+        assert_eq!(of("b")["externalRefs"][0]["referenceLocator"], "pkg:cargo/b@2.0.0");
+        let contains = document["relationships"].as_array().unwrap();
+        assert_eq!(contains.iter().filter(|relation| relation["relationshipType"] == "CONTAINS").count(), 3);
     }
 
     #[test]
