@@ -150,21 +150,7 @@ fn initrd(kernel: &Path, release: &str, work: &Path, out: &Path) -> Result<()> {
     run(Command::new("depmod").arg("-b").arg(kernel).arg(release))?;
     let base = kernel.join("lib/modules").join(release);
     let dep = fs::read_to_string(base.join("modules.dep"))?;
-    let mut order = Vec::new();
-    let mut seen = BTreeSet::new();
-    for module in MODULES {
-        let line = dep
-            .lines()
-            .find(|line| line.split(':').next().is_some_and(|path| path.ends_with(&format!("/{module}.ko"))))
-            .with_context(|| format!("the kernel package has no module {module}"))?;
-        let (own, needed) = line.split_once(':').context("modules.dep is malformed")?;
-        // modules.dep lists the nearest dependency first; loading goes the other way round.
-        for path in needed.split_whitespace().rev().chain([own]) {
-            if seen.insert(path.to_owned()) {
-                order.push(path.to_owned());
-            }
-        }
-    }
+    let order = loading_order(&dep, &MODULES)?;
     let mut names = String::new();
     for path in &order {
         let name = path.rsplit('/').next().context("empty module path")?;
@@ -177,6 +163,26 @@ fn initrd(kernel: &Path, release: &str, work: &Path, out: &Path) -> Result<()> {
     fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
     let script = "find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 | gzip -n -6 > \"$1\"";
     run(Command::new("sh").args(["-c", script, "sh"]).arg(out).current_dir(&root))
+}
+
+/// The paths of modules and of what they need, in the order in which they can be loaded, from the text of a modules.dep.
+fn loading_order(dep: &str, modules: &[&str]) -> Result<Vec<String>> {
+    let mut order = Vec::new();
+    let mut seen = BTreeSet::new();
+    for module in modules {
+        let line = dep
+            .lines()
+            .find(|line| line.split(':').next().is_some_and(|path| path.ends_with(&format!("/{module}.ko"))))
+            .with_context(|| format!("the kernel package has no module {module}"))?;
+        let (own, needed) = line.split_once(':').context("modules.dep is malformed")?;
+        // modules.dep lists the nearest dependency first; loading goes the other way round.
+        for path in needed.split_whitespace().rev().chain([own]) {
+            if seen.insert(path.to_owned()) {
+                order.push(path.to_owned());
+            }
+        }
+    }
+    Ok(order)
 }
 
 const GRUB: &str = "serial --unit=0 --speed=115200\nterminal_output serial\nset timeout=0\nmenuentry guest {\n  \
@@ -231,4 +237,20 @@ fn disk(work: &Path, guest: &Guest) -> Result<PathBuf> {
     let out = work.join("disk.img");
     run(Command::new("qemu-img").args(["convert", "-c", "-O", "qcow2"]).arg(&raw).arg(&out))?;
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_comes_after_what_it_needs_and_once() {
+        let dep = "k/net_core.ko:\nk/xvirtio_net.ko:\nk/virtio_net.ko: k/failover.ko k/net_core.ko\nk/virtio_blk.ko: k/net_core.ko\n";
+        let order = |modules: &[&str]| loading_order(dep, modules);
+        let expected = ["k/net_core.ko", "k/failover.ko", "k/virtio_net.ko", "k/virtio_blk.ko"];
+        assert_eq!(order(&["virtio_net", "virtio_blk"]).unwrap(), expected);
+        let error = order(&["virtio_net", "virtio_scsi"]).unwrap_err();
+        assert!(error.to_string().contains("no module virtio_scsi"), "{error}");
+        assert_eq!(MODULES.iter().collect::<BTreeSet<_>>().len(), MODULES.len());
+    }
 }

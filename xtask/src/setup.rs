@@ -90,8 +90,38 @@ fn installed(name: &str) -> bool {
 /// The release's code name, from os-release.
 fn release() -> Result<String> {
     let text = std::fs::read_to_string("/etc/os-release")?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-        .map(str::to_owned)
-        .context("/etc/os-release has no VERSION_CODENAME")
+    code_name(&text).context("/etc/os-release has no VERSION_CODENAME")
+}
+
+/// The code name in the text of an os-release(5).
+fn code_name(text: &str) -> Option<String> {
+    text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_release_is_read_from_its_own_line() {
+        let text = |line: &str| format!("NAME=Debian\nOLD_VERSION_CODENAME=bullseye\n{line}\nID=debian\n");
+        assert_eq!(code_name(&text("VERSION_CODENAME=bookworm")).as_deref(), Some("bookworm"));
+        assert_eq!(code_name(&text("UBUNTU_CODENAME=jammy")), None);
+        assert_eq!(code_name("NAME=Debian\n"), None);
+    }
+
+    /// A word that apt would read as an option or as two packages, or a package that is there twice.
+    #[test]
+    fn packages_are_names_and_each_has_its_reason() {
+        let names: BTreeSet<&str> = PACKAGES.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names.len(), PACKAGES.len());
+        for (name, reason) in PACKAGES {
+            let plain =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte);
+            assert!(name.bytes().all(plain) && !name.starts_with('-'), "{name}");
+            assert!(!reason.trim().is_empty(), "{name}");
+        }
+        assert!(installed("libc6") && !installed("no-such-package-of-debian"));
+    }
 }

@@ -7,6 +7,26 @@ use std::process::Command;
 /// Minutes of chaos in each run of all tests; a thousand rounds are run by hand.
 const CHAOS: u64 = 5;
 
+/// Tests of `tests/cluster` that need no Kubernetes.
+const WITHOUT_KUBERNETES: [&str; 1] = ["remains"];
+/// Those on a real Kubernetes, in the order in which they run.
+const ON_KUBERNETES: [&str; 9] = [
+    "lifecycle",
+    "manifests",
+    "slots",
+    "network",
+    "machine",
+    "volumes",
+    "machine_api",
+    "subresources",
+    "install",
+];
+
+/// The words that choose these test programs.
+fn chosen(names: &[&'static str]) -> Vec<&'static str> {
+    names.iter().flat_map(|name| ["--test", name]).collect()
+}
+
 fn cargo(words: &[&str]) -> Result<()> {
     println!("cargo {}", words.join(" "));
     run(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
@@ -45,7 +65,8 @@ pub(crate) fn test(only: Option<&str>) -> Result<()> {
         "ferrovirt-cluster",
     ])?;
     cargo(&["test", "--locked", "-p", "ferrovirt-e2e", "-p", "ferrovirt-hostile", "--", "--test-threads=1"])?;
-    cargo(&["test", "--locked", "-p", "ferrovirt-cluster", "--lib", "--test", "remains"])?;
+    let words = ["test", "--locked", "-p", "ferrovirt-cluster", "--lib"];
+    cargo(&[&words[..], &chosen(&WITHOUT_KUBERNETES)].concat())?;
     chaos::chaos(&chaos::Arguments::for_minutes(CHAOS))?;
     on_kubernetes()
 }
@@ -53,32 +74,10 @@ pub(crate) fn test(only: Option<&str>) -> Result<()> {
 /// The tests on a real Kubernetes. Where it cannot be built, the last lines say so; in CI that is a failure.
 fn on_kubernetes() -> Result<()> {
     match ferrovirt_cluster::build::Programs::prepare(ferrovirt_cluster::KUBERNETES) {
-        Ok(_) => cargo(&[
-            "test",
-            "--locked",
-            "-p",
-            "ferrovirt-cluster",
-            "--test",
-            "lifecycle",
-            "--test",
-            "manifests",
-            "--test",
-            "slots",
-            "--test",
-            "network",
-            "--test",
-            "machine",
-            "--test",
-            "volumes",
-            "--test",
-            "machine_api",
-            "--test",
-            "subresources",
-            "--test",
-            "install",
-            "--",
-            "--test-threads=1",
-        ]),
+        Ok(_) => {
+            let words = ["test", "--locked", "-p", "ferrovirt-cluster"];
+            cargo(&[&words[..], &chosen(&ON_KUBERNETES), &["--", "--test-threads=1"]].concat())
+        }
         Err(error) if error.is::<ferrovirt_cluster::Unavailable>() => {
             let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
             ensure!(!ci, "the tests on a real Kubernetes did not run: {error:#}");
@@ -86,5 +85,28 @@ fn on_kubernetes() -> Result<()> {
             Ok(())
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, fs};
+
+    /// A test program that is in neither list would never run in CI.
+    #[test]
+    fn every_test_of_a_kubernetes_is_run_once() {
+        let mut files = BTreeSet::new();
+        for entry in fs::read_dir(root().join("tests/cluster/tests")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "rs") {
+                files.insert(path.file_stem().unwrap().to_string_lossy().into_owned());
+            }
+        }
+        let listed: Vec<String> =
+            WITHOUT_KUBERNETES.iter().chain(&ON_KUBERNETES).map(|name| (*name).to_owned()).collect();
+        assert_eq!(listed.iter().cloned().collect::<BTreeSet<_>>(), files);
+        assert_eq!(listed.len(), files.len(), "listed twice");
+        assert_eq!(chosen(&["a", "b"]), ["--test", "a", "--test", "b"]);
     }
 }

@@ -185,18 +185,29 @@ fn machine_words(wrong: &mut Vec<String>) -> Result<()> {
 fn unsafe_code(wrong: &mut Vec<String>) -> Result<()> {
     let output =
         Command::new("git").current_dir(root()).args(["grep", "-l", "allow(unsafe_code"]).output()?;
-    for file in String::from_utf8_lossy(&output.stdout).lines() {
+    allowing(&String::from_utf8_lossy(&output.stdout), wrong);
+    Ok(())
+}
+
+/// The files that allow it, one a line.
+fn allowing(files: &str, wrong: &mut Vec<String>) {
+    for file in files.lines() {
         if !file.starts_with("crates/sys/") && file != "xtask/src/tidy.rs" {
             wrong.push(format!("{file} allows unsafe code; only crates/sys may"));
         }
     }
-    Ok(())
 }
 
 /// Two versions of one crate cost build time and memory: each is a decision, written down in `deny.toml`.
 fn duplicates(wrong: &mut Vec<String>) -> Result<()> {
     let lock = fs::read_to_string(root().join("Cargo.lock"))?;
     let deny = fs::read_to_string(root().join("deny.toml"))?;
+    repeated(&lock, &deny, wrong);
+    Ok(())
+}
+
+/// The crates of a Cargo.lock that are there more than once and in no decision of a deny.toml.
+fn repeated(lock: &str, deny: &str, wrong: &mut Vec<String>) {
     let mut versions: BTreeMap<&str, u32> = BTreeMap::new();
     for name in lock.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')) {
         *versions.entry(name).or_default() += 1;
@@ -208,5 +219,108 @@ fn duplicates(wrong: &mut Vec<String>) -> Result<()> {
             ));
         }
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(name: &str, uses: &[&str]) -> Package {
+        Package {
+            name: name.to_owned(),
+            manifest: String::new(),
+            uses: uses.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    fn found(check: impl FnOnce(&mut Vec<String>)) -> Vec<String> {
+        let mut wrong = Vec::new();
+        check(&mut wrong);
+        wrong
+    }
+
+    #[test]
+    fn an_edge_that_is_not_listed_is_refused() {
+        let of = |name: &str, uses: &[&str]| found(|wrong| edges(&[package(name, uses)], wrong));
+        let none: [&str; 0] = [];
+        assert_eq!(of("ferrovirt-api", &["ferrovirt-model", "serde", "ferrovirt-qemu"]), none);
+        assert_eq!(
+            of("ferrovirt-api", &["ferrovirt-model", "ferrovirt-plan"]),
+            ["api may not depend on plan"]
+        );
+        assert_eq!(of("ferrovirt-launcher", &["tokio", "ferrovirt-qemu"]), none);
+        assert_eq!(of("ferrovirt-plan", &["tokio"]), ["plan decides and may not use tokio"]);
+        assert_eq!(of("ferrovirt-cli", &["tokio", "ferrovirt-plan"]), none);
+        let unknown = of("ferrovirt-new", &[]);
+        assert!(unknown.len() == 1 && unknown[0].contains("not in the list of edges"), "{unknown:?}");
+    }
+
+    /// The list itself: no crate twice, none that is not there, no way round in a circle, and nothing that decides rests on
+    /// something that does not.
+    #[test]
+    fn the_list_of_edges_is_a_plan_of_the_workspace() {
+        let allowed: BTreeMap<&str, &[&str]> = EDGES.into_iter().collect();
+        assert_eq!(allowed.len(), EDGES.len());
+        let packages = packages().unwrap();
+        let there: BTreeSet<&str> =
+            packages.iter().map(|package| package.name.trim_start_matches("ferrovirt-")).collect();
+        for (name, uses) in EDGES {
+            assert!(there.contains(name), "{name} is listed and not there");
+            for used in uses {
+                assert!(there.contains(used), "{name}: {used}");
+                assert!(!PURE.contains(&name) || PURE.contains(used), "{name} decides and may use {used}");
+            }
+        }
+        let mut left = allowed;
+        while !left.is_empty() {
+            let names: BTreeSet<&str> = left.keys().copied().collect();
+            left.retain(|_, uses| uses.iter().any(|used| names.contains(used)));
+            assert!(left.len() < names.len(), "a circle among {names:?}");
+        }
+    }
+
+    /// An edge that is allowed and used by nobody would let somebody in without a word.
+    #[test]
+    fn every_edge_that_is_listed_is_used() {
+        let packages = packages().unwrap();
+        for (name, uses) in EDGES {
+            let of = |package: &&Package| package.name.trim_start_matches("ferrovirt-") == name;
+            let package = packages.iter().find(of).unwrap();
+            for used in uses {
+                assert!(package.uses.contains(&format!("ferrovirt-{used}")), "{name} does not use {used}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_manifest_without_the_lints_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let manifest = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, text).unwrap();
+            Package { manifest: path.to_string_lossy().into_owned(), ..package(name, &[]) }
+        };
+        let good = manifest("good", "[package]\n\n[lints]\nworkspace = true\n");
+        let bad = manifest("bad", "[package]\n\n[lints.rust]\nunsafe_code = \"allow\"\n");
+        let wrong = found(|wrong| lints(&[good, bad], wrong).unwrap());
+        assert!(wrong.len() == 1 && wrong[0].contains("bad"), "{wrong:?}");
+    }
+
+    #[test]
+    fn unsafe_code_is_for_sys_alone() {
+        let wrong = found(|wrong| {
+            allowing("crates/sys/src/tap.rs\nxtask/src/tidy.rs\ncrates/system/src/a.rs\n", wrong)
+        });
+        assert_eq!(wrong, ["crates/system/src/a.rs allows unsafe code; only crates/sys may"]);
+    }
+
+    #[test]
+    fn a_second_version_is_a_decision() {
+        let lock = "[[package]]\nname = \"a\"\nversion = \"1\"\n[[package]]\nname = \"a\"\nversion = \"2\"\n\
+                    [[package]]\nname = \"ab\"\nversion = \"1\"\n";
+        let wrong = |deny: &str| found(|wrong| repeated(lock, deny, wrong));
+        assert!(wrong("").len() == 1 && wrong("")[0].starts_with("2 versions of a "), "{:?}", wrong(""));
+        assert_eq!(wrong("crate = \"ab\"").len(), 1);
+        assert!(wrong("skip = [{ crate = \"a\", reason = \"x\" }]").is_empty());
+    }
 }

@@ -71,3 +71,74 @@ pub(super) fn arguments(ours: &[String], guest: &Guest) -> Result<Vec<String>> {
     }
     Ok(bare)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bare(ours: &[&str]) -> Result<Vec<String>> {
+        let directory = tempfile::tempdir()?;
+        let file = |name: &str| directory.path().join(name);
+        fs::write(file("k"), "")?;
+        fs::write(file("r"), "")?;
+        let guest = Guest { kernel: file("k"), initrd: file("r"), images: file("images") };
+        let ours: Vec<String> = ours.iter().map(|word| (*word).to_owned()).collect();
+        let all = arguments(&ours, &guest)?;
+        let prefix = format!("{}/", fs::canonicalize(directory.path())?.display());
+        Ok(all.into_iter().map(|word| word.replace(&prefix, "")).collect())
+    }
+
+    /// What the launcher alone can do is left out; all else stays as it is, so that both guests are the same.
+    #[test]
+    fn the_bare_command_line_is_ours_without_the_launcher() {
+        let ours = [
+            "/usr/bin/qemu-system-x86_64",
+            "-nodefaults",
+            "-S",
+            "-m",
+            "128M",
+            "-chardev",
+            "socket,id=qmp,fd=3",
+            "-mon",
+            "chardev=qmp",
+            "-kernel",
+            "/proc/self/fd/9",
+            "-initrd",
+            "/proc/self/fd/10",
+            "-append",
+            "-S quiet",
+            "-netdev",
+            r#"{"type":"tap","id":"net0","fds":"4:5","vhost":false}"#,
+            "-device",
+            r#"{"driver":"virtio-net-pci","netdev":"net0"}"#,
+            "-no-user-config",
+            "-serial",
+            "chardev:serial",
+        ];
+        let netdev = r#"{"id":"net0","restrict":true,"type":"user"}"#;
+        let expected = [
+            "-nodefaults",
+            "-m",
+            "128M",
+            "-kernel",
+            "k",
+            "-initrd",
+            "r",
+            "-append",
+            "-S quiet",
+            "-netdev",
+            netdev,
+            "-device",
+            r#"{"driver":"virtio-net-pci","netdev":"net0"}"#,
+            "-no-user-config",
+        ];
+        assert_eq!(bare(&ours).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_option_without_its_value_is_an_error() {
+        let error = bare(&["qemu", "-nodefaults", "-m"]).unwrap_err();
+        assert!(error.to_string().contains("-m has no value"), "{error}");
+        assert!(bare(&["qemu", "-netdev", "tap,id=n"]).is_err());
+    }
+}

@@ -49,11 +49,17 @@ spec:
     )
 }
 
-fn row(what: &str, mut all: Vec<Duration>) -> f64 {
+/// Median, least and most, in milliseconds; of an even number the slower of the two in the middle.
+fn spread(mut all: Vec<Duration>) -> (f64, f64, f64) {
     all.sort();
     let at = |index: usize| all.get(index).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3);
-    let (median, least, most) = (at(all.len() / 2), at(0), at(all.len().saturating_sub(1)));
-    println!("| {what} | {median:.0} ms | {least:.0} to {most:.0} ms | {} |", all.len());
+    (at(all.len() / 2), at(0), at(all.len().saturating_sub(1)))
+}
+
+fn row(what: &str, all: Vec<Duration>) -> f64 {
+    let count = all.len();
+    let (median, least, most) = spread(all);
+    println!("| {what} | {median:.0} ms | {least:.0} to {most:.0} ms | {count} |");
     median
 }
 
@@ -278,4 +284,36 @@ fn write(text: &str) -> Result<tempfile::NamedTempFile> {
     let mut file = tempfile::NamedTempFile::with_suffix(".yaml")?;
     std::io::Write::write_all(&mut file, text.as_bytes())?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spread_does_not_depend_on_the_order_of_the_rounds() {
+        let of = |all: &[u64]| spread(all.iter().copied().map(Duration::from_millis).collect());
+        assert_eq!(of(&[30, 10, 20]), (20.0, 10.0, 30.0));
+        assert_eq!(of(&[40, 10, 30, 20]), (30.0, 10.0, 40.0));
+        assert_eq!(of(&[7]), (7.0, 7.0, 7.0));
+        let (median, least, most) = of(&[]);
+        assert!(median.is_nan() && least.is_nan() && most.is_nan());
+    }
+
+    #[test]
+    fn a_text_is_found_once_it_is_whole() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), b"\xff\0guest: userspace\n").unwrap();
+        assert!(until(file.path(), "guest: userspace").is_ok());
+    }
+
+    /// The machine of the benchmark is one for our API, and its options are the kernel's alone.
+    #[test]
+    fn the_manifest_is_a_machine() {
+        let machine: serde_json::Value = serde_saphyr::from_str(&manifest("bench-1")).unwrap();
+        let at = |path: &str| machine.pointer(path).unwrap();
+        assert_eq!(at("/metadata/name"), "bench-1");
+        assert_eq!(at("/spec/template/spec/domain/memory/guest"), "128Mi");
+        assert_eq!(at("/spec/template/spec/domain/firmware/kernelBoot/kernelArgs"), KERNEL);
+    }
 }

@@ -217,3 +217,21 @@ impl Drop for Disk {
         let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A seed is printed so that its run can be had again.
+    #[test]
+    fn dice_fall_the_same_for_one_seed_and_on_every_side() {
+        let throws = |seed| {
+            let mut dice = Dice(seed);
+            (0..1000).map(|_| dice.below(9)).collect::<Vec<_>>()
+        };
+        assert_eq!(throws(7), throws(7));
+        assert_ne!(throws(7), throws(8));
+        let seen: std::collections::BTreeSet<_> = throws(1).into_iter().collect();
+        assert_eq!(seen, (0..9).collect());
+    }
+}

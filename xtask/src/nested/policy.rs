@@ -101,3 +101,16 @@ fn merged(text: &str) -> String {
         blocks.iter().filter_map(|line| line.strip_prefix("(block without ")?.strip_suffix(')')).collect();
     format!("(block without {})\n{}\n", types.join(" "), rules.join("\n"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// secilc refuses a block that stands twice; a rule that got lost would be missed by nobody.
+    #[test]
+    fn types_share_one_block_and_every_rule_stays() {
+        let text = "(block without (type a))\n(allow without.a self (fd (use)))\n(block without (type b))\n(allow x without.b (fd (use)))";
+        let expected = "(block without (type a) (type b))\n(allow without.a self (fd (use)))\n(allow x without.b (fd (use)))\n";
+        assert_eq!(merged(text), expected);
+    }
+}

@@ -234,3 +234,61 @@ pub(super) fn sector() -> Vec<u8> {
     bytes.resize(1 << 20, 0);
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn scenarios_have_names_of_their_own_and_types_that_are_declared() {
+        let all = all();
+        let names: BTreeSet<_> = all.iter().map(|made| made.name.as_str()).collect();
+        assert_eq!(names.len(), all.len());
+        let declared: BTreeSet<String> = Domain::all().iter().map(|one| one.name().to_owned()).collect();
+        for made in &all {
+            assert!(declared.contains(&made.domain), "{}: {}", made.name, made.domain);
+            assert!(!made.expect.is_empty() && made.timeout > 0, "{}", made.name);
+            let kvm = made.devices.iter().any(|(path, _)| path == "/dev/kvm");
+            assert_eq!(kvm, made.order.accelerator == Accelerator::Kvm, "{}", made.name);
+            assert_eq!(made.domain.contains("emulated"), !kvm, "{}", made.name);
+            // Each device of the order is given to the guest.
+            for disk in made.order.disks.iter().filter(|disk| disk.path.starts_with("/dev/")) {
+                assert!(
+                    made.devices.iter().any(|(path, _)| *path == disk.path),
+                    "{}: {}",
+                    made.name,
+                    disk.path
+                );
+            }
+        }
+        // Every word of a type is in some scenario, so that the rules of each are used.
+        let words: BTreeSet<&str> =
+            declared.iter().flat_map(|name| name.trim_start_matches("virt_machine.").split('_')).collect();
+        let used: BTreeSet<&str> =
+            all.iter().flat_map(|made| made.domain.trim_start_matches("virt_machine.").split('_')).collect();
+        assert_eq!(used, words);
+    }
+
+    #[test]
+    fn the_machines_that_use_every_rule_fit_their_rounds() {
+        for (emulation, domain) in [(false, "virt_machine.kvm"), (true, "virt_machine.emulated")] {
+            let machines = everything(emulation, domain);
+            assert!((1..=ROUNDS).contains(&machines.len()));
+            assert!(machines.iter().all(|made| made.domain == domain));
+        }
+        let whole = everything(false, "virt_machine.kvm");
+        assert!(whole.iter().any(|made| made.by_agent && made.fails.is_some()));
+        assert!(whole.iter().any(|made| made.deaf) && whole.iter().any(|made| made.order.kernel.is_some()));
+        assert!(whole.iter().all(|made| made.order.graphics && made.order.nics.len() == 1));
+    }
+
+    /// A BIOS starts what ends with its mark in the first 512 bytes.
+    #[test]
+    fn the_boot_sector_is_one() {
+        let bytes = sector();
+        assert_eq!((bytes.len(), bytes.get(510..512)), (1 << 20, Some(&[0x55, 0xaa][..])));
+        // The last instruction jumps three bytes back, to the halt.
+        assert_eq!(bytes.get(7..10), Some(&[0xf4, 0xeb, 0xfd][..]));
+    }
+}
