@@ -1,10 +1,11 @@
-//! Consoles, pause and unpause, as the cluster's API asks the node of a machine for them: over mutual TLS, at the handler's pod.
+//! Consoles, pause and unpause: as the machine API asks the node of a machine for them, over mutual TLS at the handler's pod,
+//! and as people do, through the cluster's API server.
 
 use super::{boots, condition, instance, log, running};
 use crate::common::{TIMEOUT, Test};
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use ferrovirt_cluster::{network, wait};
+use ferrovirt_cluster::{layout, network, wait};
 use ferrovirt_privilege::{Scenario, scenario::registered};
 use ferrovirt_sys::netns;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -50,10 +51,16 @@ impl Authority {
     }
 }
 
-/// The handler as a client sees it.
+/// The handler, or the API server, as a client sees it.
 struct Handler<'a> {
     test: &'a Test,
     address: SocketAddr,
+    /// The name in its certificate.
+    name: &'static str,
+    /// The path of the machine.
+    machine: String,
+    /// Whom clients act as, where they may.
+    user: Option<&'static str>,
     authority: String,
     /// Of the machine API, and one that is not.
     right: Pair,
@@ -84,7 +91,7 @@ impl Handler<'_> {
                 builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes())?)?
             }
         };
-        let session = ClientConnection::new(Arc::new(config), ServerName::try_from(SERVER)?)?;
+        let session = ClientConnection::new(Arc::new(config), ServerName::try_from(self.name)?)?;
         Ok(StreamOwned::new(session, connect(self.test, self.address)?))
     }
 
@@ -101,8 +108,11 @@ impl Handler<'_> {
     }
 
     fn console(&self, kind: &str) -> Result<WebSocket<Stream>> {
-        let mut request = format!("wss://{SERVER}{MACHINE}/{kind}").into_client_request()?;
+        let mut request = format!("wss://{}{}/{kind}", self.name, self.machine).into_client_request()?;
         request.headers_mut().insert("sec-websocket-protocol", "plain.kubevirt.io".parse()?);
+        if let Some(user) = self.user {
+            request.headers_mut().insert("impersonate-user", user.parse()?);
+        }
         match tungstenite::client(request, self.open(Some(&self.right))?) {
             Ok((socket, _)) => Ok(socket),
             Err(error) => bail!("{kind}: {error}\n{}", self.test.log()),
@@ -203,7 +213,8 @@ fn certificates(test: &Test) -> Result<(String, Pair, Pair)> {
 fn listens(test: &Test) -> Result<Handler<'_>> {
     let address = address(test)?;
     let (authority, right, wrong) = certificates(test)?;
-    let handler = Handler { test, address, authority, right, wrong };
+    let machine = MACHINE.to_owned();
+    let handler = Handler { test, address, name: SERVER, machine, user: None, authority, right, wrong };
     // The kubelet looks at a pod that changes at once, and at others once a minute.
     test.kubectl(&format!("annotate pod {} -n kubevirt looked-at=now", pod(test)?.0))?;
     wait("the handler to listen", TIMEOUT, || Ok(connect(test, handler.address).ok()))
@@ -236,6 +247,58 @@ fn pauses(test: &Test, handler: &Handler<'_>) -> Result<()> {
     paused(false)
 }
 
+/// Somebody with the role edit, whom the API server forwards to the machine API and that one to the node, has the machine's
+/// consoles and pauses it; somebody who may only look has and does not.
+fn through_the_api_server(test: &Test) -> Result<()> {
+    for (user, role) in [("edith", "edit"), ("victor", "view")] {
+        test.kubectl(&format!("create rolebinding {user} -n vms --clusterrole={role} --user={user}"))?;
+    }
+    let pki = |file: &str| std::fs::read_to_string(test.cluster.layout().path("pki").join(file));
+    let machine = format!("/apis/subresources.kubevirt.io{MACHINE}");
+    let admin = (pki("admin.crt")?, pki("admin.key")?);
+    let mut server = Handler {
+        test,
+        address: SocketAddr::new(layout::CONTROL_PLANE.into(), layout::PORT),
+        name: "kubernetes",
+        machine: machine.clone(),
+        user: Some("victor"),
+        authority: pki("ca.crt")?,
+        right: admin.clone(),
+        wrong: admin,
+    };
+    let refused = server.console("console").err().map(|error| format!("{error:#}"));
+    ensure!(refused.as_ref().is_some_and(|said| said.contains("403")), "{refused:?}");
+    server.user = Some("edith");
+    let mut serial = server.console("console")?;
+    hears(&mut serial, "guest: ready")?;
+    for (line, answer) in [("\r", "# "), ("echo again $((40 + 3))\r", "again 43")] {
+        serial.send(Message::binary(line.as_bytes().to_vec()))?;
+        hears(&mut serial, answer)?;
+    }
+    let mut screen = server.console("vnc")?;
+    hears(&mut screen, "RFB 003.008\n")?;
+
+    let body = test.cluster.layout().path("empty.json");
+    std::fs::write(&body, "{}")?;
+    let put = |user: &str, verb: &str| {
+        test.kubectl(&format!("replace --raw {machine}/{verb} -f {} --as={user}", body.display()))
+    };
+    let refused = put("victor", "pause").err().map(|error| format!("{error:#}"));
+    ensure!(refused.as_ref().is_some_and(|said| said.contains("orbidden")), "{refused:?}");
+    let paused = |wanted: bool| {
+        instance(test, "guest", "the condition Paused", |vmi| {
+            let is = condition(vmi, "Paused").is_some_and(|condition| condition["status"] == "True");
+            (is == wanted).then_some(())
+        })
+    };
+    put("edith", "pause").with_context(|| test.log())?;
+    paused(true)?;
+    let refused = put("edith", "pause").err().map(|error| format!("{error:#}"));
+    ensure!(refused.as_ref().is_some_and(|said| said.contains("already paused")), "{refused:?}");
+    put("edith", "unpause").with_context(|| test.log())?;
+    paused(false)
+}
+
 /// All of it, on a machine that runs.
 pub(super) fn serve(test: &Test) -> Result<()> {
     running(test, "guest")?;
@@ -262,5 +325,5 @@ pub(super) fn serve(test: &Test) -> Result<()> {
     while !matches!(serial.read()?, Message::Close(_)) {}
     screen.send(Message::binary(b"RFB 003.008\n".to_vec()))?;
     ensure!(matches!(screen.read(), Ok(Message::Binary(_))), "the screen says nothing");
-    Ok(())
+    through_the_api_server(test)
 }
