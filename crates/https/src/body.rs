@@ -1,5 +1,7 @@
 //! JSON bodies of bounded length, read in bounded time.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -24,6 +26,8 @@ pub struct Bodies {
     most: usize,
     /// What a body is called when it is refused.
     name: &'static str,
+    /// For room and all bytes.
+    time: Duration,
 }
 
 /// The room of one body, given back when it is dropped.
@@ -42,7 +46,13 @@ impl Bodies {
     /// Bodies of `most` bytes at the most, for which there is room of `all` KiB.
     #[must_use]
     pub fn new(name: &'static str, most: usize, all: u32) -> Self {
-        Self { room: Semaphore::new(all as usize), all, most, name }
+        Self { room: Semaphore::new(all as usize), all, most, name, time: TIMEOUT }
+    }
+
+    /// The same, with another time than 10 seconds in which there has to be room and the whole body.
+    #[must_use]
+    pub fn within(self, time: Duration) -> Self {
+        Self { time, ..self }
     }
 
     /// Reads a body.
@@ -54,20 +64,21 @@ impl Bodies {
             let why = format!("the Content-Type of {} is application/json", self.name);
             return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
         }
-        match tokio::time::timeout(TIMEOUT, self.collect(request)).await {
+        // The headers of who waits for room would be memory that nobody counts.
+        let body = request.into_body();
+        match tokio::time::timeout(self.time, self.collect(body)).await {
             Ok(result) => result,
             Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned())),
         }
     }
 
-    async fn collect(&self, request: Request<Incoming>) -> Result<(Bytes, Room<'_>), (StatusCode, String)> {
-        let announced = request.body().size_hint().exact();
+    async fn collect(&self, mut body: Incoming) -> Result<(Bytes, Room<'_>), (StatusCode, String)> {
+        let announced = body.size_hint().exact();
         let mut too_large = announced.is_some_and(|length| length > self.most as u64);
         let room =
             announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(self.most).min(self.most);
         let kib = u32::try_from(room / 1024 + 1).unwrap_or(self.all).min(self.all);
         let permit = self.room.acquire_many(kib).await.ok();
-        let mut body = request.into_body();
         let mut bytes = BytesMut::with_capacity(if announced.is_some() && !too_large { room } else { 0 });
         let mut length = 0usize;
         while let Some(frame) = body.frame().await {

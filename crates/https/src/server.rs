@@ -28,10 +28,14 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// What is left of the caller's own limit for the way back.
 const MARGIN: Duration = Duration::from_secs(1);
 /// Requests at the same time on one connection.
-const MAX_STREAMS: u32 = 250;
-/// Of a request: a front proxy writes one header for each group of a user.
+const MAX_STREAMS: u32 = 32;
+/// Headers of a request, and their bytes. A front proxy writes one for each group of a user: this is enough for 300 groups
+/// with names of 50 letters (HTTP/2 counts 32 bytes more for each). It is the same for those who show no certificate:
+/// headers are kept while one request is taken in and looked at, and not while it waits for room or for its body.
 const MAX_HEADERS: usize = 1024;
-const MAX_HEADER_BYTES: u32 = 256 << 10;
+const MAX_HEADER_BYTES: u32 = 32 << 10;
+/// Bytes of bodies that lie in one connection, as nobody has room for them yet.
+const WINDOW: u32 = 256 << 10;
 
 /// An answer.
 pub type Reply = Response<Full<Bytes>>;
@@ -150,6 +154,8 @@ where
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEADER_BYTES)
+            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(WINDOW)
             .keep_alive_interval(Some(Duration::from_secs(30)))
             .keep_alive_timeout(Duration::from_secs(20));
         builder.serve_connection(TokioIo::new(stream), service).await
