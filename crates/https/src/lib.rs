@@ -22,7 +22,7 @@ mod shown;
 pub use body::{Bodies, Room};
 pub use clients::{Authorities, Client, ClientTrust, Files};
 pub use identity::Identity;
-pub use server::{Options, Reply, deadline, reply, serve, text};
+pub use server::{Options, Reply, deadline, keep_alive, reply, serve, text};
 pub use share::{Place, Share};
 pub use shown::Shown;
 

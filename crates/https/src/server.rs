@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use rustls::server::danger::ClientCertVerifier;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -36,6 +37,11 @@ const MAX_HEADERS: usize = 1024;
 const MAX_HEADER_BYTES: u32 = 32 << 10;
 /// Bytes of bodies that lie in one connection, as nobody has room for them yet.
 const WINDOW: u32 = 256 << 10;
+
+/// After how long without a word the other side is asked whether it is there, how often, and how many times without an answer.
+const IDLE: Duration = Duration::from_secs(30);
+const PROBE: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
 
 /// An answer.
 pub type Reply = Response<Full<Bytes>>;
@@ -129,6 +135,9 @@ where
     A: Future<Output = Reply> + Send + 'static,
 {
     let _ = stream.set_nodelay(true);
+    if let Err(error) = keep_alive(&stream) {
+        tracing::debug!("a connection cannot be watched: {error}");
+    }
     let stream = match tokio::time::timeout(TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!("TLS handshake: {error}"),
@@ -173,6 +182,18 @@ where
     }
 }
 
+/// Has the kernel look whether the other side of a connection is still there: one that is gone without a word, as a node is
+/// that has lost its power, ends a minute later and not in two hours. A stream may be silent for any time.
+///
+/// # Errors
+/// The system's.
+pub fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE)?;
+    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    Ok(sockopt::set_socket_keepalive(stream, true)?)
+}
+
 /// An answer of a type.
 pub fn reply(code: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Reply {
     let mut reply = Response::new(Full::new(body.into()));
@@ -199,6 +220,17 @@ pub fn deadline(query: &str, most: Duration) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_silent_connection_is_looked_at_within_a_minute() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        keep_alive(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        let longest = sockopt::tcp_keepidle(&stream).unwrap()
+            + sockopt::tcp_keepintvl(&stream).unwrap() * sockopt::tcp_keepcnt(&stream).unwrap();
+        assert!(longest <= Duration::from_secs(60), "{longest:?}");
+    }
 
     #[test]
     fn the_caller_says_how_long_it_waits() {

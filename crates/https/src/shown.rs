@@ -14,7 +14,9 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 pub struct Shown(Arc<[CertificateDer<'static>]>);
 
 impl Shown {
-    pub(crate) fn of(certificates: &[CertificateDer<'static>]) -> Self {
+    /// Certificates, the client's own first. That the client has its key is for the caller to know.
+    #[must_use]
+    pub fn of(certificates: &[CertificateDer<'static>]) -> Self {
         Self(certificates.into())
     }
 
