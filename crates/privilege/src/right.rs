@@ -104,7 +104,9 @@ pub enum Right<T> {
     OwnSyscall(T),
     /// A descriptor that a process of ours is started with, for what it could not open itself.
     Descriptor(T),
-    /// A port of its pod on which a process of ours listens.
+    /// A port of its pod on which a process of ours listens that has rights on a node, and for whom it is. Ports of the
+    /// deployments are none: what is heard at `kubevirt-api`'s, also in users' names, gets nobody a right on a node but through
+    /// the handler's, and whom it believes is in the threat model.
     Port {
         /// Number.
         port: T,
