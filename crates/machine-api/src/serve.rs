@@ -45,13 +45,20 @@ pub(crate) async fn run(listener: TcpListener, state: Arc<State>) {
     ferrovirt_https::serve(listener, identity, options, respond).await;
 }
 
+/// The webhooks need no front proxy: a cluster without one has them all the same.
+fn ready(certificate: bool, front_proxy: bool) -> Reply {
+    let missing = match (certificate, front_proxy) {
+        (true, true) => return text(StatusCode::OK, "ok".to_owned()),
+        (false, _) => "certificate",
+        (true, false) => "whether the API server has a front proxy",
+    };
+    text(StatusCode::SERVICE_UNAVAILABLE, format!("not there yet: {missing}"))
+}
+
 async fn respond(state: &State, request: Request<Incoming>) -> Reply {
     let pass = match request.uri().path() {
         "/healthz" => return text(StatusCode::OK, "ok".to_owned()),
-        "/readyz" if state.identity.is_there() => return text(StatusCode::OK, "ok".to_owned()),
-        "/readyz" => {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "not there yet: certificate".to_owned());
-        }
+        "/readyz" => return ready(state.identity.is_there(), state.subresources.is_ready()),
         "/mutate" => Pass::Mutating,
         "/validate" => Pass::Validating,
         path if Subresources::serves(path) => return state.subresources.respond(request).await,

@@ -20,6 +20,7 @@ use rustls::server::WebPkiClientVerifier;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::client::TlsStream;
 
@@ -29,6 +30,8 @@ use common::{Api, Cluster, PROXY, SUBRESOURCES, asked, eventually, log, request}
 
 /// So many of one user.
 const STREAMS: usize = 32;
+/// And so many calls that wait for a handler.
+const WAITING: usize = 8;
 const SECRET: &str = "/api/v1/namespaces/kubevirt/secrets/virt-handler-certificate";
 
 /// What stands for the handler of a node: it takes calls of who has the certificate that it was made for, repeats what
@@ -37,19 +40,31 @@ struct Handler {
     port: u16,
     asked: Arc<Mutex<Vec<String>>>,
     tls: Arc<Mutex<Option<Arc<rustls::ServerConfig>>>>,
+    says: Arc<Says>,
+}
+
+/// How it answers what is no stream.
+#[derive(Default)]
+struct Says {
+    /// With which code.
+    code: Mutex<StatusCode>,
+    /// Not before this is false.
+    held: watch::Sender<bool>,
 }
 
 impl Handler {
     async fn listen() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let handler = Self { port, asked: Arc::default(), tls: Arc::default() };
+        let handler = Self { port, asked: Arc::default(), tls: Arc::default(), says: Arc::default() };
         let (asked, tls) = (Arc::clone(&handler.asked), Arc::clone(&handler.tls));
+        let says = Arc::clone(&handler.says);
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let Some(config) = tls.lock().unwrap().clone() else { continue };
-                tokio::spawn(answer(TlsAcceptor::from(config), stream, Arc::clone(&asked)));
+                let (asked, says) = (Arc::clone(&asked), Arc::clone(&says));
+                tokio::spawn(answer(TlsAcceptor::from(config), stream, asked, says));
             }
         });
         handler
@@ -87,14 +102,20 @@ impl Handler {
     }
 }
 
-async fn answer(acceptor: TlsAcceptor, stream: TcpStream, asked: Arc<Mutex<Vec<String>>>) {
+async fn answer(acceptor: TlsAcceptor, stream: TcpStream, asked: Arc<Mutex<Vec<String>>>, says: Arc<Says>) {
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let service = service_fn(move |mut request: http::Request<Incoming>| {
         let told = request.headers().keys().any(|name| name.as_str().starts_with("x-remote"));
         let told = if told { " and who asks" } else { "" };
         asked.lock().unwrap().push(format!("{} {}{told}", request.method(), request.uri()));
+        let says = Arc::clone(&says);
         async move {
             let mut response = Response::new(Full::new(Bytes::new()));
+            let html = HeaderValue::from_static("text/html");
+            response.headers_mut().insert(header::CONTENT_TYPE, html);
+            response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("https://elsewhere/"));
+            *response.status_mut() = *says.code.lock().unwrap();
+            says.held.subscribe().wait_for(|held| !held).await.unwrap();
             if let Some(protocol) = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL).cloned() {
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
                 response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
@@ -197,6 +218,47 @@ async fn pauses(cluster: &Cluster, api: &Api, handler: &Handler) {
     handler.mount(cluster, None).await;
 }
 
+/// Whatever a handler says, users get a result or an error of theirs or its own, as JSON.
+async fn answers(cluster: &Cluster, api: &Api, handler: &Handler) {
+    for (said, code) in
+        [(200, 200), (202, 202), (409, 409), (500, 500), (206, 502), (302, 502), (401, 502), (407, 502)]
+    {
+        *handler.says.code.lock().unwrap() = StatusCode::from_u16(said).unwrap();
+        let stream = api.connect(Some(&cluster.proxy.client(PROXY))).await;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let asked = asked("PUT", &path("pause"), "root").header("x-remote-group", "system:masters");
+        let asked = asked.header("host", "h").body(Full::<Bytes>::default()).unwrap();
+        let answer = sender.send_request(asked).await.unwrap();
+        assert_eq!(answer.status().as_u16(), code, "{said}");
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/json", "{said}");
+        assert!(!answer.headers().contains_key(header::LOCATION), "{said}");
+    }
+    *handler.says.code.lock().unwrap() = StatusCode::OK;
+    handler.asked();
+}
+
+/// Who waits for a handler keeps nobody from what needs none, and has a bound.
+async fn waits(cluster: &Cluster, api: &Api, handler: &Handler) {
+    handler.says.held.send_replace(true);
+    let own = cluster.proxy.client(PROXY);
+    let root = |path: &str| asked("PUT", path, "root").header("x-remote-group", "system:masters");
+    let pause = path("pause");
+    let all = futures::future::join_all((0..WAITING).map(|_| api.send(Some(&own), root(&pause), "")));
+    let meanwhile = async {
+        let waiting = async || (handler.asked.lock().unwrap().len() == WAITING).then_some(());
+        eventually("pauses that wait", waiting).await;
+        assert_eq!(api.send(Some(&own), root(&pause), "").await.0, 429);
+        let start = format!("{SUBRESOURCES}/namespaces/team/virtualmachines/m/start");
+        assert_eq!(api.send(Some(&own), root(&start), "").await.0, 409, "it runs");
+        handler.says.held.send_replace(false);
+    };
+    let (answers, ()) = tokio::join!(all, meanwhile);
+    assert!(answers.iter().all(|(code, _)| *code == 200), "{answers:?}");
+    handler.asked();
+}
+
 /// Streams carry what is said, and one user cannot have all of them; the webhooks are answered while there are many.
 async fn streams(cluster: &Cluster, api: &Api, handler: &Handler) {
     let mut all = Vec::new();
@@ -241,6 +303,8 @@ async fn handlers_do_what_they_alone_can_and_streams_are_bounded() {
     let api = Api::with_handlers(&cluster, handler.port).await;
     api.known(&cluster).await;
     pauses(&cluster, &api, &handler).await;
+    answers(&cluster, &api, &handler).await;
+    waits(&cluster, &api, &handler).await;
     streams(&cluster, &api, &handler).await;
     damaged(&cluster, &api, &handler).await;
     api.stop().await;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ferrovirt_https::mutual::Caller;
-use ferrovirt_https::{Place, Reply, reply};
+use ferrovirt_https::{Place, Reply, keep_alive, reply};
 use ferrovirt_kubernetes::names;
-use ferrovirt_machines::subresource::Refused;
+use ferrovirt_machines::subresource::{Owner, Refused};
 use ferrovirt_plan::config::NAMESPACE;
 use ferrovirt_plan::render::handler::NAME;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -24,9 +24,10 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// How long a connection may take to be made, and the beginning of an answer: a pause waits 10 seconds for the launcher.
+/// How long a connection may take to be made, and an answer to begin, and to end. A handler answers within 12 seconds whatever
+/// its launcher does: it is to say itself what was late.
 const CONNECT: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_secs(12);
+const ANSWER: Duration = Duration::from_secs(15);
 /// Bytes of an answer that is no stream.
 const MAX_ANSWER: usize = 64 << 10;
 
@@ -82,7 +83,7 @@ impl Handlers {
             let stream = TcpStream::connect(address).await?;
             let _ = stream.set_nodelay(true);
             // A stream may be silent for any time, and the node may be gone.
-            rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+            keep_alive(&stream)?;
             let name = ServerName::try_from(NAME).map_err(std::io::Error::other)?;
             TlsConnector::from(config).connect(name, stream).await
         };
@@ -134,8 +135,8 @@ impl Handlers {
         &self,
         node: &str,
         path: &str,
-        mut request: Request<Incoming>,
-        place: Place<String>,
+        mut request: Request<Bytes>,
+        place: Place<Owner>,
     ) -> Result<Reply, Refused> {
         let headers = of_upgrade(request.headers());
         if !headers.contains_key(header::UPGRADE) {
@@ -170,20 +171,44 @@ fn of_upgrade(headers: &HeaderMap) -> HeaderMap {
     kept.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// A short answer, as it came: code, type and body.
+/// A short answer. A handler that was taken over is nobody who may have users sent elsewhere, asked for a password or shown a
+/// page: of what it says there are only a result, the caller's mistake and its own, and these as JSON.
 async fn relay(answer: Response<Incoming>) -> Result<Reply, Refused> {
-    let (parts, body) = answer.into_parts();
-    let read = tokio::time::timeout(ANSWER, Limited::new(body, MAX_ANSWER).collect()).await;
+    let code = answer.status();
+    if !is_passed_on(code) {
+        return Err(Refused::new(
+            502,
+            format!("the node's handler has answered with the code {}", code.as_u16()),
+        ));
+    }
+    let read = tokio::time::timeout(ANSWER, Limited::new(answer.into_body(), MAX_ANSWER).collect()).await;
     let late = || Refused::new(504, "the handler's answer did not end in time");
     let body =
         read.map_err(|_| late())?.map_err(|why| away(&format!("its answer broke off: {why}")))?.to_bytes();
-    let mut out = reply(parts.status, "application/json", body);
-    if let Some(kind) = parts.headers.get(header::CONTENT_TYPE) {
-        out.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
+    Ok(reply(code, "application/json", body))
+}
+
+fn is_passed_on(code: StatusCode) -> bool {
+    match code.as_u16() {
+        200 | 202 | 204 => true,
+        // The user is known, to us and to the cluster.
+        401 | 407 => false,
+        code => (400..600).contains(&code),
     }
-    Ok(out)
 }
 
 fn away(why: &str) -> Refused {
     Refused::new(503, format!("the node's handler does not answer ({why}): see that virt-handler runs there"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_handlers_answers_only_results_mistakes_and_failures_are_passed_on() {
+        let passed = (100..600).filter(|code| is_passed_on(StatusCode::from_u16(*code).unwrap()));
+        let wanted = [200, 202, 204].into_iter().chain((400..600).filter(|code| ![401, 407].contains(code)));
+        assert!(passed.eq(wanted));
+    }
 }

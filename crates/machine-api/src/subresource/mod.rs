@@ -15,26 +15,36 @@ mod run;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ferrovirt_https::{Bodies, Place, Reply, Share, Shown, reply};
 use ferrovirt_kubernetes::json;
 use ferrovirt_machines::INSTANCES;
-use ferrovirt_machines::subresource::{Asked, Call, Path, Refused, Requester};
+use ferrovirt_machines::subresource::{Asked, Call, Owner, Path, Refused, Requester};
 use http::{HeaderValue, Method, Request, StatusCode, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use kube::Client;
 use serde_json::Value;
 
 pub(crate) use front_proxy::FrontProxy;
+use front_proxy::Unknown;
 pub(crate) use handler::Handlers;
 
 /// The longest time that an answer takes.
 const MOST: Duration = Duration::from_secs(25);
-/// Bytes of the longest body, and KiB for all that are read at the same time.
+/// Bytes of the longest body, and how long it may take to come.
 const MAX_BODY: usize = 64 << 10;
-const BODIES: u32 = 2 << 10;
+const BODY: Duration = Duration::from_secs(2);
+/// Bodies that are on their way at the same time, of one user and of all: who is slow holds nothing else.
+const BODIES_EACH: usize = 16;
+const BODIES_ALL: usize = 126;
+/// KiB for them, so that none of them waits for another's room.
+const BODIES: u32 = 8 << 10;
 /// Requests at the same time, of one user and of all: each asks the cluster several things.
 const EACH: usize = 16;
 const ALL: usize = 64;
+/// Beside them those that a handler has to answer, which may take its time.
+const ASKING_EACH: usize = 8;
+const ASKING_ALL: usize = 64;
 /// Consoles and screens at the same time.
 const STREAMS_EACH: usize = 32;
 const STREAMS_ALL: usize = 256;
@@ -47,9 +57,11 @@ pub(crate) struct Subresources {
     client: Client,
     front_proxy: Arc<FrontProxy>,
     bodies: Bodies,
-    requests: Share<String>,
-    streams: Share<String>,
-    opening: Share<String>,
+    arriving: Share<Owner>,
+    requests: Share<Owner>,
+    asking: Share<Owner>,
+    streams: Share<Owner>,
+    opening: Share<Owner>,
     handlers: Handlers,
 }
 
@@ -58,8 +70,10 @@ impl Subresources {
         Self {
             client,
             front_proxy,
-            bodies: Bodies::new("a request for a subresource", MAX_BODY, BODIES),
+            bodies: Bodies::new("a request for a subresource", MAX_BODY, BODIES).within(BODY),
+            arriving: Share::new(BODIES_EACH, BODIES_ALL),
             requests: Share::new(EACH, ALL),
+            asking: Share::new(ASKING_EACH, ASKING_ALL),
             streams: Share::new(STREAMS_EACH, STREAMS_ALL),
             opening: Share::new(OPENING_EACH, OPENING_ALL),
             handlers,
@@ -71,6 +85,11 @@ impl Subresources {
         matches!(path, "/apis" | "/version" | "/openapi/v2" | "/openapi/v3") || path.starts_with("/apis/")
     }
 
+    /// Whether it was tried to find out who the front proxy is: until then nobody is answered.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.front_proxy.is_tried()
+    }
+
     /// Answers one request.
     pub(crate) async fn respond(&self, request: Request<Incoming>) -> Reply {
         self.answer(request).await.unwrap_or_else(|refused| refusal(&refused))
@@ -79,7 +98,10 @@ impl Subresources {
     async fn answer(&self, request: Request<Incoming>) -> Result<Reply, Refused> {
         let shown = request.extensions().get::<Shown>().cloned().unwrap_or_default();
         let requester = self.front_proxy.requester(&shown, request.headers());
-        let requester = requester.map_err(|why| Refused::new(401, format!("Unauthorized: {why}")))?;
+        let requester = requester.map_err(|unknown| match unknown {
+            Unknown::Client(why) => Refused::new(401, format!("Unauthorized: {why}")),
+            Unknown::Proxy(why) => Refused::new(503, format!("nobody can be known: {why}")),
+        })?;
         let path = request.uri().path().to_owned();
         if let Some((form, document)) = documents::at(&path, request.headers()) {
             return document_for(&requester, request.method(), &path, form, &document);
@@ -87,9 +109,18 @@ impl Subresources {
         let Some(Path::Object(asked)) = Path::parse(&path) else { return Err(Refused::no_such_path()) };
         let call = Call::find(request.method().as_str(), asked.resource, asked.subresource);
         let call = call.ok_or_else(Refused::no_such_path)?;
-        let place = self.requests.take(requester.share());
-        let _place =
-            place.ok_or_else(|| Refused::new(429, "too many requests at the same time: try again"))?;
+        // Before it takes a place of those that are worked on.
+        let request = match call {
+            Call::Start | Call::Stop | Call::Restart | Call::Pause | Call::Unpause => {
+                Request::new(self.read(request, &requester).await?)
+            }
+            Call::Expand | Call::Console | Call::Vnc => request.map(|_| Bytes::new()),
+        };
+        let share = match call {
+            Call::Start | Call::Stop | Call::Restart | Call::Expand => &self.requests,
+            Call::Pause | Call::Unpause | Call::Console | Call::Vnc => &self.asking,
+        };
+        let _place = place(share, &requester, "requests")?;
         let done = async {
             authorize::authorize(&self.client, &requester, &asked, call).await?;
             self.perform(request, &asked, call, &requester).await
@@ -102,14 +133,14 @@ impl Subresources {
 
     async fn perform(
         &self,
-        request: Request<Incoming>,
+        request: Request<Bytes>,
         asked: &Asked<'_>,
         call: Call,
         requester: &Requester,
     ) -> Result<Reply, Refused> {
         match call {
             Call::Start | Call::Stop | Call::Restart => {
-                let body = self.body(request).await?;
+                let body = object(request.body())?;
                 run::run(&self.client, asked, call, &body).await?;
                 Ok(reply(StatusCode::ACCEPTED, documents::JSON, ""))
             }
@@ -120,7 +151,7 @@ impl Subresources {
                 Ok(reply(StatusCode::OK, documents::JSON, vm.to_string()))
             }
             Call::Pause | Call::Unpause => {
-                let body = self.body(request).await?;
+                let body = object(request.body())?;
                 let vmi = self.instance(asked).await?;
                 if !call.switch(&vmi, body)? {
                     return Ok(reply(StatusCode::OK, documents::JSON, ""));
@@ -144,16 +175,24 @@ impl Subresources {
     }
 
     /// The body, which may be empty.
-    async fn body(&self, request: Request<Incoming>) -> Result<Value, Refused> {
-        let read = self.bodies.read(request).await;
-        let (bytes, _room) = read.map_err(|(code, why)| Refused::new(code.as_u16(), why))?;
-        if bytes.is_empty() {
-            return Ok(Value::Null);
+    async fn read(&self, request: Request<Incoming>, requester: &Requester) -> Result<Bytes, Refused> {
+        if request.body().is_end_stream() {
+            return Ok(Bytes::new());
         }
-        let value = serde_json::from_slice::<Value>(&bytes);
-        let value = value.map_err(|why| Refused::bad_request(format!("the body is not JSON: {why}")))?;
-        if value.is_object() { Ok(value) } else { Err(Refused::bad_request("the body is not a JSON object")) }
+        let _arriving = place(&self.arriving, requester, "bodies")?;
+        let read = self.bodies.read(request).await;
+        read.map(|(bytes, _room)| bytes).map_err(|(code, why)| Refused::new(code.as_u16(), why))
     }
+}
+
+/// What a body says, which may be empty.
+fn object(body: &Bytes) -> Result<Value, Refused> {
+    if body.is_empty() {
+        return Ok(Value::Null);
+    }
+    let value = serde_json::from_slice::<Value>(body);
+    let value = value.map_err(|why| Refused::bad_request(format!("the body is not JSON: {why}")))?;
+    if value.is_object() { Ok(value) } else { Err(Refused::bad_request("the body is not a JSON object")) }
 }
 
 /// Documents are for everybody who is known to the cluster.
@@ -175,9 +214,9 @@ fn document_for(
 }
 
 /// A place for one more request or stream of somebody.
-fn place(share: &Share<String>, requester: &Requester, what: &str) -> Result<Place<String>, Refused> {
+fn place(share: &Share<Owner>, requester: &Requester, what: &str) -> Result<Place<Owner>, Refused> {
     share
-        .take(requester.share())
+        .take(&requester.share())
         .ok_or_else(|| Refused::new(429, format!("too many {what} at the same time: try again")))
 }
 

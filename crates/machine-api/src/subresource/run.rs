@@ -12,17 +12,45 @@ use crate::objects;
 
 /// The controller writes machines that begin or end several times in a second.
 const TRIES: usize = 4;
+
 /// Performs the call.
 ///
 /// # Errors
 /// What the state of machine and instance does not allow, and what the cluster does not let be written.
 pub(super) async fn run(client: &Client, asked: &Asked<'_>, call: Call, body: &Value) -> Result<(), Refused> {
+    // The instance comes first: a controller that stops it is to find the shorter grace period.
+    let mut shortened = false;
+    let tried = try_to_run(client, asked, call, body, &mut shortened).await;
+    tried.map_err(|why| half_done(why, shortened))
+}
+
+/// Who is refused is to know what was done all the same.
+fn half_done(why: Refused, shortened: bool) -> Refused {
+    match shortened {
+        true => {
+            let message = format!(
+                "{}; the instance has the shorter grace period already, and nothing was written into the machine",
+                why.message
+            );
+            Refused { message, ..why }
+        }
+        false => why,
+    }
+}
+
+async fn try_to_run(
+    client: &Client,
+    asked: &Asked<'_>,
+    call: Call,
+    body: &Value,
+    shortened: &mut bool,
+) -> Result<(), Refused> {
     for _ in 0..TRIES {
         let vm = object(client, asked, MACHINES).await?;
         let vm = vm.ok_or_else(|| Refused::missing(MACHINES, asked.name))?;
         let vmi = object(client, asked, INSTANCES).await?;
         let patches = call.patches(&vm, vmi.as_ref(), body.clone())?;
-        if write(client, asked, patches).await? {
+        if write(client, asked, patches, shortened).await? {
             return Ok(());
         }
     }
@@ -42,7 +70,12 @@ pub(super) async fn object(
 }
 
 /// Whether all was written; if not, the objects are not any more what was decided from.
-async fn write(client: &Client, asked: &Asked<'_>, patches: Patches) -> Result<bool, Refused> {
+async fn write(
+    client: &Client,
+    asked: &Asked<'_>,
+    patches: Patches,
+    shortened: &mut bool,
+) -> Result<bool, Refused> {
     let Patches { vmi, vm, vm_status } = patches;
     for (resource, is_status, operations) in
         [(INSTANCES, false, vmi), (MACHINES, false, vm), (MACHINES, true, vm_status)]
@@ -60,7 +93,7 @@ async fn write(client: &Client, asked: &Asked<'_>, patches: Patches) -> Result<b
             false => api.patch(asked.name, &params, &patch).await,
         };
         match written {
-            Ok(_) => {}
+            Ok(_) => *shortened |= resource == INSTANCES,
             Err(Error::Api(status)) if is_lost(&status) => return Ok(false),
             Err(why) => return Err(failed(asked, resource, "cannot be written", &why)),
         }
@@ -86,4 +119,18 @@ fn failed(asked: &Asked<'_>, resource: &str, what: &str, why: &Error) -> Refused
         tracing::warn!("{message}");
     }
     Refused { reason: status::reason(code), ..Refused::new(code, message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_was_done_all_the_same() {
+        let refused = || Refused::conflict(MACHINES, "m", "it changes all the time");
+        assert_eq!(half_done(refused(), false).message, refused().message);
+        let half = half_done(refused(), true);
+        assert!(half.message.contains("the instance has the shorter grace period already"), "{half:?}");
+        assert_eq!((half.code, half.reason), (409, refused().reason));
+    }
 }

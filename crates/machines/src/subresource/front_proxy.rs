@@ -38,14 +38,23 @@ impl Requester {
         self.name == "system:anonymous" || self.groups.iter().any(|group| group == "system:unauthenticated")
     }
 
-    /// For whom limits count: all service accounts of a namespace are one, which makes as many as it wants.
+    /// For whom limits count.
     #[must_use]
-    pub fn share(&self) -> &str {
+    pub fn share(&self) -> Owner {
         match subject::split_service_account(&self.name) {
-            Some((namespace, _)) => namespace,
-            None => &self.name,
+            Some((namespace, _)) => Owner::Namespace(namespace.to_owned()),
+            None => Owner::User(self.name.clone()),
         }
     }
+}
+
+/// Whose a share of what is bounded is. A namespace is never a user, however it is called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// One user.
+    User(String),
+    /// All service accounts of a namespace, of which it makes as many as it wants.
+    Namespace(String),
 }
 
 impl Names {
@@ -125,6 +134,7 @@ impl Names {
 }
 
 /// The key of a header name in which the proxy has escaped what names cannot have; as it is where it is not escaped rightly.
+/// The name comes in lower case, and what it decodes to stays as it is, as Kubernetes reads it: keys that differ in case are two.
 fn unescaped(key: &str) -> String {
     let mut bytes = Vec::with_capacity(key.len());
     let mut rest = key.as_bytes();
@@ -143,7 +153,7 @@ fn unescaped(key: &str) -> String {
             }
         }
     }
-    String::from_utf8(bytes).map_or_else(|_| key.to_owned(), |key| key.to_lowercase())
+    String::from_utf8(bytes).unwrap_or_else(|_| key.to_owned())
 }
 
 #[cfg(test)]
@@ -177,16 +187,25 @@ mod tests {
             ("x-remote-extra-example.com%2fkey", "1"),
             ("x-remote-extra-example.com%2Fkey", "2"),
             ("x-remote-extra-odd%zz", "3"),
+            ("x-remote-extra-%41%c3%84", "4"),
         ])
         .unwrap();
         assert_eq!((alice.name.as_str(), alice.uid.as_str()), ("alice é", "7"));
         assert_eq!(alice.groups, ["a, b", "system:authenticated"]);
         assert_eq!(alice.extra["example.com/key"], ["1", "2"]);
         assert_eq!(alice.extra["odd%zz"], ["3"]);
-        assert!(!alice.is_anonymous() && alice.share() == "alice é");
-        let account = requester(&[("x-remote-user", "system:serviceaccount:n:a")]).unwrap();
-        assert_eq!(account.share(), "n");
+        assert_eq!(alice.extra["AÄ"], ["4"], "{:?}", alice.extra);
+        assert!(!alice.is_anonymous());
         assert!(requester(&[("x-remote-user", "system:anonymous")]).unwrap().is_anonymous());
+    }
+
+    #[test]
+    fn accounts_of_a_namespace_share_and_a_user_of_its_name_does_not() {
+        let share = |user: &str| requester(&[("x-remote-user", user)]).unwrap().share();
+        assert_eq!(share("system:serviceaccount:team:a"), share("system:serviceaccount:team:b"));
+        assert_ne!(share("system:serviceaccount:team:a"), share("team"));
+        assert_ne!(share("system:serviceaccount:team:a"), share("system:serviceaccount:other:a"));
+        assert_ne!(share("team"), share("Team"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod path;
 pub use call::{Call, Refused};
 pub use discovery::{aggregated_rows, rows, version};
 pub use ferrovirt_plan::subresource::{GROUP, VERSIONS};
-pub use front_proxy::{Names, Requester};
+pub use front_proxy::{Names, Owner, Requester};
 pub use path::{Asked, Path};
 
 /// What discovery lists: resource with subresource, and the verb of its method.
