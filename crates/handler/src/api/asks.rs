@@ -20,11 +20,21 @@ pub(super) struct Asks {
 }
 
 impl Asks {
-    pub(super) fn take(&mut self, asked: Asked) -> Event {
-        self.waiting.retain(|_, answer| !answer.is_closed());
+    /// A request, unless who asked was answered already because it has waited here too long: such a one is not carried out.
+    pub(super) fn take(&mut self, asked: Asked) -> Option<Event> {
+        if asked.answer.is_closed() {
+            return None;
+        }
         self.last += 1;
         self.waiting.insert(self.last, asked.answer);
-        Event::Ask { ticket: self.last, ask: asked.ask }
+        Some(Event::Ask { ticket: self.last, ask: asked.ask })
+    }
+
+    /// One of those who do not wait any more, once.
+    pub(super) fn left(&mut self) -> Option<Event> {
+        let ticket = *self.waiting.iter().find(|(_, answer)| answer.is_closed())?.0;
+        self.waiting.remove(&ticket);
+        Some(Event::Left { ticket })
     }
 
     pub(super) fn answer(&mut self, ticket: u64, answer: Answer) {
@@ -37,5 +47,28 @@ impl Asks {
         };
         // Who asked may have gone.
         drop(waiting.send(answer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_done_for_who_has_gone() {
+        let mut asks = Asks::default();
+        let asked = || {
+            let (answer, awaited) = oneshot::channel();
+            (Asked { ask: Ask::Switch { pause: true }, answer }, awaited)
+        };
+        let (first, awaited) = asked();
+        drop(awaited);
+        assert_eq!(asks.take(first), None, "it was answered before its turn came");
+        let (second, awaited) = asked();
+        assert_eq!(asks.take(second), Some(Event::Ask { ticket: 1, ask: Ask::Switch { pause: true } }));
+        assert_eq!(asks.left(), None);
+        drop(awaited);
+        assert_eq!(asks.left(), Some(Event::Left { ticket: 1 }));
+        assert_eq!(asks.left(), None, "that is said once");
     }
 }

@@ -150,6 +150,9 @@ impl Worker {
     /// Waits for what happens next; `None` when the place is gone.
     async fn next(&mut self, wake: Option<Duration>) -> Option<Event> {
         loop {
+            if let Some(left) = self.asks.left() {
+                return Some(left);
+            }
             let wake = wake.map(|at| self.zero + at);
             let news = tokio::select! {
                 news = self.inbox.recv() => news,
@@ -158,7 +161,11 @@ impl Worker {
             match news {
                 News::Net(FromNet::Gone) => return None,
                 News::Net(said) => return Some(self.heard(said)),
-                News::Ask(asked) => return Some(self.asks.take(asked)),
+                News::Ask(asked) => {
+                    if let Some(event) = self.asks.take(asked) {
+                        return Some(event);
+                    }
+                }
                 News::Machine(machine) => {
                     if let Some(reporter) = &self.reporter {
                         reporter.see(machine);

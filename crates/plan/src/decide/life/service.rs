@@ -3,7 +3,7 @@
 use super::{
     Action, Answer, Change, Check, Event, Hold, Notice, Retry,
     conduct::{self, Conduct, Wrong},
-    switches::Switches,
+    switches::{Refused, Switches},
 };
 use ferrovirt_qemu::protocol::{self, State};
 use std::time::Duration;
@@ -271,10 +271,13 @@ impl Service {
         let state = match said {
             protocol::Event::Refused { message, .. } => {
                 return match self.switches.refused() {
-                    Some(ticket) => {
+                    Refused::Of(ticket) => {
                         out.push(Action::Answer { ticket, answer: Answer::Refused(message) });
                     }
-                    None => self.wrong(format!("it refuses what nobody asked for: {message}"), now, out),
+                    Refused::Late => {}
+                    Refused::Nobodys => {
+                        self.wrong(format!("it refuses what nobody asked for: {message}"), now, out)
+                    }
                 };
             }
             protocol::Event::Network => {

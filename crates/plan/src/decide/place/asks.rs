@@ -1,7 +1,7 @@
 //! What people ask of a guest that is served: to stop or to run its vCPUs, or for a console.
 
 use super::{Action, Answer, Place, Stage};
-use crate::decide::life::switches::Switches;
+use crate::decide::life::switches::{Refused, Switches};
 use ferrovirt_qemu::protocol::{Console, Request, State};
 use std::collections::VecDeque;
 
@@ -37,17 +37,26 @@ pub(super) struct Asks {
 
 impl Asks {
     /// Whose request a refusal is about; an earlier launcher does not name a console.
-    pub(super) fn refused(&mut self, console: Option<&str>) -> Option<u64> {
-        let Some(socket) = console else {
-            return self.switches.refused().or_else(|| self.consoles.pop_front().map(|(ticket, _)| ticket));
+    pub(super) fn refused(&mut self, console: Option<&str>) -> Refused {
+        let at = match console {
+            Some(socket) => self.consoles.iter().position(|(_, asked)| asked == socket),
+            None => match self.switches.refused() {
+                Refused::Nobodys => Some(0),
+                known => return known,
+            },
         };
-        let at = self.consoles.iter().position(|(_, asked)| asked == socket)?;
-        self.consoles.remove(at).map(|(ticket, _)| ticket)
+        let console = at.and_then(|at| self.consoles.remove(at));
+        console.map_or(Refused::Nobodys, |(ticket, _)| Refused::Of(ticket))
     }
 
-    /// The vCPUs have stopped, or run again: whose request that was.
-    pub(super) fn done(&mut self, paused: bool) -> Option<u64> {
+    /// The vCPUs have stopped, or run again: whose requests those were.
+    pub(super) fn done(&mut self, paused: bool) -> impl Iterator<Item = u64> + use<> {
         self.switches.done(paused)
+    }
+
+    /// Who asked has gone. Of a console the launcher may still say that it refuses it: that one is known by its name.
+    pub(super) fn leave(&mut self, ticket: u64) {
+        self.switches.leave(ticket);
     }
 
     /// With the connection everything goes that was asked for on it.
@@ -158,6 +167,42 @@ mod tests {
         let (_, actions) = step(place, Event::Ended { link: 1, left: true }, ms(700));
         let all: Vec<_> = (0..most).map(|ticket| answer(10 + ticket, Answer::NotRunning)).collect();
         assert_eq!(actions, all, "nobody waits for a launcher that has gone");
+    }
+
+    #[test]
+    fn one_stop_answers_all_who_wait_for_it() {
+        let runs = |paused| Action::Runs { paused };
+        let resumed = Action::Tell(super::super::Notice::Resumed);
+        let nobodys = || vec![misbehaves("it refuses what nobody asked for: no")];
+        play(
+            running(),
+            [
+                (500, switch(1, true), request(Request::Pause)),
+                (500, switch(2, true), request(Request::Pause)),
+                (
+                    510,
+                    says(1, State::Paused),
+                    vec![runs(true), answer(1, Answer::Done), answer(2, Answer::Done)],
+                ),
+                // The second one came later, and the launcher refuses it: that is nobody's fault.
+                (520, refuses(None), vec![]),
+                (520, refuses(None), nobodys()),
+                (530, switch(3, false), request(Request::Unpause)),
+                (540, says(1, State::Running), vec![runs(false), resumed, answer(3, Answer::Done)]),
+            ],
+        );
+        // Who has gone gets nobody else's answer.
+        play(
+            running(),
+            [
+                (600, switch(4, true), request(Request::Pause)),
+                (610, Event::Left { ticket: 4 }, vec![]),
+                (620, switch(5, true), request(Request::Pause)),
+                (630, refuses(None), vec![answer(5, no())]),
+                (640, refuses(None), vec![]),
+                (650, refuses(None), nobodys()),
+            ],
+        );
     }
 
     #[test]

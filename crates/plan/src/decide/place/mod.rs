@@ -26,8 +26,11 @@ mod asks;
 #[cfg(test)]
 mod tests;
 
-use super::life::conduct::{self, Conduct};
 pub use super::life::{Answer, Notice, Wrong};
+use super::life::{
+    conduct::{self, Conduct},
+    switches::Refused,
+};
 pub use crate::launcher_pod::Step;
 pub use asks::Ask;
 use asks::Asks;
@@ -71,6 +74,11 @@ pub enum Event {
         ticket: u64,
         /// What for.
         ask: Ask,
+    },
+    /// Who asked does not wait for the answer any more.
+    Left {
+        /// The request.
+        ticket: u64,
     },
     /// Time has passed.
     Tick,
@@ -290,6 +298,7 @@ impl Place {
                 self.unlink(out);
             }
             Event::Ask { ticket, ask } => self.ask(ticket, ask, out),
+            Event::Left { ticket } => self.asks.leave(ticket),
             Event::Said(link, said) if self.link == Some(link) => self.said(said, now, out),
             Event::Nonsense(link, what) if self.link == Some(link) => self.wrong(what, now, out),
             Event::Made => {
@@ -462,9 +471,13 @@ impl Place {
     }
 
     fn refuses(&mut self, message: String, console: Option<String>, now: Duration, out: &mut Vec<Action>) {
-        if let Some(ticket) = self.asks.refused(console.as_deref()) {
-            let answer = Answer::Refused(message);
-            return out.push(Action::Answer { ticket, answer });
+        match self.asks.refused(console.as_deref()) {
+            Refused::Of(ticket) => {
+                let answer = Answer::Refused(message);
+                return out.push(Action::Answer { ticket, answer });
+            }
+            Refused::Late => return,
+            Refused::Nobodys => {}
         }
         match self.stage {
             Stage::Ordered => self.refused(NOT_ORDERED, message, now, out),

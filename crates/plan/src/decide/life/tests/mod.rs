@@ -318,6 +318,15 @@ fn requests_are_answered_by_the_state_and_bounded_in_number() {
             (205, refused("no"), vec![answer(3, Answer::Refused("no".to_owned()))]),
             (206, ask(4, true), switch(4, true)),
             (206, Event::NotSwitched { ticket: 4 }, vec![answer(4, Answer::NotRunning)]),
+            // Two who want the same have it at the same time.
+            (207, ask(5, true), switch(5, true)),
+            (207, ask(6, true), switch(6, true)),
+            (
+                208,
+                said(State::Paused),
+                vec![Action::Runs { paused: true }, answer(5, Answer::Done), answer(6, Answer::Done)],
+            ),
+            (209, refused("paused"), vec![]),
         ],
     );
     let most = u64::try_from(MOST_SWITCHES).unwrap();
