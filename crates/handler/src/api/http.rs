@@ -12,9 +12,12 @@ use super::{
     node::{Found, Node, Target},
     stream::{Failure, Stream, Streams},
 };
-use crate::machine::{
-    serve::{self, ANSWER, NOT_RUNNING, Refusal},
-    websocket,
+use crate::{
+    machine::{
+        serve::{self, ANSWER, NOT_RUNNING, Refusal},
+        websocket,
+    },
+    net::talk::NotOpened,
 };
 use bytes::Bytes;
 use ferrovirt_https::{Authorities, ClientTrust, Files, Identity, Options, Reply, reply, text};
@@ -37,13 +40,16 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// is open; then it counts with `net`.
 const CONNECTIONS: usize = 256;
 const OF_ADDRESS: usize = 128;
-/// How long a launcher may take to connect a console; `net` waits a little less.
-const CONNECT: Duration = Duration::from_secs(12);
+/// How long all of opening a console may take: a refusal has to be there before the 12 seconds are over that the cluster's API
+/// waits for an answer. `net` waits 10 seconds for the launcher alone.
+const OPENING: Duration = Duration::from_secs(11);
 
 /// What answers.
 pub(super) struct Http {
     node: Arc<Node>,
     streams: Streams,
+    /// [`OPENING`].
+    opening: Duration,
 }
 
 /// Serves with the certificate in a directory, once it is there. Never ends.
@@ -54,7 +60,7 @@ pub(super) async fn run(listen: SocketAddr, directory: &Path, node: Arc<Node>, s
     };
     let file = |name| directory.join(name);
     let files = Files { certificate: file("tls.crt"), key: file("tls.key"), authorities: file("ca.crt") };
-    let server = Arc::new(Http { node, streams });
+    let server = Arc::new(Http { node, streams, opening: OPENING });
     let follow = files.follow(Arc::clone(&identity), Arc::clone(&authorities));
     tokio::join!(follow, serve(listen, identity, authorities, server));
 }
@@ -155,26 +161,40 @@ impl Http {
         response.map(|()| Full::new(Bytes::new()))
     }
 
-    /// Has `net` listen and the launcher connect.
+    /// Has `net` listen and the launcher connect, in time.
     async fn connect(&self, target: Target, console: Console) -> Result<Stream, (StatusCode, String)> {
+        timeout(self.opening, self.open(target, console)).await.unwrap_or_else(|_| Err(silent()))
+    }
+
+    async fn open(&self, target: Target, console: Console) -> Result<Stream, (StatusCode, String)> {
         let Target { slot, link, sender, .. } = target;
         let awaited = self.streams.open(slot, link).await.map_err(|failure| {
             if let Failure::Net(error) = &failure {
                 tracing::warn!("a console cannot be opened: {error}");
             }
-            (StatusCode::SERVICE_UNAVAILABLE, failure.to_string())
+            (code(&failure), failure.to_string())
         })?;
         let answer = sender.ask(Ask::Console { link, socket: awaited.socket.clone(), console });
-        let silent = || (StatusCode::GATEWAY_TIMEOUT, Refusal::Silent.to_string());
-        let connected = async {
-            tokio::select! {
-                biased;
-                connected = awaited.connected() => connected.map_err(|_| silent()),
-                // There is an answer only where the launcher does not connect.
-                Ok(Err(refusal)) = answer => Err((refusal.code(), refusal.to_string())),
-            }
-        };
-        timeout(CONNECT, connected).await.unwrap_or_else(|_| Err(silent()))
+        tokio::select! {
+            biased;
+            connected = awaited.connected() => connected.map_err(|_| silent()),
+            // There is an answer only where the launcher does not connect.
+            Ok(Err(refusal)) = answer => Err((refusal.code(), refusal.to_string())),
+        }
+    }
+}
+
+/// For a launcher that has said nothing in time.
+fn silent() -> (StatusCode, String) {
+    (StatusCode::GATEWAY_TIMEOUT, Refusal::Silent.to_string())
+}
+
+/// Of the answer where `net` does not listen.
+fn code(failure: &Failure) -> StatusCode {
+    match failure {
+        Failure::Refused(NotOpened::Full, _) => StatusCode::TOO_MANY_REQUESTS,
+        Failure::Refused(NotOpened::Away, _) => StatusCode::CONFLICT,
+        Failure::Refused(NotOpened::Failed, _) | Failure::Net(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     machine::poll,
-    net::talk::{MOST_OF_STREAM, Open, Opened, packet, read},
+    net::talk::{MOST_OF_STREAM, NotOpened, Open, Opened, packet, read},
 };
 use ferrovirt_sys::seqpacket::{self, Connection};
 use std::{
@@ -38,8 +38,8 @@ pub(super) struct Streams {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// `net` has said why.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{1}")]
+    Refused(NotOpened, String),
     /// It cannot be asked, or says nothing of use.
     #[error("virt-handler net does not answer: {0}")]
     Net(io::Error),
@@ -72,7 +72,7 @@ impl Streams {
             connection.get_ref().send(&packet(&Open { slot, link }, &[])?, &[])?;
             match said(&connection).await? {
                 Opened::Listening { socket } => Ok(Awaited { connection, socket }),
-                Opened::Refused { why } => Err(Failure::Refused(why)),
+                Opened::Refused { kind, why } => Err(Failure::Refused(kind, why)),
                 Opened::Connected => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
             }
         };

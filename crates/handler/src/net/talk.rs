@@ -200,9 +200,23 @@ pub enum Opened {
     Connected,
     /// Nobody does.
     Refused {
+        /// What kind of reason that is.
+        kind: NotOpened,
         /// For a person.
         why: String,
     },
+}
+
+/// Why nobody listens for a launcher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NotOpened {
+    /// There is no such link.
+    Away,
+    /// Its consoles are as many as may be open.
+    Full,
+    /// This program cannot.
+    Failed,
 }
 
 /// Most bytes of a message of a console.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     machine::{accept::Reader, events::Recorder},
-    net::talk::{MOST_OF_STREAM, Open, Opened, packet, read},
+    net::talk::{MOST_OF_STREAM, NotOpened, Open, Opened, packet, read},
 };
 use ferrovirt_plan::{config::ClusterConfig, decide::place::Answer};
 use ferrovirt_sys::seqpacket::{Connection, Listener};
@@ -54,6 +54,10 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with(OPENING).await
+    }
+
+    async fn with(opening: Duration) -> Self {
         let config = kube::Config::new("https://127.0.0.1:1".parse().unwrap());
         let client = kube::Client::try_from(config).unwrap();
         let reader = Reader {
@@ -73,7 +77,7 @@ impl World {
         let (certificate, key) = authority.signs("localhost");
         identity.set(certificate.as_bytes(), key.as_bytes()).unwrap();
         authorities.set(authority.0.as_bytes()).unwrap();
-        let server = Arc::new(Http { node: node.clone(), streams });
+        let server = Arc::new(Http { node: node.clone(), streams, opening });
         tokio::spawn(answer(listener, Arc::new(identity), Arc::new(authorities), server));
         Self { address, authority, node, directory }
     }
@@ -265,18 +269,33 @@ async fn a_console_leads_to_the_launcher_in_both_directions() {
 }
 
 #[tokio::test]
+async fn the_time_for_opening_a_console_is_for_all_of_it() {
+    let world = World::with(Duration::ZERO).await;
+    // A `net` that accepts nothing: that would be said once there was time enough for that step.
+    let _net = Listener::bind(&world.directory.path().join("streams.sock")).unwrap();
+    let _guest = world.place("guest", true, true);
+    let (code, body) = world.ask(&format!("GET {PATH}/guest/vnc"), UPGRADE).await;
+    assert!(code == 504 && body.contains("the launcher does not answer"), "{code} {body}");
+}
+
+#[tokio::test]
 async fn a_console_that_is_not_connected_ends_with_words() {
     for (case, code, words) in [
-        ("net refuses", 503, "too many consoles"),
+        ("no link", 409, "net says why"),
+        ("too many", 429, "net says why"),
+        ("net cannot", 503, "net says why"),
         ("the launcher refuses", 409, "no graphics here"),
         ("the link ends", 409, "VMI is not running"),
         ("nobody connects", 504, "the launcher does not answer"),
         ("nonsense", 504, "the launcher does not answer"),
     ] {
+        let refused = |kind| Opened::Refused { kind, why: "net says why".to_owned() };
         let world = World::new().await;
         let mut guest = world.place("guest", true, true);
         let net = world.net(move |connection| match case {
-            "net refuses" => say(connection, &Opened::Refused { why: "too many consoles".to_owned() }),
+            "no link" => say(connection, &refused(NotOpened::Away)),
+            "too many" => say(connection, &refused(NotOpened::Full)),
+            "net cannot" => say(connection, &refused(NotOpened::Failed)),
             "nobody connects" => listen(connection),
             "nonsense" => {
                 listen(connection);

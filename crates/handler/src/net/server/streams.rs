@@ -4,7 +4,7 @@ use super::{
     super::{
         child::Worker,
         stream::Job,
-        talk::{self, Open, Opened},
+        talk::{self, NotOpened, Open, Opened},
     },
     Server, Source,
 };
@@ -97,9 +97,9 @@ impl Server {
         // A kernel that does not keep them away.
         std::mem::forget(message.fds);
         let Ok((Open { slot, link }, _)) = talk::read::<Open>(&message.bytes) else { return };
-        if let Err((connection, why)) = self.prepare_stream(id, slot, link, connection) {
+        if let Err((connection, kind, why)) = self.prepare_stream(id, slot, link, connection) {
             // One that does not read it learns it by the end.
-            drop(talk::send(&connection, &Opened::Refused { why }, &[]));
+            drop(talk::send(&connection, &Opened::Refused { kind, why: why.to_owned() }, &[]));
         }
     }
 
@@ -109,10 +109,10 @@ impl Server {
         slot: String,
         link: u64,
         api: Connection,
-    ) -> Result<(), (Connection, String)> {
+    ) -> Result<(), (Connection, NotOpened, &'static str)> {
         let heard = self.slots.get(&slot).filter(|slot| slot.has(link)).and_then(|slot| slot.link);
         let Some(heard) = heard else {
-            return Err((api, "its launcher is not connected".to_owned()));
+            return Err((api, NotOpened::Away, "its launcher is not connected"));
         };
         let of_slot = |stream: &&Stream| stream.slot == slot;
         let waiting = self.streams.jobs.iter().filter(|(_, waiting)| waiting.slot == slot).count();
@@ -120,7 +120,8 @@ impl Server {
         let all = self.streams.running.len() + self.streams.jobs.len();
         // Everybody has one, whatever others have opened.
         if there >= MOST_OF_A_SLOT || all >= MOST && there > 0 {
-            return Err((api, "too many consoles of this machine are open: close others".to_owned()));
+            let why = "too many consoles of this machine are open: close others";
+            return Err((api, NotOpened::Full, why));
         }
         let socket = format!("console-{id}");
         let path = self.reader.slot(&slot).join(&socket);
@@ -141,7 +142,7 @@ impl Server {
             }
             Err(error) => {
                 tracing::error!("listening on {}: {error}", path.display());
-                Err((api, "nobody can listen for the launcher".to_owned()))
+                Err((api, NotOpened::Failed, "nobody can listen for the launcher"))
             }
         }
     }
