@@ -181,6 +181,20 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
+/// Takes all of it or nothing: a server must not believe new authorities with a certificate that others made.
+fn take(
+    identity: &Identity,
+    authorities: &Authorities,
+    certificate: &[u8],
+    key: &[u8],
+    bundle: &[u8],
+) -> Result<(), String> {
+    // A trial: what fits here fits below.
+    Identity::default().set(certificate, key)?;
+    authorities.set(bundle)?;
+    identity.set(certificate, key)
+}
+
 /// Files of a server that asks for its clients' certificates, PEM, as a Secret is mounted.
 #[derive(Clone, Debug)]
 pub struct Files {
@@ -199,11 +213,13 @@ impl Files {
         let mut seen = None;
         loop {
             // Small files, read whole: times of modification miss what a mounted Secret's symbolic link does.
-            let read = |path: &PathBuf| std::fs::read(path).ok();
-            let now = (read(&self.certificate), read(&self.key), read(&self.authorities));
-            if seen.as_ref() != Some(&now) {
-                if let (Some(certificate), Some(key), Some(bundle)) = &now {
-                    match authorities.set(bundle).and_then(|()| identity.set(certificate, key)) {
+            let read =
+                || [&self.certificate, &self.key, &self.authorities].map(|path| std::fs::read(path).ok());
+            let now = read();
+            // The link may be set between two files: what is read twice belongs together. The rest is for the next look.
+            if seen.as_ref() != Some(&now) && read() == now {
+                if let [Some(certificate), Some(key), Some(bundle)] = &now {
+                    match take(&identity, &authorities, certificate, key, bundle) {
                         Ok(()) => tracing::info!("certificate and authorities were read"),
                         Err(why) => tracing::warn!("what was read of the certificate is not used: {why}"),
                     }
@@ -212,5 +228,36 @@ impl Files {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        (certificate.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    #[test]
+    fn a_secret_that_is_damaged_changes_nothing() {
+        let (identity, authorities) = (Identity::default(), Authorities::default());
+        let ((certificate, key), (other, _)) = (pair(), pair());
+        let take = |key: &str, bundle: &str| {
+            take(&identity, &authorities, certificate.as_bytes(), key.as_bytes(), bundle.as_bytes())
+        };
+        assert!(take("", &certificate).is_err());
+        assert!(!authorities.is_there() && !identity.is_there());
+        assert!(take(&key, "").is_err());
+        assert!(!authorities.is_there() && !identity.is_there());
+        take(&key, &certificate).unwrap();
+        assert!(authorities.is_there() && identity.is_there());
+        let before = authorities.verifier().unwrap();
+        assert!(take(&pair().1, &other).is_err(), "a good bundle with another's key");
+        assert!(Arc::ptr_eq(&before, &authorities.verifier().unwrap()));
+        take(&key, &other).unwrap();
+        assert!(!Arc::ptr_eq(&before, &authorities.verifier().unwrap()));
     }
 }
