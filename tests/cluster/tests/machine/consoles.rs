@@ -210,9 +210,9 @@ fn certificates(test: &Test) -> Result<(String, Pair, Pair)> {
 }
 
 /// The part listens once its certificate is there, and hears the cluster's API and nobody else.
-fn listens(test: &Test) -> Result<Handler<'_>> {
+fn listens<'a>(test: &'a Test, shown: &(String, Pair, Pair)) -> Result<Handler<'a>> {
     let address = address(test)?;
-    let (authority, right, wrong) = certificates(test)?;
+    let (authority, right, wrong) = shown.clone();
     let machine = MACHINE.to_owned();
     let handler = Handler { test, address, name: SERVER, machine, user: None, authority, right, wrong };
     // The kubelet looks at a pod that changes at once, and at others once a minute.
@@ -303,8 +303,11 @@ fn through_the_api_server(test: &Test) -> Result<()> {
 pub(super) fn serve(test: &Test) -> Result<()> {
     running(test, "guest")?;
     boots(test, "guest")?;
+    let shown = certificates(test)?;
+    // Otherwise nobody might ever listen there.
+    listens(test, &shown)?;
     without_certificate(test)?;
-    let handler = listens(test)?;
+    let handler = listens(test, &shown)?;
     let (code, body) =
         handler.ask(Some(&handler.right), &format!("GET {}/console", MACHINE.replace("guest", "none")))?;
     ensure!(code.contains(" 404 ") && body.contains("not found on this node"), "{code} {body}");
