@@ -78,7 +78,38 @@ mod tests {
         assert_eq!((found.huge_pages, found.questions.len(), found.workers.len()), (24, 1, 2));
         assert_eq!(found.workers[1].neighbour, Some(1));
         assert_eq!(found.workers[1].operations, ["x", "y"]);
-        assert!(parse("worker\tone").is_err());
-        assert!(parse("huge-pages\t24\n").is_err());
+        assert_eq!(
+            found.workers[0],
+            Worker {
+                number: 1,
+                context: "u:r:t:s0".to_owned(),
+                files: "u:o:f:s0".to_owned(),
+                ..Worker::default()
+            }
+        );
+        assert_eq!(found.questions, [["a", "b", "file"].map(str::to_owned)]);
+    }
+
+    /// Host and guest of different versions are noticed before anything is tried.
+    #[test]
+    fn what_is_not_understood_is_said() {
+        assert!(parse("agent\ta\n").is_ok());
+        for line in [
+            "worker\tone\tc\tf\t-",
+            "worker\t1\tc\tf\tx",
+            "worker\t1\tc\tf",
+            "worker\t-1\tc\tf\t-",
+            "huge-pages\tmany",
+            "huge-pages\t1\t2",
+            "ask\ta\tb",
+            "ask\ta\tb\tc\td",
+            "agent\t",
+            "agents\ta",
+            "",
+        ] {
+            let error = parse(&format!("agent\ta\n{line}\n")).unwrap_err().to_string();
+            assert!(error.contains("not understood"), "{line:?}: {error}");
+        }
+        assert!(parse("huge-pages\t24\n").unwrap_err().to_string().contains("names no agent"));
     }
 }

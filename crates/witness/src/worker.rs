@@ -32,7 +32,7 @@ fn call_it(name: &str) -> io::Result<()> {
 pub(crate) fn run(mut words: impl Iterator<Item = String>) -> io::Result<()> {
     let mut number = || words.next().and_then(|word| word.parse().ok());
     let own = number().ok_or(io::ErrorKind::InvalidInput)?;
-    let place = Place { number: own, neighbour: number() };
+    let place = Place::new(own, number());
     let shared = shared(own)?;
     call_it(&format!("p{own}"))?;
     let kept = operations::furnish(&place)?;
@@ -65,4 +65,24 @@ fn code(error: &io::Error) -> String {
     error
         .raw_os_error()
         .map_or_else(|| error.to_string().replace(['\t', '\n'], " "), |number| number.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The host reads one line for each operation, its words separated by tabs.
+    #[test]
+    fn an_error_is_a_number_or_one_word_of_a_line() {
+        assert_eq!(code(&io::Error::from_raw_os_error(13)), "13");
+        assert_eq!(code(&io::Error::other("no\tdevice\nhere")), "no device here");
+    }
+
+    #[test]
+    fn a_worker_needs_its_number() {
+        let run = |words: &[&str]| run(words.iter().map(|word| (*word).to_owned()));
+        for words in [&[][..], &["-"], &["one", "-"], &["-1", "-"]] {
+            assert_eq!(run(words).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{words:?}");
+        }
+    }
 }

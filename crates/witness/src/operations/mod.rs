@@ -5,6 +5,8 @@ mod escape;
 mod huge;
 mod other;
 mod sysfs;
+#[cfg(test)]
+mod tests;
 mod tun;
 
 use rustix::fs::{Mode, OFlags, open, openat};
@@ -29,15 +31,22 @@ pub(crate) struct Place {
     pub(crate) number: u32,
     /// The number of the worker that plays another machine.
     pub(crate) neighbour: Option<u32>,
+    /// What all paths are below: nothing in a guest, a directory in tests.
+    root: String,
 }
 
 impl Place {
+    /// The place of a worker in the guest.
+    pub(crate) fn new(number: u32, neighbour: Option<u32>) -> Self {
+        Self { number, neighbour, root: String::new() }
+    }
+
     fn path(&self, name: &str) -> String {
-        format!("/w/{}/{name}", self.number)
+        format!("{}/w/{}/{name}", self.root, self.number)
     }
 
     fn huge(&self, name: &str) -> String {
-        format!("/huge/{}/{name}", self.number)
+        format!("{}/huge/{}/{name}", self.root, self.number)
     }
 
     fn neighbour(&self) -> io::Result<u32> {
@@ -45,7 +54,11 @@ impl Place {
     }
 
     fn neighbours(&self, name: &str) -> io::Result<String> {
-        Ok(format!("/w/{}/{name}", self.neighbour()?))
+        Ok(format!("{}/w/{}/{name}", self.root, self.neighbour()?))
+    }
+
+    fn neighbours_huge(&self) -> io::Result<String> {
+        Ok(format!("{}/huge/{}", self.root, self.neighbour()?))
     }
 
     fn node(&self) -> io::Result<OwnedFd> {
@@ -53,10 +66,14 @@ impl Place {
     }
 }
 
+/// Every operation, by its name.
+fn all() -> impl Iterator<Item = &'static (&'static str, Prepare)> {
+    [tun::ALL, huge::ALL, sysfs::ALL, other::ALL, escape::ALL].into_iter().flatten()
+}
+
 /// Runs the first half of an operation.
 pub(crate) fn prepare(name: &str, place: &Place) -> io::Result<Act> {
-    let all = [tun::ALL, huge::ALL, sysfs::ALL, other::ALL, escape::ALL];
-    let found = all.into_iter().flatten().find(|(known, _)| *known == name);
+    let found = all().find(|(known, _)| *known == name);
     let (_, prepare) =
         found.ok_or_else(|| io::Error::other(format!("the witness knows no operation {name}")))?;
     prepare(place)

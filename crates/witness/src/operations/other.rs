@@ -52,7 +52,7 @@ fn reopen(place: &Place) -> io::Result<Act> {
 }
 
 fn huge_file(place: &Place) -> io::Result<Act> {
-    read_in(&format!("/huge/{}", place.neighbour()?), "memory", OFlags::RDWR)
+    read_in(&place.neighbours_huge()?, "memory", OFlags::RDWR)
 }
 
 fn other_socket(place: &Place) -> io::Result<Act> {
