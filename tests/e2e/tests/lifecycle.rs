@@ -197,7 +197,8 @@ fn a_machine_is_what_its_pod_was_made_with_whatever_the_configuration_says_later
         Ok(cluster.agent().filter(|other| other.pid != agent.pid).map(|_| ()))
     })?;
     cluster.wait_ready()?;
-    subresource(&cluster, "pause", "kept")?;
+    // It answers before it has found the machine again.
+    wait_for("a pause by the other agent", TIMEOUT, || subresource(&cluster, "pause", "kept").map(Some))?;
     wait_status(&cluster, "kept", "Paused")?;
     subresource(&cluster, "unpause", "kept")?;
     wait_status(&cluster, "kept", "Running")?;
