@@ -15,7 +15,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{self, ErrorKind, Write as _},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -329,7 +329,11 @@ fn texts(modules: &[Module]) -> Result<(TempDir, Vec<String>), StoreError> {
         let path = path.to_owned();
         move |source| StoreError::Texts { path, source }
     };
-    let directory = tempfile::Builder::new().prefix("ferrovirt-selinux-").tempdir();
+    // Who could write here would write the policy.
+    let directory = tempfile::Builder::new()
+        .prefix("ferrovirt-selinux-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir();
     let directory = directory.map_err(failed(&std::env::temp_dir()))?;
     let mut paths = Vec::new();
     for module in modules {
@@ -376,6 +380,16 @@ mod tests {
         for other in ["", "at /other/cil:4", "at /virt_launcher/cil:", "at /virt_launcher/cil:99"] {
             assert_eq!(complaints(other, &module), [], "{other}");
         }
+    }
+
+    #[test]
+    fn the_modules_texts_are_their_writers_alone() {
+        let module =
+            Module { name: "virt_launcher", text: "(block virt_launcher)".to_owned(), remainder: Vec::new() };
+        let (directory, paths) = texts(&[module]).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(directory.path()), 0o700);
+        assert_eq!(paths.iter().map(|path| mode(Path::new(path))).collect::<Vec<_>>(), [0o600]);
     }
 
     #[test]
