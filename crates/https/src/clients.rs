@@ -21,24 +21,18 @@ use crate::shown::Shown;
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Whose certificates a server asks for. One that was sent and verified is in each request's extensions, as [`Client`].
+/// Whose certificates a server asks for. One that was shown is in each request's extensions, as [`Shown`].
 #[derive(Clone, Debug, Default)]
 pub enum ClientTrust {
     /// Nobody's.
     #[default]
     None,
-    /// A client may have one, whose key it has; whom it names and who says so is looked at for each request, which has it in
-    /// its extensions as [`Shown`]. For a server that most callers need no certificate for, and some have another's.
+    /// A client may have one, whose key it has; whom it names and who says so is looked at for each request. For a server that
+    /// most callers need no certificate for, and some have another's.
     Any,
-    /// A client may have one; one that is not by these authorities ends the handshake.
-    Optional(Arc<Authorities>),
     /// Without one by these authorities the handshake fails. Such a server speaks TLS 1.3 alone.
     Required(Arc<Authorities>),
 }
-
-/// The certificate of the client that has made a request, which an authority of the server's has signed.
-#[derive(Clone, Debug)]
-pub struct Client(pub CertificateDer<'static>);
 
 /// Which authorities clients' certificates are by, and whose name they have. The authorities can change while a server runs:
 /// each handshake counts with those of its time, and none is abbreviated. While there are none, nobody's certificate is good.
@@ -127,21 +121,20 @@ pub(crate) fn roots(bundle: &[u8]) -> Result<RootCertStore, String> {
 #[derive(Debug)]
 pub(crate) struct Verifier {
     authorities: Arc<Authorities>,
-    required: bool,
     schemes: Vec<SignatureScheme>,
 }
 
 impl Verifier {
-    pub(crate) fn new(authorities: Arc<Authorities>, required: bool) -> Self {
+    pub(crate) fn new(authorities: Arc<Authorities>) -> Self {
         let provider = rustls::crypto::ring::default_provider();
         let schemes = provider.signature_verification_algorithms.supported_schemes();
-        Self { authorities, required, schemes }
+        Self { authorities, schemes }
     }
 }
 
 impl ClientCertVerifier for Verifier {
     fn client_auth_mandatory(&self) -> bool {
-        self.required
+        true
     }
 
     /// None are named: they change, and clients have one certificate for us.

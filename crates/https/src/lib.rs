@@ -20,7 +20,7 @@ mod share;
 mod shown;
 
 pub use body::{Bodies, Room};
-pub use clients::{Authorities, Client, ClientTrust, Files};
+pub use clients::{Authorities, ClientTrust, Files};
 pub use identity::Identity;
 pub use server::{Options, Reply, deadline, keep_alive, reply, serve, text};
 pub use share::{Place, Share};

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use crate::clients::{Client, ClientTrust, Verifier};
+use crate::clients::{ClientTrust, Verifier};
 use crate::identity::Identity;
 use crate::share::Share;
 use crate::shown::{AnyCertificate, Shown};
@@ -71,7 +71,6 @@ where
     F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
     A: Future<Output = Reply> + Send + 'static,
 {
-    let any = matches!(options.clients, ClientTrust::Any);
     let acceptor = match tls(identity, options.clients) {
         Ok(config) => TlsAcceptor::from(Arc::new(config)),
         Err(error) => return tracing::error!(%error, "TLS cannot be used"),
@@ -86,7 +85,7 @@ where
                 let Some(place) = addresses.take(&peer.ip()) else { continue };
                 let (acceptor, respond) = (acceptor.clone(), respond.clone());
                 tokio::spawn(async move {
-                    connection(acceptor, stream, any, respond).await;
+                    connection(acceptor, stream, respond).await;
                     drop((slot, place));
                 });
             }
@@ -104,15 +103,12 @@ fn tls(identity: Arc<Identity>, clients: ClientTrust) -> Result<rustls::ServerCo
     let builder = rustls::ServerConfig::builder_with_provider(provider);
     let builder = match clients {
         ClientTrust::Required(_) => builder.with_protocol_versions(&[&rustls::version::TLS13])?,
-        ClientTrust::None | ClientTrust::Any | ClientTrust::Optional(_) => {
-            builder.with_safe_default_protocol_versions()?
-        }
+        ClientTrust::None | ClientTrust::Any => builder.with_safe_default_protocol_versions()?,
     };
     let verifier: Option<Arc<dyn ClientCertVerifier>> = match clients {
         ClientTrust::None => None,
         ClientTrust::Any => Some(Arc::new(AnyCertificate::new())),
-        ClientTrust::Optional(authorities) => Some(Arc::new(Verifier::new(authorities, false))),
-        ClientTrust::Required(authorities) => Some(Arc::new(Verifier::new(authorities, true))),
+        ClientTrust::Required(authorities) => Some(Arc::new(Verifier::new(authorities))),
     };
     let mut config = match verifier {
         None => builder.with_no_client_auth().with_cert_resolver(identity),
@@ -129,7 +125,7 @@ fn tls(identity: Arc<Identity>, clients: ClientTrust) -> Result<rustls::ServerCo
     Ok(config)
 }
 
-async fn connection<F, A>(acceptor: TlsAcceptor, stream: TcpStream, any: bool, respond: F)
+async fn connection<F, A>(acceptor: TlsAcceptor, stream: TcpStream, respond: F)
 where
     F: Fn(Request<Incoming>) -> A + Send + 'static,
     A: Future<Output = Reply> + Send + 'static,
@@ -143,14 +139,10 @@ where
         Ok(Err(error)) => return tracing::debug!("TLS handshake: {error}"),
         Err(_) => return,
     };
-    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let shown = Shown::of(certificates);
-    let client = certificates.first().map(|certificate| Client(certificate.clone().into_owned()));
+    let shown = Shown::of(stream.get_ref().1.peer_certificates().unwrap_or_default());
     let service = service_fn(move |mut request: Request<Incoming>| {
-        if any {
+        if shown.is_there() {
             request.extensions_mut().insert(shown.clone());
-        } else if let Some(client) = client.clone() {
-            request.extensions_mut().insert(client);
         }
         let answer = respond(request);
         async move { Ok::<_, Infallible>(answer.await) }
