@@ -14,6 +14,7 @@ pub mod pod;
 mod pod_meta;
 mod pod_resources;
 mod pod_volumes;
+mod policy;
 pub mod rbac;
 mod replicas;
 pub mod run_alone;

@@ -5,6 +5,7 @@
 //! pod is not even made. The API server decides this itself, without a webhook that could be away.
 
 use super::controller;
+use super::policy::{bound, validation};
 use crate::config::NAMESPACE;
 use ferrovirt_kubernetes::subject;
 use serde_json::{Value, json};
@@ -17,44 +18,33 @@ pub const RESOURCE: &str = "devices.ferrovirt.io/machine";
 /// The policy and its binding. Pods' status and bindings are other resources, so that neither the scheduler nor a kubelet is
 /// ever asked; a kubelet's mirror of a static pod is refused as any other pod.
 pub fn policy() -> [Value; 2] {
-    let kind = |kind: &str, spec: Value| {
-        json!({
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": kind,
-            "metadata": {"name": NAME, "labels": {"kubevirt.io": ""}},
-            "spec": spec,
-        })
-    };
     let rule = |operations: &[&str], resources: &[&str]| json!({"operations": operations, "apiGroups": [""], "apiVersions": ["v1"], "resources": resources, "scope": "Namespaced"});
     let account = subject::service_account(NAMESPACE, controller::NAME);
     let message = format!(
         "only the controller of machines makes pods that ask for {RESOURCE}: create a VirtualMachine, and its pod gets a \
          place by itself"
     );
-    [
-        kind(
-            "ValidatingAdmissionPolicy",
-            json!({
-                "failurePolicy": "Fail",
-                "matchConstraints": {"resourceRules": [
-                    rule(&["CREATE", "UPDATE"], &["pods"]),
-                    rule(&["UPDATE"], &["pods/ephemeralcontainers", "pods/resize"]),
-                ]},
-                "matchConditions": [
-                    {"name": "others", "expression": format!("request.userInfo.username != '{account}'")},
-                ],
-                "variables": [
-                    {"name": "before", "expression": format!("oldObject == null ? 0 : {}", asking("oldObject"))},
-                    {"name": "now", "expression": asking("object")},
-                ],
-                // Anyone who labels a machine's pod, or removes a finalizer from it, adds none.
-                "validations": [
-                    {"expression": "variables.now <= variables.before", "message": message, "reason": "Forbidden"},
-                ],
-            }),
-        ),
-        kind("ValidatingAdmissionPolicyBinding", json!({"policyName": NAME, "validationActions": ["Deny"]})),
-    ]
+    bound(
+        NAME,
+        json!({
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [
+                rule(&["CREATE", "UPDATE"], &["pods"]),
+                rule(&["UPDATE"], &["pods/ephemeralcontainers", "pods/resize"]),
+            ]},
+            "matchConditions": [
+                {"name": "others", "expression": format!("request.userInfo.username != '{account}'")},
+            ],
+            "variables": [
+                {"name": "before", "expression": format!("oldObject == null ? 0 : {}", asking("oldObject"))},
+                {"name": "now", "expression": asking("object")},
+            ],
+            // Anyone who labels a machine's pod, or removes a finalizer from it, adds none.
+            "validations": [
+                validation("variables.now <= variables.before", message),
+            ],
+        }),
+    )
 }
 
 /// How many containers of a pod ask for a place, in the language of policies.
