@@ -29,7 +29,7 @@ const EDGES: [(&str, &[&str]); 28] = [
     ("apiserver", &["kubernetes", "api", "scc", "plan", "machines"]),
     ("log", &["qemu"]),
     ("watch", &[]),
-    ("control", &["plan", "api", "model", "watch"]),
+    ("control", &["kubernetes", "plan", "api", "model", "watch"]),
     (
         "agent",
         &[

@@ -7,6 +7,7 @@ use ferrovirt_api::{
     kubevirt::{VirtualMachine, VirtualMachineInstance},
     text::plain,
 };
+use ferrovirt_kubernetes::status::is_overtaken;
 use ferrovirt_plan::decide::{self, Action, CREATED_BY_LABEL, Event, Refused};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -203,15 +204,6 @@ fn gone_is_fine(answer: kube::Result<()>, reason: &'static str) -> Result<(), Fa
     }
 }
 
-/// What API servers answer, with 422, to a JSON patch that does not fit the object. Ours fit what the cache showed,
-/// so the object has changed.
-const PATCH_DOES_NOT_FIT: &str = "rejected our request due to an error in our request";
-
-/// Whether a write was refused because somebody else wrote first.
-fn is_overtaken(status: &Status) -> bool {
-    status.code == 409 || (status.code == 422 && status.message.contains(PATCH_DOES_NOT_FIT))
-}
-
 /// What the server said, which may be the words of a webhook or of an object: it goes into conditions and events.
 fn told(status: &Status) -> String {
     plain(&status.message, LONGEST)
@@ -219,7 +211,7 @@ fn told(status: &Status) -> String {
 
 fn failure(error: kube::Error, reason: &'static str) -> Failure {
     match error {
-        kube::Error::Api(status) if is_overtaken(&status) => Failure::Overtaken,
+        kube::Error::Api(status) if is_overtaken(status.code, &status.message) => Failure::Overtaken,
         kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
             Failure::Forbidden { reason, message: told(&status) }
         }
