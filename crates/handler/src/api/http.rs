@@ -40,7 +40,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// is open; then it counts with `net`.
 const CONNECTIONS: usize = 256;
 const OF_ADDRESS: usize = 128;
-/// How long all of opening a console may take: a refusal has to be there before the 12 seconds are over that the cluster's API
+/// How long all of opening a console may take: a refusal has to be there before the 15 seconds are over that the cluster's API
 /// waits for an answer. `net` waits 10 seconds for the launcher alone.
 const OPENING: Duration = Duration::from_secs(11);
 
