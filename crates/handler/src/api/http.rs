@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     machine::{
-        serve::{self, ANSWER, NOT_RUNNING, Refusal},
+        serve::{self, NOT_RUNNING, Refusal},
         websocket,
     },
     net::talk::NotOpened,
@@ -29,7 +29,7 @@ use hyper::body::Incoming;
 use std::{future::ready, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 /// The name that a client's certificate must have.
@@ -40,9 +40,11 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// is open; then it counts with `net`.
 const CONNECTIONS: usize = 256;
 const OF_ADDRESS: usize = 128;
-/// How long all of opening a console may take: a refusal has to be there before the 15 seconds are over that the cluster's API
-/// waits for an answer. `net` waits 10 seconds for the launcher alone.
+/// How long an answer may take: a refusal has to be there before the 15 seconds are over that the cluster's API waits for it.
+/// `net` waits 10 seconds for the launcher alone.
 const OPENING: Duration = Duration::from_secs(11);
+/// How long a guest that is not served yet is waited for, of that.
+const SERVED: Duration = Duration::from_secs(5);
 
 /// What answers.
 pub(super) struct Http {
@@ -50,6 +52,8 @@ pub(super) struct Http {
     streams: Streams,
     /// [`OPENING`].
     opening: Duration,
+    /// [`SERVED`].
+    served: Duration,
 }
 
 /// Serves with the certificate in a directory, once it is there. Never ends.
@@ -60,7 +64,7 @@ pub(super) async fn run(listen: SocketAddr, directory: &Path, node: Arc<Node>, s
     };
     let file = |name| directory.join(name);
     let files = Files { certificate: file("tls.crt"), key: file("tls.key"), authorities: file("ca.crt") };
-    let server = Arc::new(Http { node, streams, opening: OPENING });
+    let server = Arc::new(Http { node, streams, opening: OPENING, served: SERVED });
     let follow = files.follow(Arc::clone(&identity), Arc::clone(&authorities));
     tokio::join!(follow, serve(listen, identity, authorities, server));
 }
@@ -119,25 +123,32 @@ impl Http {
                 _ => refuse(StatusCode::NOT_FOUND, "there is no such path"),
             };
         };
-        let target = match self.node.machine(namespace, name) {
-            Found::Served(target) => Some(target),
-            Found::NotServed => None,
-            Found::Nowhere => return refuse(StatusCode::NOT_FOUND, &serve::not_here(name)),
-        };
         let console = match verb {
             "console" if get => Some(Console::Serial),
             "vnc" if get => Some(Console::Vnc),
             "pause" | "unpause" if put => None,
             _ => return refuse(StatusCode::NOT_FOUND, "there is no such subresource"),
         };
-        let Some(target) = target else { return refuse(StatusCode::CONFLICT, NOT_RUNNING) };
+        let begin = Instant::now();
+        let target = match self.node.served(namespace, name, begin + self.served).await {
+            Found::Served(target) => target,
+            Found::NotServed => return refuse(StatusCode::CONFLICT, NOT_RUNNING),
+            Found::Nowhere => return refuse(StatusCode::NOT_FOUND, &serve::not_here(name)),
+        };
+        let deadline = begin + self.opening;
         match console {
-            Some(console) => self.console(target, console, request).await,
-            None => switch(target, verb == "pause").await,
+            Some(console) => self.console(target, console, request, deadline).await,
+            None => switch(target, verb == "pause", deadline).await,
         }
     }
 
-    async fn console(&self, target: Target, console: Console, mut request: Request<Incoming>) -> Reply {
+    async fn console(
+        &self,
+        target: Target,
+        console: Console,
+        mut request: Request<Incoming>,
+        deadline: Instant,
+    ) -> Reply {
         let there = match console {
             Console::Serial => target.serial,
             Console::Vnc => target.graphics,
@@ -149,7 +160,9 @@ impl Http {
             Ok(handshake) => handshake,
             Err(why) => return refuse(StatusCode::BAD_REQUEST, why),
         };
-        let stream = match self.connect(target, console).await {
+        // `net` listens, and the launcher connects.
+        let opened = timeout_at(deadline, self.open(target, console)).await;
+        let stream = match opened.unwrap_or_else(|_| Err(silent())) {
             Ok(stream) => stream,
             Err((code, why)) => return refuse(code, &why),
         };
@@ -159,11 +172,6 @@ impl Http {
             }
         });
         response.map(|()| Full::new(Bytes::new()))
-    }
-
-    /// Has `net` listen and the launcher connect, in time.
-    async fn connect(&self, target: Target, console: Console) -> Result<Stream, (StatusCode, String)> {
-        timeout(self.opening, self.open(target, console)).await.unwrap_or_else(|_| Err(silent()))
     }
 
     async fn open(&self, target: Target, console: Console) -> Result<Stream, (StatusCode, String)> {
@@ -198,8 +206,8 @@ fn code(failure: &Failure) -> StatusCode {
     }
 }
 
-async fn switch(target: Target, pause: bool) -> Reply {
-    let refusal = match timeout(ANSWER, target.sender.ask(Ask::Switch { pause })).await {
+async fn switch(target: Target, pause: bool, deadline: Instant) -> Reply {
+    let refusal = match timeout_at(deadline, target.sender.ask(Ask::Switch { pause })).await {
         Ok(Ok(Ok(()))) => return text(StatusCode::OK, String::new()),
         Ok(Ok(Err(refusal))) => refusal,
         Ok(Err(_)) => Refusal::NotRunning,

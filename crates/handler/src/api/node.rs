@@ -21,7 +21,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 /// Marks launcher pods.
 const LAUNCHERS: &str = "kubevirt.io=virt-launcher";
@@ -102,6 +105,7 @@ impl Node {
         let (_, served) = watch::channel(served);
         let handle = Handle { holder, number: 1, sender, served, named: 0 };
         self.known().slots.insert(slot.into(), handle);
+        self.shared.changed.notify_waiters();
         receiver
     }
 
@@ -114,8 +118,8 @@ impl Node {
         tokio::join!(hear, self.watch_pods(), self.watch_machines());
     }
 
-    /// The machine of this name. An earlier pod of it may still be ending.
-    pub(super) fn machine(&self, namespace: &str, name: &str) -> Found {
+    /// The machine of this name now. An earlier pod of it may still be ending.
+    fn machine(&self, namespace: &str, name: &str) -> Found {
         let known = self.known();
         let mut found = Found::Nowhere;
         for (slot, handle) in known.slots.iter().filter(|(_, handle)| handle.holder.namespace == namespace) {
@@ -130,6 +134,19 @@ impl Node {
             }
         }
         found
+    }
+
+    /// The machine of this name as it is at the deadline, or as soon as its guest is served. The cluster's API asks for what runs,
+    /// and after a start of this program the launchers are found one by one.
+    pub(super) async fn served(&self, namespace: &str, name: &str, deadline: Instant) -> Found {
+        loop {
+            // Before the look, so that no change between the two is missed.
+            let changed = self.shared.changed.notified();
+            let found = self.machine(namespace, name);
+            if matches!(found, Found::Served(_)) || timeout_at(deadline, changed).await.is_err() {
+                return found;
+            }
+        }
     }
 
     fn hear(self: &Arc<Self>, heard: Heard) {

@@ -11,7 +11,10 @@ use ferrovirt_model::Profile;
 use ferrovirt_plan::config::{ClusterConfig, World};
 use ferrovirt_sys::rights;
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+};
 
 /// The word after the program's name that starts it.
 pub const COMMAND: &str = "api";
@@ -80,6 +83,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         reader: Reader { pods: client.clone(), machines: client.clone(), node: node_name.clone(), defaults },
         events: Recorder::new(client, "virt-handler", node_name.clone()),
         net,
+        changed: Notify::new(),
     };
     tracing::info!(node = node_name, "virt-handler api is up");
     let node = Node::new(Arc::new(shared));

@@ -37,7 +37,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::Api;
 use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -51,6 +51,8 @@ pub(super) struct Shared {
     pub(super) reader: Reader,
     pub(super) events: Recorder,
     pub(super) net: Net,
+    /// Some place serves another guest than before, or none.
+    pub(super) changed: Notify,
 }
 
 /// A guest that is served to people.
@@ -186,10 +188,13 @@ impl Worker {
             let machine = accepted.vmi.metadata.name.clone()?;
             Some(Served { machine, link, serial: devices.serial_console, graphics: devices.graphics })
         });
-        self.served.send_if_modified(|shown| {
+        let changed = self.served.send_if_modified(|shown| {
             let before = std::mem::replace(shown, served);
             before != *shown
         });
+        if changed {
+            self.shared.changed.notify_waiters();
+        }
     }
 
     fn heard(&mut self, said: FromNet) -> Event {

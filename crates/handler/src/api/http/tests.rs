@@ -21,6 +21,7 @@ use std::thread::{JoinHandle, spawn};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::Notify,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
@@ -54,10 +55,10 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        Self::with(OPENING).await
+        Self::with(OPENING, Duration::ZERO).await
     }
 
-    async fn with(opening: Duration) -> Self {
+    async fn with(opening: Duration, served: Duration) -> Self {
         let config = kube::Config::new("https://127.0.0.1:1".parse().unwrap());
         let client = kube::Client::try_from(config).unwrap();
         let reader = Reader {
@@ -67,7 +68,7 @@ impl World {
             defaults: ClusterConfig::default(),
         };
         let events = Recorder::new(client, "virt-handler", "here".to_owned());
-        let node = Node::new(Arc::new(Shared { reader, events, net: channel().0 }));
+        let node = Node::new(Arc::new(Shared { reader, events, net: channel().0, changed: Notify::new() }));
         let directory = tempfile::tempdir().unwrap();
         let streams = Streams::new(directory.path().join("streams.sock"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -77,7 +78,7 @@ impl World {
         let (certificate, key) = authority.signs("localhost");
         identity.set(certificate.as_bytes(), key.as_bytes()).unwrap();
         authorities.set(authority.0.as_bytes()).unwrap();
-        let server = Arc::new(Http { node: node.clone(), streams, opening });
+        let server = Arc::new(Http { node: node.clone(), streams, opening, served });
         tokio::spawn(answer(listener, Arc::new(identity), Arc::new(authorities), server));
         Self { address, authority, node, directory }
     }
@@ -204,6 +205,21 @@ async fn what_is_not_here_or_not_asked_for_well_is_refused_in_words() {
 }
 
 #[tokio::test]
+async fn a_guest_that_the_handler_has_not_found_yet_is_waited_for() {
+    let long = Duration::from_secs(3600);
+    let world = World::with(long, long).await;
+    // After a start of the handler its place is not known at first, and its guest later still.
+    let pause = format!("PUT {PATH}/guest/pause");
+    let (found, ()) = tokio::join!(world.ask(&pause, ""), async {
+        let _early = world.node.place("guest", "vms", None);
+        tokio::task::yield_now().await;
+        let mut guest = world.place("guest", true, false);
+        asked(&mut guest).await.answer.send(Ok(())).unwrap();
+    });
+    assert_eq!(found, (200, String::new()));
+}
+
+#[tokio::test]
 async fn vcpus_are_stopped_by_the_places_task() {
     let world = World::new().await;
     let mut guest = world.place("guest", false, false);
@@ -270,7 +286,7 @@ async fn a_console_leads_to_the_launcher_in_both_directions() {
 
 #[tokio::test]
 async fn the_time_for_opening_a_console_is_for_all_of_it() {
-    let world = World::with(Duration::ZERO).await;
+    let world = World::with(Duration::ZERO, Duration::ZERO).await;
     // A `net` that accepts nothing: that would be said once there was time enough for that step.
     let _net = Listener::bind(&world.directory.path().join("streams.sock")).unwrap();
     let _guest = world.place("guest", true, true);
