@@ -10,17 +10,19 @@ mod policy;
 mod scenarios;
 mod without;
 
-use crate::{run, selinux, target};
-use anyhow::{Context, Result, bail, ensure};
-use ferrovirt_nested::{Outcome, Plan, Scenario};
+use crate::{selinux, target};
+use anyhow::{Context, Result, ensure};
+use ferrovirt_lab::{Initrd, Machine};
+use ferrovirt_nested::{Outcome, PLAN, Plan, Scenario};
 use ferrovirt_plan::selinux::base::Base;
 use ferrovirt_selinux::avc;
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
+    fs::{self, File},
+    io::BufWriter,
+    path::PathBuf,
+    time::Duration,
 };
 
 /// What the command does.
@@ -120,21 +122,16 @@ fn plan(base: &Base, scenarios: Vec<Scenario>, enforcing: bool) -> Plan {
 
 /// Boots the outer machine; the outcomes in order, and the kernel's log.
 fn boot(nest: &Nest, plan: &Plan) -> Result<(Vec<Outcome>, String)> {
-    let root = nest.dir.join("root");
-    fs::write(root.join("plan.json"), serde_json::to_vec(plan)?)?;
-    fs::copy(nest.dir.join("policy"), root.join("policy"))?;
-    let initrd = nest.dir.join("initrd");
-    run(Command::new("sh")
-        .args(["-c", "find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 > \"$1\"", "sh"])
-        .arg(&initrd)
-        .current_dir(&root))?;
-    let disk = nest.dir.join("disk");
-    fs::write(&disk, vec![0; 8 << 20])?;
-    let mut outer = Outer::new(1536, 60 + plan.scenarios.iter().map(|one| one.timeout).sum::<u64>(), "");
-    outer.arguments.extend(["-initrd".to_owned(), initrd.display().to_string(), "-drive".to_owned()]);
-    outer.arguments.push(format!("if=none,id=disk,format=raw,file={}", disk.display()));
-    outer.arguments.extend(["-device".to_owned(), "nvme,serial=disk,drive=disk".to_owned()]);
-    let (said, log) = start(nest, &outer)?;
+    let mut archive = Initrd::new(BufWriter::new(File::create(nest.dir.join("initrd"))?));
+    archive.tree(&nest.dir.join("root"))?;
+    archive.file(PLAN.trim_start_matches('/'), 0o644, &serde_json::to_vec(plan)?)?;
+    archive.file("policy", 0o644, &fs::read(nest.dir.join("policy"))?)?;
+    archive.finish()?;
+    File::create(nest.dir.join("disk"))?.set_len(8 << 20)?;
+    let seconds = 60 + plan.scenarios.iter().map(|one| one.timeout).sum::<u64>();
+    let words =
+        "-initrd initrd -drive if=none,id=disk,format=raw,file=disk -device nvme,serial=disk,drive=disk";
+    let (said, log) = start(nest, 1536, seconds, words, "")?;
     let mut outcomes = Vec::new();
     for line in said.lines().map(str::trim).filter(|line| line.starts_with('{')) {
         outcomes.push(serde_json::from_str(line).with_context(|| line.to_owned())?);
@@ -148,49 +145,19 @@ fn boot(nest: &Nest, plan: &Plan) -> Result<(Vec<Outcome>, String)> {
     Ok((outcomes, log))
 }
 
-/// The outer machine.
-struct Outer {
-    mib: u32,
-    /// Seconds until it is ended.
-    timeout: u64,
-    /// Beyond what every outer machine has.
-    arguments: Vec<String>,
-    /// The end of the kernel's command line.
-    append: String,
-}
-
-impl Outer {
-    fn new(mib: u32, timeout: u64, append: &str) -> Self {
-        Self { mib, timeout, arguments: Vec::new(), append: append.to_owned() }
-    }
-}
-
 /// Runs the outer machine to its end: what the program in it said, and the kernel's log.
-fn start(nest: &Nest, outer: &Outer) -> Result<(String, String)> {
-    let (kernel, results) = (nest.dir.join("kernel.log"), nest.dir.join("results.log"));
-    let text = |path: &Path| path.display().to_string();
-    let status = Command::new("timeout")
-        .arg(outer.timeout.to_string())
-        .arg("qemu-system-x86_64")
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &outer.mib.to_string()])
-        .args(["-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"])
-        .args(["-serial", &format!("file:{}", text(&kernel)), "-serial", &format!("file:{}", text(&results))])
-        .args(["-kernel", &text(&nest.selinux.join("vmlinuz")), "-append"])
-        .arg(format!(
-            "console=ttyS0 security=selinux audit=1 audit_backlog_limit=8192 panic=-1 loglevel=7 {}",
-            outer.append
-        ))
-        .args(&outer.arguments)
-        .status()
-        .context("cannot run qemu-system-x86_64")?;
-    let read = |path: &Path| Ok::<_, std::io::Error>(String::from_utf8_lossy(&fs::read(path)?).into_owned());
-    let (said, log) = (read(&results)?, read(&kernel)?);
-    if !status.success() {
-        let tail: Vec<&str> = log.lines().rev().take(30).collect();
-        let tail: Vec<&str> = tail.into_iter().rev().collect();
-        bail!("the machine did not end by itself ({status}):\n{said}\n{}", tail.join("\n"));
-    }
-    Ok((said, log))
+fn start(nest: &Nest, mib: u32, seconds: u64, words: &str, append: &str) -> Result<(String, String)> {
+    let machine = Machine {
+        kernel: &nest.selinux.join("vmlinuz"),
+        append,
+        processors: 2,
+        mib,
+        arguments: words.split_whitespace().map(Into::into).collect(),
+        directory: &nest.dir,
+        timeout: Duration::from_secs(seconds),
+    };
+    let seen = machine.run()?;
+    Ok((String::from_utf8_lossy(&seen.results).into_owned(), seen.console))
 }
 
 /// The denials of the machines' types by scenario, as rules.

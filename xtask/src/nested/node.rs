@@ -1,7 +1,7 @@
 //! A whole node in the enforcing kernel: a disk with `ferrovirt` and what it needs of Debian's packages, labelled as the
 //! base policy says, and `ferrovirt up` on it with machines of both profiles.
 
-use super::{Nest, Outer, image, policy, start};
+use super::{Nest, image, policy, start};
 use crate::{guest::Guest, run, target};
 use anyhow::{Context, Result, ensure};
 use ferrovirt_nested::{Check, NODE, Node, UNREACHABLE, Wanted};
@@ -86,18 +86,11 @@ pub(super) fn run_node(
     policy::compile(nest, base, overlay, &policy::Form::Node { reachable: false })?;
     fs::rename(nest.dir.join("policy"), nest.dir.join("policy.unreachable"))?;
     let contexts = policy::compile(nest, base, overlay, &policy::Form::Node { reachable: true })?;
-    let disk = nest.dir.join("node.img");
     stage(nest, guest, &contexts, &plan(base, enforcing))?;
-    let text = |path: &Path| path.display().to_string();
-    let mut outer = Outer::new(
-        3072,
-        900,
-        "root=/dev/nvme0n1 rw rootwait random.trust_cpu=on init=/usr/libexec/nested/init -- node",
-    );
-    outer.arguments.extend(["-drive".to_owned(), format!("if=none,id=root,format=raw,file={}", text(&disk))]);
-    outer.arguments.extend(["-device".to_owned(), "nvme,serial=root,drive=root".to_owned()]);
-    let (said, kernel) = start(nest, &outer)?;
-    fs::remove_file(&disk)?;
+    let append = "root=/dev/nvme0n1 rw rootwait random.trust_cpu=on init=/usr/libexec/nested/init -- node";
+    let words = "-drive if=none,id=root,format=raw,file=node.img -device nvme,serial=root,drive=root";
+    let (said, kernel) = start(nest, 3072, 900, words, append)?;
+    fs::remove_file(nest.dir.join("node.img"))?;
     let mut failed = 0;
     for line in said.lines().map(str::trim) {
         match serde_json::from_str::<Check>(line) {

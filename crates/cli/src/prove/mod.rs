@@ -4,7 +4,6 @@
 
 mod compile;
 mod guest;
-mod initrd;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
@@ -100,19 +99,14 @@ pub(crate) fn prove(options: &Options) -> Result<(String, i32)> {
     compiled.map_err(|_| anyhow!("compiling the policy failed"))??;
     compared?;
     let (base, given) = (open(&blank)?, open(&policy)?);
-    let initrd = initrd::Initrd::new()
-        .directories(&["dev", "modules", "proc", "sys", "w"])
-        .file("init", 0o755, &fs::read(&witness)?)
-        .file("modules/tun.ko", 0o644, &fs::read(&modules)?)
-        .file("policy", 0o644, &fs::read(&policy)?)
-        .file("scenario", 0o644, scenario.as_bytes())
-        .finish();
     let guest =
         guest::Guest { kernel: &kernel, directory: work.path(), limit: Duration::from_secs(options.timeout) };
-    let seen = guest.run(&initrd, fs::metadata(&policy)?.len())?;
-    let loaded = Database::open(&seen.policy).context("the policy that the kernel hands back")?;
+    let contents = guest::Contents { witness: &witness, tun: &modules, policy: &policy, scenario: &scenario };
+    let seen = guest.run(&contents)?;
+    let results = String::from_utf8_lossy(&seen.results);
+    let loaded = Database::open(&guest.policy(&results)?).context("the policy that the kernel hands back")?;
     let difference = between_policies(&given, &loaded).to_string();
-    let proof = compare((&base, &given), &plan, &questions, (&seen.results, &seen.log), difference)
+    let proof = compare((&base, &given), &plan, &questions, (&results, &seen.console), difference)
         .with_context(|| seen.last_lines())?;
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&json(&proof, &options.base))?;
