@@ -15,7 +15,52 @@ use crate::{
     kubevirt::{Disk, Volume},
 };
 
+/// Names under which the launcher's pod has volumes of its own. A pod with two volumes of one name is refused by the API server,
+/// after the machine was accepted: it would wait for ever. `crates/plan` compares the list with the privilege table.
+const OWN_VOLUMES: [&str; 6] =
+    ["ephemeral-disks", "hugepages", "kernel-boot-volume", "private", "public", "sockets"];
+/// What follows a seed's name in the names of the volumes that its secrets become.
+const SEED_SUFFIXES: [&str; 2] = ["-udata", "-ndata"];
+/// The longest name of a volume of a pod (RFC 1123 label).
+const MAX_VOLUME_NAME: usize = 63;
+
 impl Rules<'_> {
+    /// Volumes that become volumes of the pod have names that the pod does not have already.
+    pub(super) fn pod_volume_names(&mut self) {
+        let volumes = &self.spec.volumes;
+        for (index, volume) in volumes.iter().enumerate().filter(|(_, volume)| is_in_the_pod(volume)) {
+            let path = self.path.child("volumes").index(index).child("name");
+            let name = volume.name.as_str();
+            if OWN_VOLUMES.contains(&name) {
+                let message =
+                    format!("{path} '{name}' is a volume of the launcher's own: choose another name");
+                self.report.invalid(&path, message);
+            }
+            let seed = SEED_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix));
+            let seed =
+                seed.filter(|seed| volumes.iter().any(|other| other.name == *seed && has_secrets(other)));
+            if let Some(seed) = seed {
+                let message = format!(
+                    "{path} '{name}' is what the secret of volume '{seed}' is called in the launcher's pod: choose another \
+                     name"
+                );
+                self.report.invalid(&path, message);
+            }
+        }
+        for (index, volume) in volumes.iter().enumerate().filter(|(_, volume)| has_secrets(volume)) {
+            let longest =
+                SEED_SUFFIXES.iter().map(|suffix| volume.name.len().saturating_add(suffix.len())).max();
+            if longest > Some(MAX_VOLUME_NAME) {
+                let path = self.path.child("volumes").index(index).child("name");
+                let message = format!(
+                    "{path} is too long: volumes of the launcher's pod are called by it and '-udata' or '-ndata', with \
+                     {MAX_VOLUME_NAME} characters at the most"
+                );
+                self.report.invalid(&path, message);
+            }
+        }
+    }
+
     /// Every value that QEMU gets as it is.
     pub(super) fn command_line(&mut self) {
         let domain = &self.spec.domain;
@@ -149,6 +194,24 @@ fn bus(disk: &Disk) -> Bus {
         Some("usb") => Bus::Usb,
         _ => Bus::Sata,
     }
+}
+
+/// The volume is one of the pod, under its own name. Others are files that the launcher makes.
+fn is_in_the_pod(volume: &Volume) -> bool {
+    volume.container_disk.is_some()
+        || volume.host_disk.is_some()
+        || volume.persistent_volume_claim.is_some()
+        || volume.data_volume.is_some()
+        || volume.ephemeral.is_some()
+}
+
+/// A seed whose contents the kubelet mounts.
+fn has_secrets(volume: &Volume) -> bool {
+    let Some(source) = &volume.cloud_init_no_cloud else { return false };
+    [&source.secret_ref, &source.network_data_secret_ref]
+        .into_iter()
+        .flatten()
+        .any(|reference| !reference.name.is_empty())
 }
 
 /// The guest gets the volume itself, and must not write to it.

@@ -97,6 +97,7 @@ impl Rules<'_> {
         // What upstream refuses is refused in its words alone.
         if self.report.causes.is_empty() {
             self.references();
+            self.pod_volume_names();
             self.command_line();
         }
     }

@@ -10,6 +10,7 @@ mod documents;
 mod fields;
 mod gates;
 mod limits;
+mod pod_names;
 
 use ferrovirt_api::{ClusterDefaults, default_vmi, kubevirt::VirtualMachineInstance, validate_vmi};
 use serde_json::{Value, json};
