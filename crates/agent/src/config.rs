@@ -1,4 +1,4 @@
-//! What the agent is told on its command line, and where it keeps things.
+//! What the agent's command line says, and where it keeps things.
 
 use crate::redacted::Redacted;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,9 @@ pub struct Config {
 
 /// The one image that this node runs; its files come from the node itself.
 pub const LAUNCHER_IMAGE: &str = concat!("ferrovirt/virt-launcher:", env!("CARGO_PKG_VERSION"));
+
+/// How many pods the node takes, as a kubelet by default.
+pub(crate) const PODS: u32 = 110;
 
 impl Config {
     /// A text as users may see it.

@@ -1,7 +1,9 @@
 //! The node itself: its object, what it has, and that it is alive.
 
 use crate::{
-    clock, disk,
+    clock,
+    config::PODS,
+    disk,
     oci::bundle::DEVICES,
     pods::Shared,
     policy::{Installer, Report},
@@ -43,8 +45,6 @@ const AGAIN: Duration = Duration::from_millis(500);
 const LEASE_SECONDS: i32 = 40;
 /// How many machines may use one device of the node at a time, as the device plug-ins upstream offer.
 const DEVICE_COUNT: u32 = 1000;
-/// As a kubelet's default.
-pub(crate) const PODS: u32 = 110;
 
 /// Registers the node and keeps it alive for ever. `installer` installs the SELinux policy where it is to be.
 pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {

@@ -4,7 +4,7 @@ use ferrovirt_machines::subresource;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::app::{self, Answer};
+use crate::answer::{self, Answer};
 use crate::registry::{self, Kind, SUBRESOURCES_GROUP};
 use crate::rest::negotiate;
 
@@ -32,8 +32,8 @@ fn arch() -> &'static str {
 pub(crate) fn answer(path: &[String], headers: &HeaderMap) -> Option<Answer> {
     let words: Vec<&str> = path.iter().map(String::as_str).collect();
     let body = match words.as_slice() {
-        ["api"] if aggregated(headers) => return Some(app::bytes(200, AGGREGATED, group_list(true))),
-        ["apis"] if aggregated(headers) => return Some(app::bytes(200, AGGREGATED, group_list(false))),
+        ["api"] if aggregated(headers) => return Some(answer::bytes(200, AGGREGATED, group_list(true))),
+        ["apis"] if aggregated(headers) => return Some(answer::bytes(200, AGGREGATED, group_list(false))),
         ["api"] => json!({
             "kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": [],
@@ -58,7 +58,7 @@ pub(crate) fn answer(path: &[String], headers: &HeaderMap) -> Option<Answer> {
         ["version"] => version(),
         _ => return None,
     };
-    Some(app::json(200, &body))
+    Some(answer::json(200, &body))
 }
 
 fn aggregated(headers: &HeaderMap) -> bool {

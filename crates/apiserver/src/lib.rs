@@ -4,7 +4,7 @@
 //! (`registry`), admission (`admission`), store (`store`), answer in the form that the client asked for (`rest`).
 //!
 //! Where the stages meet, for anyone who writes one of them:
-//! * `app::App` holds what every stage can reach; `app::{Body, Answer, json, refusal}` make answers.
+//! * `app::App` holds what every stage can reach; `answer::{Body, Answer, json, refusal}` make answers.
 //! * `Auth::authenticate(&self, &HeaderMap, Option<&[u8]>) -> Result<UserInfo, ApiError>`: the slice is the DER of
 //!   the verified client certificate. `Auth::authorize(&self, &UserInfo, &Attributes) -> Decision`.
 //! * `Auth::review(&self, &Kind, &UserInfo, namespace: &str, Value) -> Result<Value, ApiError>`: the review kinds.
@@ -14,6 +14,7 @@
 //! * `builtin::spawn(Arc<App>)`: in-process controllers that work on the store.
 
 pub mod admission;
+pub mod answer;
 pub mod app;
 pub mod audit;
 pub mod auth;
@@ -23,6 +24,7 @@ pub mod clock;
 mod discovery;
 pub mod flow;
 pub mod fresh;
+pub mod hooks;
 pub mod metrics;
 mod openapi;
 pub mod quota;

@@ -4,7 +4,7 @@
 use http::{HeaderMap, header};
 use serde_json::{Map, Value, json};
 
-use crate::app::{self, Answer};
+use crate::answer::{self, Answer};
 use crate::registry::{self, Class, Kind};
 
 const TITLE: &str = "Ferrovirt";
@@ -20,7 +20,7 @@ const V2_BINARY: &str = "application/com.github.proto-openapi.spec.v2.v1.0+proto
 pub(crate) fn answer(path: &[String], headers: &HeaderMap) -> Option<Answer> {
     let words: Vec<&str> = path.iter().map(String::as_str).collect();
     let body = match words.as_slice() {
-        ["openapi", "v2"] if binary(headers) => return Some(app::bytes(200, V2_BINARY, v2_binary())),
+        ["openapi", "v2"] if binary(headers) => return Some(answer::bytes(200, V2_BINARY, v2_binary())),
         ["openapi", "v2"] => json!({
             "swagger": "2.0", "info": {"title": TITLE, "version": env!("CARGO_PKG_VERSION")}, "paths": {},
         }),
@@ -29,7 +29,7 @@ pub(crate) fn answer(path: &[String], headers: &HeaderMap) -> Option<Answer> {
         ["openapi", "v3", "apis", group, version] => document(group, version)?,
         _ => return None,
     };
-    Some(app::json(200, &body))
+    Some(answer::json(200, &body))
 }
 
 fn binary(headers: &HeaderMap) -> bool {

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use crate::flow::Requester;
 use crate::fresh::Followed;
 use crate::registry::Kind;
+use crate::request::Requester;
 use crate::status::ApiError;
 use crate::store::{Key, Store};
 

@@ -7,7 +7,7 @@
 //! nothing from its bridge that has none: whoever else becomes a member of the bridge is not heard.
 
 use super::ports::Port;
-use crate::node::PODS;
+use crate::config::PODS;
 use ferrovirt_netlink::nft::{Batch, Element, Family, Field, Hook, Kind, Rule, Set, Table, Type, key, name};
 use ferrovirt_plan::pod_network::{Isolation, PodNetwork};
 use std::{

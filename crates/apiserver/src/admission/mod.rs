@@ -27,13 +27,13 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::auth::escalation;
+use crate::hooks;
 use crate::request::{AdmissionRequest, Operation};
 use crate::status::ApiError;
 
 pub use pod::complete_pod;
-pub use scc::{SccCache, constraints};
+pub use scc::constraints;
 pub use scc_review::review;
-pub use webhook::{HookCache, hooks};
 
 /// Lets a request through, changed as Kubernetes changes it, or refuses it.
 ///
@@ -79,7 +79,7 @@ async fn mutate(app: &App, request: &mut AdmissionRequest<'_>) -> Result<(), Api
         ("", "namespaces") => namespace::prepare(request),
         (ferrovirt_machines::GROUP, _) => machines::admit(app, request).await,
         ("security.openshift.io", "securitycontextconstraints") => scc::object(app, request),
-        (webhook::GROUP, _) => webhook::object(request),
+        (hooks::GROUP, _) => webhook::object(request),
         _ => {
             if request.operation != Operation::Delete {
                 defaults::apply(request)?;

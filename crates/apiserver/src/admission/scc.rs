@@ -21,12 +21,9 @@ const RESOURCE: &str = "securitycontextconstraints";
 /// How long a pod waits for its namespace's uid range or for the standard SCCs (scc-admission, passes 3 and 5).
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The compiled constraints of the store.
-pub type SccCache = Fresh<Constraints>;
-
 /// The constraints that are stored, compiled; compiled again when one changes.
 #[must_use]
-pub fn constraints(store: Store) -> SccCache {
+pub fn constraints(store: Store) -> Fresh<Constraints> {
     Fresh::new(store, format!("/{GROUP}/{RESOURCE}/"), |store| {
         let entries = store.list(&Prefix::resource(GROUP, RESOURCE)).entries;
         let read = |entry: Entry| match SecurityContextConstraints::deserialize(entry.object.as_ref()) {

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 pub use file::{Log, Options};
 
-use crate::app::{Answer, Body};
+use crate::answer::{Answer, Body};
 use crate::request::{Attributes, Decision, UserInfo};
 use crate::status::ApiError;
 use crate::{auth, clock, flow};

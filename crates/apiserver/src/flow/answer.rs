@@ -15,7 +15,7 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::Place;
-use crate::app::{Answer, Body};
+use crate::answer::{Answer, Body};
 
 /// How long a client may take nothing of an answer that is there, before its connection is closed.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -98,14 +98,14 @@ impl Drop for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app;
+    use crate::answer;
 
     #[tokio::test]
     async fn an_answer_that_nobody_takes_is_late_and_one_that_waits_for_events_is_not() {
         let pending = Arc::new(Pending::default());
         let soon = Duration::from_secs(5);
         let later = || Instant::now() + 2 * soon;
-        let answer = pending.hold(app::json(200, &serde_json::json!({})), Arc::default(), soon);
+        let answer = pending.hold(answer::json(200, &serde_json::json!({})), Arc::default(), soon);
         assert!(!pending.is_late(Instant::now()) && pending.is_late(later()));
         answer.into_body().collect().await.unwrap();
         assert!(!pending.is_late(later()), "it was taken");

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use ferrovirt_api::document::MAX_BYTES;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 
-use super::{Flow, Place, Requester};
+use super::{Flow, Place};
+use crate::request::Requester;
 use crate::status::ApiError;
 
 /// How many bytes of a body that is too large are still read: the limit of most bodies again and again.
-const MAX_DISCARDED: usize = 8 * crate::server::MAX_BODY;
+const MAX_DISCARDED: usize = 8 * MAX_BYTES;
 /// How long a client may take to send its body.
 const LIMIT: Duration = Duration::from_secs(60);
 

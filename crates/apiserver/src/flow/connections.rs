@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::Notify;
 
 use super::answer::Pending;
-use super::{Flow, Place, Requester};
+use super::{Flow, Place};
+use crate::request::Requester;
 use crate::status::ApiError;
 
 /// How many connections there are on which nobody said who they are. Anyone who has a credential says so with the first

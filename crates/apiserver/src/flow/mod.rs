@@ -23,7 +23,6 @@
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod connections;
-mod requester;
 mod share;
 pub(crate) mod workers;
 
@@ -32,12 +31,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use requester::Requester;
 pub use share::{Place, Share};
 use workers::Workers;
 
 use crate::quota;
-use crate::request::Attributes;
+use crate::request::{Attributes, Requester};
 use crate::status::ApiError;
 
 /// How many objects in a list make it take one seat more.

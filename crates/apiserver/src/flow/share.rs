@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Requester, too_many};
+use super::too_many;
+use crate::request::Requester;
 use crate::status::ApiError;
 
 /// How long a request waits for its turn.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::output::ListMeta;
 use super::{Call, Warnings, body, meta};
-use crate::app::{self, Answer};
+use crate::answer::{self, Answer};
 use crate::clock;
 use crate::request::Operation;
 use crate::status::{ApiError, Cause};
@@ -67,9 +67,9 @@ impl Call {
             }
             let mut status = status::success();
             json::set(&mut status, &["details"], details);
-            return Ok(app::json(200, &status));
+            return Ok(answer::json(200, &status));
         }
-        Ok(app::bytes(200, self.output.form.content_type(), self.output.object(&deleted.object)))
+        Ok(answer::bytes(200, self.output.form.content_type(), self.output.object(&deleted.object)))
     }
 
     /// Upstream answers with the object instead of a status for these kinds.
@@ -103,7 +103,7 @@ impl Call {
         }
         let meta = ListMeta { revision: self.app.store.revision(), ..ListMeta::default() };
         let bytes = self.output.list(&meta, deleted.iter().map(AsRef::as_ref));
-        Ok(app::bytes(200, self.output.form.content_type(), bytes))
+        Ok(answer::bytes(200, self.output.form.content_type(), bytes))
     }
 
     /// Options in the body win over those in the query.

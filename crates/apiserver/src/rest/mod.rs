@@ -23,9 +23,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::admission;
-use crate::app::{Answer, App};
-use crate::flow::Requester;
+use crate::answer::Answer;
+use crate::app::App;
 use crate::registry::{Class, Kind};
+use crate::request::Requester;
 use crate::request::UserInfo;
 use crate::status::ApiError;
 use crate::store::Store;
@@ -153,6 +154,6 @@ impl Call {
         if let Some(fields) = answer.as_object_mut() {
             fields.entry("metadata").or_insert_with(|| serde_json::json!({"creationTimestamp": null}));
         }
-        Ok(crate::app::json(201, &answer))
+        Ok(crate::answer::json(201, &answer))
     }
 }

@@ -11,8 +11,10 @@ use hyper::body::Frame;
 use serde_json::Value;
 
 use super::output::{ListMeta, Output};
-use crate::app::{self, Answer, App};
-use crate::flow::{Place, Requester};
+use crate::answer::{self, Answer};
+use crate::app::App;
+use crate::flow::Place;
+use crate::request::Requester;
 use crate::status::ApiError;
 
 /// A piece is sent when it has this many bytes; it is larger only by its last object.
@@ -44,7 +46,7 @@ pub(super) async fn answer(
     head.extend(pages.next().await.unwrap_or_default());
     if pages.objects.as_slice().is_empty() {
         head.extend(pages.end);
-        return Ok(app::bytes(200, content_type, head));
+        return Ok(answer::bytes(200, content_type, head));
     }
     let start = stream::once(std::future::ready(head));
     let rest = stream::unfold(pages, |mut pages| async move { Some((pages.next().await?, pages)) });

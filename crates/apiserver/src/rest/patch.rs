@@ -7,14 +7,14 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::{Call, Warnings, body, strategic};
-use crate::app::{self, Answer};
+use crate::answer::{self, Answer};
 use crate::registry::Class;
 use crate::status::{ApiError, Cause};
 
 /// A JSON patch may copy; this bounds what a small patch can make of an object. Upstream's limit.
 const MAX_OPERATIONS: usize = 10_000;
 /// Copies double what they copy; the result is bounded like a body.
-const MAX_RESULT: usize = crate::server::MAX_BODY;
+const MAX_RESULT: usize = ferrovirt_api::document::MAX_BYTES;
 
 /// After each copy the whole object is looked at, and what follows in a list moves with each item that comes or goes. This
 /// many values take some tenths of a second.
@@ -48,7 +48,7 @@ impl Call {
                 self.decode(patched, Some(bytes), warnings)
             })
             .await?;
-        Ok(app::bytes(200, self.output.form.content_type(), self.output.object(&entry.object)))
+        Ok(answer::bytes(200, self.output.form.content_type(), self.output.object(&entry.object)))
     }
 
     fn read_patch(&self, headers: &HeaderMap, bytes: &[u8]) -> Result<Patch, ApiError> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Call;
 use super::output::ListMeta;
 use super::pages;
-use crate::app::{self, Answer};
+use crate::answer::{self, Answer};
 use crate::flow::Place;
 use crate::status::ApiError;
 use crate::store::{Entry, Key, Prefix};
@@ -27,7 +27,7 @@ impl Call {
     pub(super) fn get(&self) -> Result<Answer, ApiError> {
         self.check_revision()?;
         let entry = self.stored(&self.name)?;
-        Ok(app::bytes(200, self.output.form.content_type(), self.output.object(&entry.object)))
+        Ok(answer::bytes(200, self.output.form.content_type(), self.output.object(&entry.object)))
     }
 
     /// One stored object, or 404.

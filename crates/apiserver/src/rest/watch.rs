@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Call;
 use super::negotiate::Form;
-use crate::app::{self, Answer};
+use crate::answer::{self, Answer};
 use crate::flow::{LARGE, Place};
 use crate::quota;
 use crate::status::ApiError;
@@ -133,7 +133,7 @@ impl Call {
     fn only_error(&self, status: &ApiError) -> Answer {
         let mut out = Vec::new();
         put(&mut out, "ERROR", status.to_json().to_string().as_bytes());
-        app::bytes(200, self.output.form.content_type(), out)
+        answer::bytes(200, self.output.form.content_type(), out)
     }
 }
 

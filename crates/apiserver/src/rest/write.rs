@@ -6,7 +6,7 @@ use http::HeaderMap;
 use serde_json::Value;
 
 use super::{Call, Warnings, body, meta};
-use crate::app::{self, Answer};
+use crate::answer::{self, Answer};
 use crate::registry::{self, Class};
 use crate::request::{AdmissionRequest, Attributes, Operation};
 use crate::status::{ApiError, Cause};
@@ -25,7 +25,7 @@ impl Call {
     ) -> Result<Answer, ApiError> {
         let object = self.decode(body::read(headers, bytes)?, None, warnings)?;
         let entry = self.create_object(object, warnings).await?;
-        Ok(app::bytes(201, self.output.form.content_type(), self.output.object(&entry.object)))
+        Ok(answer::bytes(201, self.output.form.content_type(), self.output.object(&entry.object)))
     }
 
     /// Makes an object that is already in the stored form.
@@ -164,10 +164,14 @@ impl Call {
             };
             self.app.auth.authorizer.check(&self.user, &create)?;
             let entry = self.create_object(object, warnings).await?;
-            return Ok(app::bytes(201, self.output.form.content_type(), self.output.object(&entry.object)));
+            return Ok(answer::bytes(
+                201,
+                self.output.form.content_type(),
+                self.output.object(&entry.object),
+            ));
         }
         let entry = self.update(warnings, |_, _| Ok(object.clone())).await?;
-        Ok(app::bytes(200, self.output.form.content_type(), self.output.object(&entry.object)))
+        Ok(answer::bytes(200, self.output.form.content_type(), self.output.object(&entry.object)))
     }
 
     /// Name and namespace in the body are those of the path.

@@ -15,8 +15,8 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::{Server, ServerError};
-use crate::flow::Requester;
 use crate::registry;
+use crate::request::Requester;
 use crate::request::UserInfo;
 use crate::rest::Call;
 use crate::rest::path::ResourcePath;

@@ -22,12 +22,11 @@ use crate::app::{App, SccAdmission};
 use crate::audit;
 use crate::auth::{Auth, Pki};
 use crate::flow::{Flow, workers};
+use crate::hooks::Hooks;
 use crate::metrics::Metrics;
 use crate::quota::Quota;
 use crate::store::{Keys, Store, StoreError};
 
-/// Upstream's limit of request bodies.
-pub const MAX_BODY: usize = ferrovirt_api::document::MAX_BYTES;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -247,7 +246,7 @@ impl Server {
         let (stop, shutdown) = watch::channel(false);
         let app = Arc::new(App {
             constraints: crate::admission::constraints(store.clone()),
-            hooks: crate::admission::hooks(store.clone()),
+            hooks: Hooks::of(store.clone()),
             scc_admission: config.scc_admission,
             longest_watch: config.longest_watch,
             flow: Flow::default(),

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ferrovirt_api::document::MAX_BYTES;
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use hyper::body::Incoming;
 
-use super::MAX_BODY;
 use super::listen::{Door, Visitor};
-use crate::app::{self, Answer, App};
+use crate::answer::{self, Answer};
+use crate::app::App;
 use crate::audit::Trail;
-use crate::flow::{self, Requester, answer::ANSWER_LIMIT, answer::STREAM_LIMIT};
+use crate::flow::{self, answer::ANSWER_LIMIT, answer::STREAM_LIMIT};
 use crate::registry::SUBRESOURCES_GROUP;
-use crate::request::{Attributes, Decision, Target, UserInfo};
+use crate::request::{Attributes, Decision, Requester, Target, UserInfo};
 use crate::rest::Call;
 use crate::rest::path::{self, ResourcePath, Route};
 use crate::rest::query::Query;
@@ -32,7 +33,7 @@ pub(super) async fn answer(app: &Arc<App>, visitor: &Visitor, request: Request<I
             if error.code == 429 {
                 app.metrics.too_many();
             }
-            trail.answered(app::refusal(&error), Some(&error))
+            trail.answered(answer::refusal(&error), Some(&error))
         }
     };
     // Clients identify what they cached by this; answers are for one user.
@@ -119,12 +120,12 @@ fn other(
             "/readyz",
             "/version",
         ];
-        return Ok(app::json(200, &serde_json::json!({"paths": paths})));
+        return Ok(answer::json(200, &serde_json::json!({"paths": paths})));
     }
     if let [word] = parts
         && word == "metrics"
     {
-        return Ok(app::bytes(200, "text/plain; version=0.0.4; charset=utf-8", app.metrics.text()));
+        return Ok(answer::bytes(200, "text/plain; version=0.0.4; charset=utf-8", app.metrics.text()));
     }
     discovery::answer(parts, request.headers())
         .or_else(|| openapi::answer(parts, request.headers()))
@@ -139,12 +140,12 @@ const CERTIFICATES: &str =
 fn health(probe: &str, store: &Health, certificates_end: bool) -> Answer {
     let text = "text/plain; charset=utf-8";
     match store {
-        Health::Closed => app::bytes(500, text, "[-] the store is closed: start the server again"),
-        Health::Full | Health::Failed(_) if probe == "livez" => app::bytes(200, text, "ok"),
-        Health::Full => app::bytes(500, text, format!("[-] store: {}", StoreError::Full)),
-        Health::Failed(_) => app::bytes(500, text, format!("[-] store: {}", StoreError::Unavailable)),
-        Health::Good if probe == "readyz" && certificates_end => app::bytes(500, text, CERTIFICATES),
-        Health::Good => app::bytes(200, text, "ok"),
+        Health::Closed => answer::bytes(500, text, "[-] the store is closed: start the server again"),
+        Health::Full | Health::Failed(_) if probe == "livez" => answer::bytes(200, text, "ok"),
+        Health::Full => answer::bytes(500, text, format!("[-] store: {}", StoreError::Full)),
+        Health::Failed(_) => answer::bytes(500, text, format!("[-] store: {}", StoreError::Unavailable)),
+        Health::Good if probe == "readyz" && certificates_end => answer::bytes(500, text, CERTIFICATES),
+        Health::Good => answer::bytes(200, text, "ok"),
     }
 }
 
@@ -184,7 +185,7 @@ async fn resource(
         return Err(ApiError::no_such_path());
     }
     let (parts, body) = request.into_parts();
-    let (mut body, _taken) = flow::body::read(&app.flow, &requester, &parts.headers, body, MAX_BODY).await?;
+    let (mut body, _taken) = flow::body::read(&app.flow, &requester, &parts.headers, body, MAX_BYTES).await?;
     if !matches!(parts.method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE) {
         // Read for clients that look at the answer only after they have sent it, and of no meaning, as upstream.
         body = Bytes::new();

@@ -12,7 +12,7 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use crate::app::{Answer, Body, full};
+use crate::answer::{Answer, Body, full};
 use crate::flow::Place;
 use crate::status::ApiError;
 

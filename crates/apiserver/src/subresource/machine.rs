@@ -8,7 +8,8 @@ use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::{agent, empty};
-use crate::app::{self, Answer, App};
+use crate::answer::{self, Answer};
+use crate::app::App;
 use crate::request::Target;
 use crate::status::ApiError;
 use crate::store::{Change, Key, StoreError};
@@ -77,7 +78,7 @@ impl From<StoreError> for Fail {
 
 /// The machine with everything resolved that it refers to. There are no instance types yet, so that is itself.
 pub(super) fn expand(app: &App, target: &Target) -> Result<Answer, ApiError> {
-    Ok(app::json(200, &*get(app, target, MACHINES)?))
+    Ok(answer::json(200, &*get(app, target, MACHINES)?))
 }
 
 /// `pause` and `unpause`: done by the agent, refused here when the state is wrong.

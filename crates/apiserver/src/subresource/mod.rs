@@ -15,7 +15,8 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use crate::admission::webhook;
-use crate::app::{self, Answer, App};
+use crate::answer::{self, Answer};
+use crate::app::App;
 use crate::flow::{self, Place};
 use crate::request::Target;
 use crate::rest::query::Query;
@@ -73,11 +74,11 @@ pub async fn handle(
             let kind = ("authentication.k8s.io", "v1", "TokenRequest");
             webhook::subresource(app, &target, kind, &mut body, dry_run).await?;
             let answer = app.auth.token_request(&asked.namespace, &asked.name, body)?;
-            Ok(app::json(201, &answer))
+            Ok(answer::json(201, &answer))
         }
-        (Method::GET, (MACHINES, "version", _)) => Ok(app::json(200, &subresource::version())),
+        (Method::GET, (MACHINES, "version", _)) => Ok(answer::json(200, &subresource::version())),
         (Method::GET, (MACHINES, "healthz", _)) => {
-            Ok(app::json(200, &json!({"apiserver": {"connectivity": "ok"}})))
+            Ok(answer::json(200, &json!({"apiserver": {"connectivity": "ok"}})))
         }
         (_, (_, resource, subresource)) if target.kind.is_some() && !subresource.is_empty() => {
             Err(ApiError::new(501, "NotImplemented", format!("not supported yet: {resource}/{subresource}")))
@@ -110,5 +111,5 @@ async fn json_body(app: &App, target: &Target, request: Request<Incoming>) -> Re
 
 /// An answer without content.
 fn empty(code: u16) -> Answer {
-    app::bytes(code, "application/json", Bytes::new())
+    answer::bytes(code, "application/json", Bytes::new())
 }

@@ -8,7 +8,8 @@ use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::agent;
-use crate::app::{self, Answer, App};
+use crate::answer::{self, Answer};
+use crate::app::App;
 use crate::builtin::{delete, scheduler};
 use crate::request::Target;
 use crate::status::ApiError;
@@ -113,7 +114,7 @@ pub(super) async fn binding(
 fn created() -> Answer {
     let mut status = status::success();
     json::set(&mut status, &["code"], 201.into());
-    app::json(201, &status)
+    answer::json(201, &status)
 }
 
 /// A refusal or the store's error, inside an update.

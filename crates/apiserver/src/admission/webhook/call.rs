@@ -11,12 +11,12 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::hook::{Hook, Place};
 use super::service;
 use crate::app::App;
+use crate::hooks::{Hook, Place};
 
 /// A patch can be as large as the object that it makes.
-const MAX_ANSWER: usize = 2 * crate::server::MAX_BODY;
+const MAX_ANSWER: usize = 2 * ferrovirt_api::document::MAX_BYTES;
 
 /// Posts a review; answers the body. The error is worded as upstream's client words it.
 ///

@@ -6,55 +6,27 @@
 //! so that a broken one can always be mended.
 
 mod call;
-mod hook;
 mod object;
 mod review;
 mod service;
 
 use std::collections::BTreeSet;
 
-use ferrovirt_kubernetes::json;
 use futures::future::join_all;
 use serde_json::Value;
 
 use crate::app::App;
-use crate::fresh::Fresh;
+use crate::hooks::{Class, GROUP, Hook, Hooks};
 use crate::registry::{Kind, decode::WrongType};
 use crate::request::{AdmissionRequest, Operation, Target, UserInfo};
 use crate::rest;
 use crate::status::ApiError;
-use crate::store::{Key, Prefix, Store};
-use hook::{Class, Hook, Match};
+use crate::store::Key;
 pub(super) use object::admit as object;
-use review::{Asked, Verdict};
+use review::{Asked, Match, Verdict};
 
-/// API group of the configurations.
-pub(crate) const GROUP: &str = "admissionregistration.k8s.io";
 /// Warnings of webhooks that one answer carries, in bytes; upstream's limit.
 const MAX_WARNINGS: usize = 4096;
-
-/// The registered webhooks.
-pub type HookCache = Fresh<Hooks>;
-
-/// All webhooks, in the order in which they are asked.
-#[derive(Default)]
-pub struct Hooks(Vec<Hook>);
-
-/// The webhooks that are registered in the store; read again when a configuration changes.
-#[must_use]
-pub fn hooks(store: Store) -> HookCache {
-    Fresh::new(store, format!("/{GROUP}/"), |store| {
-        let mut all = Vec::new();
-        for class in [Class::Mutating, Class::Validating] {
-            // The store lists by name, which is the order of the configurations.
-            for (key, entry) in store.list(&Prefix::resource(GROUP, class.resource())).entries {
-                let list = json::list(&entry.object, "webhooks");
-                all.extend(list.map(|one| Hook::read(class, key.name(), one)));
-            }
-        }
-        Hooks(all)
-    })
-}
 
 /// What the mutating webhooks have to be asked about one request.
 pub(super) struct Mutating {
@@ -181,7 +153,7 @@ fn own(group: &str, user: &UserInfo) -> bool {
 
 /// How a webhook is to be told of the request; nothing when it does not want to know.
 fn concerns(app: &App, hook: &Hook, asked: &Asked<'_>, object: &Value) -> Result<Option<Match>, ApiError> {
-    let Some(found) = hook.rule_for(asked) else { return Ok(None) };
+    let Some(found) = asked.rule_of(hook) else { return Ok(None) };
     if !hook.objects.is_empty()
         && ![Some(object), asked.old].into_iter().flatten().any(|one| hook.objects.matches(one))
     {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use ferrovirt_kubernetes::json::{self, default};
 use serde_json::{Value, json};
 
-use super::hook::{Class, trust};
 use crate::admission::items_mut;
+use crate::hooks::{Class, trust};
 use crate::request::{AdmissionRequest, Operation};
 use crate::status::{ApiError, Cause};
 

@@ -5,8 +5,8 @@ use ferrovirt_kubernetes::json;
 use serde_json::{Map, Value, json};
 
 use super::call;
-use super::hook::{Class, Hook, Match};
 use crate::app::App;
+use crate::hooks::{Class, Hook, Rule};
 use crate::registry::{Kind, api_version};
 use crate::request::{AdmissionRequest, Operation, Target, UserInfo};
 use crate::status::ApiError;
@@ -83,6 +83,39 @@ impl<'a> Asked<'a> {
         }
     }
 
+    /// Whether a rule of a webhook names the request; in which version of the object. Another version of the same kind than the
+    /// request's counts only when the webhook does not insist on exact matches.
+    pub(super) fn rule_of(&self, hook: &Hook) -> Option<Match> {
+        let own = [self.version];
+        let other = if hook.exact { &[][..] } else { self.versions };
+        let versions = own.iter().chain(other.iter().filter(|version| **version != self.version));
+        versions
+            .copied()
+            .find(|version| hook.rules.iter().any(|rule| self.is_named_by(rule, version)))
+            .map(|version| Match { version: version.to_owned() })
+    }
+
+    /// Whether the rule names the request with the object in this version.
+    fn is_named_by(&self, rule: &Rule, version: &str) -> bool {
+        let has = |list: &[String], wanted: &str| list.iter().any(|name| name == "*" || name == wanted);
+        let resource = || {
+            rule.resources.iter().any(|named| {
+                let (resource, below) = named.split_once('/').unwrap_or((named, ""));
+                (resource == "*" || resource == self.resource) && (below == "*" || below == self.subresource)
+            })
+        };
+        let scope = match rule.scope.as_str() {
+            "Namespaced" => self.namespaced,
+            "Cluster" => !self.namespaced,
+            _ => true,
+        };
+        scope
+            && has(&rule.operations, self.operation)
+            && has(&rule.groups, self.group)
+            && has(&rule.versions, version)
+            && resource()
+    }
+
     /// A stored object in the version that a webhook wants.
     pub(super) fn view(&self, object: &Value, version: &str) -> Value {
         self.row.and_then(|kind| kind.from_stored(object, version)).unwrap_or_else(|| object.clone())
@@ -134,6 +167,12 @@ impl<'a> Asked<'a> {
         put("options", options);
         json!({"kind": "AdmissionReview", "apiVersion": VERSION, "request": request})
     }
+}
+
+/// The version in which a webhook wants to see an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Match {
+    pub(super) version: String,
 }
 
 /// What a webhook answered.

@@ -1,4 +1,4 @@
-//! One registered webhook: when it is asked, and how it is reached.
+//! The registered admission webhooks: when each is asked, and how it is reached. [`crate::admission`] asks them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +10,40 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
-use super::review::Asked;
+use crate::fresh::Fresh;
+use crate::store::{Prefix, Store};
 
 /// Where distributions keep the authorities that a machine trusts; for webhooks without a bundle of their own.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
+/// API group of the configurations.
+pub(crate) const GROUP: &str = "admissionregistration.k8s.io";
+
+/// All webhooks, in the order in which they are asked.
+#[derive(Default)]
+pub struct Hooks(pub(crate) Vec<Hook>);
+
+impl Hooks {
+    /// The webhooks that are registered in the store; read again when a configuration changes.
+    #[must_use]
+    pub fn of(store: Store) -> Fresh<Self> {
+        Fresh::new(store, format!("/{GROUP}/"), |store| {
+            let mut all = Vec::new();
+            for class in [Class::Mutating, Class::Validating] {
+                // The store lists by name, which is the order of the configurations.
+                for (key, entry) in store.list(&Prefix::resource(GROUP, class.resource())).entries {
+                    let webhooks = json::list(&entry.object, "webhooks");
+                    all.extend(webhooks.map(|webhook| Hook::read(class, key.name(), webhook)));
+                }
+            }
+            Self(all)
+        })
+    }
+}
+
 /// What a webhook may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
+pub(crate) enum Class {
     /// Change the object or refuse.
     Mutating,
     /// Refuse.
@@ -25,7 +51,7 @@ pub(super) enum Class {
 }
 
 impl Class {
-    pub(super) fn resource(self) -> &'static str {
+    pub(crate) fn resource(self) -> &'static str {
         match self {
             Self::Mutating => "mutatingwebhookconfigurations",
             Self::Validating => "validatingwebhookconfigurations",
@@ -35,7 +61,7 @@ impl Class {
 
 /// Where a webhook is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// `https://host[:port][/path]`
     Url(String),
     /// A Service of the cluster.
@@ -43,37 +69,33 @@ pub(super) enum Place {
 }
 
 /// One webhook, read from a stored configuration (which was validated).
-pub(super) struct Hook {
-    pub(super) class: Class,
-    pub(super) configuration: String,
-    pub(super) name: String,
-    pub(super) place: Place,
-    pub(super) tls: Result<Arc<rustls::ClientConfig>, String>,
-    pub(super) namespaces: Labels,
-    pub(super) objects: Labels,
-    pub(super) ignores_failures: bool,
-    pub(super) timeout: Duration,
-    pub(super) asks_again: bool,
-    exact: bool,
-    rules: Vec<Rule>,
+pub(crate) struct Hook {
+    pub(crate) class: Class,
+    pub(crate) configuration: String,
+    pub(crate) name: String,
+    pub(crate) place: Place,
+    pub(crate) tls: Result<Arc<rustls::ClientConfig>, String>,
+    pub(crate) namespaces: Labels,
+    pub(crate) objects: Labels,
+    pub(crate) ignores_failures: bool,
+    pub(crate) timeout: Duration,
+    pub(crate) asks_again: bool,
+    /// Objects of other versions than the rules' do not concern it.
+    pub(crate) exact: bool,
+    pub(crate) rules: Vec<Rule>,
 }
 
-struct Rule {
-    operations: Vec<String>,
-    groups: Vec<String>,
-    versions: Vec<String>,
-    resources: Vec<String>,
-    scope: String,
-}
-
-/// The version in which a webhook wants to see an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Match {
-    pub(super) version: String,
+/// Which requests a webhook is asked about; `*` stands for all.
+pub(crate) struct Rule {
+    pub(crate) operations: Vec<String>,
+    pub(crate) groups: Vec<String>,
+    pub(crate) versions: Vec<String>,
+    pub(crate) resources: Vec<String>,
+    pub(crate) scope: String,
 }
 
 impl Hook {
-    pub(super) fn read(class: Class, configuration: &str, webhook: &Value) -> Self {
+    pub(crate) fn read(class: Class, configuration: &str, webhook: &Value) -> Self {
         let text = |pointer: &str| json::text(webhook, pointer);
         let place = match text("/clientConfig/url") {
             "" => Place::Service {
@@ -105,18 +127,6 @@ impl Hook {
             rules: rules.map(Rule::read).collect(),
         }
     }
-
-    /// Whether a rule names the request; in which version of the object. Another version of the same kind than the
-    /// request's counts only when the webhook does not insist on exact matches.
-    pub(super) fn rule_for(&self, asked: &Asked<'_>) -> Option<Match> {
-        let own = [asked.version];
-        let other = if self.exact { &[][..] } else { asked.versions };
-        let versions = own.iter().chain(other.iter().filter(|version| **version != asked.version));
-        versions
-            .copied()
-            .find(|version| self.rules.iter().any(|rule| rule.names(asked, version)))
-            .map(|version| Match { version: version.to_owned() })
-    }
 }
 
 impl Rule {
@@ -130,31 +140,10 @@ impl Rule {
             scope: json::string(rule, "scope").unwrap_or("*").to_owned(),
         }
     }
-
-    fn names(&self, asked: &Asked<'_>, version: &str) -> bool {
-        let has = |list: &[String], wanted: &str| list.iter().any(|one| one == "*" || one == wanted);
-        let resource = || {
-            self.resources.iter().any(|one| {
-                let (resource, below) = one.split_once('/').unwrap_or((one, ""));
-                (resource == "*" || resource == asked.resource)
-                    && (below == "*" || below == asked.subresource)
-            })
-        };
-        let scope = match self.scope.as_str() {
-            "Namespaced" => asked.namespaced,
-            "Cluster" => !asked.namespaced,
-            _ => true,
-        };
-        scope
-            && has(&self.operations, asked.operation)
-            && has(&self.groups, asked.group)
-            && has(&self.versions, version)
-            && resource()
-    }
 }
 
 /// What a webhook's certificate is checked against.
-pub(super) fn trust(bundle: &str) -> Result<Arc<rustls::ClientConfig>, String> {
+pub(crate) fn trust(bundle: &str) -> Result<Arc<rustls::ClientConfig>, String> {
     let pem = if bundle.is_empty() {
         std::fs::read(SYSTEM_ROOTS)
             .map_err(|why| format!("there is no caBundle, and {SYSTEM_ROOTS} cannot be read: {why}"))?
