@@ -1,5 +1,7 @@
-//! Checks of the repository that no compiler makes: who may depend on whom, that every crate inherits the lints,
-//! that text is formatted and generated files are current.
+//! Checks of the repository that no compiler makes: who may depend on whom, that files do not import each other in large
+//! circles, that every crate inherits the lints, that text is formatted and generated files are current.
+
+mod circles;
 
 use crate::{generate, root, run};
 use anyhow::{Context, Result, ensure};
@@ -7,6 +9,7 @@ use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::Path,
     process::Command,
 };
 
@@ -71,6 +74,12 @@ pub(crate) fn check() -> Result<()> {
     let packages = packages()?;
     edges(&packages, &mut wrong);
     lints(&packages, &mut wrong)?;
+    for package in &packages {
+        let sources = Path::new(&package.manifest).with_file_name("src");
+        if sources.is_dir() {
+            circles::check(&package.name, &sources, &mut wrong)?;
+        }
+    }
     unsafe_code(&mut wrong)?;
     machine_words(&mut wrong)?;
     duplicates(&mut wrong)?;
@@ -81,7 +90,7 @@ pub(crate) fn check() -> Result<()> {
     run(Command::new("cargo").current_dir(root()).args(["fmt", "--all", "--check"]))
         .context("run `cargo fmt --all`")?;
     licences()?;
-    println!("tidy: edges, lints, unsafe, duplicates, generated files and formatting are in order");
+    println!("tidy: edges, circles, lints, unsafe, duplicates, generated files and formatting are in order");
     Ok(())
 }
 
