@@ -14,7 +14,7 @@ use std::{
 };
 
 /// The allowed edges between our crates, and no others. `cli`, `e2e` and `xtask` may use anything.
-const EDGES: [(&str, &[&str]); 29] = [
+const EDGES: [(&str, &[&str]); 30] = [
     ("kubernetes", &[]),
     ("model", &[]),
     ("scc", &["kubernetes"]),
@@ -23,6 +23,7 @@ const EDGES: [(&str, &[&str]); 29] = [
     ("unpack", &["sys"]),
     ("netlink", &["sys"]),
     ("handler", &["kubernetes", "model", "api", "plan", "netlink", "qemu", "sys", "watch", "https"]),
+    ("node", &["kubernetes", "netlink", "sys", "unpack"]),
     ("qemu", &[]),
     ("api", &["kubernetes", "model", "qemu"]),
     ("privilege", &["model"]),
@@ -44,6 +45,7 @@ const EDGES: [(&str, &[&str]); 29] = [
             "sys",
             "unpack",
             "netlink",
+            "node",
             "handler",
             "selinux-node",
             "watch",
@@ -178,7 +180,12 @@ fn lints(packages: &[Package], wrong: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// The reader of policies is of use for any policy: names of machines' types belong into plan.
+/// What a text about pods and nodes has no reason to say.
+const MACHINE_WORDS: [&str; 10] =
+    ["guest", "hypervisor", "kubevirt", "launcher", "libvirt", "machine", "qemu", "virt-", "virt_", "vmi"];
+
+/// The reader of policies is of use for any policy, and the node's part for any pod: what is of machines belongs into plan,
+/// and into the agent.
 fn machine_words(wrong: &mut Vec<String>) -> Result<()> {
     let output = Command::new("git")
         .current_dir(root())
@@ -188,7 +195,27 @@ fn machine_words(wrong: &mut Vec<String>) -> Result<()> {
     wrong.extend(
         files.lines().map(|file| format!("{file} knows of machines; what concerns them is in crates/plan")),
     );
+    let output = Command::new("git").current_dir(root()).args(["ls-files", "crates/node"]).output()?;
+    for file in String::from_utf8_lossy(&output.stdout).lines() {
+        said(file, &fs::read_to_string(root().join(file))?, wrong);
+    }
     Ok(())
+}
+
+/// The first word of machines that a file says.
+fn said(file: &str, text: &str, wrong: &mut Vec<String>) {
+    // Our own name, and what others call a library of Kubernetes and the number of a host.
+    let allowed = ["apimachinery", "ferrovirt-", "ferrovirt_", "machineid", "machine-id"];
+    for (number, line) in text.lines().enumerate() {
+        let line = allowed.iter().fold(line.to_lowercase(), |line, word| line.replace(word, ""));
+        if let Some(word) = MACHINE_WORDS.iter().find(|word| line.contains(**word)) {
+            let number = number + 1;
+            wrong.push(format!(
+                "{file}:{number} says {word:?}: crates/node serves any pod; what is of machines comes from the agent"
+            ));
+            return;
+        }
+    }
 }
 
 /// `unsafe` is for `crates/sys` alone.
@@ -314,6 +341,27 @@ mod tests {
         let bad = manifest("bad", "[package]\n\n[lints.rust]\nunsafe_code = \"allow\"\n");
         let wrong = found(|wrong| lints(&[good, bad], wrong).unwrap());
         assert!(wrong.len() == 1 && wrong[0].contains("bad"), "{wrong:?}");
+    }
+
+    #[test]
+    fn the_nodes_part_says_no_word_of_machines() {
+        let of = |text: &str| found(|wrong| said("crates/node/src/a.rs", text, wrong));
+        let none: [&str; 0] = [];
+        assert_eq!(
+            of("use ferrovirt_sys::netns;\n// ferrovirt-node, /etc/machine-id, machineID, virtual\n"),
+            none
+        );
+        for (text, word) in [
+            ("\nconst IMAGE: &str = \"QEMU\";", "qemu"),
+            ("/// Of a guest.\n", "guest"),
+            ("\"/var/run/kubevirt\"", "kubevirt"),
+            ("of the VirtualMachineInstance", "machine"),
+            ("virt-handler", "virt-"),
+            ("fn launcher()", "launcher"),
+        ] {
+            let wrong = of(text);
+            assert!(wrong.len() == 1 && wrong[0].contains(&format!("says {word:?}")), "{text}: {wrong:?}");
+        }
     }
 
     #[test]

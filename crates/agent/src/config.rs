@@ -16,15 +16,12 @@ pub struct Config {
     pub images: PathBuf,
     /// The launcher's program.
     pub launcher: PathBuf,
-    /// What is `/usr` in containers: the node's own, or the copy of [`crate::oci::programs`].
+    /// What is `/usr` in containers: the node's own, or the copy of [`crate::container::programs`].
     pub usr: PathBuf,
 }
 
 /// The one image that this node runs; its files come from the node itself.
 pub const LAUNCHER_IMAGE: &str = concat!("ferrovirt/virt-launcher:", env!("CARGO_PKG_VERSION"));
-
-/// How many pods the node takes, as a kubelet by default.
-pub(crate) const PODS: u32 = 110;
 
 impl Config {
     /// A text as users may see it.
@@ -81,7 +78,8 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{image, network, oci, pods, volumes};
+    use crate::pods;
+    use ferrovirt_node::{image, network, oci, volumes};
     use std::io;
 
     fn config() -> Config {

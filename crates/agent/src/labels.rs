@@ -1,100 +1,27 @@
-//! The SELinux labels of a pod's processes and files, and how far they are enforced.
+//! What the SELinux label of a launcher pod means for its machine.
 
-use ferrovirt_selinux_node::Kernel;
-use k8s_openapi::api::core::v1::{Container, Pod, SELinuxOptions};
+use ferrovirt_node::selinux::{CONTAINER, Kernel, Refused, options};
+use k8s_openapi::api::core::v1::{Container, Pod};
 
-/// The type of processes in containers whose pods name none.
-const CONTAINER: &str = "container_t";
-
-/// The label of a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Label {
-    /// Context of its processes.
-    pub process: String,
-    /// Context of files that are its alone.
-    pub files: String,
-}
-
-/// Why a pod must not start: under another label its machine would have other rights than it should.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// The kernel's policy does not have the context.
-    #[error(
-        "the SELinux policy of this node does not know {0}: run `ferrovirt selinux install` on it as root, or set \
-         spec.configuration.selinux.labelPods of the KubeVirt object to Never"
-    )]
-    Unknown(String),
-    /// The kernel's policy does not let the agent start a process with it.
-    #[error(
-        "the SELinux policy of this node does not let the node agent, which runs as {own}, start a process as {wanted}: \
-         the agent has to run as spc_t, as a privileged container does, and on Debian's policy the documented profile needs the \
-         module examples/selinux/container_from_spc.cil"
-    )]
-    Unreachable {
-        /// The agent's context.
-        own: String,
-        /// The launcher's.
-        wanted: String,
-    },
-}
-
-impl Refused {
-    /// The reason of the machine's condition `Synchronized`.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Unknown(_) => "SELinuxTypeUnknown",
-            Self::Unreachable { .. } => "SELinuxTypeUnreachable",
-        }
+/// Why a pod must not start: reason and message of the machine's condition `Synchronized`. Under another label its machine
+/// would have other rights than it should.
+pub fn refusal(refused: &Refused) -> (&'static str, String) {
+    match refused {
+        Refused::Unknown(_) => (
+            "SELinuxTypeUnknown",
+            format!(
+                "{refused}: run `ferrovirt selinux install` on it as root, or set spec.configuration.selinux.labelPods of the \
+                 KubeVirt object to Never"
+            ),
+        ),
+        Refused::Unreachable { .. } => (
+            "SELinuxTypeUnreachable",
+            format!(
+                "{refused}: the agent has to run as spc_t, as a privileged container does, and on Debian's policy the \
+                 documented profile needs the module examples/selinux/container_from_spc.cil"
+            ),
+        ),
     }
-}
-
-impl Label {
-    /// The label for a pod: what it names, and what container runtimes choose where it names nothing. `None` where
-    /// SELinux is off, and where the policy has no type for containers.
-    ///
-    /// # Errors
-    /// The pod names what the kernel does not know, or what its policy does not let this process start.
-    pub fn of(kernel: &Kernel, pod: &Pod, container: &Container) -> Result<Option<Self>, Refused> {
-        if !kernel.is_enabled() {
-            return Ok(None);
-        }
-        let options = options(pod, container);
-        let label = Self::wanted(&options);
-        for context in [&label.process, &label.files] {
-            if !kernel.knows(context) {
-                return match options.type_ {
-                    Some(_) => Err(Refused::Unknown(context.clone())),
-                    None => Ok(None),
-                };
-            }
-        }
-        match kernel.may_start(&label.process) {
-            Some((false, own)) if kernel.is_enforcing() => {
-                Err(Refused::Unreachable { own, wanted: label.process })
-            }
-            _ => Ok(Some(label)),
-        }
-    }
-
-    fn wanted(options: &SELinuxOptions) -> Self {
-        let or = |text: &Option<String>, default: &str| {
-            text.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned())
-        };
-        let level = or(&options.level, "s0");
-        let user = or(&options.user, "system_u");
-        let (role, kind) = (or(&options.role, "system_r"), or(&options.type_, CONTAINER));
-        Self {
-            process: format!("{user}:{role}:{kind}:{level}"),
-            files: format!("system_u:object_r:container_file_t:{level}"),
-        }
-    }
-}
-
-/// The container's options, or the pod's: never a mixture.
-fn options(pod: &Pod, container: &Container) -> SELinuxOptions {
-    let own = container.security_context.as_ref().and_then(|context| context.se_linux_options.clone());
-    let pods = || pod.spec.as_ref()?.security_context.as_ref()?.se_linux_options.clone();
-    own.or_else(pods).unwrap_or_default()
 }
 
 /// How far the label of a pod is enforced: status, reason and message of the machine's condition `SELinuxEnforced`.
@@ -140,59 +67,23 @@ mod tests {
         Kernel::at(directory.to_owned())
     }
 
-    fn pod(pod: serde_json::Value, container: serde_json::Value) -> (Pod, Container) {
-        let pod = json!({"spec": {"securityContext": {"seLinuxOptions": pod}, "containers": []}});
-        let container = json!({"name": "compute", "securityContext": {"seLinuxOptions": container}});
-        (serde_json::from_value(pod).unwrap(), serde_json::from_value(container).unwrap())
+    fn pod(options: serde_json::Value) -> Pod {
+        let pod = json!({"spec": {"securityContext": {"seLinuxOptions": options}, "containers": []}});
+        serde_json::from_value(pod).unwrap()
     }
 
     #[test]
-    fn labels_are_the_pods() {
-        let directory = tempfile::tempdir().unwrap();
-        let kernel = kernel(directory.path());
-        for (own, containers, process, level) in [
-            (
-                json!({"type": "virt_machine.kvm", "level": "s0:c1,c2"}),
-                json!(null),
-                "virt_machine.kvm",
-                "s0:c1,c2",
-            ),
-            (json!({"level": "s0:c3,c4"}), json!(null), "container_t", "s0:c3,c4"),
-            (json!(null), json!(null), "container_t", "s0"),
-            (
-                json!({"type": "a_t", "level": "s0:c1,c2"}),
-                json!({"level": "s0:c5,c6"}),
-                "container_t",
-                "s0:c5,c6",
-            ),
-        ] {
-            let (pod, container) = pod(own, containers);
-            let label = Label::of(&kernel, &pod, &container).unwrap().unwrap();
-            assert_eq!(label.process, format!("system_u:system_r:{process}:{level}"));
-            assert_eq!(label.files, format!("system_u:object_r:container_file_t:{level}"));
-        }
-    }
-
-    #[test]
-    fn an_unknown_type_is_refused_and_without_selinux_there_is_no_label() {
-        let directory = tempfile::tempdir().unwrap();
-        let off = Kernel::at(directory.path().join("nothing"));
-        let (named, container) = pod(json!({"type": "virt_machine.kvm"}), json!(null));
-        assert_eq!(Label::of(&off, &named, &container), Ok(None));
-        // A file that cannot be written to: the kernel says no.
-        let kernel = kernel(directory.path());
-        fs::remove_file(directory.path().join("context")).unwrap();
-        let error = Label::of(&kernel, &named, &container).unwrap_err().to_string();
-        assert!(error.contains("virt_machine.kvm") && error.contains("ferrovirt selinux install"), "{error}");
-        let (unnamed, container) = pod(json!({"level": "s0:c1,c2"}), json!(null));
-        assert_eq!(Label::of(&kernel, &unnamed, &container), Ok(None));
+    fn a_refusal_says_what_to_do() {
+        let (reason, message) = refusal(&Refused::Unknown("virt_machine.kvm".to_owned()));
+        assert_eq!(reason, "SELinuxTypeUnknown");
+        assert!(message.contains("virt_machine.kvm: run `ferrovirt selinux install`"), "{message}");
     }
 
     #[test]
     fn what_is_not_enforced_is_said() {
         let directory = tempfile::tempdir().unwrap();
         let kernel = kernel(directory.path());
-        let (pod, _) = pod(json!({"type": "virt_machine.kvm", "level": "s0:c1,c2"}), json!(null));
+        let pod = pod(json!({"type": "virt_machine.kvm", "level": "s0:c1,c2"}));
         let context = "system_u:system_r:virt_machine.kvm:s0:c1,c2";
         let (status, reason, message) = enforcement(&kernel, &pod, None);
         assert_eq!((status, reason), ("False", "Disabled"));

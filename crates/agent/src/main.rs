@@ -5,25 +5,28 @@ use clap::Parser;
 use ferrovirt_agent::{
     client, cluster,
     config::Config,
-    disk::{self, Threshold, Thresholds},
+    container::programs,
     events::Recorder,
     http,
-    image::{Policy, Store},
     metrics::Metrics,
-    network::Network,
     node,
+    pods::{Api, DebugClient, Manager, Room, Shared},
+    policy::{Installer, Watch},
+    preflight,
+};
+use ferrovirt_handler::{api::program as api_part, net::program as net, plug::program as plug};
+use ferrovirt_node::{
+    disk::{self, Threshold, Thresholds},
+    image::{Policy, Store},
+    network::Network,
     oci::{
         cgroup::{self, Layout},
         crun::Crun,
-        programs,
         sources::Sources,
     },
-    pods::{Api, DebugClient, Manager, Room, Shared},
-    policy::{Installer, Watch},
-    preflight, volumes,
+    selinux::{Kernel, SHARED_FILES, label_path},
+    volumes,
 };
-use ferrovirt_handler::{api::program as api_part, net::program as net, plug::program as plug};
-use ferrovirt_selinux_node::{Kernel, SHARED_FILES, label_path};
 use ferrovirt_sys::{
     kvm::{self, Kvm},
     rights,
@@ -275,7 +278,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     tokio::select! {
         () = manager.clone().run() => {}
         () = node::keep(shared.clone(), options.install_selinux_policy.then(Installer::default)) => {}
-        () = volumes::marks::keep(shared.clone()) => {}
+        () = volumes::marks::keep(shared.node.client.0.clone(), shared.config.claims()) => {}
         () = server.run() => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

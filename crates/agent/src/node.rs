@@ -2,34 +2,32 @@
 
 use crate::{
     clock,
-    config::PODS,
-    disk,
-    oci::bundle::DEVICES,
+    container::devices::DEVICES,
     pods::Shared,
     policy::{Installer, Report},
 };
 use ferrovirt_api::kubevirt::KubeVirt;
-use ferrovirt_kubernetes::quantity::Amount;
-use ferrovirt_model::{Bytes, Profile};
+use ferrovirt_model::Profile;
+use ferrovirt_node::{
+    network,
+    status::{self, Condition, Space},
+};
 use ferrovirt_plan::{
     config::{ClusterConfig, KUBEVIRT, NAMESPACE},
+    pod_network::{Isolation, PodNetwork},
     selinux::{NODE_LABEL, NodeState},
 };
 use k8s_openapi::{
-    api::{
-        coordination::v1::{Lease, LeaseSpec},
-        core::v1::Node,
-    },
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+    api::{coordination::v1::Lease, core::v1::Node},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     collections::BTreeMap,
-    fs,
     path::Path,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -42,7 +40,6 @@ const BEAT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 /// Pause after a failure.
 const AGAIN: Duration = Duration::from_millis(500);
-const LEASE_SECONDS: i32 = 40;
 /// How many machines may use one device of the node at a time, as the device plug-ins upstream offer.
 const DEVICE_COUNT: u32 = 1000;
 
@@ -56,7 +53,7 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
     let mut beat: Option<Instant> = None;
     let mut profile = Profile::default();
     let mut network: Option<JoinHandle<()>> = None;
-    let mut room = (0, 0);
+    let mut space = Space::default();
     loop {
         let due = beat.is_none_or(|last| last.elapsed() >= BEAT);
         if due {
@@ -66,7 +63,7 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
             if network.as_ref().is_none_or(JoinHandle::is_finished) {
                 let shared = shared.clone();
                 network = Some(tokio::task::spawn_blocking(move || {
-                    let policy = config.map(|config| config.pod_network);
+                    let policy = config.map(|config| policy_of(&config.pod_network));
                     if let Err(error) = shared.network.assert(policy.as_ref()) {
                         tracing::warn!("the pod network: {error}");
                     }
@@ -95,8 +92,8 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
                 }
             }
         };
-        room = self::room(&shared, room);
-        let now = (capacity(shared.kvm, room), policy, shared.disk_pressure.load(Ordering::Relaxed));
+        space = space.look(&shared.config.data, shared.disk.thresholds);
+        let now = (capacity(shared.kvm, space), policy, shared.disk_pressure.load(Ordering::Relaxed));
         if !due && reported.as_ref() == Some(&now) {
             tokio::time::sleep(LOOK).await;
             continue;
@@ -112,7 +109,7 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
         shared.room.see(&node);
         // What changes is written when it changes; that the node is alive is the lease's to say.
         if reported.as_ref() != Some(&now) {
-            let body = status(&name, &now.0, room.1, &now.1, now.2);
+            let body = status::status(&name, &now.0, space, now.2, &conditions(&now.1));
             match nodes.patch_status(&name, &PatchParams::default(), &Patch::Merge(&body)).await {
                 Ok(node) => {
                     shared.room.see(&node);
@@ -125,7 +122,7 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
                 }
             }
         }
-        if let Err(error) = renew(&leases, &name, &node).await {
+        if let Err(error) = status::renew(&leases, &name, &node).await {
             tracing::warn!("renewing the lease of node {name}: {error}");
         }
         beat = Some(Instant::now());
@@ -138,6 +135,18 @@ async fn in_force(shared: &Shared) -> Option<ClusterConfig> {
     let object = kubevirts.get_opt(KUBEVIRT).await.ok()?;
     let config = object.as_ref().map(ClusterConfig::from_kubevirt).transpose().ok()?;
     Some(config.unwrap_or_default())
+}
+
+/// The configuration's rules of the pod network, as the network takes them.
+pub(crate) fn policy_of(given: &PodNetwork) -> network::Policy {
+    network::Policy {
+        isolation: match given.isolation {
+            Isolation::Namespace => network::Isolation::Namespace,
+            Isolation::None => network::Isolation::None,
+        },
+        tcp: given.tcp.clone(),
+        udp: given.udp.clone(),
+    }
 }
 
 async fn register(nodes: &Api<Node>, name: &str, kvm: bool, policy: NodeState) -> kube::Result<Node> {
@@ -163,15 +172,8 @@ async fn register(nodes: &Api<Node>, name: &str, kvm: bool, policy: NodeState) -
 }
 
 fn labels(name: &str, kvm: bool, policy: NodeState) -> BTreeMap<String, String> {
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        other => other,
-    };
-    let mut labels = BTreeMap::new();
+    let mut labels = status::labels(name);
     for (key, value) in [
-        ("kubernetes.io/hostname", name),
-        ("kubernetes.io/arch", arch),
-        ("kubernetes.io/os", "linux"),
         ("kubevirt.io/schedulable", "true"),
         ("ferrovirt.io/kvm", if kvm { "true" } else { "false" }),
         (NODE_LABEL, policy.name()),
@@ -181,125 +183,32 @@ fn labels(name: &str, kvm: bool, policy: NodeState) -> BTreeMap<String, String> 
     labels
 }
 
-/// Bytes of the disk in all, and what of it must stay free.
-fn room(shared: &Shared, before: (u64, u64)) -> (u64, u64) {
-    let capacity = disk::free(&shared.config.data).map_or(0, |free| free.capacity);
-    // Some file systems share their space with others and have another size at each look: what differs little is as before.
-    if before.0 > 0 && capacity.abs_diff(before.0) <= before.0 / 100 {
-        return before;
-    }
-    (capacity, shared.disk.thresholds.reserve(capacity))
-}
-
-/// What the node has.
-fn capacity(kvm: bool, room: (u64, u64)) -> Value {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut all = BTreeMap::from([
-        ("cpu".to_owned(), processors.to_string()),
-        ("memory".to_owned(), memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default())),
-        ("pods".to_owned(), PODS.to_string()),
-        ("ephemeral-storage".to_owned(), Bytes(room.0).to_string()),
-    ]);
-    for entry in fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let size = name.to_str().and_then(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB"));
-        let size = size.and_then(|size| size.parse::<u64>().ok()).unwrap_or_default();
-        let pages = fs::read_to_string(entry.path().join("nr_hugepages")).unwrap_or_default();
-        let pages = pages.trim().parse::<u64>().unwrap_or_default();
-        let name = format!("hugepages-{}", Bytes(size << 10));
-        all.insert(name, Bytes((size << 10).saturating_mul(pages)).to_string());
-    }
+/// What the node has: a kubelet's own, and the devices of the node that machines use.
+fn capacity(kvm: bool, space: Space) -> BTreeMap<String, String> {
+    let mut all = status::capacity(space);
     for (resource, node) in DEVICES {
         let there = Path::new(node).exists() && (kvm || !resource.ends_with("/kvm"));
         all.insert(resource.to_owned(), if there { DEVICE_COUNT } else { 0 }.to_string());
     }
-    json!(all)
+    all
 }
 
-/// Memory of the node as a quantity, by /proc/meminfo.
-pub(crate) fn memory(meminfo: &str) -> String {
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = total.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    format!("{}Ki", kib.unwrap_or_default())
-}
-
-fn status(name: &str, capacity: &Value, reserve: u64, policy: &Report, short: bool) -> Value {
-    let mut allocatable = capacity.clone();
-    if let Some(all) = allocatable.as_object_mut() {
-        let whole = all.get("ephemeral-storage").and_then(Value::as_str).unwrap_or_default();
-        let whole = Amount::parse(whole).and_then(Amount::bytes).unwrap_or_default();
-        all.insert("ephemeral-storage".to_owned(), json!(Bytes(whole.saturating_sub(reserve)).to_string()));
-    }
-    let now = clock::now();
-    let condition = |kind: &str, status: &str, reason: &str, message: &str| {
-        json!({"type": kind, "status": status, "reason": reason, "message": message,
-            "lastHeartbeatTime": now, "lastTransitionTime": now})
-    };
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let system = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let system = system.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
-    json!({"status": {
-        "capacity": capacity,
-        "allocatable": allocatable,
-        "conditions": [
-            condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "memory is not short"),
-            if short {
-                condition("DiskPressure", "True", "KubeletHasDiskPressure", "disk space is short: free some on the node")
-            } else {
-                condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "disk space is not short")
-            },
-            condition("PIDPressure", "False", "KubeletHasSufficientPID", "processes are not short"),
-            condition("Ready", "True", "KubeletReady", "virt-handler is ready to run launcher pods"),
-            condition(
-                "SELinuxPolicy",
-                if policy.state == NodeState::InForce { "True" } else { "False" },
-                policy.state.reason(),
-                &policy.message,
-            ),
-        ],
-        "addresses": [{"type": "Hostname", "address": name}],
-        "nodeInfo": {
-            "architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { std::env::consts::ARCH },
-            "bootID": fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim(),
-            "containerRuntimeVersion": "crun://1",
-            "kernelVersion": kernel.trim(),
-            "kubeProxyVersion": "",
-            "kubeletVersion": concat!("v", env!("CARGO_PKG_VERSION"), "-ferrovirt"),
-            "machineID": fs::read_to_string("/etc/machine-id").unwrap_or_default().trim(),
-            "operatingSystem": "linux",
-            "osImage": system.trim_matches('"'),
-            "systemUUID": "",
+/// The conditions of the node that are not a kubelet's own.
+fn conditions(policy: &Report) -> [Condition<'_>; 2] {
+    [
+        Condition {
+            kind: "Ready",
+            status: true,
+            reason: "KubeletReady",
+            message: "virt-handler is ready to run launcher pods",
         },
-    }})
-}
-
-async fn renew(leases: &Api<Lease>, name: &str, node: &Node) -> kube::Result<()> {
-    let patch = json!({"spec": {"renewTime": clock::micro_time(), "holderIdentity": name}});
-    match leases.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => {
-            let lease = Lease {
-                metadata: ObjectMeta {
-                    name: Some(name.to_owned()),
-                    owner_references: Some(vec![OwnerReference {
-                        api_version: "v1".to_owned(),
-                        kind: "Node".to_owned(),
-                        name: name.to_owned(),
-                        uid: node.metadata.uid.clone().unwrap_or_default(),
-                        ..Default::default()
-                    }]),
-                    ..Default::default()
-                },
-                spec: Some(LeaseSpec {
-                    holder_identity: Some(name.to_owned()),
-                    lease_duration_seconds: Some(LEASE_SECONDS),
-                    renew_time: Some(clock::micro_time()),
-                    ..Default::default()
-                }),
-            };
-            leases.create(&PostParams::default(), &lease).await.map(|_| ())
-        }
-        other => other.map(|_| ()),
-    }
+        Condition {
+            kind: "SELinuxPolicy",
+            status: policy.state == NodeState::InForce,
+            reason: policy.state.reason(),
+            message: &policy.message,
+        },
+    ]
 }
 
 #[cfg(test)]
@@ -307,13 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_what_the_kernel_says() {
-        assert_eq!(memory("MemTotal:       24689552 kB\nMemFree: 1 kB\n"), "24689552Ki");
-        assert_eq!(memory(""), "0Ki");
-    }
-
-    #[test]
     fn a_node_without_kvm_offers_none() {
-        assert_eq!(capacity(false, (1, 0))["devices.kubevirt.io/kvm"], "0");
+        assert_eq!(capacity(false, Space::default())["devices.kubevirt.io/kvm"], "0");
     }
 }

@@ -2,11 +2,12 @@
 //! condition and a label of the node and by a metric.
 
 use ferrovirt_model::Profile;
+use ferrovirt_node::selinux::Kernel;
 use ferrovirt_plan::selinux::{
     NodeState,
     module::{self, Installed},
 };
-use ferrovirt_selinux_node::{Change, Kernel, Store, StoreError};
+use ferrovirt_selinux_node::{Change, Store, StoreError};
 use std::{
     error::Error,
     fmt::Write as _,

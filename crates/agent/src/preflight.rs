@@ -1,6 +1,6 @@
 //! What the node must have, checked before anything is touched.
 
-use crate::network::cni::PLUGINS;
+use ferrovirt_node::network::cni::PLUGINS;
 use ferrovirt_plan::node;
 use ferrovirt_sys::rights;
 use std::path::{Path, PathBuf};

@@ -1,11 +1,12 @@
 //! A container through the real runtime: its rights are exactly the pod's, and nothing is left of it. Needs root.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use ferrovirt_agent::oci::{
-    bundle::{self, Identity, Node},
+use ferrovirt_agent::container::{devices::devices, rootfs};
+use ferrovirt_node::oci::{
+    bundle::{self, Node},
     cgroup::{self, HugeLimit, Layout},
     crun::Crun,
-    rootfs,
+    identity::Identity,
     sources::Sources,
 };
 use ferrovirt_sys::{netns, seqpacket::Listener};
@@ -45,17 +46,18 @@ impl Running {
         });
         let container: Container = serde_json::from_value(container).unwrap();
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": id}})).unwrap();
-        let identity = Identity::of(&pod, &container).unwrap();
+        let identity = Identity::of(&pod, &container, rootfs::IMAGE_ID).unwrap();
         let node = Node {
             rootfs: &root,
             sources: &Sources::default(),
-            launcher: Path::new("/bin/true"),
+            program: rootfs::program(Path::new("/bin/true")),
+            hostname: "p",
             usr: Path::new("/usr"),
             netns: &netns,
             huge: layout.huge_limit(),
             seccomp: ferrovirt_plan::render::seccomp::profile(),
         };
-        let devices = bundle::devices(&container).unwrap();
+        let devices = devices(&container).unwrap();
         let config = bundle::config(&pod, &container, &identity, &[], &devices, &node).unwrap();
         fs::write(bundle.join("config.json"), config.to_string()).unwrap();
         let log = File::create(directory.path().join("log")).unwrap();

@@ -2,7 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use ferrovirt_agent::image::{Error, Policy, Store, only_file};
+use ferrovirt_node::image::{Error, Policy, Store, only_file};
 use flate2::{Compression, write::GzEncoder};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -164,7 +164,7 @@ fn layers_cover_each_other_and_whiteouts_remove() {
         })
         .write(&place, Some("1"));
     let root = node.root("a/b:1", "a").unwrap();
-    assert_eq!(only_file(&root, "a/b:1").unwrap(), "disk/new.img");
+    assert_eq!(only_file(&root, "disk", "a/b:1").unwrap(), "disk/new.img");
     assert_eq!(fs::read(root.join("boot/vmlinuz")).unwrap(), b"two");
     assert_eq!(fs::read(root.join("boot/hard")).unwrap(), b"two");
     assert!(root.join("boot/link").is_file() && !root.join("boot/x/y").exists());

@@ -11,11 +11,9 @@ mod spoofing;
 #[path = "network/support.rs"]
 mod support;
 
-use ferrovirt_agent::network::{
-    mac::MacAddress,
-    pod::{self, BRIDGE},
-};
+use ferrovirt_agent::machine::network::{self as pod, BRIDGE};
 use ferrovirt_model::machine::{Binding, Port, Protocol};
+use ferrovirt_netlink::mac::MacAddress;
 use std::{fs, net::Ipv4Addr, path::PathBuf};
 use support::{Namespace, Node, interface};
 

@@ -4,29 +4,31 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use ferrovirt_agent::{
-    disk,
-    network::{
-        Network, Port,
-        cni::{Address, Attachment},
-        mac::MacAddress,
-        pod::{self, BRIDGE},
-    },
-    oci::{
-        bundle::{self, Identity, Mount, Node},
-        cgroup::{self, Layout},
-        crun::Crun,
-        rootfs,
-        sources::Sources,
-    },
+    container::rootfs,
+    machine::network::{self as pod, BRIDGE},
 };
 use ferrovirt_handler::net::view::View;
 use ferrovirt_model::machine::{Binding, Interface, NicModel};
 use ferrovirt_netlink::{
     Socket,
+    mac::MacAddress,
     nft::{Batch, Family, Table},
     route::{self, Bridge, Link},
 };
-use ferrovirt_plan::pod_network::PodNetwork;
+use ferrovirt_node::{
+    disk,
+    network::{
+        Network, Policy, Port,
+        cni::{Address, Attachment},
+    },
+    oci::{
+        bundle::{self, Mount, Node},
+        cgroup::{self, Layout},
+        crun::Crun,
+        identity::Identity,
+        sources::Sources,
+    },
+};
 use ferrovirt_privilege::{
     Access, Right, Scenario,
     scenario::{registered, witnessed},
@@ -257,7 +259,7 @@ fn on_the_node() {
             namespace: "alpha".to_owned(),
         };
         missed("node-rules", "NET_ADMIN", DENIED, || {
-            text(network.admit("pod", port.clone(), &PodNetwork::default()))
+            text(network.admit("pod", port.clone(), &Policy::default()))
         });
         missed("bridge-enslave", "NET_ADMIN", DENIED, || {
             text(pod::wire(&pod.open, &[interface(Binding::Bridge)], &attachment, "host"))
@@ -304,17 +306,18 @@ impl Once {
         }))
         .unwrap();
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": id}})).unwrap();
-        let identity = Identity::of(&pod, &container).unwrap();
+        let identity = Identity::of(&pod, &container, rootfs::IMAGE_ID).unwrap();
         let node = Node {
             rootfs: &root,
             sources: &Sources::default(),
-            launcher: Path::new("/bin/true"),
+            program: rootfs::program(Path::new("/bin/true")),
+            hostname: "p",
             usr: Path::new("/usr"),
             netns: &netns,
             huge: layout.huge_limit(),
             seccomp: ferrovirt_plan::render::seccomp::profile(),
         };
-        let devices = bundle::devices(&container).unwrap();
+        let devices = ferrovirt_agent::container::devices::devices(&container).unwrap();
         let mut config = bundle::config(&pod, &container, &identity, volumes, &devices, &node).unwrap();
         // A namespace of the runtime's own making: nothing here is about the network.
         for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
@@ -474,7 +477,7 @@ fn mapped() {
     drop(file);
     let own = [std::process::id()];
     let look = || {
-        let processes = disk::Processes { all: &own, launcher: 0, user: 0, group: 0 };
+        let processes = disk::Processes { all: &own, first: 0, user: 0, group: 0 };
         // The kernel takes this one, which the agent does not have, for the other.
         let held = without(CapabilitySet::CHECKPOINT_RESTORE, || disk::unlinked(processes, directory.path()));
         let held = held.map_err(|error| error.to_string())?;

@@ -7,7 +7,6 @@ mod crd;
 pub mod defaults;
 pub mod document;
 pub mod kubevirt;
-mod segment;
 pub mod support;
 pub mod validate;
 mod wire;
@@ -21,6 +20,5 @@ pub use defaults::{
     default_vmi_spec,
 };
 pub use ferrovirt_qemu::text;
-pub use segment::segment;
 pub use validate::{validate_vm, validate_vmi, validate_vmi_spec, validate_vmi_update};
 pub use wire::Opaque;

@@ -1,6 +1,7 @@
 //! A launcher pod in the API server, compared with its rendering, so that it can be recorded.
 
-use ferrovirt_api::{kubevirt::VirtualMachineInstance, segment};
+use ferrovirt_api::kubevirt::VirtualMachineInstance;
+use ferrovirt_kubernetes::segment::segment;
 use ferrovirt_plan::config::ClusterConfig;
 use ferrovirt_plan::decide::{Claim, Look};
 use ferrovirt_plan::launcher_pod::{candidates, record};

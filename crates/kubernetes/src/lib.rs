@@ -10,6 +10,7 @@ pub mod names;
 pub mod object;
 pub mod quantity;
 pub mod rbac;
+pub mod segment;
 pub mod selector;
 pub mod status;
 pub mod subject;

@@ -5,6 +5,7 @@
 //! in its network namespace and keeps a copy of: an answer counts only if the kernel sent it for exactly this request.
 
 pub mod channel;
+pub mod mac;
 pub mod message;
 pub mod nft;
 pub mod read;

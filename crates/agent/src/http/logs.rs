@@ -1,8 +1,9 @@
 //! A container's log, as `kubectl logs` asks for it.
 
 use super::{Body, refuse};
-use crate::{pods::Target, stamp};
+use crate::pods::Target;
 use bytes::Bytes;
+use ferrovirt_node::stamp;
 use futures::stream;
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};

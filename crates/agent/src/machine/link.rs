@@ -1,11 +1,11 @@
 //! The conversation with a launcher.
 
 use super::meter::Meter;
+use ferrovirt_node::selinux;
 use ferrovirt_qemu::{
     protocol::{Event, MAX_DESCRIPTORS, MAX_MESSAGE, Purpose, Request},
     seed,
 };
-use ferrovirt_selinux_node as selinux;
 use ferrovirt_sys::seqpacket::{Connection, Listener};
 use std::{
     fs, io,

@@ -2,11 +2,12 @@
 //! launcher, and before descriptors and an order are handed out. A container is made of the very object that was accepted.
 
 use super::{Shared, pipeline::Failure, record::Record};
-use crate::volumes::{self, Claim, Objects, disks};
-use ferrovirt_api::{kubevirt::VirtualMachineInstance, segment};
+use crate::machine::disks;
+use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_handler::machine::accept::{self, Asked, Lasts, Owner, Reader, Refusal, owner, stranger};
-use ferrovirt_kubernetes::object::is_deleting;
+use ferrovirt_kubernetes::{object::is_deleting, segment::segment};
 use ferrovirt_model::Machine;
+use ferrovirt_node::volumes::{self, Claim, Objects};
 use ferrovirt_plan::{config::ClusterConfig, launcher_pod::Step};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Secret};
 use kube::Api;

@@ -8,12 +8,12 @@ use super::{
     worker::{SETTLE, Worker},
 };
 use crate::{
-    disk::remove_tree,
     events::Kind,
     machine::{huge_pages, status::Phase},
     redacted::Redacted,
 };
 use ferrovirt_model::{Bytes, PageSize};
+use ferrovirt_node::disk::remove_tree;
 use ferrovirt_plan::decide::life::{self, Outcome};
 use ferrovirt_qemu::{
     order::Backing,

@@ -2,7 +2,7 @@
 //! short, first unpacked images go that nobody uses, then the pod that holds the most beyond what it asked for.
 
 use super::{Manager, Shared, inbox::Message, record, record::Record};
-use crate::{
+use ferrovirt_node::{
     disk::{self, Candidate, Free, Held, Pressure, Short, Usage},
     oci::cgroup,
 };
@@ -191,7 +191,7 @@ fn held(shared: &Shared, pod: &Pod, directory: &Path, record: &Record) -> io::Re
     }
     let processes = cgroup::processes(&shared.cgroups, &record.uid);
     let processes =
-        disk::Processes { all: &processes, launcher: record.pid, user: record.user, group: record.group };
+        disk::Processes { all: &processes, first: record.pid, user: record.user, group: record.group };
     held.rest += disk::unlinked(processes, directory)?;
     Ok(held)
 }

@@ -1,7 +1,8 @@
 //! The end of a container's first process.
 
 use super::record::Exit;
-use crate::{clock, redacted::Redacted, stamp};
+use crate::{clock, redacted::Redacted};
+use ferrovirt_node::stamp;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };

@@ -22,17 +22,14 @@ pub use manager::{Manager, Target};
 pub use record::Record;
 pub use room::Room;
 
-use crate::{
-    config::Config,
+use crate::{config::Config, events::Recorder, metrics::Metrics, policy::Watch};
+use ferrovirt_node::{
     disk,
-    events::Recorder,
     image::Store,
-    metrics::Metrics,
     network::Network,
     oci::{cgroup::Layout, crun::Crun, sources::Sources},
-    policy::Watch,
+    selinux::Kernel,
 };
-use ferrovirt_selinux_node::Kernel;
 use kube::Client;
 use std::{path::PathBuf, sync::atomic::AtomicBool};
 

@@ -10,26 +10,33 @@ use super::{
 };
 use crate::{
     clock,
-    labels::Label,
-    machine::{facts, huge_pages, link},
-    network::{self, Port, cni::Attachment, pod::Wired},
-    oci::{
-        bundle::{self, Identity},
-        cgroup::{self, HugeLimit},
-        rootfs,
+    container::{devices::devices, places, rootfs},
+    labels,
+    machine::{
+        disks, facts, huge_pages, link,
+        network::{self, Wired},
     },
-    volumes::{self, Prepared, disks},
+    node::policy_of,
 };
 use ferrovirt_model::{
     Machine, Profile,
     machine::{Binding, Disk, Source},
+};
+use ferrovirt_node::{
+    network::{Port, cni::Attachment},
+    oci::{
+        bundle,
+        cgroup::{self, HugeLimit},
+        identity::Identity,
+    },
+    selinux::{self, Label},
+    volumes::{self, Prepared},
 };
 use ferrovirt_plan::{
     launcher_pod::Step,
     order::{DiskFacts, order},
 };
 use ferrovirt_qemu::protocol::Purpose;
-use ferrovirt_selinux_node as selinux;
 use ferrovirt_sys::netns;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::{
@@ -99,10 +106,12 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
     let pod = &fetched.pod.clone();
     debug!(elapsed = ?begin.elapsed(), "accepted");
     let container = compute(pod)?;
-    let mut identity = Identity::of(pod, &container)
+    let mut identity = Identity::of(pod, &container, rootfs::IMAGE_ID)
         .map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
-    identity.label = Label::of(&shared.selinux, pod, &container)
-        .map_err(|refused| Failure::new(refused.reason(), refused, true))?;
+    identity.label = Label::of(&shared.selinux, pod, &container).map_err(|refused| {
+        let (reason, message) = labels::refusal(&refused);
+        Failure::new(reason, message, true)
+    })?;
     let directory = shared.pod_directory(uid);
     for (path, mode) in [("", 0o700), ("volumes", 0o711), ("sockets", 0o711)] {
         let made = fs::DirBuilder::new().mode(mode).create(directory.join(path));
@@ -261,8 +270,10 @@ fn contain(
     let disks =
         disks::prepare(&fetched.machine, &prepared.places, identity, &fetched.objects).map_err(unusable)?;
     let wrong = |error: bundle::Error| Failure::new("CreateContainerConfigError", error, false);
-    let mut devices = bundle::devices(container).map_err(wrong)?;
+    let mut devices = devices(container).map_err(wrong)?;
     devices.append(&mut prepared.devices);
+    places::check(&prepared.mounts, &devices)
+        .map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
     let huge = shared.cgroups.huge_limit();
     let root = directory.join("rootfs");
     let made = rootfs::prepare(&root).and_then(|()| match identity.label {
@@ -273,9 +284,10 @@ fn contain(
     let node = bundle::Node {
         rootfs: &root,
         sources: &shared.sources,
-        launcher: &shared.config.launcher,
+        program: rootfs::program(&shared.config.launcher),
         usr: &shared.config.usr,
         netns: &shared.netns(uid),
+        hostname: &facts::hostname(pod),
         huge,
         seccomp: ferrovirt_plan::render::seccomp::profile(),
     };
@@ -319,7 +331,7 @@ fn connect(
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let namespace = netns::open(&shared.netns(&uid)).map_err(Failure::node)?;
     let interfaces = &fetched.machine.interfaces;
-    network::pod::prepare(&namespace, interfaces).map_err(Failure::node)?;
+    network::prepare(&namespace, interfaces).map_err(Failure::node)?;
     let passed = fetched.config.profile == Profile::Minimal;
     let queues: Vec<_> = interfaces.iter().map(|nic| (nic.name.clone(), nic.queues, passed)).collect();
     let open = || descriptors(&namespace, &queues, user).map_err(Failure::node);
@@ -330,20 +342,21 @@ fn connect(
     let attachment = attachment.ok_or_else(|| Failure::node("the pod got no address"))?;
     let port = Port {
         name: attachment.port.clone(),
-        mac: network::pod::hardware(interfaces, &attachment),
+        mac: network::hardware(interfaces, &attachment),
         ip: attachment.address.ip,
         namespace: pod.metadata.namespace.clone().unwrap_or_default(),
     };
     let hostname = facts::hostname(pod);
+    let policy = policy_of(&fetched.config.pod_network);
     let (wired, admitted) = thread::scope(|scope| {
-        let admitted = scope.spawn(|| shared.network.admit(&uid, port.clone(), &fetched.config.pod_network));
-        let wired = network::pod::wire(&namespace, interfaces, &attachment, &hostname);
+        let admitted = scope.spawn(|| shared.network.admit(&uid, port.clone(), &policy));
+        let wired = network::wire(&namespace, interfaces, &attachment, &hostname);
         (wired, admitted.join())
     });
     debug!(elapsed = ?begin.elapsed(), "rules");
     admitted
         .map_err(|_| Failure::node("the pod's port could not be put into the rules"))?
-        .map_err(Failure::node)?;
+        .map_err(|error| Failure::node(network::advice(&error)))?;
     let wired = wired.map_err(Failure::node)?;
     Ok((port, wired, opened.map_or_else(open, Ok)?))
 }
@@ -357,10 +370,10 @@ pub(super) fn descriptors(
     let mut all = Vec::new();
     for (nic, queues, passed) in nics {
         if *passed {
-            let fds = network::pod::queues(namespace, *queues, user)?;
+            let fds = network::queues(namespace, *queues, user)?;
             all.extend(fds.into_iter().map(|fd| (Purpose::TapQueue { nic: nic.clone() }, fd)));
         }
-        all.push((Purpose::Dhcp { nic: nic.clone() }, network::pod::dhcp(namespace)?));
+        all.push((Purpose::Dhcp { nic: nic.clone() }, network::dhcp(namespace)?));
     }
     Ok(all)
 }

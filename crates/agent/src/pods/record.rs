@@ -1,8 +1,8 @@
 //! What is kept on disk of a pod that was started, so that an agent that starts again takes it over.
 
-use crate::{
-    network::{Port, cni::Address, pod::Wired},
-    redacted::Redacted,
+use crate::{machine::network::Wired, redacted::Redacted};
+use ferrovirt_node::{
+    network::{Port, cni::Address},
     volumes::Places,
 };
 use ferrovirt_qemu::{order::Order, seed};

@@ -1,7 +1,7 @@
 //! Taking down what a pod has on the node. Every step is fine when there is nothing to take down.
 
 use super::Shared;
-use crate::{disk::remove_tree, oci::cgroup};
+use ferrovirt_node::{disk::remove_tree, oci::cgroup};
 use ferrovirt_sys::netns;
 use std::{thread, time::Duration};
 

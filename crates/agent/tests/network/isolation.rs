@@ -1,7 +1,7 @@
 //! Who reaches whom.
 
 use crate::support::{Namespace, Node, soon};
-use ferrovirt_plan::pod_network::{Isolation, PodNetwork};
+use ferrovirt_node::network::{Isolation, Policy};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 #[test]
@@ -22,11 +22,11 @@ fn machines_reach_those_of_their_namespace_and_no_others() {
     // The node reaches all.
     assert!(node.ns.pings(first.ip()) && node.ns.connects(other.ip(), port));
 
-    let open = PodNetwork { isolation: Isolation::None, ..PodNetwork::default() };
+    let open = Policy { isolation: Isolation::None, ..Policy::default() };
     node.assert(Some(&open));
     first.ns.sh(&format!("ip route del {} via {}", other.ip(), first.gateway()));
     assert!(first.ns.connects(other.ip(), port), "isolation is off, for machines that run");
-    node.assert(Some(&PodNetwork::default()));
+    node.assert(Some(&Policy::default()));
     assert!(!first.ns.connects(other.ip(), port), "isolation is on again");
     assert!(first.ns.pings(second.ip()));
     drop(listener);
@@ -56,7 +56,7 @@ fn a_hardware_address_is_one_pods() {
         let mut port = attacker.port("beta");
         port.mac = mac.parse().unwrap();
         let error = node.admit("b1", port).unwrap_err();
-        assert!(error.contains("name another macAddress") && error.contains(&mac), "{error}");
+        assert!(error.contains("name another one") && error.contains(&mac), "{error}");
     }
     node.admit("b1", attacker.port("beta")).unwrap();
     assert!(node.ns.pings(victim.ip()) && node.ns.pings(attacker.ip()));
@@ -123,11 +123,11 @@ fn the_node_answers_pods_as_listed_and_nothing_else() {
         assert!(!pod.ns.connects(address, port), "a service of the node answers at {address}");
     }
     assert!(!pod.ns.pings(outside.node));
-    let open = PodNetwork { tcp: [port].into(), ..PodNetwork::default() };
+    let open = Policy { tcp: [port].into(), ..Policy::default() };
     node.assert(Some(&open));
     assert!(pod.ns.connects(pod.gateway(), port), "a listed service answers");
     assert!(!pod.ns.connects(outside.node, port), "and only at the gateway's address");
-    node.assert(Some(&PodNetwork::default()));
+    node.assert(Some(&Policy::default()));
     assert!(!pod.ns.connects(pod.gateway(), port));
 }
 

@@ -1,8 +1,8 @@
 //! What holds on the node, whoever changes it meanwhile.
 
 use crate::support::{Node, soon};
-use ferrovirt_agent::network::Network;
-use ferrovirt_plan::pod_network::{Isolation, PodNetwork};
+use ferrovirt_node::network::Network;
+use ferrovirt_node::network::{Isolation, Policy};
 use ferrovirt_sys::netns;
 
 #[test]
@@ -69,13 +69,13 @@ fn an_address_comes_back_although_the_namespace_is_gone() {
 fn what_holds_is_known_to_the_next_agent() {
     let node = Node::new();
     let (pod, other) = (node.pod("a1", "alpha"), node.pod("b1", "beta"));
-    let open = PodNetwork { isolation: Isolation::None, ..PodNetwork::default() };
+    let open = Policy { isolation: Isolation::None, ..Policy::default() };
     node.assert(Some(&open));
     node.ns.sh("nft flush ruleset");
     let next = node.again();
     assert_eq!(next.holders(), ["a1".to_owned(), "b1".to_owned()].into());
     assert!(pod.ns.pings(other.ip()));
-    node.ns.inside(|| next.assert(Some(&PodNetwork::default())).unwrap());
+    node.ns.inside(|| next.assert(Some(&Policy::default())).unwrap());
     assert!(!pod.ns.pings(other.ip()) && node.ns.pings(pod.ip()));
 }
 
@@ -93,7 +93,7 @@ fn a_running_pod_comes_back_by_its_record_and_not_by_who_is_there() {
     };
     assert!(!other.ns.pings(other.gateway()), "who is not known is not heard");
     let error = adopt("a2", &other, None).unwrap_err();
-    assert!(error.contains("stop and start the machine"), "{error}");
+    assert!(error.contains("delete the pod"), "{error}");
     let error = adopt("a2", &other, Some(pod.port("alpha"))).unwrap_err();
     assert!(error.contains("not the port"), "{error}");
     adopt("a1", &pod, Some(pod.port("alpha"))).unwrap();
@@ -116,13 +116,13 @@ fn two_instances_on_a_node_leave_each_other_alone() {
     let second = node.ns.inside(|| Network::set_up(directory.path()).unwrap());
     let place = crate::support::Namespace::new(directory.path().join("pod"));
     let attachment = node.ns.inside(|| second.attach("a1", &place.path).unwrap());
-    let port = ferrovirt_agent::network::Port {
+    let port = ferrovirt_node::network::Port {
         name: attachment.port.clone(),
         mac: attachment.mac,
         ip: attachment.address.ip,
         namespace: "alpha".to_owned(),
     };
-    node.ns.inside(|| second.admit("a1", port, &PodNetwork::default()).unwrap());
+    node.ns.inside(|| second.admit("a1", port, &Policy::default()).unwrap());
     let address = attachment.address;
     assert_ne!(address.gateway, pod.attachment.address.gateway);
     assert!(place.pings(address.gateway.unwrap()) && pod.ns.pings(pod.gateway()));

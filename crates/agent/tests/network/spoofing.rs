@@ -2,8 +2,9 @@
 //! queue, as QEMU does it.
 
 use crate::support::{Namespace, Node, Pod, interface, receive, send, soon};
-use ferrovirt_agent::network::{mac::MacAddress, pod};
+use ferrovirt_agent::machine::network as pod;
 use ferrovirt_model::machine::Binding;
+use ferrovirt_netlink::mac::MacAddress;
 use std::{net::Ipv4Addr, os::fd::OwnedFd};
 
 const BROADCAST: MacAddress = MacAddress([0xff; 6]);

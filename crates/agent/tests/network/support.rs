@@ -1,8 +1,8 @@
 //! A namespace that plays the node, and pods on its network.
 
-use ferrovirt_agent::network::{Network, Port, cni::Attachment, mac::MacAddress};
 use ferrovirt_model::machine::{Binding, Interface, NicModel};
-use ferrovirt_plan::pod_network::PodNetwork;
+use ferrovirt_netlink::mac::MacAddress;
+use ferrovirt_node::network::{Network, Policy, Port, cni::Attachment};
 use ferrovirt_sys::netns;
 use std::{
     io,
@@ -149,7 +149,7 @@ impl Node {
     }
 
     pub(crate) fn admit(&self, id: &str, port: Port) -> Result<(), String> {
-        let admitted = self.ns.inside(|| self.network().admit(id, port, &PodNetwork::default()));
+        let admitted = self.ns.inside(|| self.network().admit(id, port, &Policy::default()));
         admitted.map_err(|error| error.to_string())
     }
 
@@ -157,7 +157,7 @@ impl Node {
         self.ns.inside(|| self.network().release(id, path).unwrap());
     }
 
-    pub(crate) fn assert(&self, policy: Option<&PodNetwork>) {
+    pub(crate) fn assert(&self, policy: Option<&Policy>) {
         self.ns.inside(|| self.network().assert(policy).unwrap());
     }
 

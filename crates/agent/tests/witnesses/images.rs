@@ -1,7 +1,7 @@
 //! Unpacking an image, without one of the capabilities that the agent has for it.
 
 use super::{DENIED, missed};
-use ferrovirt_agent::image::{Policy, Store};
+use ferrovirt_node::image::{Policy, Store};
 use sha2::{Digest, Sha256};
 use std::{fs, path::Path, sync::Mutex};
 

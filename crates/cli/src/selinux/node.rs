@@ -3,8 +3,9 @@
 use super::{Answer, Form, answer, lines};
 use clap::{Args, ValueEnum};
 use ferrovirt_model::Profile;
+use ferrovirt_node::selinux::Kernel;
 use ferrovirt_plan::selinux::module::{self, Installed};
-use ferrovirt_selinux_node::{Change, Kernel, Store, StoreError};
+use ferrovirt_selinux_node::{Change, Store, StoreError};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 

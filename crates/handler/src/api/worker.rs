@@ -9,9 +9,7 @@ use crate::{
     machine::{
         accept::{Accepted, Asked, Lasts, Reader, Refusal, owner, stranger},
         events::{Kind, Recorder},
-        facts,
-        mac::MacAddress,
-        notice,
+        facts, notice,
         redacted::Redacted,
         report::Reporter,
         status::{NO_NETWORK, NOT_AS_RENDERED, NOT_READY, Phase},
@@ -20,6 +18,7 @@ use crate::{
     plug::table::Holder,
 };
 use ferrovirt_model::machine;
+use ferrovirt_netlink::mac::MacAddress;
 use ferrovirt_plan::{
     decide::{
         life::{self, Outcome},

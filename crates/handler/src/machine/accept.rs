@@ -8,9 +8,9 @@
 
 use ferrovirt_api::{
     kubevirt::{KubeVirt, VirtualMachineInstance},
-    rejection, segment,
+    rejection,
 };
-use ferrovirt_kubernetes::{json, object::is_deleting};
+use ferrovirt_kubernetes::{json, object::is_deleting, segment::segment};
 use ferrovirt_model::{Machine, Profile};
 pub use ferrovirt_plan::decide::place::NOT_AS_RENDERED;
 use ferrovirt_plan::{

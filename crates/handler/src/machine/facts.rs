@@ -1,6 +1,5 @@
 //! What the node found out about a machine, in the form that its order is rendered from.
 
-use super::mac::MacAddress;
 use crate::net::{
     pod::{BRIDGE, GATEWAY, GUEST, LINK_LOCAL, TAP},
     rules,
@@ -10,6 +9,7 @@ use ferrovirt_model::{
     Machine,
     machine::{Binding, Interface, Port, Protocol as Transport},
 };
+use ferrovirt_netlink::mac::MacAddress;
 use ferrovirt_plan::order::{DiskFacts, NicFacts, NodeFacts};
 use ferrovirt_qemu::order::{Accelerator, Lease, Nic, Order};
 use k8s_openapi::api::core::v1::Pod;

@@ -5,7 +5,6 @@ pub mod client;
 pub mod clock;
 pub mod events;
 pub mod facts;
-pub mod mac;
 pub mod meter;
 pub mod notice;
 pub mod poll;

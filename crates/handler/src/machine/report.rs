@@ -4,7 +4,8 @@ use super::{
     clock,
     status::{Known, Step, step},
 };
-use ferrovirt_api::{kubevirt::VirtualMachineInstance, segment};
+use ferrovirt_api::kubevirt::VirtualMachineInstance;
+use ferrovirt_kubernetes::segment::segment;
 use kube::{
     Api,
     api::{Patch, PatchParams},
