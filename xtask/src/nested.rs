@@ -12,7 +12,8 @@ mod without;
 
 use crate::{selinux, target};
 use anyhow::{Context, Result, ensure};
-use ferrovirt_lab::{Initrd, Machine};
+use ferrovirt_lab::{Initrd, Machine, Seen};
+use ferrovirt_lab_protocol::{Setup, read};
 use ferrovirt_nested::{Outcome, PLAN, Plan, Scenario};
 use ferrovirt_plan::selinux::base::Base;
 use ferrovirt_selinux::avc;
@@ -107,15 +108,17 @@ fn plan(base: &Base, scenarios: Vec<Scenario>, enforcing: bool) -> Plan {
         enforcing,
         runtime: base.runtime.clone(),
         agent: base.agent.clone(),
-        modules: image::MODULES.iter().map(|name| format!("/modules/{name}.ko")).collect(),
-        labels: vec![
-            label("/init", "container_engine_exec_t"),
-            label("/dev/net/tun", "tun_tap_device_t"),
-            label("/dev/null", "null_device_t"),
-            label("/dev/zero", "zero_device_t"),
-            label("/dev/ttyS1", "tty_device_t"),
-        ],
-        huge_pages: 140,
+        setup: Setup {
+            modules: image::MODULES.iter().map(|name| format!("/modules/{name}.ko")).collect(),
+            huge_pages: 140,
+            labels: vec![
+                label("/init", "container_engine_exec_t"),
+                label("/dev/net/tun", "tun_tap_device_t"),
+                label("/dev/null", "null_device_t"),
+                label("/dev/zero", "zero_device_t"),
+                label("/dev/ttyS1", "tty_device_t"),
+            ],
+        },
         scenarios,
     }
 }
@@ -131,22 +134,14 @@ fn boot(nest: &Nest, plan: &Plan) -> Result<(Vec<Outcome>, String)> {
     let seconds = 60 + plan.scenarios.iter().map(|one| one.timeout).sum::<u64>();
     let words =
         "-initrd initrd -drive if=none,id=disk,format=raw,file=disk -device nvme,serial=disk,drive=disk";
-    let (said, log) = start(nest, 1536, seconds, words, "")?;
-    let mut outcomes = Vec::new();
-    for line in said.lines().map(str::trim).filter(|line| line.starts_with('{')) {
-        outcomes.push(serde_json::from_str(line).with_context(|| line.to_owned())?);
-    }
-    ensure!(
-        said.lines().any(|line| line.trim() == "done"),
-        "the machine did not come to its end:\n{}\n{}",
-        said.lines().filter(|line| !line.starts_with('{')).collect::<Vec<_>>().join("\n"),
-        log.lines().rev().take(30).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
-    );
-    Ok((outcomes, log))
+    let seen = start(nest, 1536, seconds, words, "")?;
+    let said = read(&seen.results);
+    said.end.with_context(|| format!("{}\n{}", said.notes.join("\n"), seen.last_lines()))?;
+    Ok((said.reports, seen.console))
 }
 
-/// Runs the outer machine to its end: what the program in it said, and the kernel's log.
-fn start(nest: &Nest, mib: u32, seconds: u64, words: &str, append: &str) -> Result<(String, String)> {
+/// Runs the outer machine to its end.
+fn start(nest: &Nest, mib: u32, seconds: u64, words: &str, append: &str) -> Result<Seen> {
     let machine = Machine {
         kernel: &nest.selinux.join("vmlinuz"),
         append,
@@ -156,8 +151,7 @@ fn start(nest: &Nest, mib: u32, seconds: u64, words: &str, append: &str) -> Resu
         directory: &nest.dir,
         timeout: Duration::from_secs(seconds),
     };
-    let seen = machine.run()?;
-    Ok((String::from_utf8_lossy(&seen.results).into_owned(), seen.console))
+    Ok(machine.run()?)
 }
 
 /// The denials of the machines' types by scenario, as rules.

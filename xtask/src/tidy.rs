@@ -14,7 +14,7 @@ use std::{
 };
 
 /// The allowed edges between our crates, and no others. `cli`, `e2e` and `xtask` may use anything.
-const EDGES: [(&str, &[&str]); 30] = [
+const EDGES: [(&str, &[&str]); 31] = [
     ("kubernetes", &[]),
     ("model", &[]),
     ("scc", &["kubernetes"]),
@@ -27,7 +27,7 @@ const EDGES: [(&str, &[&str]); 30] = [
     ("qemu", &[]),
     ("api", &["kubernetes", "model", "qemu"]),
     ("privilege", &["model"]),
-    ("plan", &["kubernetes", "model", "api", "privilege", "scc", "selinux", "qemu"]),
+    ("plan", &["kubernetes", "model", "api", "privilege", "scc", "selinux", "qemu", "lab-protocol"]),
     ("selinux-node", &["model", "plan", "selinux"]),
     ("machines", &["kubernetes", "api", "plan"]),
     ("apiserver", &["kubernetes", "api", "scc", "plan", "machines"]),
@@ -54,19 +54,20 @@ const EDGES: [(&str, &[&str]); 30] = [
     ),
     ("launcher", &["qemu", "sys"]),
     ("lab", &["sys"]),
-    ("witness", &["sys"]),
+    ("lab-protocol", &[]),
+    ("witness", &["lab-protocol", "sys"]),
     ("https", &["kubernetes"]),
     ("webhook", &["kubernetes", "plan", "scc", "watch", "https"]),
     ("machine-api", &["kubernetes", "plan", "scc", "https", "machines"]),
     ("conformance", &["kubernetes", "model", "plan", "privilege", "scc", "selinux"]),
-    ("nested", &["qemu", "sys"]),
+    ("nested", &["lab-protocol", "qemu", "sys"]),
     ("hostile", &["e2e"]),
     ("cluster", &["e2e"]),
 ];
 
 /// Crates that decide: no clock, no files, no sockets, no async runtime, no system calls.
-const PURE: [&str; 9] =
-    ["kubernetes", "model", "api", "privilege", "scc", "selinux", "qemu", "plan", "machines"];
+const PURE: [&str; 10] =
+    ["kubernetes", "model", "api", "privilege", "scc", "selinux", "qemu", "lab-protocol", "plan", "machines"];
 const NOT_PURE: [&str; 9] =
     ["tokio", "hyper", "kube", "rustix", "rustls", "redb", "axum", "tempfile", "libc"];
 

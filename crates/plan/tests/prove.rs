@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
+use ferrovirt_lab_protocol::{
+    Error, Operation, Said,
+    proof::{Observed, Question, Seen, Turn},
+};
 use ferrovirt_model::Profile;
 use ferrovirt_plan::selinux::prove::{
-    Expected, OPERATIONS, OutcomeError, Plan, Proof, Question, Trial, Witnessed, compare, html, json, judge,
-    plan, scenario, text,
+    EXPERIMENTS, Expected, OutcomeError, Plan, Proof, Trial, Witnessed, compare, html, json, judge, plan,
+    scenario, text,
 };
 use ferrovirt_selinux::Database;
-use std::{collections::BTreeSet, io::Read as _, path::PathBuf};
+use std::{io::Read as _, path::PathBuf};
 
 /// Debian's policy with a container module that gives what container-selinux gave early in 2020.
 fn base() -> Database {
@@ -22,25 +26,21 @@ fn level(context: &str) -> &str {
     context.splitn(4, ':').last().unwrap()
 }
 
-/// What a guest would leave in which everything is as the table says: results and kernel's log.
-fn obedient(base: &Database, plan: &Plan) -> (String, String) {
-    let (text, _) = scenario(base, &plan.trials).unwrap();
-    let workers: Vec<Vec<&str>> = text
-        .lines()
-        .map(|line| line.split('\t').collect::<Vec<_>>())
-        .filter(|words| words[0] == "worker")
-        .collect();
-    let (mut results, mut log) = ("kernel\t6.1\nloaded\t1\n".to_owned(), String::new());
-    for words in &workers {
-        let (number, context, neighbour) = (words[1], words[2], words[4]);
-        let other = workers.iter().find(|one| one[1] == neighbour).map_or(context, |one| one[2]);
+/// What a guest would report in which everything is as the table says, and the kernel's log.
+fn obedient(base: &Database, plan: &Plan) -> (Vec<Seen>, String) {
+    let workers = scenario(base, &plan.trials).unwrap().workers;
+    let (mut reports, mut log) = (vec![Seen::Kernel("6.1".to_owned()), Seen::Loaded(1)], String::new());
+    for worker in &workers {
+        let (number, context) = (worker.number, &worker.context);
+        let neighbour = workers.iter().find(|other| Some(other.number) == worker.neighbour);
+        let other = neighbour.map_or(context, |other| &other.context);
         let trial = plan.trials.iter().find(|trial| context.contains(&format!(":{}:", trial.kind))).unwrap();
-        for (place, name) in words[5..].iter().enumerate() {
-            let operation = OPERATIONS.iter().find(|one| one.name == *name).unwrap();
-            match judge(base, trial, operation, (level(context), level(other))).unwrap() {
-                Expected::Allowed(_) => results += &format!("seen\t{number}\t{place}\tdone\t-\n"),
+        let mut gave = Vec::new();
+        for (place, operation) in worker.operations.iter().enumerate() {
+            match expected(base, trial, *operation, (level(context), level(other))) {
+                Expected::Allowed(_) => gave.push(Observed::Done),
                 Expected::Refused(refusal) => {
-                    results += &format!("seen\t{number}\t{place}\trefused\t{}\n", refusal.error);
+                    gave.push(Observed::Refused(refusal.error));
                     if !refusal.recorded.is_empty() {
                         log += &format!(
                             "[ 1.0] audit: type=1400 audit(1.0:1): avc:  denied  {{ {} }} for  pid=7 \
@@ -53,18 +53,35 @@ fn obedient(base: &Database, plan: &Plan) -> (String, String) {
                 }
             }
         }
-        results += &format!("worker\t{number}\tcomplete\t1\n");
+        reports.push(Seen::Worker(Turn { number, gave, broke: None, enforcing: true }));
     }
-    (results + "end\n", log)
+    (reports, log)
 }
 
-fn seen(base: &Database, plan: &Plan, results: &str, log: &str) -> Result<Proof, OutcomeError> {
-    compare((base, base), plan, &[], (results, log), String::new())
+fn said(reports: Vec<Seen>) -> Said<Seen> {
+    Said { reports, notes: Vec::new(), end: Ok(()) }
 }
 
-fn expected(base: &Database, trial: &Trial, name: &str) -> Expected {
-    let operation = OPERATIONS.iter().find(|one| one.name == name).unwrap();
-    judge(base, trial, operation, ("s0:c1,c2", "s0:c3,c4")).unwrap()
+fn seen(base: &Database, plan: &Plan, reports: &[Seen], log: &str) -> Result<Proof, OutcomeError> {
+    compare((base, base), plan, &[], (said(reports.to_vec()), log), String::new())
+}
+
+/// The reports with the turn of one worker changed.
+fn with_turn(reports: &[Seen], number: u32, change: impl Fn(&mut Turn)) -> Vec<Seen> {
+    let mut changed = reports.to_vec();
+    for report in &mut changed {
+        match report {
+            Seen::Worker(turn) if turn.number == number => change(turn),
+            _ => {}
+        }
+    }
+    assert_ne!(changed, reports);
+    changed
+}
+
+fn expected(base: &Database, trial: &Trial, operation: Operation, levels: (&str, &str)) -> Expected {
+    let experiment = EXPERIMENTS.iter().find(|experiment| experiment.operation == operation).unwrap();
+    judge(base, trial, experiment, levels).unwrap()
 }
 
 #[test]
@@ -82,12 +99,20 @@ fn one_difference_of_any_kind_is_seen() {
 
     // The first worker with operations is container_t's: 0 is allowed to it, 2 is refused with a record.
     let record = log.lines().find(|line| line.contains("comm=\"w1.2\"")).unwrap();
-    let changes: [(&str, String, String); 9] = [
-        ("success", results.replace("seen\t1\t2\trefused\t13", "seen\t1\t2\tdone\t-"), log.clone()),
-        ("refusal", results.replace("seen\t1\t0\tdone\t-", "seen\t1\t0\trefused\t13"), log.clone()),
-        ("another error", results.replace("seen\t1\t2\trefused\t13", "seen\t1\t2\trefused\t1"), log.clone()),
-        ("not prepared", results.replace("seen\t1\t0\tdone\t-", "seen\t1\t0\tunprepared\t2"), log.clone()),
-        ("not tried", results.replace("seen\t1\t0\tdone\t-\n", ""), log.clone()),
+    let turn = |place: usize, from: Observed, to: Observed| {
+        with_turn(&results, 1, |turn| {
+            assert_eq!(turn.gave[place], from);
+            turn.gave[place] = to.clone();
+        })
+    };
+    let broken = Observed::Broken("unprepared: no such device".to_owned());
+    let cut = with_turn(&results, 1, |turn| turn.gave.truncate(turn.gave.len() - 1));
+    let changes: [(&str, Vec<Seen>, String); 9] = [
+        ("success", turn(2, Observed::Refused(13), Observed::Done), log.clone()),
+        ("refusal", turn(0, Observed::Done, Observed::Refused(13)), log.clone()),
+        ("another error", turn(2, Observed::Refused(13), Observed::Refused(1)), log.clone()),
+        ("not prepared", turn(0, Observed::Done, broken), log.clone()),
+        ("not tried", cut, log.clone()),
         ("no record", results.clone(), log.replace(record, "")),
         (
             "another permission",
@@ -122,20 +147,23 @@ fn a_guest_that_did_not_finish_proves_nothing() {
     let base = base();
     let plan = plan(&base, &[Profile::Documented]).unwrap();
     let (results, log) = obedient(&base, &plan);
-    let error = |results: &str| seen(&base, &plan, results, &log).unwrap_err();
-    assert_eq!(error(""), OutcomeError::Unfinished);
-    assert_eq!(error(&results.replace("end\n", "")), OutcomeError::Unfinished);
-    assert_eq!(error(&results.replace("worker\t1\tcomplete\t1\n", "")), OutcomeError::Unfinished);
-    assert!(matches!(
-        error(&results.replace("\tcomplete\t1", "\tcomplete\t0")),
-        OutcomeError::NotEnforcing(_)
-    ));
-    assert!(matches!(
-        error(&results.replace("\tcomplete\t1", "\tkilled by signal 9\t1")),
-        OutcomeError::Worker(..)
-    ));
-    assert_eq!(error("error\tno policy\n"), OutcomeError::Guest("no policy".to_owned()));
-    assert_eq!(error("seen\tx\t0\tdone\t-\n"), OutcomeError::Line("seen\tx\t0\tdone\t-".to_owned()));
+    let error = |reports: &[Seen]| seen(&base, &plan, reports, &log).unwrap_err();
+    let without = |number: u32| -> Vec<Seen> {
+        let is_other = |report: &&Seen| !matches!(report, Seen::Worker(turn) if turn.number == number);
+        results.iter().filter(is_other).cloned().collect()
+    };
+    assert!(matches!(error(&[]), OutcomeError::Missing(_)));
+    assert!(matches!(error(&without(1)), OutcomeError::Missing(_)));
+    let permissive = with_turn(&results, 1, |turn| turn.enforcing = false);
+    assert!(matches!(error(&permissive), OutcomeError::NotEnforcing(_)));
+    let killed = with_turn(&results, 1, |turn| turn.broke = Some("killed by signal 9".to_owned()));
+    assert!(matches!(error(&killed), OutcomeError::Worker(..)));
+    // Whatever it reported before.
+    for end in [Error::Unfinished, Error::Failed("no policy".to_owned()), Error::TooLong(1)] {
+        let said = Said { end: Err(end.clone()), ..said(results.clone()) };
+        let error = compare((&base, &base), &plan, &[], (said, &log), String::new()).unwrap_err();
+        assert_eq!(error, OutcomeError::Guest(end));
+    }
 }
 
 #[test]
@@ -154,9 +182,10 @@ fn the_kernels_own_answers_are_compared() {
         base.decide(&source, &target, base.find_class("file").unwrap())
     };
     let asked = |allowed: u32| {
-        let results = format!("answer\t0\t{allowed:x} ffffffff 0 {:x} 1 0\n{results}", ours.audit_deny);
-        compare((&base, &base), &plan, std::slice::from_ref(&question), (&results, &log), String::new())
-            .unwrap()
+        let mut reports = vec![Seen::Answer(0, Some((allowed, ours.audit_deny)))];
+        reports.extend(results.iter().cloned());
+        let said = said(reports);
+        compare((&base, &base), &plan, std::slice::from_ref(&question), (said, &log), String::new()).unwrap()
     };
     assert!(asked(ours.allowed).holds());
     assert_eq!(asked(ours.allowed ^ 1).disagreements(), (0, 1, 0));
@@ -169,52 +198,51 @@ fn expectations_on_this_base() {
     let plan = plan(&base, &[Profile::Documented]).unwrap();
     let (container, launcher) = (&plan.trials[0], &plan.trials[1]);
     assert_eq!((&*container.kind, &*launcher.kind), ("container_t", "virt_launcher.process"));
-    let refused = |trial: &Trial, name: &str| match expected(&base, trial, name) {
+    let refused = |trial: &Trial, operation| match expected(&base, trial, operation, ("s0:c1,c2", "s0:c3,c4"))
+    {
         Expected::Refused(refusal) => {
             Some((refusal.class, refusal.permissions.join(" "), refusal.constraint))
         }
         Expected::Allowed(_) => None,
     };
     let missing = |class: &str, permissions: &str| Some((class.to_owned(), permissions.to_owned(), false));
-    for (name, class, permission) in [
-        ("tap-second-queue", "tun_socket", "relabelfrom"),
-        ("tap-attach-queue", "tun_socket", "attach_queue"),
-        ("huge-mkdir", "dir", "write"),
-        ("huge-chmod-dir", "dir", "setattr"),
-        ("sysfs-write", "file", "write"),
+    for (operation, class, permission) in [
+        (Operation::TapSecondQueue, "tun_socket", "relabelfrom"),
+        (Operation::TapAttachQueue, "tun_socket", "attach_queue"),
+        (Operation::HugeMkdir, "dir", "write"),
+        (Operation::HugeChmodDir, "dir", "setattr"),
+        (Operation::SysfsWrite, "file", "write"),
     ] {
-        assert_eq!(refused(container, name), missing(class, permission), "{name}");
-        assert_eq!(refused(launcher, name), None, "{name}");
+        assert_eq!(refused(container, operation), missing(class, permission), "{operation}");
+        assert_eq!(refused(launcher, operation), None, "{operation}");
     }
-    assert_eq!(refused(container, "huge-open"), None);
+    assert_eq!(refused(container, Operation::HugeOpen), None);
     for trial in [container, launcher] {
-        assert_eq!(refused(trial, "tap-create"), None);
-        for name in [
-            "tap-open-foreign",
-            "huge-rename",
-            "huge-relabel",
-            "sysfs-append",
-            "sysfs-chmod",
-            "escape-enforcing",
+        assert_eq!(refused(trial, Operation::TapCreate), None);
+        for operation in [
+            Operation::TapOpenForeign,
+            Operation::HugeRename,
+            Operation::HugeRelabel,
+            Operation::SysfsAppend,
+            Operation::SysfsChmod,
+            Operation::EscapeEnforcing,
         ] {
-            assert!(refused(trial, name).is_some_and(|(.., constraint)| !constraint), "{name}");
+            assert!(refused(trial, operation).is_some_and(|(.., constraint)| !constraint), "{operation}");
         }
-        for name in ["other-file-reopen", "other-socket", "other-signal"] {
-            assert!(refused(trial, name).is_some_and(|(.., constraint)| constraint), "{name}");
+        for operation in [Operation::OtherFileReopen, Operation::OtherSocket, Operation::OtherSignal] {
+            assert!(refused(trial, operation).is_some_and(|(.., constraint)| constraint), "{operation}");
         }
-        assert_eq!(refused(trial, "other-exists"), None);
+        assert_eq!(refused(trial, Operation::OtherExists), None);
     }
 }
 
 #[test]
-fn operations_have_names_of_their_own_and_fit_in_a_record() {
-    let names: BTreeSet<_> = OPERATIONS.iter().map(|one| one.name).collect();
-    assert_eq!(names.len(), OPERATIONS.len());
+fn experiments_fit_in_a_record_and_each_domain_has_some() {
     // Two digits for the operation and three for the worker are within the 15 bytes of a thread's name.
-    assert!(OPERATIONS.len() < 100);
+    assert!(EXPERIMENTS.len() < 100);
     let base = base();
     let plan = plan(&base, &[Profile::Documented]).unwrap();
     for trial in &plan.trials {
-        assert!(trial.operations().next().is_some(), "{}", trial.kind);
+        assert!(trial.experiments().next().is_some(), "{}", trial.kind);
     }
 }

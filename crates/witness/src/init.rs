@@ -3,9 +3,10 @@
 //! The workers enter their domains while the kernel is still permissive: the domain of the first process, the kernel's own,
 //! may not start them in any known policy. That production's runtime may is a right of its own, and no part of this.
 
-use crate::{
-    scenario::{self, Scenario, Worker},
-    worker::{DONE, GO, READY, shared},
+use crate::worker::{DONE, GO, READY, shared};
+use ferrovirt_lab_protocol::{
+    Line,
+    proof::{Answer, Question, SCENARIO, Scenario, Seen, Turn, Worker},
 };
 use ferrovirt_sys::{shared::Shared, tap};
 use rustix::{
@@ -46,10 +47,13 @@ pub(crate) fn run() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let done = conduct(&mut port);
-    let _ = match done {
-        Ok(()) => port.write_all(b"end\n"),
-        Err(error) => port.write_all(format!("error\t{}\n", error.to_string().replace('\n', " ")).as_bytes()),
-    };
+    let _ = say(
+        &mut port,
+        &match done {
+            Ok(()) => Line::Done,
+            Err(error) => Line::Failed(error.to_string()),
+        },
+    );
     let _ = rustix::termios::tcdrain(&port);
     // Without the right to it, the end of the first process stops the guest as well.
     let _ = reboot(RebootCommand::Restart);
@@ -71,18 +75,28 @@ fn mounts() -> io::Result<()> {
     Ok(())
 }
 
+fn say(port: &mut File, line: &Line<Seen>) -> io::Result<()> {
+    port.write_all(line.text()?.as_bytes())
+}
+
+fn report(port: &mut File, seen: Seen) -> io::Result<()> {
+    say(port, &Line::Report(seen))
+}
+
 fn conduct(port: &mut File) -> io::Result<()> {
     // Records beyond a rate are dropped otherwise.
     fs::write("/proc/sys/kernel/printk_ratelimit", "0")?;
-    let text = fs::read_to_string("/scenario").map_err(context("/scenario"))?;
-    let scenario = scenario::parse(&text)?;
-    modules()?;
-    fs::write("/proc/sys/vm/nr_hugepages", scenario.huge_pages.to_string())?;
-    writeln!(port, "kernel\t{}", uname().release().to_string_lossy())?;
+    let text = fs::read_to_string(SCENARIO).map_err(context(SCENARIO))?;
+    let scenario: Scenario = serde_json::from_str(&text)?;
+    modules(&scenario.setup.modules)?;
+    fs::write("/proc/sys/vm/nr_hugepages", scenario.setup.huge_pages.to_string())?;
+    report(port, Seen::Kernel(uname().release().to_string_lossy().into_owned()))?;
     load(port)?;
-    ask(&scenario, port)?;
-    for (path, kind) in [("/init", "container_file_t"), (NODE, "tun_tap_device_t")] {
-        let label = label(&format!("system_u:object_r:{kind}:s0"))?;
+    for (number, question) in scenario.questions.iter().enumerate() {
+        report(port, Seen::Answer(number, ask(question)?))?;
+    }
+    for (path, text) in &scenario.setup.labels {
+        let label = label(text)?;
         setxattr(path, "security.selinux", label.to_bytes_with_nul(), XattrFlags::empty())
             .map_err(|error| context(format_args!("labelling {path}"))(error.into()))?;
     }
@@ -99,19 +113,19 @@ fn conduct(port: &mut File) -> io::Result<()> {
     let mut enforce = File::options().read(true).write(true).open("/sys/fs/selinux/enforce")?;
     enforce.write_all(b"1").map_err(context("switching to enforcing"))?;
     for running in &mut workers {
-        let how = running.perform()?;
-        for line in running.shared.text().lines() {
-            writeln!(port, "seen\t{}\t{line}", running.number)?;
-        }
-        writeln!(port, "worker\t{}\t{how}\t{}", running.number, enforcing(&mut enforce)?)?;
+        let broke = running.perform()?;
+        let text = running.shared.text();
+        let gave = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let enforcing = enforcing(&mut enforce)?;
+        report(port, Seen::Worker(Turn { number: running.number, gave, broke, enforcing }))?;
     }
     drain(&mut log, &mut enforce)
 }
 
-fn modules() -> io::Result<()> {
-    for entry in fs::read_dir("/modules").map_err(context("/modules"))? {
-        let path = entry?.path();
-        finit_module(File::open(&path)?, c"", 0).map_err(|error| context(path.display())(error.into()))?;
+fn modules(paths: &[String]) -> io::Result<()> {
+    for path in paths {
+        let file = File::open(path).map_err(context(path))?;
+        finit_module(file, c"", 0).map_err(|error| context(path)(error.into()))?;
     }
     Ok(())
 }
@@ -129,7 +143,7 @@ fn load(port: &mut File) -> io::Result<()> {
         return Ok(());
     }
     let mut loaded = fs::read("/sys/fs/selinux/policy").map_err(context("/sys/fs/selinux/policy"))?;
-    writeln!(port, "loaded\t{}", loaded.len())?;
+    report(port, Seen::Loaded(loaded.len() as u64))?;
     // Disks take whole blocks.
     loaded.resize(loaded.len().next_multiple_of(4096), 0);
     let mut disk = File::options().write(true).open(DISK).map_err(context(DISK))?;
@@ -137,25 +151,25 @@ fn load(port: &mut File) -> io::Result<()> {
     disk.sync_all()
 }
 
-/// Asks the kernel for its decisions, without any operation.
-fn ask(scenario: &Scenario, port: &mut File) -> io::Result<()> {
-    for (number, [source, target, class]) in scenario.questions.iter().enumerate() {
-        let index = format!("/sys/fs/selinux/class/{class}/index");
-        let index = fs::read_to_string(&index).map_err(context(&index))?;
-        let mut file = File::options().read(true).write(true).open("/sys/fs/selinux/access")?;
-        // One write is one question.
-        let question = format!("{source} {target} {}", index.trim());
-        let answer = match file.write_all(question.as_bytes()) {
-            Ok(()) => {
-                let mut answer = String::new();
-                file.read_to_string(&mut answer)?;
-                answer
-            }
-            Err(error) => format!("refused {error}"),
-        };
-        writeln!(port, "answer\t{number}\t{}", answer.trim())?;
+/// Asks the kernel for a decision, without any operation.
+fn ask(Question { source, target, class }: &Question) -> io::Result<Answer> {
+    let index = format!("/sys/fs/selinux/class/{class}/index");
+    let index = fs::read_to_string(&index).map_err(context(&index))?;
+    let mut file = File::options().read(true).write(true).open("/sys/fs/selinux/access")?;
+    // One write is one question.
+    if file.write_all(format!("{source} {target} {}", index.trim()).as_bytes()).is_err() {
+        return Ok(None);
     }
-    Ok(())
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(answer(&text))
+}
+
+/// Allowed, decided, recorded when allowed, recorded when denied, and two further numbers, all but one in hexadecimal.
+fn answer(text: &str) -> Answer {
+    let mut words = text.split_whitespace().map(|word| u32::from_str_radix(word, 16).ok());
+    let allowed = words.next().flatten();
+    allowed.zip(words.nth(2).flatten())
 }
 
 fn label(text: &str) -> io::Result<CString> {
@@ -206,10 +220,8 @@ impl Running {
         // The context goes to the child with the credentials, and counts at its exec.
         fs::write("/proc/thread-self/attr/exec", &worker.context)
             .map_err(context("the kernel does not take the context"))?;
-        let neighbour = worker.neighbour.map_or_else(|| "-".to_owned(), |number| number.to_string());
         let child = Command::new("/init")
-            .args(["worker", &worker.number.to_string(), &neighbour])
-            .args(&worker.operations)
+            .args(["worker", &serde_json::to_string(worker)?])
             .stdin(first)
             .stdout(second)
             .spawn();
@@ -223,28 +235,28 @@ impl Running {
         Ok(running)
     }
 
-    /// Lets it do its operations; how that went.
-    fn perform(&mut self) -> io::Result<String> {
+    /// Lets it do its operations; how it ended before it had done them all.
+    fn perform(&mut self) -> io::Result<Option<String>> {
         self.shared.set_state(GO);
         while !self.shared.wait(DONE, LOOK) {
             let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
             if let Some((_, status)) = waitpid(pid, WaitOptions::NOHANG)? {
-                return Ok(match status.terminating_signal() {
+                return Ok(Some(match status.terminating_signal() {
                     Some(signal) => format!("killed by signal {signal}"),
                     None => "ended early".to_owned(),
-                });
+                }));
             }
         }
-        Ok("complete".to_owned())
+        Ok(None)
     }
 }
 
-/// Whether the kernel enforces: `1`.
-fn enforcing(file: &mut File) -> io::Result<String> {
+/// Whether the kernel enforces.
+fn enforcing(file: &mut File) -> io::Result<bool> {
     let mut text = String::new();
     file.rewind()?;
     file.read_to_string(&mut text)?;
-    Ok(text.trim().to_owned())
+    Ok(text.trim() == "1")
 }
 
 /// Waits until every record so far is in the kernel's log: they are written by a thread of the kernel, in order. Switching
@@ -266,6 +278,19 @@ fn drain(log: &mut File, enforce: &mut File) -> io::Result<()> {
         switches += i32::from(line.contains("type=1404"));
         if switches > 1 || line.contains("comm=\"drain\"") {
             return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_the_first_and_the_fourth_number() {
+        assert_eq!(answer("10 ffffffff 0 fffffffe 7 0\n"), Some((0x10, 0xffff_fffe)));
+        for text in ["", "10", "10 ffffffff 0", "x ffffffff 0 1 7 0", "10 ffffffff 0 1ffffffff 7 0"] {
+            assert_eq!(answer(text), None, "{text}");
         }
     }
 }

@@ -6,7 +6,6 @@
 
 mod init;
 mod operations;
-mod scenario;
 mod worker;
 
 use std::process::ExitCode;
@@ -14,7 +13,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     if words.next().as_deref() == Some("worker") {
-        return match worker::run(words) {
+        return match worker::run(&words.next().unwrap_or_default()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("worker: {error}");

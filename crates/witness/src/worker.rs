@@ -2,6 +2,7 @@
 //! then, on a sign, it does them.
 
 use crate::operations::{self, Act, Place};
+use ferrovirt_lab_protocol::proof::{Observed, Worker};
 use ferrovirt_sys::shared::Shared;
 use std::{ffi::CString, fs::File, io, time::Duration};
 
@@ -28,29 +29,27 @@ fn call_it(name: &str) -> io::Result<()> {
     Ok(rustix::thread::set_name(&CString::new(name)?)?)
 }
 
-/// The arguments are the worker's number, its neighbour's or `-`, and the operations.
-pub(crate) fn run(mut words: impl Iterator<Item = String>) -> io::Result<()> {
-    let mut number = || words.next().and_then(|word| word.parse().ok());
-    let own = number().ok_or(io::ErrorKind::InvalidInput)?;
-    let place = Place::new(own, number());
+/// Does what this worker, in JSON, has to do; what each operation gave is a line of the shared memory.
+pub(crate) fn run(worker: &str) -> io::Result<()> {
+    let worker: Worker = serde_json::from_str(worker)?;
+    let own = worker.number;
+    let place = Place::new(own, worker.neighbour);
     let shared = shared(own)?;
     call_it(&format!("p{own}"))?;
     let kept = operations::furnish(&place)?;
     let mut acts: Vec<io::Result<Act>> = Vec::new();
-    for operation in words {
-        acts.push(operations::prepare(&operation, &place));
+    for operation in worker.operations {
+        acts.push(operations::prepare(operation, &place));
     }
     shared.set_state(READY);
     while !shared.wait(GO, TIMEOUT) {}
     for (number, act) in acts.into_iter().enumerate() {
         call_it(&format!("w{own}.{number}"))?;
-        let seen = match act {
-            Err(error) => format!("unprepared\t{}", code(&error)),
-            Ok(act) => {
-                act().map_or_else(|error| format!("refused\t{}", code(&error)), |()| "done\t-".to_owned())
-            }
+        let observed = match act {
+            Err(error) => Observed::Broken(format!("unprepared: {error}")),
+            Ok(act) => act().map_or_else(|error| refused(&error), |()| Observed::Done),
         };
-        shared.append(&format!("{number}\t{seen}\n"))?;
+        shared.append(&(serde_json::to_string(&observed)? + "\n"))?;
     }
     call_it(&format!("e{own}"))?;
     shared.set_state(DONE);
@@ -60,29 +59,42 @@ pub(crate) fn run(mut words: impl Iterator<Item = String>) -> io::Result<()> {
     Ok(())
 }
 
-/// The number of the kernel's error, or a text on one line for any other.
-fn code(error: &io::Error) -> String {
-    error
-        .raw_os_error()
-        .map_or_else(|| error.to_string().replace(['\t', '\n'], " "), |number| number.to_string())
+/// The number of the kernel's error; whatever else went wrong was no decision of it.
+fn refused(error: &io::Error) -> Observed {
+    match error.raw_os_error() {
+        Some(number) => Observed::Refused(number),
+        None => Observed::Broken(format!("refused: {error}")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The host reads one line for each operation, its words separated by tabs.
+    /// Only an error of the kernel can agree with what the host expects.
     #[test]
-    fn an_error_is_a_number_or_one_word_of_a_line() {
-        assert_eq!(code(&io::Error::from_raw_os_error(13)), "13");
-        assert_eq!(code(&io::Error::other("no\tdevice\nhere")), "no device here");
+    fn an_error_of_the_kernel_is_its_number() {
+        assert_eq!(refused(&io::Error::from_raw_os_error(13)), Observed::Refused(13));
+        let text = Observed::Broken("refused: no device here".to_owned());
+        assert_eq!(refused(&io::Error::other("no device here")), text);
     }
 
     #[test]
-    fn a_worker_needs_its_number() {
-        let run = |words: &[&str]| run(words.iter().map(|word| (*word).to_owned()));
-        for words in [&[][..], &["-"], &["one", "-"], &["-1", "-"]] {
-            assert_eq!(run(words).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{words:?}");
+    fn what_is_no_worker_is_refused() {
+        let worker = r#"{"number":1,"context":"c","files":"f","neighbour":null,"operations":[]}"#;
+        assert!(serde_json::from_str::<Worker>(worker).is_ok());
+        let changed = [
+            ("1", "\"one\""),
+            ("1", "-1"),
+            ("[]", "[\"no-such-operation\"]"),
+            ("\"files\":\"f\",", ""),
+            ("null", "null,\"further\":1"),
+        ];
+        for (from, to) in changed {
+            let text = worker.replace(from, to);
+            assert_ne!(text, worker);
+            assert!(run(&text).is_err(), "{text}");
         }
+        assert!(run("").is_err());
     }
 }

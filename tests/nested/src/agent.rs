@@ -1,6 +1,6 @@
 //! The node agent's part: sockets, TAP queues, the order.
 
-use crate::{label, plan, say, world};
+use crate::{label, plan, report, world};
 use anyhow::{Context, Result, anyhow, bail};
 use ferrovirt_nested::{LOG, Outcome, POD, Plan, Scenario};
 use ferrovirt_qemu::{
@@ -39,7 +39,7 @@ pub(crate) fn run() -> Result<()> {
         mark(&format!("nested: begin {}", scenario.name))?;
         let outcome = attempt(&plan, scenario);
         mark(&format!("nested: end {}", scenario.name))?;
-        say(&serde_json::to_string(&outcome)?);
+        report(outcome);
         let enforced = fs::read_to_string("/sys/fs/selinux/enforce")?;
         anyhow::ensure!(enforced.trim() == if plan.enforcing { "1" } else { "0" }, "enforcement was changed");
     }
@@ -77,7 +77,7 @@ fn attempt(plan: &Plan, scenario: &Scenario) -> Outcome {
         (Some(wanted), Err(error)) if format!("{error:#}").contains(wanted) => Ok(()),
         (Some(wanted), Err(error)) => Err(error.context(format!("it did not fail with {wanted:?}"))),
     };
-    let cleared = world::clear(scenario).and_then(|()| world::pages_are_back(plan.huge_pages));
+    let cleared = world::clear(scenario).and_then(|()| world::pages_are_back(plan.setup.huge_pages));
     Outcome {
         name: scenario.name.clone(),
         domain: scenario.domain.clone(),

@@ -1,5 +1,6 @@
 //! What `cargo xtask selinux-nested` tells the program inside, and what it hears from it.
 
+use ferrovirt_lab_protocol::Setup;
 use ferrovirt_qemu::order::Order;
 use serde::{Deserialize, Serialize};
 
@@ -23,12 +24,8 @@ pub struct Plan {
     pub runtime: String,
     /// The domain of the node agent.
     pub agent: String,
-    /// Modules of the kernel in loading order.
-    pub modules: Vec<String>,
-    /// Labels of files before anything runs.
-    pub labels: Vec<(String, String)>,
-    /// Huge pages of 2 MiB to reserve.
-    pub huge_pages: u32,
+    /// Before everything else.
+    pub setup: Setup,
     /// One after another.
     pub scenarios: Vec<Scenario>,
 }
@@ -87,12 +84,8 @@ pub const UNREACHABLE: &str = "/policy.unreachable";
 pub struct Node {
     /// Denials are enforced; otherwise only logged.
     pub enforcing: bool,
-    /// Modules of the kernel in loading order.
-    pub modules: Vec<String>,
-    /// Labels of device nodes and directories in memory.
-    pub labels: Vec<(String, String)>,
-    /// Huge pages of 2 MiB to reserve.
-    pub huge_pages: u32,
+    /// Before everything else.
+    pub setup: Setup,
     /// The domain of the one who starts `ferrovirt up`.
     pub engine: String,
     /// The domain that `ferrovirt up` and the node agent come into by it.

@@ -1,6 +1,6 @@
 //! The first process of the machine, and in other domains the node agent and the container runtime.
 //!
-//! Results go to the second serial port, one JSON value on a line; the kernel's log to the first.
+//! Results go to the second serial port, the kernel's log to the first.
 
 mod agent;
 mod label;
@@ -9,8 +9,10 @@ mod runtime;
 mod world;
 
 use anyhow::{Context, Result, bail};
+use ferrovirt_lab_protocol::Line;
 use ferrovirt_nested::{PLAN, Plan};
 use rustix::system::{RebootCommand, reboot};
+use serde::Serialize;
 use std::{fs, io::Write, process::Command};
 
 /// Where results go.
@@ -31,19 +33,29 @@ fn main() {
         _ => Err(anyhow::anyhow!("this is the first process of a virtual machine, and nothing else")),
     };
     if let Err(error) = done {
-        say(&format!("failed: {error:#}"));
         if std::process::id() == 1 {
+            say::<()>(&Line::Failed(format!("{error:#}")));
             let _ = reboot(RebootCommand::PowerOff);
+        } else {
+            note(format!("{}: {error:#}", words.get(1..).unwrap_or_default().join(" ")));
         }
         std::process::exit(1);
     }
 }
 
 /// A line for the one who started the machine.
-fn say(line: &str) {
-    if let Ok(mut port) = fs::OpenOptions::new().write(true).open(RESULTS) {
-        let _ = port.write_all(format!("{line}\n").as_bytes());
+fn say<T: Serialize>(line: &Line<T>) {
+    if let (Ok(mut port), Ok(text)) = (fs::OpenOptions::new().write(true).open(RESULTS), line.text()) {
+        let _ = port.write_all(text.as_bytes());
     }
+}
+
+fn report(seen: impl Serialize) {
+    say(&Line::Report(seen));
+}
+
+fn note(text: String) {
+    say::<()>(&Line::Note(text));
 }
 
 fn plan() -> Result<Plan> {
@@ -62,7 +74,7 @@ fn first() -> Result<()> {
     if !status.success() {
         bail!("the agent: {status}");
     }
-    say("done");
+    say::<()>(&Line::Done);
     reboot(RebootCommand::PowerOff)?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::label;
 use anyhow::{Context, Result};
+use ferrovirt_lab_protocol::Setup;
 use ferrovirt_nested::{LAUNCHER, LEVEL, POD, Plan, Scenario};
 use rustix::{
     fs::{FileType, Mode, mknodat},
@@ -36,24 +37,24 @@ pub(crate) fn mounts() -> Result<()> {
 }
 
 /// Modules of the kernel, the policy, labels.
-pub(crate) fn load(modules: &[String], labels: &[(String, String)]) -> Result<()> {
+pub(crate) fn load(setup: &Setup) -> Result<()> {
     fs::write("/proc/sys/kernel/printk_ratelimit", "0")?;
-    for module in modules {
+    for module in &setup.modules {
         let file = fs::File::open(module).with_context(|| module.clone())?;
         rustix::system::finit_module(&file, c"", 0).with_context(|| module.clone())?;
     }
     let policy = fs::read("/policy")?;
     fs::write("/sys/fs/selinux/load", policy).context("loading the policy")?;
-    for (path, context) in labels {
+    for (path, context) in &setup.labels {
         label::set(Path::new(path), context)?;
     }
     Ok(())
 }
 
 pub(crate) fn prepare(plan: &Plan) -> Result<()> {
-    load(&plan.modules, &plan.labels)?;
+    load(&plan.setup)?;
     label::set_all(Path::new(POD), &pod_context())?;
-    fs::write("/proc/sys/vm/nr_hugepages", plan.huge_pages.to_string())?;
+    fs::write("/proc/sys/vm/nr_hugepages", plan.setup.huge_pages.to_string())?;
     let launcher = format!("{POD}{LAUNCHER}");
     mount_bind(format!("{POD}/usr/bin/virt-launcher"), &launcher).context("the launcher's mount")?;
     mount_remount(&launcher, MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID, "")?;

@@ -4,6 +4,7 @@
 use super::{Nest, image, policy, start};
 use crate::{guest::Guest, run, target};
 use anyhow::{Context, Result, ensure};
+use ferrovirt_lab_protocol::{Setup, read};
 use ferrovirt_nested::{Check, NODE, Node, UNREACHABLE, Wanted};
 use ferrovirt_plan::selinux::{DOCUMENTED_TYPE, base::Base};
 use ferrovirt_privilege::{Domain, Feature};
@@ -89,28 +90,23 @@ pub(super) fn run_node(
     stage(nest, guest, &contexts, &plan(base, enforcing))?;
     let append = "root=/dev/nvme0n1 rw rootwait random.trust_cpu=on init=/usr/libexec/nested/init -- node";
     let words = "-drive if=none,id=root,format=raw,file=node.img -device nvme,serial=root,drive=root";
-    let (said, kernel) = start(nest, 3072, 900, words, append)?;
+    let seen = start(nest, 3072, 900, words, append)?;
     fs::remove_file(nest.dir.join("node.img"))?;
+    let said = read::<Check>(&seen.results);
     let mut failed = 0;
-    for line in said.lines().map(str::trim) {
-        match serde_json::from_str::<Check>(line) {
-            Ok(check) => {
-                let seen = check.failure.as_deref().unwrap_or(&check.seen).trim().replace('\n', "; ");
-                failed += usize::from(check.failure.is_some());
-                let verdict = if check.failure.is_some() { "FAILED" } else { "holds" };
-                println!(
-                    "{verdict:<7}{:>6} ms  {}{}{seen}",
-                    check.took,
-                    check.name,
-                    if seen.is_empty() { "" } else { ": " }
-                );
-            }
-            Err(_) => println!("  {line}"),
-        }
+    for check in &said.reports {
+        let text = check.failure.as_deref().unwrap_or(&check.seen).trim().replace('\n', "; ");
+        failed += usize::from(check.failure.is_some());
+        let verdict = if check.failure.is_some() { "FAILED" } else { "holds" };
+        let colon = if text.is_empty() { "" } else { ": " };
+        println!("{verdict:<7}{:>6} ms  {}{colon}{text}", check.took, check.name);
     }
-    print!("{}", super::denied("the whole node", kernel.lines()));
+    for note in &said.notes {
+        println!("  {note}");
+    }
+    print!("{}", super::denied("the whole node", seen.console.lines()));
     ensure!(failed == 0, "{failed} checks failed");
-    Ok(())
+    said.end.with_context(|| seen.last_lines())
 }
 
 fn plan(base: &Base, enforcing: bool) -> Node {
@@ -125,12 +121,14 @@ fn plan(base: &Base, enforcing: bool) -> Node {
     };
     Node {
         enforcing,
-        modules: MODULES.iter().map(|name| format!("/usr/libexec/nested/{name}.ko")).collect(),
-        labels: LABELS
-            .iter()
-            .map(|(path, kind)| ((*path).to_owned(), format!("system_u:object_r:{kind}:s0")))
-            .collect(),
-        huge_pages: HUGE_PAGES,
+        setup: Setup {
+            modules: MODULES.iter().map(|name| format!("/usr/libexec/nested/{name}.ko")).collect(),
+            huge_pages: HUGE_PAGES,
+            labels: LABELS
+                .iter()
+                .map(|(path, kind)| ((*path).to_owned(), format!("system_u:object_r:{kind}:s0")))
+                .collect(),
+        },
         engine: base.runtime.clone(),
         agent: base.agent.clone(),
         machines: vec![

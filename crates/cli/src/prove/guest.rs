@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use ferrovirt_lab::{Initrd, Machine, Seen};
+use ferrovirt_lab_protocol::proof::{self, SCENARIO, Scenario};
 use std::{
     fs::{self, File},
     io::BufWriter,
@@ -31,7 +32,7 @@ pub(super) struct Contents<'a> {
     /// The kernel's module for TAP devices.
     pub(super) tun: &'a Path,
     pub(super) policy: &'a Path,
-    pub(super) scenario: &'a str,
+    pub(super) scenario: &'a Scenario,
 }
 
 impl Contents<'_> {
@@ -43,7 +44,7 @@ impl Contents<'_> {
         archive.file("init", 0o755, &fs::read(self.witness)?)?;
         archive.file("modules/tun.ko", 0o644, &fs::read(self.tun)?)?;
         archive.file("policy", 0o644, &fs::read(self.policy)?)?;
-        archive.file("scenario", 0o644, self.scenario.as_bytes())?;
+        archive.file(SCENARIO.trim_start_matches('/'), 0o644, &serde_json::to_vec(self.scenario)?)?;
         archive.finish()?;
         Ok(())
     }
@@ -68,11 +69,14 @@ impl Guest<'_> {
         Ok(machine.run()?)
     }
 
-    /// The policy as the kernel handed it back, by the results.
-    pub(super) fn policy(&self, results: &str) -> Result<Vec<u8>> {
-        let length = results.lines().find_map(|line| line.trim().strip_prefix("loaded\t")?.parse().ok());
+    /// The policy as the kernel handed it back, by what the witness reports.
+    pub(super) fn policy(&self, reports: &[proof::Seen]) -> Result<Vec<u8>> {
+        let length = reports.iter().find_map(|report| match report {
+            proof::Seen::Loaded(length) => Some(*length),
+            _ => None,
+        });
         let mut policy = fs::read(self.directory.join("disk"))?;
-        policy.truncate(length.unwrap_or(0));
+        policy.truncate(length.unwrap_or(0).try_into()?);
         Ok(policy)
     }
 }

@@ -87,7 +87,7 @@ pub(crate) fn prove(options: &Options) -> Result<(String, i32)> {
         Which::All => &[Profile::Documented, Profile::Minimal],
     };
     let plan = plan(&base, profiles).with_context(|| format!("base policy {}", options.base))?;
-    let (scenario, questions) = scenario(&base, &plan.trials)?;
+    let scenario = scenario(&base, &plan.trials)?;
     let (policy, blank) = (work.path().join("policy"), work.path().join("blank.33"));
     // Each takes a processor for seconds.
     let (compiled, compared) = std::thread::scope(|threads| {
@@ -103,10 +103,12 @@ pub(crate) fn prove(options: &Options) -> Result<(String, i32)> {
         guest::Guest { kernel: &kernel, directory: work.path(), limit: Duration::from_secs(options.timeout) };
     let contents = guest::Contents { witness: &witness, tun: &modules, policy: &policy, scenario: &scenario };
     let seen = guest.run(&contents)?;
-    let results = String::from_utf8_lossy(&seen.results);
-    let loaded = Database::open(&guest.policy(&results)?).context("the policy that the kernel hands back")?;
+    let said = ferrovirt_lab_protocol::read(&seen.results);
+    said.end.clone().with_context(|| seen.last_lines())?;
+    let loaded =
+        Database::open(&guest.policy(&said.reports)?).context("the policy that the kernel hands back")?;
     let difference = between_policies(&given, &loaded).to_string();
-    let proof = compare((&base, &given), &plan, &questions, (&results, &seen.console), difference)
+    let proof = compare((&base, &given), &plan, &scenario.questions, (said, &seen.console), difference)
         .with_context(|| seen.last_lines())?;
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&json(&proof, &options.base))?;

@@ -1,6 +1,6 @@
 //! Entries of a hugetlbfs, and memory in huge pages.
 
-use super::{Act, Place, Prepare, anchor, try_open};
+use super::{Act, Place, anchor, try_open};
 use ferrovirt_sys::memory::{Backing, map_and_write};
 use rustix::fs::{
     AtFlags, FileType, MemfdFlags, Mode, OFlags, XattrFlags, chmodat, fsetxattr, memfd_create, mknodat,
@@ -15,23 +15,6 @@ use std::{
 /// Bytes of a huge page.
 const PAGE: usize = 2 << 20;
 
-pub(super) const ALL: &[(&str, Prepare)] = &[
-    ("huge-list", list),
-    ("huge-mkdir", mkdir),
-    ("huge-rmdir", rmdir),
-    ("huge-chmod-dir", chmod_dir),
-    ("huge-create", create),
-    ("huge-unlink", unlink),
-    ("huge-open", open_file),
-    ("huge-map", map),
-    ("huge-anonymous", anonymous),
-    ("huge-memfd", memfd),
-    ("huge-rename", rename),
-    ("huge-symlink", symlink),
-    ("huge-chmod-file", chmod_file),
-    ("huge-relabel", relabel),
-];
-
 /// Makes a file of one huge page.
 pub(super) fn file(path: &str) -> io::Result<OwnedFd> {
     let file: OwnedFd =
@@ -45,56 +28,56 @@ fn directory(place: &Place) -> io::Result<OwnedFd> {
     anchor(place.huge(""))
 }
 
-fn list(place: &Place) -> io::Result<Act> {
+pub(super) fn list(place: &Place) -> io::Result<Act> {
     let directory = directory(place)?;
     Ok(Box::new(move || try_open(&directory, ".", OFlags::RDONLY | OFlags::DIRECTORY)))
 }
 
-fn mkdir(place: &Place) -> io::Result<Act> {
+pub(super) fn mkdir(place: &Place) -> io::Result<Act> {
     let directory = directory(place)?;
     Ok(Box::new(move || Ok(rustix::fs::mkdirat(&directory, "new", Mode::RWXU)?)))
 }
 
-fn rmdir(place: &Place) -> io::Result<Act> {
+pub(super) fn rmdir(place: &Place) -> io::Result<Act> {
     fs::create_dir(place.huge("old"))?;
     let directory = directory(place)?;
     Ok(Box::new(move || Ok(unlinkat(&directory, "old", AtFlags::REMOVEDIR)?)))
 }
 
-fn chmod_dir(place: &Place) -> io::Result<Act> {
+pub(super) fn chmod_dir(place: &Place) -> io::Result<Act> {
     fs::create_dir(place.huge("mode"))?;
     let directory = directory(place)?;
     Ok(Box::new(move || Ok(chmodat(&directory, "mode", Mode::RWXU | Mode::RGRP, AtFlags::empty())?)))
 }
 
 /// Without an open: that is another access.
-fn create(place: &Place) -> io::Result<Act> {
+pub(super) fn create(place: &Place) -> io::Result<Act> {
     let directory = directory(place)?;
     Ok(Box::new(move || Ok(mknodat(&directory, "made", FileType::RegularFile, Mode::RUSR | Mode::WUSR, 0)?)))
 }
 
-fn unlink(place: &Place) -> io::Result<Act> {
+pub(super) fn unlink(place: &Place) -> io::Result<Act> {
     drop(file(&place.huge("gone"))?);
     let directory = directory(place)?;
     Ok(Box::new(move || Ok(unlinkat(&directory, "gone", AtFlags::empty())?)))
 }
 
-fn open_file(place: &Place) -> io::Result<Act> {
+pub(super) fn open_file(place: &Place) -> io::Result<Act> {
     drop(file(&place.huge("there"))?);
     let directory = directory(place)?;
     Ok(Box::new(move || try_open(&directory, "there", OFlags::RDWR)))
 }
 
-fn map(place: &Place) -> io::Result<Act> {
+pub(super) fn map(place: &Place) -> io::Result<Act> {
     let file = file(&place.huge("mapped"))?;
     Ok(Box::new(move || map_and_write(Backing::File(file.as_fd()), PAGE)))
 }
 
-fn anonymous(_: &Place) -> io::Result<Act> {
+pub(super) fn anonymous(_: &Place) -> io::Result<Act> {
     Ok(Box::new(|| map_and_write(Backing::HugePages, PAGE)))
 }
 
-fn memfd(_: &Place) -> io::Result<Act> {
+pub(super) fn memfd(_: &Place) -> io::Result<Act> {
     Ok(Box::new(|| {
         let file = memfd_create("memory", MemfdFlags::HUGETLB | MemfdFlags::CLOEXEC)?;
         rustix::fs::ftruncate(&file, PAGE as u64)?;
@@ -102,24 +85,24 @@ fn memfd(_: &Place) -> io::Result<Act> {
     }))
 }
 
-fn rename(place: &Place) -> io::Result<Act> {
+pub(super) fn rename(place: &Place) -> io::Result<Act> {
     drop(file(&place.huge("from"))?);
     let directory = directory(place)?;
     Ok(Box::new(move || Ok(rustix::fs::renameat(&directory, "from", &directory, "to")?)))
 }
 
-fn symlink(place: &Place) -> io::Result<Act> {
+pub(super) fn symlink(place: &Place) -> io::Result<Act> {
     let directory = directory(place)?;
     Ok(Box::new(move || Ok(rustix::fs::symlinkat("memory", &directory, "link")?)))
 }
 
-fn chmod_file(place: &Place) -> io::Result<Act> {
+pub(super) fn chmod_file(place: &Place) -> io::Result<Act> {
     drop(file(&place.huge("bits"))?);
     let directory = directory(place)?;
     Ok(Box::new(move || Ok(chmodat(&directory, "bits", Mode::RUSR | Mode::RGRP, AtFlags::empty())?)))
 }
 
-fn relabel(place: &Place) -> io::Result<Act> {
+pub(super) fn relabel(place: &Place) -> io::Result<Act> {
     let file = file(&place.huge("label"))?;
     let label = b"system_u:object_r:container_file_t:s0\0";
     Ok(Box::new(move || Ok(fsetxattr(&file, "security.selinux", label, XattrFlags::empty())?)))

@@ -9,6 +9,7 @@ mod sysfs;
 mod tests;
 mod tun;
 
+use ferrovirt_lab_protocol::Operation;
 use rustix::fs::{Mode, OFlags, open, openat};
 use std::{
     fs::{self, File},
@@ -22,8 +23,6 @@ use std::{
 
 /// The second half.
 pub(crate) type Act = Box<dyn FnOnce() -> io::Result<()>>;
-
-type Prepare = fn(&Place) -> io::Result<Act>;
 
 /// Where a worker is.
 pub(crate) struct Place {
@@ -66,17 +65,56 @@ impl Place {
     }
 }
 
-/// Every operation, by its name.
-fn all() -> impl Iterator<Item = &'static (&'static str, Prepare)> {
-    [tun::ALL, huge::ALL, sysfs::ALL, other::ALL, escape::ALL].into_iter().flatten()
-}
-
 /// Runs the first half of an operation.
-pub(crate) fn prepare(name: &str, place: &Place) -> io::Result<Act> {
-    let found = all().find(|(known, _)| *known == name);
-    let (_, prepare) =
-        found.ok_or_else(|| io::Error::other(format!("the witness knows no operation {name}")))?;
-    prepare(place)
+pub(crate) fn prepare(operation: Operation, place: &Place) -> io::Result<Act> {
+    match operation {
+        Operation::TapCreate => tun::create(place),
+        Operation::TapCreateSingle => tun::create_single(place),
+        Operation::TapSecondQueue => tun::second_queue(place),
+        Operation::TapOpenOwn => tun::open_own(place),
+        Operation::TapDetachQueue => tun::detach_queue(place),
+        Operation::TapAttachQueue => tun::attach_queue(place),
+        Operation::TapOpenForeign => tun::open_foreign(place),
+        Operation::TapPassedRead => tun::passed_read(place),
+        Operation::TapPassedWrite => tun::passed_write(place),
+        Operation::TapPassedDetach => tun::passed_detach(place),
+        Operation::TapPassedAttach => tun::passed_attach(place),
+        Operation::TapOpenAgents => tun::open_agents(place),
+        Operation::HugeMkdir => huge::mkdir(place),
+        Operation::HugeRmdir => huge::rmdir(place),
+        Operation::HugeChmodDir => huge::chmod_dir(place),
+        Operation::HugeCreate => huge::create(place),
+        Operation::HugeUnlink => huge::unlink(place),
+        Operation::HugeOpen => huge::open_file(place),
+        Operation::HugeMap => huge::map(place),
+        Operation::HugeAnonymous => huge::anonymous(place),
+        Operation::HugeMemfd => huge::memfd(place),
+        Operation::HugeList => huge::list(place),
+        Operation::HugeRename => huge::rename(place),
+        Operation::HugeSymlink => huge::symlink(place),
+        Operation::HugeChmodFile => huge::chmod_file(place),
+        Operation::HugeRelabel => huge::relabel(place),
+        Operation::SysfsRead => sysfs::read(place),
+        Operation::SysfsWrite => sysfs::write(place),
+        Operation::SysfsWriteOther => sysfs::write_other(place),
+        Operation::SysfsAppend => sysfs::append(place),
+        Operation::SysfsChmod => sysfs::chmod(place),
+        Operation::ProcSysWrite => sysfs::proc_sys(place),
+        Operation::OwnFileRead => other::own_file(place),
+        Operation::OtherFileRead => other::file(place),
+        Operation::OtherFileReopen => other::reopen(place),
+        Operation::OtherHugeFile => other::huge_file(place),
+        Operation::OtherSocket => other::other_socket(place),
+        Operation::OtherSignal => other::signal(place),
+        Operation::OtherExists => other::exists(place),
+        Operation::OtherTrace => other::trace_it(place),
+        Operation::OtherStatus => other::status(place),
+        Operation::OtherTap => other::tap(place),
+        Operation::EscapeDomain => escape::domain(place),
+        Operation::EscapeEnforcing => escape::enforcing(place),
+        Operation::EscapePolicy => escape::policy(place),
+        Operation::EscapeDisk => escape::disk(place),
+    }
 }
 
 /// What a worker keeps for its neighbours.

@@ -1,6 +1,6 @@
 //! Another machine: a process of the same type with other categories, its files, its socket, its memory, its TAP device.
 
-use super::{Act, Place, Prepare, anchor, try_open};
+use super::{Act, Place, anchor, try_open};
 use ferrovirt_sys::{tap::join, trace};
 use rustix::{
     fs::{Mode, OFlags, open},
@@ -8,19 +8,6 @@ use rustix::{
     process::{Pid, Signal, kill_process, test_kill_process},
 };
 use std::{fs, io, os::fd::AsRawFd};
-
-pub(super) const ALL: &[(&str, Prepare)] = &[
-    ("own-file-read", own_file),
-    ("other-file-read", file),
-    ("other-file-reopen", reopen),
-    ("other-huge-file", huge_file),
-    ("other-socket", other_socket),
-    ("other-signal", signal),
-    ("other-exists", exists),
-    ("other-trace", trace_it),
-    ("other-status", status),
-    ("other-tap", tap),
-];
 
 fn pid(place: &Place) -> io::Result<Pid> {
     let text = fs::read_to_string(place.neighbours("pid")?)?;
@@ -33,16 +20,16 @@ fn read_in(directory: &str, name: &'static str, how: OFlags) -> io::Result<Act> 
 }
 
 /// The control: one's own file can be read by the same steps.
-fn own_file(place: &Place) -> io::Result<Act> {
+pub(super) fn own_file(place: &Place) -> io::Result<Act> {
     read_in(&place.path(""), "secret", OFlags::RDONLY)
 }
 
-fn file(place: &Place) -> io::Result<Act> {
+pub(super) fn file(place: &Place) -> io::Result<Act> {
     read_in(&place.neighbours("")?, "secret", OFlags::RDONLY)
 }
 
 /// Past the directory: a descriptor that gives no right to the file is opened again.
-fn reopen(place: &Place) -> io::Result<Act> {
+pub(super) fn reopen(place: &Place) -> io::Result<Act> {
     let file = open(place.neighbours("secret")?, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let descriptors = anchor("/proc/self/fd")?;
     Ok(Box::new(move || {
@@ -51,37 +38,37 @@ fn reopen(place: &Place) -> io::Result<Act> {
     }))
 }
 
-fn huge_file(place: &Place) -> io::Result<Act> {
+pub(super) fn huge_file(place: &Place) -> io::Result<Act> {
     read_in(&place.neighbours_huge()?, "memory", OFlags::RDWR)
 }
 
-fn other_socket(place: &Place) -> io::Result<Act> {
+pub(super) fn other_socket(place: &Place) -> io::Result<Act> {
     let address = SocketAddrUnix::new_abstract_name(format!("machine-{}", place.neighbour()?).as_bytes())?;
     let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
     Ok(Box::new(move || Ok(connect(&socket, &address)?)))
 }
 
 /// A signal that is ignored.
-fn signal(place: &Place) -> io::Result<Act> {
+pub(super) fn signal(place: &Place) -> io::Result<Act> {
     let pid = pid(place)?;
     Ok(Box::new(move || Ok(kill_process(pid, Signal::URG)?)))
 }
 
-fn exists(place: &Place) -> io::Result<Act> {
+pub(super) fn exists(place: &Place) -> io::Result<Act> {
     let pid = pid(place)?;
     Ok(Box::new(move || Ok(test_kill_process(pid)?)))
 }
 
-fn trace_it(place: &Place) -> io::Result<Act> {
+pub(super) fn trace_it(place: &Place) -> io::Result<Act> {
     let pid = pid(place)?;
     Ok(Box::new(move || trace::attach(pid)))
 }
 
-fn status(place: &Place) -> io::Result<Act> {
+pub(super) fn status(place: &Place) -> io::Result<Act> {
     read_in(&format!("/proc/{}", pid(place)?.as_raw_nonzero()), "status", OFlags::RDONLY)
 }
 
-fn tap(place: &Place) -> io::Result<Act> {
+pub(super) fn tap(place: &Place) -> io::Result<Act> {
     let (node, name) = (place.node()?, format!("own{}", place.neighbour()?));
     Ok(Box::new(move || join(&node, &name, false)))
 }

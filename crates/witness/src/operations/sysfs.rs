@@ -1,6 +1,6 @@
 //! Files in sysfs, above all the number of virtual functions of a real SR-IOV device.
 
-use super::{Act, Place, Prepare, anchor, try_open};
+use super::{Act, Place, anchor, try_open};
 use rustix::{
     fs::{AtFlags, Mode, OFlags, chmodat, openat},
     io::{read as read_some, write as write_some},
@@ -10,15 +10,6 @@ use std::{
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::PathBuf,
 };
-
-pub(super) const ALL: &[(&str, Prepare)] = &[
-    ("sysfs-read", read),
-    ("sysfs-write", write),
-    ("sysfs-write-other", write_other),
-    ("sysfs-append", append),
-    ("sysfs-chmod", chmod),
-    ("proc-sys-write", proc_sys),
-];
 
 /// The number of virtual functions that a device has, which is 0 before and after.
 const NUMBER: &str = "sriov_numvfs";
@@ -42,7 +33,7 @@ fn opening(directory: OwnedFd, name: &'static str, how: OFlags) -> Act {
     Box::new(move || try_open(&directory, name, how))
 }
 
-fn read(_: &Place) -> io::Result<Act> {
+pub(super) fn read(_: &Place) -> io::Result<Act> {
     let directory = directory()?;
     Ok(Box::new(move || {
         let file = openat(&directory, "sriov_totalvfs", OFlags::RDONLY, Mode::empty())?;
@@ -51,7 +42,7 @@ fn read(_: &Place) -> io::Result<Act> {
 }
 
 /// Makes two virtual functions, looks for them, and removes them again.
-fn write(_: &Place) -> io::Result<Act> {
+pub(super) fn write(_: &Place) -> io::Result<Act> {
     let directory = directory()?;
     Ok(Box::new(move || {
         let set = |number: &[u8]| -> io::Result<()> {
@@ -69,21 +60,21 @@ fn write(_: &Place) -> io::Result<Act> {
 }
 
 /// The rule names a type, not a file: this one has nothing to do with SR-IOV.
-fn write_other(_: &Place) -> io::Result<Act> {
+pub(super) fn write_other(_: &Place) -> io::Result<Act> {
     Ok(opening(anchor("/sys/kernel/mm/hugepages/hugepages-2048kB")?, "nr_hugepages", OFlags::WRONLY))
 }
 
-fn append(_: &Place) -> io::Result<Act> {
+pub(super) fn append(_: &Place) -> io::Result<Act> {
     Ok(opening(directory()?, NUMBER, OFlags::WRONLY | OFlags::APPEND))
 }
 
-fn chmod(_: &Place) -> io::Result<Act> {
+pub(super) fn chmod(_: &Place) -> io::Result<Act> {
     let mode = Mode::from_raw_mode(fs::metadata(device()?.join(NUMBER))?.permissions().mode() & 0o7777);
     let directory = directory()?;
     Ok(Box::new(move || Ok(chmodat(&directory, NUMBER, mode, AtFlags::empty())?)))
 }
 
 /// The neighbouring tree.
-fn proc_sys(_: &Place) -> io::Result<Act> {
+pub(super) fn proc_sys(_: &Place) -> io::Result<Act> {
     Ok(opening(anchor("/proc/sys/vm")?, "nr_hugepages", OFlags::WRONLY))
 }

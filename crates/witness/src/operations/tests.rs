@@ -1,10 +1,10 @@
 //! The operations without SELinux: what the first half makes ready, what the second does, and that only the second one does
 //! what the policy is asked about. Those that need a device of the guest, or that would be ways out of it, are not run.
 
-use super::{Place, all, prepare};
-use ferrovirt_plan::selinux::prove::OPERATIONS;
+use super::{Place, prepare};
+use ferrovirt_lab_protocol::Operation;
+use ferrovirt_plan::selinux::prove::EXPERIMENTS;
 use std::{
-    collections::BTreeSet,
     fs, io,
     os::{
         linux::net::SocketAddrExt,
@@ -59,32 +59,21 @@ fn number(of: u32) -> u32 {
     std::process::id() * 16 + of
 }
 
-/// The host asks for operations by name: each of its names is one here, and none here is never asked for.
-#[test]
-fn the_host_knows_the_same_operations() {
-    let names: Vec<&str> = all().map(|(name, _)| *name).collect();
-    let known: BTreeSet<&str> = names.iter().copied().collect();
-    assert_eq!(known.len(), names.len(), "one name, two operations");
-    assert_eq!(known, OPERATIONS.iter().map(|operation| operation.name).collect());
-    let error = prepare("no-such-operation", &Place::new(1, None)).err().unwrap();
-    assert!(error.to_string().contains("no-such-operation"), "{error}");
-}
-
 /// An operation about another machine says that there is none before anything else; the others need none.
 #[test]
 fn what_needs_a_neighbour_says_so() {
     let mut guest = Guest::new(number(0));
     guest.place.neighbour = None;
-    for operation in OPERATIONS.iter().filter(|operation| operation.needs_neighbour()) {
+    for experiment in EXPERIMENTS.iter().filter(|experiment| experiment.needs_neighbour()) {
         // Its own half of a TAP needs the device node.
-        if operation.name == "other-tap" {
+        if experiment.operation == Operation::OtherTap {
             continue;
         }
         let error =
-            prepare(operation.name, &guest.place).err().unwrap_or_else(|| io::Error::other("prepared"));
-        assert!(error.to_string().contains("no neighbour"), "{}: {error}", operation.name);
+            prepare(experiment.operation, &guest.place).err().unwrap_or_else(|| io::Error::other("prepared"));
+        assert!(error.to_string().contains("no neighbour"), "{}: {error}", experiment.operation);
     }
-    assert!(prepare("own-file-read", &guest.place).is_ok());
+    assert!(prepare(Operation::OwnFileRead, &guest.place).is_ok());
 }
 
 #[test]
@@ -93,13 +82,13 @@ fn entries_change_in_the_second_half_alone() {
     let mode = |name: &str| fs::metadata(guest.huge(name)).unwrap().permissions().mode() & 0o777;
     let there = |name: &str| guest.huge(name).symlink_metadata().is_ok();
     // The operation, and what is there before and after its second half.
-    let rows: [(&str, &[&str], &[&str]); 6] = [
-        ("huge-mkdir", &[], &["new"]),
-        ("huge-rmdir", &["old"], &[]),
-        ("huge-create", &[], &["made"]),
-        ("huge-unlink", &["gone"], &[]),
-        ("huge-rename", &["from"], &["to"]),
-        ("huge-symlink", &[], &["link"]),
+    let rows: [(Operation, &[&str], &[&str]); 6] = [
+        (Operation::HugeMkdir, &[], &["new"]),
+        (Operation::HugeRmdir, &["old"], &[]),
+        (Operation::HugeCreate, &[], &["made"]),
+        (Operation::HugeUnlink, &["gone"], &[]),
+        (Operation::HugeRename, &["from"], &["to"]),
+        (Operation::HugeSymlink, &[], &["link"]),
     ];
     for (name, before, after) in rows {
         let act = prepare(name, &guest.place).unwrap();
@@ -109,7 +98,9 @@ fn entries_change_in_the_second_half_alone() {
         assert!(before.iter().all(|entry| !there(entry)), "{name}");
         assert!(after.iter().all(|entry| there(entry)), "{name}");
     }
-    for (name, entry, changed) in [("huge-chmod-dir", "mode", 0o740), ("huge-chmod-file", "bits", 0o440)] {
+    for (name, entry, changed) in
+        [(Operation::HugeChmodDir, "mode", 0o740), (Operation::HugeChmodFile, "bits", 0o440)]
+    {
         let act = prepare(name, &guest.place).unwrap();
         assert_ne!(mode(entry), changed, "{name}");
         act().unwrap();
@@ -128,11 +119,11 @@ fn files_are_opened_in_the_second_half() {
     let guest = Guest::new(number(4));
     let place = &guest.place;
     let neighbours_memory: PathBuf = format!("{}/memory", place.neighbours_huge().unwrap()).into();
-    let rows: [(&str, PathBuf); 4] = [
-        ("own-file-read", place.path("secret").into()),
-        ("other-file-read", place.neighbours("secret").unwrap().into()),
-        ("other-huge-file", neighbours_memory),
-        ("huge-open", guest.huge("there")),
+    let rows: [(Operation, PathBuf); 4] = [
+        (Operation::OwnFileRead, place.path("secret").into()),
+        (Operation::OtherFileRead, place.neighbours("secret").unwrap().into()),
+        (Operation::OtherHugeFile, neighbours_memory),
+        (Operation::HugeOpen, guest.huge("there")),
     ];
     for (name, file) in rows {
         prepare(name, place).unwrap()().unwrap();
@@ -140,11 +131,11 @@ fn files_are_opened_in_the_second_half() {
         fs::remove_file(&file).unwrap();
         assert_eq!(act().unwrap_err().kind(), io::ErrorKind::NotFound, "{name}");
     }
-    prepare("huge-list", place).unwrap()().unwrap();
-    prepare("huge-map", place).unwrap()().unwrap();
+    prepare(Operation::HugeList, place).unwrap()().unwrap();
+    prepare(Operation::HugeMap, place).unwrap()().unwrap();
     // What is missing from the beginning is no refusal: the first half says so.
     fs::remove_dir_all(guest.directory.path().join("huge")).unwrap();
-    for name in ["huge-list", "huge-mkdir", "huge-unlink", "other-huge-file"] {
+    for name in [Operation::HugeList, Operation::HugeMkdir, Operation::HugeUnlink, Operation::OtherHugeFile] {
         assert!(prepare(name, place).is_err(), "{name}");
     }
 }
@@ -153,19 +144,19 @@ fn files_are_opened_in_the_second_half() {
 #[test]
 fn a_file_is_reopened_through_its_descriptor() {
     let guest = Guest::new(number(6));
-    let act = prepare("other-file-reopen", &guest.place).unwrap();
+    let act = prepare(Operation::OtherFileReopen, &guest.place).unwrap();
     fs::remove_file(guest.place.neighbours("secret").unwrap()).unwrap();
     act().unwrap();
-    assert!(prepare("other-file-reopen", &guest.place).is_err());
+    assert!(prepare(Operation::OtherFileReopen, &guest.place).is_err());
 }
 
 #[test]
 fn another_process_is_reached_and_lives_on() {
     let mut guest = Guest::new(number(8));
-    for name in ["other-signal", "other-exists", "other-status"] {
+    for name in [Operation::OtherSignal, Operation::OtherExists, Operation::OtherStatus] {
         prepare(name, &guest.place).unwrap()().unwrap();
     }
-    let acts = ["other-signal", "other-exists", "other-status"]
+    let acts = [Operation::OtherSignal, Operation::OtherExists, Operation::OtherStatus]
         .map(|name| (name, prepare(name, &guest.place).unwrap()));
     guest.neighbour.kill().unwrap();
     let end = guest.neighbour.wait().unwrap().signal();
@@ -174,16 +165,16 @@ fn another_process_is_reached_and_lives_on() {
         assert!(act().is_err(), "{name}: nobody is there");
     }
     fs::write(guest.place.neighbours("pid").unwrap(), "0").unwrap();
-    assert!(prepare("other-exists", &guest.place).err().unwrap().to_string().contains("no number"));
+    assert!(prepare(Operation::OtherExists, &guest.place).err().unwrap().to_string().contains("no number"));
 }
 
 #[test]
 fn the_socket_of_another_machine_is_connected_to() {
     let guest = Guest::new(number(10));
-    let act = prepare("other-socket", &guest.place).unwrap();
+    let act = prepare(Operation::OtherSocket, &guest.place).unwrap();
     assert_eq!(act().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     let address = SocketAddr::from_abstract_name(format!("machine-{}", guest.place.number + 1)).unwrap();
     let listener = UnixListener::bind_addr(&address).unwrap();
-    prepare("other-socket", &guest.place).unwrap()().unwrap();
+    prepare(Operation::OtherSocket, &guest.place).unwrap()().unwrap();
     listener.accept().unwrap();
 }

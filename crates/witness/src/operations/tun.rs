@@ -1,6 +1,6 @@
 //! TAP devices and their queues.
 
-use super::{Act, Place, Prepare};
+use super::{Act, Place};
 use ferrovirt_sys::tap::{enable, join, keep};
 use rustix::io::{Errno, read, write};
 use std::{
@@ -8,37 +8,22 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-pub(super) const ALL: &[(&str, Prepare)] = &[
-    ("tap-create", create),
-    ("tap-create-single", create_single),
-    ("tap-second-queue", second_queue),
-    ("tap-detach-queue", detach_queue),
-    ("tap-attach-queue", attach_queue),
-    ("tap-open-own", open_own),
-    ("tap-open-foreign", open_foreign),
-    ("tap-passed-read", passed_read),
-    ("tap-passed-write", passed_write),
-    ("tap-passed-detach", passed_detach),
-    ("tap-passed-attach", passed_attach),
-    ("tap-open-agents", open_agents),
-];
-
 /// Names of devices are at most 15 bytes.
 fn name(place: &Place, what: &str) -> String {
     format!("{what}{}", place.number)
 }
 
-fn create(place: &Place) -> io::Result<Act> {
+pub(super) fn create(place: &Place) -> io::Result<Act> {
     let (node, name) = (place.node()?, name(place, "new"));
     Ok(Box::new(move || join(&node, &name, true)))
 }
 
-fn create_single(place: &Place) -> io::Result<Act> {
+pub(super) fn create_single(place: &Place) -> io::Result<Act> {
     let (node, name) = (place.node()?, name(place, "one"));
     Ok(Box::new(move || join(&node, &name, false)))
 }
 
-fn second_queue(place: &Place) -> io::Result<Act> {
+pub(super) fn second_queue(place: &Place) -> io::Result<Act> {
     let (first, second, name) = (place.node()?, place.node()?, name(place, "two"));
     join(&first, &name, true)?;
     Ok(Box::new(move || {
@@ -48,13 +33,13 @@ fn second_queue(place: &Place) -> io::Result<Act> {
     }))
 }
 
-fn detach_queue(place: &Place) -> io::Result<Act> {
+pub(super) fn detach_queue(place: &Place) -> io::Result<Act> {
     let queue = place.node()?;
     join(&queue, &name(place, "det"), true)?;
     Ok(Box::new(move || enable(&queue, false)))
 }
 
-fn attach_queue(place: &Place) -> io::Result<Act> {
+pub(super) fn attach_queue(place: &Place) -> io::Result<Act> {
     let queue = place.node()?;
     join(&queue, &name(place, "att"), true)?;
     enable(&queue, false)?;
@@ -62,7 +47,7 @@ fn attach_queue(place: &Place) -> io::Result<Act> {
 }
 
 /// A device that a helper in the same context made, and left.
-fn open_own(place: &Place) -> io::Result<Act> {
+pub(super) fn open_own(place: &Place) -> io::Result<Act> {
     let (maker, node, name) = (place.node()?, place.node()?, name(place, "kept"));
     join(&maker, &name, true)?;
     keep(&maker)?;
@@ -71,7 +56,7 @@ fn open_own(place: &Place) -> io::Result<Act> {
 }
 
 /// A device that the first process made in the kernel's own domain.
-fn open_foreign(place: &Place) -> io::Result<Act> {
+pub(super) fn open_foreign(place: &Place) -> io::Result<Act> {
     let (node, name) = (place.node()?, name(place, "far"));
     Ok(Box::new(move || join(&node, &name, false)))
 }
@@ -82,7 +67,7 @@ fn passed() -> io::Result<[OwnedFd; 2]> {
 }
 
 /// A device that is down has no packet and takes none; that is said only after the policy was asked.
-fn passed_read(_: &Place) -> io::Result<Act> {
+pub(super) fn passed_read(_: &Place) -> io::Result<Act> {
     let [queue, _] = passed()?;
     Ok(Box::new(move || match read(&queue, &mut [0_u8; 64]) {
         Ok(_) | Err(Errno::AGAIN) => Ok(()),
@@ -90,7 +75,7 @@ fn passed_read(_: &Place) -> io::Result<Act> {
     }))
 }
 
-fn passed_write(_: &Place) -> io::Result<Act> {
+pub(super) fn passed_write(_: &Place) -> io::Result<Act> {
     let [queue, _] = passed()?;
     Ok(Box::new(move || match write(&queue, &[0_u8; 64]) {
         Ok(_) | Err(Errno::IO) => Ok(()),
@@ -98,18 +83,18 @@ fn passed_write(_: &Place) -> io::Result<Act> {
     }))
 }
 
-fn passed_detach(_: &Place) -> io::Result<Act> {
+pub(super) fn passed_detach(_: &Place) -> io::Result<Act> {
     let [queue, _] = passed()?;
     Ok(Box::new(move || enable(&queue, false)))
 }
 
-fn passed_attach(_: &Place) -> io::Result<Act> {
+pub(super) fn passed_attach(_: &Place) -> io::Result<Act> {
     let [_, queue] = passed()?;
     Ok(Box::new(move || enable(&queue, true)))
 }
 
 /// A further queue of the device that the agent made.
-fn open_agents(place: &Place) -> io::Result<Act> {
+pub(super) fn open_agents(place: &Place) -> io::Result<Act> {
     let (node, name) = (place.node()?, name(place, "age"));
     Ok(Box::new(move || join(&node, &name, true)))
 }

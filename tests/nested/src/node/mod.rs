@@ -11,6 +11,7 @@ mod seen;
 
 use crate::{label, say, world};
 use anyhow::{Context, Result, bail};
+use ferrovirt_lab_protocol::Line;
 use ferrovirt_nested::{NODE, Node};
 use rustix::{
     mount::MountFlags,
@@ -48,10 +49,10 @@ pub(crate) fn first() -> Result<()> {
     world::mounted("cgroup2", "/sys/fs/cgroup", none, "")?;
     fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +pids +hugetlb")?;
     let plan = plan()?;
-    world::load(&plan.modules, &plan.labels)?;
+    world::load(&plan.setup)?;
     sethostname(b"node")?;
     ferrovirt_sys::link::up("lo")?;
-    fs::write("/proc/sys/vm/nr_hugepages", plan.huge_pages.to_string())?;
+    fs::write("/proc/sys/vm/nr_hugepages", plan.setup.huge_pages.to_string())?;
     start("engine", "/usr/libexec/nested/engine", &format!("system_u:system_r:{}:s0", plan.engine))?;
     let administrator = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023";
     let observer = start("observer", "/usr/libexec/nested/observer", administrator)?;
@@ -66,7 +67,8 @@ pub(crate) fn first() -> Result<()> {
     loop {
         match waitpid(None, WaitOptions::empty()) {
             Ok(Some((process, status))) if process.as_raw_pid() == observer => {
-                say(if status.exit_status() == Some(0) { "done" } else { "the observer failed" });
+                let failed = || Line::Failed("the observer failed".to_owned());
+                say::<()>(&if status.exit_status() == Some(0) { Line::Done } else { failed() });
                 reboot(RebootCommand::PowerOff)?;
             }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -1,8 +1,8 @@
 //! The administrator: makes machines with kubectl, and compares what the API says with what the kernel shows.
 
 use super::{ENFORCE, ENFORCED, GO, LOG, PATH, plan, seen, wait_for};
-use crate::say;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use crate::{note, report};
+use anyhow::{Context, Result, anyhow, ensure};
 use ferrovirt_nested::{Check, Node, UNREACHABLE, Wanted};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -67,11 +67,10 @@ fn check(name: &str, look: impl FnOnce() -> Result<String>) -> Result<()> {
     let failure = found.as_ref().err().map(|error| format!("{error:#}"));
     let took = start.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
     let check = Check { name: name.to_owned(), failure, seen: found.unwrap_or_default(), took };
-    say(&serde_json::to_string(&check)?);
-    match check.failure {
-        None => Ok(()),
-        Some(_) => bail!("{name}"),
-    }
+    let failed = check.failure.is_some();
+    report(check);
+    ensure!(!failed, "{name}");
+    Ok(())
 }
 
 pub(crate) fn observe() -> Result<()> {
@@ -89,10 +88,10 @@ pub(crate) fn observe() -> Result<()> {
             .iter()
             .rev()
         {
-            say(&format!("up: {line}"));
+            note(format!("up: {line}"));
         }
         for arguments in [&["get", "vmi,pods", "-o", "wide"][..], &["get", "events", "-A"][..]] {
-            say(&kubectl(arguments).unwrap_or_else(|error| format!("{error:#}")));
+            note(kubectl(arguments).unwrap_or_else(|error| format!("{error:#}")));
         }
     }
     done
@@ -259,8 +258,11 @@ fn machine(plan: &Node, wanted: &Wanted, levels: &mut Vec<String>) -> Result<()>
     })?;
     check(&format!("{name}: its huge pages are in use"), || {
         let free = free_pages()?;
-        ensure!(wanted.huge_pages == 0 || free + wanted.huge_pages <= plan.huge_pages, "{free} are free");
-        Ok(format!("{free} of {} are free", plan.huge_pages))
+        ensure!(
+            wanted.huge_pages == 0 || free + wanted.huge_pages <= plan.setup.huge_pages,
+            "{free} are free"
+        );
+        Ok(format!("{free} of {} are free", plan.setup.huge_pages))
     })?;
     check(&format!("{name}: `ferrovirt explain` tells of its rules"), || {
         let said = run("ferrovirt", &["explain", "-f", "-", "--profile", &wanted.profile], &wanted.manifest)?;
@@ -336,7 +338,7 @@ fn removed(plan: &Node) -> Result<String> {
             ensure!(left.is_empty(), "in {directory}: {left:?}");
         }
         let free = free_pages()?;
-        ensure!(free == plan.huge_pages, "{free} huge pages are free");
+        ensure!(free == plan.setup.huge_pages, "{free} huge pages are free");
         Ok(String::new())
     })
 }

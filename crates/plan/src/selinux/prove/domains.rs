@@ -1,6 +1,6 @@
 //! In which domains operations are tried, and the modules that declare them.
 
-use super::operations::{OPERATIONS, Operation};
+use super::experiments::{EXPERIMENTS, Experiment};
 use crate::{
     render::cil::minimal,
     selinux::base::{Base, BaseError},
@@ -53,16 +53,18 @@ pub struct Trial {
 
 impl Trial {
     /// What is tried in it. A domain that lacks one rule does what that rule is about.
-    pub fn operations(&self) -> impl Iterator<Item = &'static Operation> + '_ {
-        OPERATIONS.iter().filter(|operation| {
-            self.without.as_ref().is_none_or(|rule| !operation.needs_neighbour() && is_about(operation, rule))
+    pub fn experiments(&self) -> impl Iterator<Item = &'static Experiment> + '_ {
+        EXPERIMENTS.iter().filter(|experiment| {
+            self.without
+                .as_ref()
+                .is_none_or(|rule| !experiment.needs_neighbour() && is_about(experiment, rule))
         })
     }
 }
 
-fn is_about(operation: &Operation, rule: &Rule) -> bool {
-    use super::operations::Target;
-    operation.accesses.iter().any(|access| {
+fn is_about(experiment: &Experiment, rule: &Rule) -> bool {
+    use super::experiments::Target;
+    experiment.accesses.iter().any(|access| {
         let target = match access.target {
             Target::Own => rule.target == "self",
             Target::OwnHuge => rule.target == "hugetlbfs_t",

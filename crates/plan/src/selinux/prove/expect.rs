@@ -2,7 +2,7 @@
 
 use super::{
     domains::{Rule, Trial},
-    operations::{Access, Operation, Target},
+    experiments::{Access, Experiment, Target},
 };
 use ferrovirt_selinux::{
     Database, LookupError,
@@ -208,7 +208,7 @@ fn names(database: &Database, class: u32, vector: u32) -> Vec<String> {
 pub fn judge(
     database: &Database,
     trial: &Trial,
-    operation: &Operation,
+    experiment: &Experiment,
     (own, other): (&str, &str),
 ) -> Result<Expected, LookupError> {
     let known = Known::new(database, trial)?;
@@ -216,7 +216,7 @@ pub fn judge(
     let place = Place { own: own.to_owned(), other: other.to_owned() };
     let source = process(&trial.kind, own);
     let mut rules = Vec::new();
-    for access in operation.accesses {
+    for access in experiment.accesses {
         match known.access(&source, &place.target(trial, access, &huge), access)? {
             Ok(taken) => rules.extend(taken),
             Err(refusal) => return Ok(Expected::Refused(refusal)),

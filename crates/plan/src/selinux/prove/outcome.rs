@@ -3,8 +3,12 @@
 use super::{
     domains::{LAUNCHER, Plan, Rule},
     expect::{Expected, judge, process},
-    operations::Operation,
-    scenario::{Question, parts},
+    experiments::Experiment,
+    scenario::parts,
+};
+use ferrovirt_lab_protocol::{
+    Said,
+    proof::{self, Observed, Question, Turn},
 };
 use ferrovirt_selinux::{
     Database, LookupError,
@@ -13,17 +17,6 @@ use ferrovirt_selinux::{
 };
 use std::collections::BTreeMap;
 
-/// What a system call gave.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Observed {
-    /// It succeeded.
-    Done,
-    /// It failed with this number.
-    Refused(i32),
-    /// Something else went wrong.
-    Broken(String),
-}
-
 /// An operation in a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cell {
@@ -31,8 +24,8 @@ pub struct Cell {
     pub kind: String,
     /// Its context.
     pub context: String,
-    /// The operation.
-    pub operation: &'static Operation,
+    /// What was tried.
+    pub experiment: &'static Experiment,
     /// What the table says.
     pub expected: Expected,
     /// What the kernel did.
@@ -49,16 +42,16 @@ pub struct Answer {
     /// The question.
     pub question: Question,
     /// Allowed, and recorded when denied: what the kernel says. Nothing when it refused to answer.
-    pub kernel: Option<(u32, u32)>,
+    pub kernel: proof::Answer,
     /// The same by our own evaluator.
-    pub own: Option<(u32, u32)>,
+    pub own: proof::Answer,
 }
 
 /// Whether a rule of the table is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Witnessed {
     /// Without it this operation is refused, for this very permission: the kernel's record.
-    Needed(&'static Operation, String),
+    Needed(&'static Experiment, String),
     /// The base policy gives it to `container_t` already.
     Base,
     /// Nothing fails without it.
@@ -99,68 +92,48 @@ impl Proof {
 /// Why the guest's results say nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OutcomeError {
-    /// The witness gave up.
-    #[error("the guest could not go on: {0}")]
-    Guest(String),
-    /// It ended in the middle.
-    #[error("the guest ended before everything was tried")]
-    Unfinished,
+    /// The witness did not come to its end.
+    #[error(transparent)]
+    Guest(#[from] ferrovirt_lab_protocol::Error),
+    /// It left out a worker.
+    #[error("the guest says nothing of the process in {0}: build the witness again")]
+    Missing(String),
     /// A domain switched enforcing off, or it never was on.
     #[error("after {0} had its turn, the kernel did not enforce any more: the domain is not confined")]
     NotEnforcing(String),
     /// A worker did not do everything.
     #[error("the process in {0} did not do everything: {1}")]
     Worker(String, String),
-    /// A line that means nothing.
-    #[error("the guest's line {0:?} is not understood: build the witness again")]
-    Line(String),
     /// A name of the table that a policy lacks.
     #[error(transparent)]
     Lookup(#[from] LookupError),
 }
 
-/// The guest's results, by worker and operation.
+/// The guest's results, by worker and question.
 #[derive(Default)]
 struct Seen {
     kernel: String,
-    cells: BTreeMap<(usize, usize), Observed>,
-    workers: BTreeMap<usize, (String, bool)>,
-    answers: BTreeMap<usize, Option<(u32, u32)>>,
-    ended: bool,
+    turns: BTreeMap<u32, Turn>,
+    answers: BTreeMap<usize, proof::Answer>,
 }
 
-fn read(results: &str) -> Result<Seen, OutcomeError> {
-    let mut seen = Seen::default();
-    for line in results.lines() {
-        let words: Vec<&str> = line.trim_end_matches('\r').split('\t').collect();
-        let wrong = || OutcomeError::Line(line.to_owned());
-        let number = |word: &str| word.parse().map_err(|_| wrong());
-        match words.as_slice() {
-            ["kernel", release] => seen.kernel = (*release).to_owned(),
-            ["loaded", _] => {}
-            ["answer", question, answer] => {
-                let hex = |word: Option<&str>| word.and_then(|word| u32::from_str_radix(word, 16).ok());
-                let mut words = answer.split(' ');
-                let (allowed, denied) = (hex(words.next()), hex(words.nth(2)));
-                seen.answers.insert(number(question)?, allowed.zip(denied));
+impl Seen {
+    fn new(reports: Vec<proof::Seen>) -> Self {
+        let mut seen = Self::default();
+        for report in reports {
+            match report {
+                proof::Seen::Kernel(release) => seen.kernel = release,
+                proof::Seen::Loaded(_) => {}
+                proof::Seen::Answer(question, answer) => {
+                    seen.answers.insert(question, answer);
+                }
+                proof::Seen::Worker(turn) => {
+                    seen.turns.insert(turn.number, turn);
+                }
             }
-            ["seen", worker, operation, how, code] => {
-                let observed = match (*how, code.parse()) {
-                    ("done", _) => Observed::Done,
-                    ("refused", Ok(code)) => Observed::Refused(code),
-                    (how, _) => Observed::Broken(format!("{how}: {code}")),
-                };
-                seen.cells.insert((number(worker)?, number(operation)?), observed);
-            }
-            ["worker", worker, how, enforcing] => {
-                seen.workers.insert(number(worker)?, ((*how).to_owned(), *enforcing == "1"));
-            }
-            ["error", text] => return Err(OutcomeError::Guest((*text).to_owned())),
-            ["end"] => seen.ended = true,
-            _ => return Err(wrong()),
         }
+        seen
     }
-    if seen.ended { Ok(seen) } else { Err(OutcomeError::Unfinished) }
 }
 
 /// The kernel's denials by the name of the thread, in their order.
@@ -211,31 +184,30 @@ pub fn compare(
     (base, loaded): (&Database, &Database),
     plan: &Plan,
     questions: &[Question],
-    (results, log): (&str, &str),
+    (said, log): (Said<proof::Seen>, &str),
     difference: String,
 ) -> Result<Proof, OutcomeError> {
-    let mut seen = read(results)?;
+    said.end?;
+    let mut seen = Seen::new(said.reports);
     let mut denials = denials(log);
     let mut cells = Vec::new();
     for part in parts(&plan.trials) {
         let context = process(&part.trial.kind, &part.level);
-        match seen.workers.get(&part.number) {
-            Some((how, true)) if how == "complete" => {}
-            Some((_, false)) => return Err(OutcomeError::NotEnforcing(context)),
-            Some((how, _)) => return Err(OutcomeError::Worker(context, how.clone())),
-            None => return Err(OutcomeError::Unfinished),
-        }
-        for (place, operation) in part.operations.iter().copied().enumerate() {
-            let expected = judge(base, part.trial, operation, (&part.level, &part.neighbour.1))?;
-            let observed = seen
-                .cells
-                .remove(&(part.number, place))
-                .unwrap_or_else(|| Observed::Broken("it was not tried".to_owned()));
+        let gave = match seen.turns.remove(&part.number) {
+            Some(Turn { enforcing: false, .. }) => return Err(OutcomeError::NotEnforcing(context)),
+            Some(Turn { broke: Some(how), .. }) => return Err(OutcomeError::Worker(context, how)),
+            Some(turn) => turn.gave,
+            None => return Err(OutcomeError::Missing(context)),
+        };
+        let mut gave = gave.into_iter();
+        for (place, experiment) in part.experiments.iter().copied().enumerate() {
+            let expected = judge(base, part.trial, experiment, (&part.level, &part.neighbour.1))?;
+            let observed = gave.next().unwrap_or_else(|| Observed::Broken("it was not tried".to_owned()));
             let records = denials.remove(&format!("w{}.{place}", part.number)).unwrap_or_default();
             let agrees = agree(&expected, &observed, &context, &records);
             let records = records.into_iter().map(|(_, text)| text).collect();
             let (kind, context) = (part.trial.kind.clone(), context.clone());
-            cells.push(Cell { kind, context, operation, expected, observed, records, agrees });
+            cells.push(Cell { kind, context, experiment, expected, observed, records, agrees });
         }
     }
     let mut answers = Vec::new();
@@ -265,16 +237,16 @@ pub fn compare(
 
 /// What fails in a domain for want of one rule, and works in the domain that lacks none.
 fn witness(cells: &[Cell], kind: &str, rule: &Rule) -> Witnessed {
-    let works = |operation: &Operation| {
-        let whole = cells.iter().find(|cell| cell.kind == LAUNCHER && cell.operation == operation);
+    let works = |experiment: &Experiment| {
+        let whole = cells.iter().find(|cell| cell.kind == LAUNCHER && cell.experiment == experiment);
         whole.is_some_and(|cell| cell.agrees && cell.observed == Observed::Done)
     };
-    let mut refused = cells.iter().filter(|cell| cell.kind == kind && cell.agrees && works(cell.operation));
+    let mut refused = cells.iter().filter(|cell| cell.kind == kind && cell.agrees && works(cell.experiment));
     let found = refused.find_map(|cell| match (&cell.expected, cell.records.as_slice()) {
         (Expected::Refused(refusal), [record])
             if refusal.class == rule.class && refusal.permissions == [rule.permission.as_str()] =>
         {
-            Some(Witnessed::Needed(cell.operation, record.clone()))
+            Some(Witnessed::Needed(cell.experiment, record.clone()))
         }
         _ => None,
     });

@@ -56,8 +56,8 @@ pub fn html(proof: &Proof, base: &str) -> String {
                 (true, false) => "no",
             };
             let columns = [
-                cell.operation.topic.name(),
-                cell.operation.title,
+                cell.experiment.topic.name(),
+                cell.experiment.title,
                 &expected(cell),
                 &seen,
                 &cell.records.join("\n"),
@@ -72,8 +72,8 @@ pub fn html(proof: &Proof, base: &str) -> String {
         for (rule, witnessed) in &proof.rules {
             let rule = rule.to_string();
             match witnessed {
-                Witnessed::Needed(operation, record) => {
-                    row(&mut out, "no", &[&rule, operation.title, record])
+                Witnessed::Needed(experiment, record) => {
+                    row(&mut out, "no", &[&rule, experiment.title, record])
                 }
                 Witnessed::Base => {
                     row(&mut out, "yes", &[&rule, "container_t has it already in this base", ""])

@@ -3,8 +3,9 @@
 use super::{
     domains::Rule,
     expect::Expected,
-    outcome::{Cell, Observed, Proof, Witnessed},
+    outcome::{Cell, Proof, Witnessed},
 };
+use ferrovirt_lab_protocol::proof::Observed;
 use ferrovirt_selinux::text::braces;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fmt::Write as _};
@@ -64,7 +65,7 @@ pub(super) fn alike(proof: &Proof) -> Vec<(Vec<&str>, Vec<&Cell>)> {
             && one
                 .iter()
                 .zip(other)
-                .all(|(one, other)| one.operation == other.operation && shown(one) == shown(other))
+                .all(|(one, other)| one.experiment == other.experiment && shown(one) == shown(other))
     };
     for (kind, cells) in domains {
         match groups.iter_mut().find(|(_, other)| same(other, &cells)) {
@@ -103,8 +104,8 @@ pub fn text(proof: &Proof, base: &str) -> String {
             let _ = writeln!(
                 out,
                 "  {:<15} {:<48} {:<18} {}{}",
-                cell.operation.topic.name(),
-                cell.operation.title,
+                cell.experiment.topic.name(),
+                cell.experiment.title,
                 observed(cell),
                 expected(cell),
                 verdict(cell.agrees)
@@ -119,8 +120,8 @@ pub fn text(proof: &Proof, base: &str) -> String {
     }
     for (rule, witnessed) in &proof.rules {
         let _ = match witnessed {
-            Witnessed::Needed(operation, record) => {
-                writeln!(out, "  {rule}: needed to {}\n      {record}", operation.title)
+            Witnessed::Needed(experiment, record) => {
+                writeln!(out, "  {rule}: needed to {}\n      {record}", experiment.title)
             }
             Witnessed::Base => writeln!(out, "  {rule}: container_t has it already in this base"),
             Witnessed::Unneeded => writeln!(out, "  {rule}: nothing fails without it  DIFFERS"),
@@ -132,7 +133,7 @@ pub fn text(proof: &Proof, base: &str) -> String {
             out,
             "  {}: {}: {}, expected {}  DIFFERS\n      {}",
             cell.kind,
-            cell.operation.title,
+            cell.experiment.title,
             observed(cell),
             expected(cell),
             cell.records.join("\n      ")
@@ -169,8 +170,8 @@ pub fn json(proof: &Proof, base: &str) -> Value {
             Observed::Broken(text) => (false, json!(text)),
         };
         json!({
-            "domain": cell.kind, "context": cell.context, "feature": cell.operation.topic.name(),
-            "operation": cell.operation.name, "title": cell.operation.title,
+            "domain": cell.kind, "context": cell.context, "feature": cell.experiment.topic.name(),
+            "operation": cell.experiment.operation, "title": cell.experiment.title,
             "expected": { "allowed": allowed, "detail": missing },
             "observed": { "allowed": done, "error": error, "records": cell.records },
             "agrees": cell.agrees,
@@ -185,7 +186,7 @@ pub fn json(proof: &Proof, base: &str) -> Value {
     });
     let rules = proof.rules.iter().map(|(rule, witnessed)| {
         let (needed, operation, record) = match witnessed {
-            Witnessed::Needed(operation, record) => ("yes", Some(operation.name), Some(record)),
+            Witnessed::Needed(experiment, record) => ("yes", Some(experiment.operation), Some(record)),
             Witnessed::Base => ("heldByBase", None, None),
             Witnessed::Unneeded => ("no", None, None),
         };

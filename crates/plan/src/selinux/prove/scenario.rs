@@ -3,44 +3,36 @@
 use super::{
     domains::Trial,
     expect::{HugeLevels, PRIVILEGED, Place, object, process},
-    operations::Operation,
+    experiments::Experiment,
+};
+use ferrovirt_lab_protocol::{
+    Setup,
+    proof::{Question, Scenario, Worker},
 };
 use ferrovirt_selinux::{Database, LookupError};
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::collections::BTreeSet;
 
 /// Huge pages that the guest sets apart beside one for each domain, whose file on a hugetlbfs keeps it.
 const SPARE_HUGE_PAGES: usize = 8;
 
-/// A question about one access, answered by the kernel without an operation.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Question {
-    /// Context of the process.
-    pub source: String,
-    /// Context of the target.
-    pub target: String,
-    /// Class.
-    pub class: String,
-}
-
 /// A domain's worker.
 pub(super) struct Part<'a> {
     pub(super) trial: &'a Trial,
-    pub(super) number: usize,
+    pub(super) number: u32,
     pub(super) level: String,
     /// Number and level of the worker that plays the other machine.
-    pub(super) neighbour: (usize, String),
-    pub(super) operations: Vec<&'static Operation>,
+    pub(super) neighbour: (u32, String),
+    pub(super) experiments: Vec<&'static Experiment>,
 }
 
 /// Every worker has a pair of categories of its own.
-fn level(number: usize) -> String {
+fn level(number: u32) -> String {
     format!("s0:c{},c{}", 2 * number, 2 * number + 1)
 }
 
 pub(super) fn parts(trials: &[Trial]) -> Vec<Part<'_>> {
-    trials
-        .iter()
-        .enumerate()
+    (0..)
+        .zip(trials)
         .map(|(place, trial)| {
             let number = 2 * place + 1;
             Part {
@@ -48,49 +40,50 @@ pub(super) fn parts(trials: &[Trial]) -> Vec<Part<'_>> {
                 number,
                 level: level(number),
                 neighbour: (number - 1, level(number - 1)),
-                operations: trial.operations().collect(),
+                experiments: trial.experiments().collect(),
             }
         })
         .collect()
 }
 
-/// The scenario's text and its questions.
+/// The scenario.
 ///
 /// # Errors
 /// A name that the base policy does not have.
-pub fn scenario(base: &Database, trials: &[Trial]) -> Result<(String, Vec<Question>), LookupError> {
+pub fn scenario(base: &Database, trials: &[Trial]) -> Result<Scenario, LookupError> {
     let huge = HugeLevels::of(base)?;
     let mut questions = BTreeSet::new();
-    let mut workers = String::new();
+    let mut workers = Vec::new();
     for part in parts(trials) {
-        let Part { trial, number, level, neighbour: (other, other_level), operations } = part;
+        let Part { trial, number, level, neighbour: (other, other_level), experiments } = part;
         let place = Place { own: level.clone(), other: other_level.clone() };
-        for access in operations.iter().flat_map(|operation| operation.accesses) {
+        for access in experiments.iter().flat_map(|experiment| experiment.accesses) {
             questions.insert(Question {
                 source: process(&trial.kind, &level),
                 target: place.target(trial, access, &huge),
                 class: access.class.to_owned(),
             });
         }
-        let files = |level: &str| object("container_file_t", level);
-        let neighbour = if operations.iter().any(|operation| operation.needs_neighbour()) {
-            let context = process(&trial.kind, &other_level);
-            let _ = writeln!(workers, "worker\t{other}\t{context}\t{}\t-", files(&other_level));
-            other.to_string()
-        } else {
-            "-".to_owned()
+        let worker = |number, level: &str, neighbour, operations| Worker {
+            number,
+            context: process(&trial.kind, level),
+            files: object("container_file_t", level),
+            neighbour,
+            operations,
         };
-        let context = process(&trial.kind, &level);
-        let _ = write!(workers, "worker\t{number}\t{context}\t{}\t{neighbour}", files(&level));
-        for operation in operations {
-            let _ = write!(workers, "\t{}", operation.name);
-        }
-        workers.push('\n');
+        let needs = experiments.iter().any(|experiment| experiment.needs_neighbour());
+        workers.extend(needs.then(|| worker(other, &other_level, None, Vec::new())));
+        let operations = experiments.iter().map(|experiment| experiment.operation).collect();
+        workers.push(worker(number, &level, needs.then_some(other), operations));
     }
-    let agent = process(PRIVILEGED, "s0");
-    let mut text = format!("agent\t{agent}\nhuge-pages\t{}\n", trials.len() + SPARE_HUGE_PAGES);
-    for Question { source, target, class } in &questions {
-        let _ = writeln!(text, "ask\t{source}\t{target}\t{class}");
-    }
-    Ok((text + &workers, questions.into_iter().collect()))
+    let pages = trials.len() + SPARE_HUGE_PAGES;
+    let setup = Setup {
+        modules: vec!["/modules/tun.ko".to_owned()],
+        huge_pages: pages.try_into().unwrap_or(u32::MAX),
+        labels: [("/init", "container_file_t"), ("/dev/net/tun", "tun_tap_device_t")]
+            .map(|(path, kind)| (path.to_owned(), object(kind, "s0")))
+            .to_vec(),
+    };
+    let questions = questions.into_iter().collect();
+    Ok(Scenario { setup, agent: process(PRIVILEGED, "s0"), questions, workers })
 }

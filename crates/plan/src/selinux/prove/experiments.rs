@@ -1,11 +1,11 @@
 //! What is tried, and which accesses the kernel asks for, in its order.
 //!
-//! The accesses are the kernel's: each line was read in its source and seen in its records. The witness in the guest knows
-//! the operations by their names.
+//! The accesses are the kernel's: each line was read in its source and seen in its records.
 
+use ferrovirt_lab_protocol::Operation;
 use ferrovirt_privilege::Feature;
 
-/// What an operation is about.
+/// What an experiment is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
     /// A feature of machines, and its near misses.
@@ -63,9 +63,9 @@ pub struct Access {
 
 /// Something that is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Operation {
-    /// Its name, by which the witness knows it.
-    pub name: &'static str,
+pub struct Experiment {
+    /// What the witness does.
+    pub operation: Operation,
     /// What it is about.
     pub topic: Topic,
     /// What happens, in words.
@@ -74,7 +74,7 @@ pub struct Operation {
     pub accesses: &'static [Access],
 }
 
-impl Operation {
+impl Experiment {
     /// Whether it needs another machine.
     pub fn needs_neighbour(&self) -> bool {
         self.accesses
@@ -83,10 +83,11 @@ impl Operation {
     }
 }
 
-macro_rules! operations {
-    ($($topic:expr, $name:literal, $title:literal: $($target:ident $(($kind:literal))? $class:literal $($permission:literal)+),+;)+) => {
-        &[$(Operation {
-            name: $name,
+macro_rules! experiments {
+    ($($topic:expr, $operation:ident, $title:literal: $($target:ident $(($kind:literal))? $class:literal $($permission:literal)+),+;)+) => {
+        /// Every experiment.
+        pub const EXPERIMENTS: &[Experiment] = &[$(Experiment {
+            operation: Operation::$operation,
             topic: $topic,
             title: $title,
             accesses: &[$(Access {
@@ -94,7 +95,12 @@ macro_rules! operations {
                 class: $class,
                 permissions: &[$($permission),+],
             }),+],
-        }),+]
+        }),+];
+
+        /// Each operation is in the table, and once: otherwise this does not compile.
+        const _: fn(Operation) = |operation| match operation {
+            $(Operation::$operation => (),)+
+        };
     };
 }
 
@@ -103,109 +109,108 @@ const QUEUES: Topic = Topic::Feature(Feature::MultiQueue);
 const HUGE: Topic = Topic::Feature(Feature::HugePages);
 const SRIOV: Topic = Topic::Feature(Feature::Sriov);
 
-/// Every operation.
-pub const OPERATIONS: &[Operation] = operations![
+experiments! {
     // tun_set_iff of a name that is new.
-    TAP, "tap-create", "create a multi-queue TAP":
+    TAP, TapCreate, "create a multi-queue TAP":
         OwnFiles "chr_file" "ioctl", Own "capability" "net_admin", Own "tun_socket" "create";
-    TAP, "tap-create-single", "create a TAP with one queue":
+    TAP, TapCreateSingle, "create a TAP with one queue":
         OwnFiles "chr_file" "ioctl", Own "capability" "net_admin", Own "tun_socket" "create";
     // tun_set_iff of a name that exists: selinux_tun_dev_open.
-    QUEUES, "tap-second-queue", "open a second queue":
+    QUEUES, TapSecondQueue, "open a second queue":
         OwnFiles "chr_file" "ioctl", Own "tun_socket" "relabelfrom", Own "tun_socket" "relabelto";
-    QUEUES, "tap-open-own", "open a TAP that a helper made in the same domain":
+    QUEUES, TapOpenOwn, "open a TAP that a helper made in the same domain":
         OwnFiles "chr_file" "ioctl", Own "tun_socket" "relabelfrom", Own "tun_socket" "relabelto";
-    QUEUES, "tap-detach-queue", "switch a queue off":
+    QUEUES, TapDetachQueue, "switch a queue off":
         OwnFiles "chr_file" "ioctl";
-    QUEUES, "tap-attach-queue", "switch a queue on again":
+    QUEUES, TapAttachQueue, "switch a queue on again":
         OwnFiles "chr_file" "ioctl", Own "tun_socket" "attach_queue";
-    QUEUES, "tap-open-foreign", "near miss: open a TAP of the node's":
+    QUEUES, TapOpenForeign, "near miss: open a TAP of the node's":
         OwnFiles "chr_file" "ioctl", Kernel "tun_socket" "relabelfrom", Own "tun_socket" "relabelto";
 
     // Through a descriptor of another process: file_has_perm and ioctl_has_perm ask for the descriptor first.
-    TAP, "tap-passed-read", "read from a queue that the node agent passed":
+    TAP, TapPassedRead, "read from a queue that the node agent passed":
         Privileged "fd" "use", Node("tun_tap_device_t") "chr_file" "read";
-    TAP, "tap-passed-write", "write to it":
+    TAP, TapPassedWrite, "write to it":
         Privileged "fd" "use", Node("tun_tap_device_t") "chr_file" "write";
-    QUEUES, "tap-passed-detach", "switch it off":
+    QUEUES, TapPassedDetach, "switch it off":
         Privileged "fd" "use", Node("tun_tap_device_t") "chr_file" "ioctl";
-    QUEUES, "tap-passed-attach", "switch a second passed queue on":
+    QUEUES, TapPassedAttach, "switch a second passed queue on":
         Privileged "fd" "use", Node("tun_tap_device_t") "chr_file" "ioctl", Privileged "tun_socket" "attach_queue";
-    QUEUES, "tap-open-agents", "near miss: open a further queue of that TAP":
+    QUEUES, TapOpenAgents, "near miss: open a further queue of that TAP":
         OwnFiles "chr_file" "ioctl", Privileged "tun_socket" "relabelfrom", Own "tun_socket" "relabelto";
 
     // may_create, may_link and selinux_inode_setattr; the first access is the path's, the second inode_permission's.
-    HUGE, "huge-mkdir", "make a directory":
+    HUGE, HugeMkdir, "make a directory":
         OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "add_name" "search", OwnHuge "dir" "create";
-    HUGE, "huge-rmdir", "remove a directory":
+    HUGE, HugeRmdir, "remove a directory":
         OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "remove_name" "search", OwnHuge "dir" "rmdir";
-    HUGE, "huge-chmod-dir", "change a directory's mode":
+    HUGE, HugeChmodDir, "change a directory's mode":
         OwnHuge "dir" "search", OwnHuge "dir" "setattr";
-    HUGE, "huge-create", "create a file":
+    HUGE, HugeCreate, "create a file":
         OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "add_name" "search", OwnHuge "file" "create";
-    HUGE, "huge-unlink", "remove a file":
+    HUGE, HugeUnlink, "remove a file":
         OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "remove_name" "search", OwnHuge "file" "unlink";
-    HUGE, "huge-open", "open a file for reading and writing":
+    HUGE, HugeOpen, "open a file for reading and writing":
         OwnHuge "dir" "search", OwnHuge "file" "read" "write", OwnHuge "file" "read" "write" "open";
-    HUGE, "huge-map", "map a file and write to it":
+    HUGE, HugeMap, "map a file and write to it":
         OwnHuge "file" "map", OwnHuge "file" "read" "write";
-    HUGE, "huge-anonymous", "map huge pages without a file":
+    HUGE, HugeAnonymous, "map huge pages without a file":
         OwnHuge "file" "map", OwnHuge "file" "read";
-    HUGE, "huge-memfd", "make, size and map a memfd of huge pages":
+    HUGE, HugeMemfd, "make, size and map a memfd of huge pages":
         OwnHuge "file" "write", OwnHuge "file" "map", OwnHuge "file" "read" "write";
-    HUGE, "huge-list", "list a directory":
+    HUGE, HugeList, "list a directory":
         OwnHuge "dir" "search", OwnHuge "dir" "read", OwnHuge "dir" "read" "open";
-    HUGE, "huge-rename", "near miss: rename a file":
+    HUGE, HugeRename, "near miss: rename a file":
         OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "remove_name" "search", OwnHuge "file" "rename",
         OwnHuge "dir" "add_name" "search";
-    HUGE, "huge-symlink", "near miss: make a symbolic link":
+    HUGE, HugeSymlink, "near miss: make a symbolic link":
         OwnHuge "dir" "search", OwnHuge "dir" "write" "search", OwnHuge "dir" "add_name" "search", OwnHuge "lnk_file" "create";
-    HUGE, "huge-chmod-file", "near miss: change a file's mode":
+    HUGE, HugeChmodFile, "near miss: change a file's mode":
         OwnHuge "dir" "search", OwnHuge "file" "setattr";
-    HUGE, "huge-relabel", "near miss: change a file's label":
+    HUGE, HugeRelabel, "near miss: change a file's label":
         OwnHuge "file" "relabelfrom", Node("container_file_t") "file" "relabelto";
 
-    SRIOV, "sysfs-read", "read a device's number of virtual functions":
+    SRIOV, SysfsRead, "read a device's number of virtual functions":
         Node("sysfs_t") "dir" "search", Node("sysfs_t") "file" "read", Node("sysfs_t") "file" "read" "open";
-    SRIOV, "sysfs-write", "make virtual functions of a real device and remove them":
+    SRIOV, SysfsWrite, "make virtual functions of a real device and remove them":
         Node("sysfs_t") "dir" "search", Node("sysfs_t") "file" "write", Node("sysfs_t") "file" "write" "open";
-    SRIOV, "sysfs-write-other", "open another file of sysfs for writing: the rule names no file":
+    SRIOV, SysfsWriteOther, "open another file of sysfs for writing: the rule names no file":
         Node("sysfs_t") "dir" "search", Node("sysfs_t") "file" "write", Node("sysfs_t") "file" "write" "open";
-    SRIOV, "sysfs-append", "near miss: open it for appending":
+    SRIOV, SysfsAppend, "near miss: open it for appending":
         Node("sysfs_t") "dir" "search", Node("sysfs_t") "file" "append", Node("sysfs_t") "file" "append" "open";
-    SRIOV, "sysfs-chmod", "near miss: change its mode":
+    SRIOV, SysfsChmod, "near miss: change its mode":
         Node("sysfs_t") "dir" "search", Node("sysfs_t") "file" "setattr";
-    SRIOV, "proc-sys-write", "near miss: open a file of /proc/sys for writing":
+    SRIOV, ProcSysWrite, "near miss: open a file of /proc/sys for writing":
         Node("sysctl_vm_t") "dir" "search", Node("sysctl_vm_t") "file" "write", Node("sysctl_vm_t") "file" "write" "open";
 
-    Topic::Separation, "own-file-read", "control: read a file of its own pod":
+    Topic::Separation, OwnFileRead, "control: read a file of its own pod":
         OwnFiles "dir" "search", OwnFiles "file" "read", OwnFiles "file" "read" "open";
-    Topic::Separation, "other-file-read", "read another machine's file":
+    Topic::Separation, OtherFileRead, "read another machine's file":
         OtherFiles "dir" "search", OtherFiles "file" "read", OtherFiles "file" "read" "open";
-    Topic::Separation, "other-file-reopen", "the same past the directory, through /proc/self/fd":
+    Topic::Separation, OtherFileReopen, "the same past the directory, through /proc/self/fd":
         Own "dir" "search", Own "lnk_file" "read", OtherFiles "file" "read", OtherFiles "file" "read" "open";
-    Topic::Separation, "other-huge-file", "open another machine's memory in a hugetlbfs":
+    Topic::Separation, OtherHugeFile, "open another machine's memory in a hugetlbfs":
         OtherHuge "dir" "search", OtherHuge "file" "read" "write", OtherHuge "file" "read" "write" "open";
-    Topic::Separation, "other-socket", "connect to another machine's socket":
+    Topic::Separation, OtherSocket, "connect to another machine's socket":
         Own "unix_stream_socket" "connect", Other "unix_stream_socket" "connectto";
-    Topic::Separation, "other-signal", "send another machine a signal":
+    Topic::Separation, OtherSignal, "send another machine a signal":
         Other "process" "signal";
-    Topic::Separation, "other-exists", "ask whether another machine's process exists":
+    Topic::Separation, OtherExists, "ask whether another machine's process exists":
         Other "process" "signull";
-    Topic::Separation, "other-trace", "trace another machine's process":
+    Topic::Separation, OtherTrace, "trace another machine's process":
         Other "process" "ptrace";
-    Topic::Separation, "other-status", "read another machine's directory in /proc":
+    Topic::Separation, OtherStatus, "read another machine's directory in /proc":
         Other "dir" "search", Other "file" "read", Other "file" "read" "open";
-    Topic::Separation, "other-tap", "open another machine's TAP, in one network namespace":
+    Topic::Separation, OtherTap, "open another machine's TAP, in one network namespace":
         OwnFiles "chr_file" "ioctl", Other "tun_socket" "relabelfrom", Own "tun_socket" "relabelto";
 
-    Topic::Confinement, "escape-domain", "become a privileged container":
+    Topic::Confinement, EscapeDomain, "become a privileged container":
         Own "process" "setcurrent", Privileged "process" "dyntransition";
-    Topic::Confinement, "escape-enforcing", "switch enforcing off":
+    Topic::Confinement, EscapeEnforcing, "switch enforcing off":
         Node("security_t") "security" "setenforce";
-    Topic::Confinement, "escape-policy", "load another policy":
+    Topic::Confinement, EscapePolicy, "load another policy":
         Node("security_t") "security" "load_policy";
-    Topic::Confinement, "escape-disk", "make a device node of the node's disk":
+    Topic::Confinement, EscapeDisk, "make a device node of the node's disk":
         OwnFiles "dir" "search", OwnFiles "dir" "write" "search", Own "capability" "mknod", OwnFiles "dir" "add_name" "search",
         OwnFiles "blk_file" "create";
-];
+}
