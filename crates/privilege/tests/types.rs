@@ -102,8 +102,8 @@ fn names_are_names() {
     }
 }
 
-/// Every rule of a type is about the type: it acts, or something is done to its processes. Whoever wrote the name of another domain
-/// into a row would give rights to a stranger.
+/// Every rule of a type is about the type: it acts, or something is done to its processes. A row with the name of another domain
+/// would give rights to a stranger.
 #[test]
 fn rules_are_about_the_type() {
     for domain in Domain::all() {
