@@ -40,7 +40,8 @@ fn read_crate(line: &str) -> Option<Package> {
     let (name, version) = (words.next()?.to_owned(), words.next()?.strip_prefix('v')?.to_owned());
     let licence = licence.trim_end_matches(" (*)").replace('/', " OR ");
     let licence = Some(licence).filter(|licence| !licence.is_empty());
-    Some(Package { url: format!("pkg:cargo/{name}@{version}"), name, version, licence })
+    let url = format!("pkg:cargo/{name}@{}", escaped(&version));
+    Some(Package { name, version, url, licence })
 }
 
 /// The packages of Debian whose files are in the image. Its own program belongs to none.
@@ -61,12 +62,20 @@ fn owner(path: &Path) -> Result<String> {
     let short = real.strip_prefix("/usr").map(|rest| PathBuf::from("/").join(rest)).unwrap_or_default();
     for candidate in [real.as_path(), &short, path] {
         let output = Command::new("dpkg-query").arg("--search").arg(candidate).output()?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        if let Some((package, _)) = said.lines().next().and_then(|line| line.split_once(": ")) {
-            return Ok(package.to_owned());
+        if let Some(package) = read_owner(&String::from_utf8_lossy(&output.stdout)) {
+            return Ok(package);
         }
     }
     anyhow::bail!("{} belongs to no package", path.display())
+}
+
+/// `PACKAGE[:ARCHITECTURE][, PACKAGE...]: PATH`, after lines about diversions, which name a package that the file is not of.
+fn read_owner(said: &str) -> Option<String> {
+    let line = said
+        .lines()
+        .find(|line| !line.starts_with("diversion by ") && !line.starts_with("local diversion "))?;
+    let (packages, _) = line.split_once(": ")?;
+    packages.split(", ").next().map(str::to_owned)
 }
 
 fn version(package: &str) -> Result<Package> {
@@ -81,10 +90,13 @@ fn version(package: &str) -> Result<Package> {
 fn read_package(said: &str) -> Option<Package> {
     let mut words = said.split(' ').map(str::to_owned);
     let (name, version, architecture) = (words.next()?, words.next()?, words.next()?);
-    // Names and versions may hold plus signs, which a URL reads as blanks.
-    let [escaped, of_version] = [&name, &version].map(|text| text.replace('+', "%2B"));
-    let url = format!("pkg:deb/debian/{escaped}@{of_version}?arch={architecture}");
+    let url = format!("pkg:deb/debian/{}@{}?arch={architecture}", escaped(&name), escaped(&version));
     Some(Package { name, version, url, licence: None })
+}
+
+/// Names and versions may hold plus signs, which a URL reads as blanks.
+fn escaped(text: &str) -> String {
+    text.replace('+', "%2B")
 }
 
 /// The document. It has no time of its own, because the same files have to give the same bytes.
@@ -203,5 +215,82 @@ mod tests {
             assert!(ids.contains(relation["relatedSpdxElement"].as_str().unwrap()), "{relation}");
         }
         assert_eq!(document["documentNamespace"], "https://ferrovirt.invalid/spdx/sha256-ab");
+    }
+
+    /// A crate's version may have build metadata, whose plus sign a reader of URLs would take for a blank.
+    #[test]
+    fn versions_with_metadata_are_named_by_urls() {
+        let read = read_crate("wasi v0.11.1+wasi-snapshot-preview1\tApache-2.0").unwrap();
+        assert_eq!(read.version, "0.11.1+wasi-snapshot-preview1");
+        assert_eq!(read.url, "pkg:cargo/wasi@0.11.1%2Bwasi-snapshot-preview1");
+        let macros = read_crate("serde_derive v1.0.228 (proc-macro)\tMIT OR Apache-2.0").unwrap();
+        assert_eq!((macros.name.as_str(), macros.version.as_str()), ("serde_derive", "1.0.228"));
+    }
+
+    /// What dpkg-query says of a file: the owner of several lines and forms, and never who only moved the file away.
+    #[test]
+    fn the_owner_of_a_file_is_read_from_each_form() {
+        let rows = [
+            ("libc6:amd64: /lib/x86_64-linux-gnu/libc.so.6\n", Some("libc6:amd64")),
+            ("seabios: /usr/share/seabios/bios.bin\n", Some("seabios")),
+            ("a:amd64, b: /usr/share/x\n", Some("a:amd64")),
+            (
+                "diversion by dash from: /bin/sh\ndiversion by dash to: /bin/sh.distrib\ndash: /bin/sh\n",
+                Some("dash"),
+            ),
+            ("local diversion from: /x\nlocal diversion to: /x.y\nc: /x\n", Some("c")),
+            ("diversion by dash from: /bin/sh\n", None),
+            ("", None),
+            ("nothing\n", None),
+        ];
+        for (said, wanted) in rows {
+            assert_eq!(read_owner(said).as_deref(), wanted, "{said}");
+        }
+        // The real thing, for a file that is in every image, by either of its paths.
+        for path in ["/lib64/ld-linux-x86-64.so.2", "/usr/lib64/ld-linux-x86-64.so.2"] {
+            if Path::new(path).exists() {
+                assert!(owner(Path::new(path)).unwrap().starts_with("libc6"), "{path}");
+            }
+        }
+        assert!(owner(Path::new("/proc/version")).unwrap_err().to_string().contains("/proc/version"));
+    }
+
+    /// The crates of a program are those that are linked into it: none that tests or build scripts alone use.
+    #[test]
+    fn the_crates_of_the_launcher_are_linked_into_it() {
+        let crates = crates(&crate::root(), "ferrovirt-launcher").unwrap();
+        let names: BTreeSet<&str> = crates.iter().map(|package| package.name.as_str()).collect();
+        assert!(
+            names.contains("ferrovirt-launcher")
+                && names.contains("ferrovirt-qemu")
+                && names.contains("rustix")
+        );
+        for absent in ["tokio", "proptest", "tempfile", "kube", "rustls"] {
+            assert!(!names.contains(absent), "{absent}");
+        }
+        // Each of them says under which licence it is.
+        let without: Vec<_> = crates.iter().filter(|package| package.licence.is_none()).collect();
+        assert!(without.is_empty(), "{without:?}");
+        let error = super::crates(&crate::root(), "no-such-crate").unwrap_err().to_string();
+        assert!(error.contains("no-such-crate"), "{error}");
+    }
+
+    /// The same parts give the same bytes, in whatever order they were found; another image or part gives others.
+    #[test]
+    fn the_document_follows_from_its_parts() {
+        let package = |line: &str| read_package(line).unwrap();
+        let (a, b) = (package("a 1 amd64"), package("b 2 amd64"));
+        let of = |digest: &str, packages: &[&Package]| {
+            document("x:1", digest, &packages.iter().map(|part| (*part).clone()).collect(), &BTreeSet::new())
+        };
+        assert_eq!(of("sha256:ab", &[&a, &b]), of("sha256:ab", &[&b, &a]));
+        let others = [
+            of("sha256:ab", &[&a, &b]),
+            of("sha256:ac", &[&a, &b]),
+            of("sha256:ab", &[&a]),
+            of("sha256:ab", &[&a, &package("b 3 amd64")]),
+        ];
+        let texts: BTreeSet<String> = others.iter().map(Value::to_string).collect();
+        assert_eq!(texts.len(), others.len());
     }
 }
