@@ -5,7 +5,7 @@
 //! in `xtask/guest`.
 
 use crate::{oci, run};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
@@ -50,12 +50,7 @@ pub(crate) fn build(target: &Path) -> Result<Guest> {
     let dir = target.join("guest");
     fs::create_dir_all(&dir)?;
     let package = kernel_package()?;
-    let mut hash = Sha256::new();
-    for part in [INIT, UDHCPC, &package, &MODULES.join(" "), GRUB] {
-        hash.update(part.as_bytes());
-        hash.update([0]);
-    }
-    let stamp: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let stamp = stamp(&[INIT, UDHCPC, &package, &MODULES.join(" "), GRUB]);
     let guest = Guest { kernel: dir.join("vmlinuz"), initrd: dir.join("initrd"), images: dir.join("images") };
     let stamp_file = dir.join("stamp");
     if fs::read_to_string(&stamp_file).is_ok_and(|found| found == stamp) {
@@ -63,6 +58,8 @@ pub(crate) fn build(target: &Path) -> Result<Guest> {
     }
     println!("making the guest image from {package} and busybox-static");
     let work = dir.join("work");
+    // First of all: what is half made is nobody's guest, also not that of the version before.
+    let _ = fs::remove_file(&stamp_file);
     let _ = fs::remove_dir_all(&work);
     let _ = fs::remove_dir_all(&guest.images);
     fs::create_dir_all(&work)?;
@@ -81,18 +78,34 @@ pub(crate) fn build(target: &Path) -> Result<Guest> {
     Ok(guest)
 }
 
+/// What a thing was made from, in few characters: other parts, or the same otherwise divided, have another one.
+pub(crate) fn stamp<T: AsRef<[u8]>>(parts: &[T]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts.iter().map(AsRef::as_ref) {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The real package behind Debian's `linux-image-cloud-amd64`.
 pub(crate) fn kernel_package() -> Result<String> {
     let look_up = || -> Result<Option<String>> {
         let output = Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]).output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        Ok(text.lines().find_map(|line| line.trim().strip_prefix("Depends: ")).map(str::to_owned))
+        Ok(dependency(&String::from_utf8_lossy(&output.stdout)))
     };
     if let Some(package) = look_up()? {
         return Ok(package);
     }
     run(Command::new("apt-get").args(["-q", "update"]))?;
     look_up()?.context("apt knows no linux-image-cloud-amd64: is this Debian on amd64?")
+}
+
+/// The first package that another one depends on, as `apt-cache depends` lists them. A name in angle brackets is of a package
+/// that others provide.
+fn dependency(listed: &str) -> Option<String> {
+    let mut packages = listed.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    packages.find(|name| !name.starts_with('<')).map(str::to_owned)
 }
 
 /// Downloads a package without installing it; its file.
@@ -191,7 +204,6 @@ const GRUB: &str = "serial --unit=0 --speed=115200\nterminal_output serial\nset 
 /// A bootable disk without loop devices or mounts: boot sector and core image of GRUB, then one ext2 partition
 /// from sector 2048 that holds kernel and initial RAM file system.
 fn disk(work: &Path, guest: &Guest) -> Result<PathBuf> {
-    const PARTITION_SECTOR: u64 = 2048;
     const PARTITION_MIB: u64 = 40;
     let tree = work.join("disk");
     fs::create_dir_all(tree.join("boot/grub"))?;
@@ -217,26 +229,37 @@ fn disk(work: &Path, guest: &Guest) -> Result<PathBuf> {
             "boot",
         ]))?;
     let core = fs::read(core)?;
-    anyhow::ensure!((core.len() as u64) < (PARTITION_SECTOR - 1) * 512, "GRUB's core image does not fit");
-    let mut boot = fs::read("/usr/lib/grub/i386-pc/boot.img")?;
-    boot.resize(512, 0);
-    let sectors = u32::try_from((PARTITION_MIB << 20) / 512)?;
+    let boot = fs::read("/usr/lib/grub/i386-pc/boot.img")?;
+    let image = bootable(boot, core, fs::read(partition)?)?;
+    let raw = work.join("disk.raw");
+    fs::write(&raw, image)?;
+    let out = work.join("disk.img");
+    run(Command::new("qemu-img").args(["convert", "-c", "-O", "qcow2"]).arg(&raw).arg(&out))?;
+    Ok(out)
+}
+
+/// Bytes of a sector.
+const SECTOR: usize = 512;
+/// Where the partition begins.
+const PARTITION_SECTOR: usize = 2048;
+
+/// A disk of a boot sector, the code that it loads, and one bootable partition of Linux.
+fn bootable(mut boot: Vec<u8>, core: Vec<u8>, partition: Vec<u8>) -> Result<Vec<u8>> {
+    ensure!(core.len() <= (PARTITION_SECTOR - 1) * SECTOR, "GRUB's core image does not fit");
+    ensure!(partition.len().is_multiple_of(SECTOR), "the partition is not of whole sectors");
+    boot.resize(SECTOR, 0);
     let mut entry = [0x80, 0, 0, 0, 0x83, 0, 0, 0].to_vec();
     entry.extend(u32::try_from(PARTITION_SECTOR)?.to_le_bytes());
-    entry.extend(sectors.to_le_bytes());
+    entry.extend(u32::try_from(partition.len() / SECTOR)?.to_le_bytes());
     // Behind the first partition, GRUB's boot sector keeps code for floppy disks where a table has to be.
     entry.resize(64, 0);
     boot.splice(446..510, entry);
     boot.splice(510..512, [0x55, 0xaa]);
     let mut image = boot;
     image.extend(core);
-    image.resize(usize::try_from(PARTITION_SECTOR * 512)?, 0);
-    image.extend(fs::read(partition)?);
-    let raw = work.join("disk.raw");
-    fs::write(&raw, image)?;
-    let out = work.join("disk.img");
-    run(Command::new("qemu-img").args(["convert", "-c", "-O", "qcow2"]).arg(&raw).arg(&out))?;
-    Ok(out)
+    image.resize(PARTITION_SECTOR * SECTOR, 0);
+    image.extend(partition);
+    Ok(image)
 }
 
 #[cfg(test)]
@@ -252,5 +275,128 @@ mod tests {
         let error = order(&["virtio_net", "virtio_scsi"]).unwrap_err();
         assert!(error.to_string().contains("no module virtio_scsi"), "{error}");
         assert_eq!(MODULES.iter().collect::<BTreeSet<_>>().len(), MODULES.len());
+    }
+
+    /// Whatever the modules need, each is there once and after all that it needs, directly or not.
+    #[test]
+    fn any_order_of_modules_can_be_loaded() {
+        // depmod lists all that a module needs, the nearest first.
+        let needs = [
+            ("a", &[][..]),
+            ("b", &["a"]),
+            ("c", &["b", "a"]),
+            ("d", &["a"]),
+            ("e", &["d", "c", "b", "a"]),
+            ("f", &["e", "d", "c", "b", "a"]),
+        ];
+        let path = |name: &str| format!("kernel/drivers/{name}.ko");
+        let lines = needs.iter().map(|(name, needed)| {
+            let needed: Vec<_> = needed.iter().map(|name| path(name)).collect();
+            format!("{}: {}", path(name), needed.join(" "))
+        });
+        let dep = lines.collect::<Vec<_>>().join("\n");
+        for chosen in
+            [vec!["f"], vec!["e", "a"], vec!["d", "b", "f"], vec!["a", "b", "c", "d", "e", "f"], vec![]]
+        {
+            let order = loading_order(&dep, &chosen).unwrap();
+            let place = |name: &str| order.iter().position(|loaded| *loaded == path(name));
+            assert_eq!(order.iter().collect::<BTreeSet<_>>().len(), order.len(), "{order:?}");
+            for name in &chosen {
+                assert!(place(name).is_some(), "{chosen:?}: {order:?}");
+            }
+            for (name, needed) in needs.iter().filter(|(name, _)| place(name).is_some()) {
+                for other in *needed {
+                    assert!(
+                        place(other) < place(name) && place(other).is_some(),
+                        "{name} before {other}: {order:?}"
+                    );
+                }
+            }
+        }
+        assert!(loading_order("kernel/drivers/a.ko", &["a"]).is_err(), "a line without a colon");
+    }
+
+    /// What a BIOS, and Linux, read of the disk: the first partition is bootable, of Linux, where it says, and as long as it says.
+    #[test]
+    fn the_disk_is_read_as_it_was_meant() {
+        // GRUB's boot sector is full to its end.
+        let (boot, core) = (vec![0xb0; SECTOR], vec![0xc0; 3 * SECTOR + 1]);
+        let partition: Vec<u8> = (0..5 * SECTOR).map(|at| (at / SECTOR) as u8 + 1).collect();
+        let disk = bootable(boot, core.clone(), partition.clone()).unwrap();
+        assert!(disk[..446].iter().all(|byte| *byte == 0xb0), "the code is as GRUB made it");
+        assert_eq!(disk[510..512], [0x55, 0xaa]);
+        let entry = &disk[446..462];
+        assert_eq!((entry[0], entry[4]), (0x80, 0x83));
+        let number = |at: usize| u32::from_le_bytes(entry[at..at + 4].try_into().unwrap()) as usize;
+        let (start, sectors) = (number(8), number(12));
+        assert_eq!(&disk[start * SECTOR..], partition, "the partition begins elsewhere");
+        assert_eq!(disk.len(), (start + sectors) * SECTOR);
+        assert!(disk[462..510].iter().all(|byte| *byte == 0), "three more partitions");
+        assert_eq!(disk[SECTOR..SECTOR + core.len()], core);
+        assert!(disk[SECTOR + core.len()..start * SECTOR].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_disk_whose_parts_do_not_fit_is_not_made() {
+        let make =
+            |core: usize, partition: usize| bootable(vec![0; SECTOR], vec![1; core], vec![2; partition]);
+        let room = (PARTITION_SECTOR - 1) * SECTOR;
+        let full = make(room, SECTOR).unwrap();
+        assert_eq!((full[PARTITION_SECTOR * SECTOR - 1], full[PARTITION_SECTOR * SECTOR]), (1, 2));
+        assert!(make(room + 1, SECTOR).unwrap_err().to_string().contains("does not fit"));
+        assert!(make(1, SECTOR + 1).unwrap_err().to_string().contains("whole sectors"));
+    }
+
+    /// The stamp stands for all that something is made from: none of it can change, or move to its neighbour, unseen.
+    #[test]
+    fn a_stamp_tells_all_its_parts_apart() {
+        let all = [
+            stamp(&["a", "b"]),
+            stamp(&["b", "a"]),
+            stamp(&["ab", ""]),
+            stamp(&["", "ab"]),
+            stamp(&["ab"]),
+            stamp(&["a", "b", ""]),
+            stamp(&["a\0", "b"]),
+            stamp(&["a", "c"]),
+            stamp::<&str>(&[]),
+        ];
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:?}");
+        assert_eq!(stamp(&["a", "b"]), all[0]);
+    }
+
+    #[test]
+    fn the_real_package_is_what_another_depends_on() {
+        let listed = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-28-cloud-amd64\n  Suggests: x\n";
+        assert_eq!(dependency(listed).as_deref(), Some("linux-image-6.1.0-28-cloud-amd64"));
+        let provided =
+            "a\n  PreDepends: z\n |Depends: <linux-image>\n  Depends: <linux-image>\n  Depends: real\n";
+        assert_eq!(dependency(provided).as_deref(), Some("real"));
+        assert_eq!(dependency("N: Unable to locate package\n"), None);
+    }
+
+    /// A script that is no program, or that others may change, does not start a guest; the umask of a person is no matter.
+    #[test]
+    fn files_have_the_mode_that_is_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        for mode in [0o755, 0o644] {
+            let path = directory.path().join(format!("{mode:o}"));
+            write(&path, "text", mode).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, mode);
+            assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+        }
+    }
+
+    /// The first process of the guest is a script of busybox's shell: one that does not parse is a guest that never starts.
+    #[test]
+    fn the_scripts_of_the_guest_are_scripts() {
+        for script in [INIT, UDHCPC] {
+            assert!(script.starts_with("#!/bin/"), "{}", script.lines().next().unwrap_or_default());
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("script");
+            fs::write(&path, script).unwrap();
+            let status = Command::new("sh").arg("-n").arg(&path).status().unwrap();
+            assert!(status.success(), "{script}");
+        }
     }
 }

@@ -13,7 +13,6 @@
 use crate::{guest, root, run};
 use anyhow::{Context, Result, ensure};
 use ferrovirt_selinux_node::{Output, secilc};
-use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -126,19 +125,23 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn stamp(kernel: &str, overlays: &[PathBuf]) -> Result<String> {
-    let mut hash = Sha256::new();
+    let mut parts = Vec::new();
     for package in PACKAGES.iter().copied().chain([kernel]) {
-        let output = Command::new("apt-cache").args(["show", "--no-all-versions", package]).output()?.stdout;
-        hash.update(output);
+        parts.push(Command::new("apt-cache").args(["show", "--no-all-versions", package]).output()?.stdout);
     }
-    for part in DISABLED.iter().chain(&MODULES) {
-        hash.update(part.as_bytes());
-        hash.update([0]);
-    }
+    parts.extend(DISABLED.iter().chain(&MODULES).map(|part| part.as_bytes().to_vec()));
+    parts.extend(of_overlays(overlays)?);
+    Ok(guest::stamp(&parts))
+}
+
+/// What the policies of the overlays depend on: each one's name, which is that of its policy, and its text.
+fn of_overlays(overlays: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
+    let mut parts = Vec::new();
     for overlay in overlays {
-        hash.update(fs::read(overlay)?);
+        parts.push(overlay.file_name().context("an overlay has no name")?.as_encoded_bytes().to_vec());
+        parts.push(fs::read(overlay)?);
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(parts)
 }
 
 fn take_kernel(work: &Path, package: &str, dir: &Path) -> Result<()> {
@@ -207,4 +210,76 @@ fn take_modules(work: &Path, cil: &Path) -> Result<()> {
 /// Compiles CIL files to a policy of version 33, the newest that Debian's kernel reads.
 fn compile(modules: &[PathBuf], policy: &Path) -> Result<()> {
     Ok(secilc(modules, Output { policy, contexts: Path::new("/dev/null"), neverallow: true })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn write(directory: &Path, files: &[(&str, &str)]) -> Vec<PathBuf> {
+        for (name, text) in files {
+            fs::write(directory.join(name), text).unwrap();
+        }
+        super::files(directory).unwrap()
+    }
+
+    /// The compiler's result depends on the order of its files, and a directory has none.
+    #[test]
+    fn modules_are_taken_in_one_order_and_nothing_else_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let found = write(
+            directory.path(),
+            &[("b.cil", ""), ("a.cil", ""), ("z.cil", ""), ("a.cil.bak", ""), ("README", ""), ("c.pp", "")],
+        );
+        let names: Vec<_> = found.iter().map(|path| path.file_name().unwrap().to_string_lossy()).collect();
+        assert_eq!(names, ["a.cil", "b.cil", "z.cil"]);
+        assert!(files(&directory.path().join("missing")).is_err());
+    }
+
+    /// A policy is made again when its overlay changes, and when another name asks for another policy.
+    #[test]
+    fn policies_are_made_again_when_overlays_change() {
+        let stamp = |files: &[(&str, &str)]| {
+            let directory = tempfile::tempdir().unwrap();
+            guest::stamp(&of_overlays(&write(directory.path(), files)).unwrap())
+        };
+        let first = [("a.cil", "(type x)"), ("b.cil", "(type y)")];
+        assert_eq!(stamp(&first), stamp(&first), "where the repository lies is no matter");
+        let others = [
+            stamp(&first),
+            stamp(&[("a.cil", "(type x)"), ("b.cil", "(type z)")]),
+            stamp(&[("a.cil", "(type x)"), ("c.cil", "(type y)")]),
+            stamp(&[("a.cil", "(type x)(type y)"), ("b.cil", "")]),
+            stamp(&[("a.cil", "(type x)")]),
+            stamp(&[("a.cil", "(type y)"), ("b.cil", "(type x)")]),
+        ];
+        assert_eq!(others.iter().collect::<BTreeSet<_>>().len(), others.len());
+    }
+
+    /// A module is loaded after those that it needs: these need each other by what they are.
+    #[test]
+    fn modules_of_the_kernel_are_in_loading_order() {
+        let place =
+            |name: &str| MODULES.iter().position(|module| module.ends_with(&format!("/{name}.ko"))).unwrap();
+        for (needed, module) in [
+            ("irqbypass", "kvm"),
+            ("kvm", "kvm-amd"),
+            ("llc", "stp"),
+            ("stp", "bridge"),
+            ("nfnetlink", "nf_tables"),
+            ("libcrc32c", "nf_tables"),
+            ("nf_defrag_ipv4", "nf_conntrack"),
+            ("nf_defrag_ipv6", "nf_conntrack"),
+            ("nf_conntrack", "nf_nat"),
+            ("nf_nat", "nft_chain_nat"),
+            ("nf_tables", "nft_chain_nat"),
+            ("nf_nat", "nft_masq"),
+            ("nft_chain_nat", "nft_nat"),
+        ] {
+            assert!(place(needed) < place(module), "{module} needs {needed}");
+        }
+        let names: BTreeSet<_> = MODULES.iter().map(|path| path.rsplit('/').next()).collect();
+        assert_eq!(names.len(), MODULES.len(), "they are copied into one directory");
+    }
 }
