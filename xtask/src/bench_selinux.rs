@@ -134,3 +134,45 @@ pub(crate) fn bench(rounds: usize) -> Result<()> {
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell<'a>(script: &'a str) -> Program<'a> {
+        Program { name: "sh", words: vec!["-c", script] }
+    }
+
+    /// "Nothing found" is an answer of setools with exit code 1; an error, or a program that was killed, is none.
+    #[test]
+    fn an_error_is_no_answer() {
+        assert_eq!(shell("echo found").once().unwrap().1, "found\n");
+        assert_eq!(shell("echo none; exit 1").once().unwrap().1, "none\n");
+        for script in ["echo x; exit 2", "exit 127", "kill -9 $$"] {
+            assert!(shell(script).once().is_err(), "{script}");
+        }
+        let missing = Program { name: "/no/such/program", words: vec![] };
+        assert!(format!("{:#}", missing.once().unwrap_err()).contains("/no/such/program"));
+    }
+
+    #[test]
+    fn the_median_does_not_depend_on_the_order_of_the_rounds() {
+        let of =
+            |all: &[u64]| median(&mut all.iter().copied().map(Duration::from_millis).collect::<Vec<_>>());
+        assert_eq!(of(&[30, 10, 20]), Duration::from_millis(20));
+        assert_eq!(of(&[40, 10, 30, 20]), Duration::from_millis(30));
+        assert_eq!(of(&[]), Duration::ZERO);
+    }
+
+    /// Both sides read the same file, which is the recorded policy and no part of it.
+    #[test]
+    fn the_recorded_policies_are_unpacked_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["refpolicy-base", "refpolicy-virt_launcher"] {
+            let bytes = fs::read(unpacked(name, directory.path()).unwrap()).unwrap();
+            let policy = ferrovirt_selinux::Policy::parse(&bytes);
+            assert!(policy.is_ok(), "{name}");
+        }
+        assert!(unpacked("no-such-policy", directory.path()).is_err());
+    }
+}

@@ -4,7 +4,12 @@ use crate::{root, target};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use ferrovirt_cluster::{Cluster, KUBERNETES, Options, build::Programs};
-use std::{os::unix::process::CommandExt, path::PathBuf, process::Stdio, time::Instant};
+use std::{
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Instant,
+};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -97,15 +102,20 @@ fn chosen(archives: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
         return Ok(archives);
     }
     let made = target().join("images");
+    archives_in(&made)
+}
+
+/// The archives of a directory, sorted; that there are none is an error.
+fn archives_in(made: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(&made).into_iter().flatten() {
+    for entry in std::fs::read_dir(made).into_iter().flatten() {
         let path = entry?.path();
         if path.extension().is_some_and(|end| end == "tar") {
             found.push(path);
         }
     }
     found.sort();
-    let shown = made.strip_prefix(root()).unwrap_or(&made).display();
+    let shown = made.strip_prefix(root()).unwrap_or(made).display();
     ensure!(!found.is_empty(), "no archive is in {shown}: name one");
     Ok(found)
 }
@@ -118,4 +128,33 @@ fn status(cluster: &Cluster) -> Result<()> {
         print!("\n{}", cluster.output(arguments)?);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Beside each archive lies a document of what is in it, which is no image.
+    #[test]
+    fn archives_are_found_and_their_documents_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let error = archives_in(directory.path()).unwrap_err().to_string();
+        assert!(error.contains(&directory.path().display().to_string()), "{error}");
+        for name in ["virt-launcher.tar", "ferrovirt.tar", "ferrovirt.spdx.json", "tar", "x.tar.part"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        assert_eq!(
+            archives_in(directory.path()).unwrap(),
+            [path("ferrovirt.tar"), path("virt-launcher.tar")]
+        );
+        assert!(archives_in(&path("missing")).is_err());
+    }
+
+    /// What a person names is taken as it is, in its order, also where it has another ending.
+    #[test]
+    fn named_archives_are_taken_alone() {
+        let named = ["/b.tar", "/a.oci"].map(PathBuf::from).to_vec();
+        assert_eq!(chosen(named.clone()).unwrap(), named);
+    }
 }

@@ -139,3 +139,22 @@ fn stay(mut cluster: Cluster, reserved: Reserved) -> Result<()> {
     drop(reserved);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// The demonstration shows the example as it is committed: its machine by name, and pages for all of its memory.
+    #[test]
+    fn the_example_is_the_machine_that_is_shown() {
+        let text = std::fs::read_to_string(root().join(MANIFEST)).unwrap();
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        let machine = documents.iter().find(|document| document["kind"] == "VirtualMachine").unwrap();
+        assert_eq!(machine["metadata"]["name"], MACHINE);
+        let memory = &machine["spec"]["template"]["spec"]["domain"]["memory"];
+        assert_eq!(memory["hugepages"]["pageSize"], "2Mi");
+        let guest = memory["guest"].as_str().unwrap().strip_suffix("Mi").unwrap();
+        assert_eq!(guest.parse::<u64>().unwrap(), 2 * PAGES);
+    }
+}

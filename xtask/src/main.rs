@@ -188,3 +188,94 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    /// Every Markdown file that people read, and what CI runs, but for the changelog, which is about other versions too.
+    fn texts(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let hidden = name.starts_with('.') && name != ".ci";
+            if path.is_dir() && !hidden && name != "target" && name != "node_modules" {
+                texts(&path, found);
+            } else if path.extension().is_some_and(|end| end == "md") && name != "CHANGELOG.md"
+                || path.ends_with(".ci/run")
+            {
+                found.push((path.clone(), fs::read_to_string(&path).unwrap_or_default()));
+            }
+        }
+    }
+
+    /// The subcommand of each `cargo xtask ...`, and the long options behind it.
+    fn mentioned(text: &str) -> Vec<(String, Vec<String>)> {
+        let calls = text.split("cargo xtask ").skip(1).map(|rest| {
+            let line = rest.lines().next().unwrap_or_default();
+            let line = line.split(['`', '#', '|', ';', '&', ')']).next().unwrap_or_default();
+            let mut words =
+                line.split_whitespace().map(|word| word.trim_end_matches([',', '.', ':', '"', '\'']));
+            let command = words.next().unwrap_or_default().to_owned();
+            let options = words.take_while(|word| *word != "--").filter(|word| word.starts_with("--"));
+            (command, options.map(|option| option.split('=').next().unwrap_or_default().to_owned()).collect())
+        });
+        calls.filter(|(command, _): &(String, Vec<String>)| !command.is_empty()).collect()
+    }
+
+    /// Long options of a command and of those below it.
+    fn options(command: &clap::Command) -> BTreeSet<String> {
+        let own = command.get_arguments().filter_map(|argument| argument.get_long());
+        let own = own.chain(["help"]).map(|name| format!("--{name}"));
+        own.chain(command.get_subcommands().flat_map(options)).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    /// A document that names a command which is gone sends its reader to an error.
+    #[test]
+    fn documents_name_commands_that_are_there() {
+        let command = Arguments::command();
+        let mut found = Vec::new();
+        texts(&root(), &mut found);
+        let mut count = 0;
+        for (path, text) in found {
+            for (name, given) in mentioned(&text) {
+                count += 1;
+                let known = command.find_subcommand(&name);
+                let known = known.unwrap_or_else(|| panic!("{}: cargo xtask {name}", path.display()));
+                for option in given {
+                    assert!(
+                        options(known).contains(&option),
+                        "{}: cargo xtask {name} {option}",
+                        path.display()
+                    );
+                }
+            }
+        }
+        assert!(count > 20, "{count} commands are named anywhere");
+        let calls = mentioned(
+            "`cargo xtask images --built`, then cargo xtask cluster up --nodes=3 # one\ncargo xtask kubectl -- --x",
+        );
+        let of = |name: &str, options: &[&str]| {
+            (name.to_owned(), options.iter().map(|o| (*o).to_owned()).collect())
+        };
+        assert_eq!(calls, [of("images", &["--built"]), of("cluster", &["--nodes"]), of("kubectl", &[])]);
+    }
+
+    /// A program that fails, or is not there, is named with what it was asked for.
+    #[test]
+    fn a_command_that_fails_is_an_error_that_names_it() {
+        run(&mut Command::new("true")).unwrap();
+        let error = format!("{:#}", run(Command::new("false").arg("--why")).unwrap_err());
+        assert!(error.contains("false") && error.contains("--why"), "{error}");
+        let error = format!("{:#}", run(&mut Command::new("/no/such/program")).unwrap_err());
+        assert!(error.contains("/no/such/program"), "{error}");
+        assert!(run(Command::new("sh").args(["-c", "kill -9 $$"])).is_err());
+    }
+}

@@ -34,10 +34,28 @@ fn cargo(words: &[&str]) -> Result<()> {
         .args(words))
 }
 
-/// Runs everything, or only the end-to-end tests whose name contains `only`.
+/// Tests that look at the whole host: one after another.
+const WHOLE_HOST: [&str; 2] = ["ferrovirt-e2e", "ferrovirt-hostile"];
+/// Tests of a real Kubernetes.
+const CLUSTER: &str = "ferrovirt-cluster";
+
+/// What cargo is asked for before the tests on a real Kubernetes, in order: lints, the tests that may run side by side, those
+/// that look at the whole host, and those of `tests/cluster` that need no cluster.
 ///
-/// The end-to-end tests run one after another: each looks at the whole host, and two guests booting are as much as two
-/// cores can do.
+/// The second kind runs one after another, since two guests booting are as much as two cores can do.
+fn steps() -> [Vec<&'static str>; 4] {
+    let lints = ["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    let mut beside = vec!["test", "--locked", "--workspace"];
+    beside.extend(WHOLE_HOST.iter().chain([&CLUSTER]).flat_map(|name| ["--exclude", name]));
+    let mut host = vec!["test", "--locked"];
+    host.extend(WHOLE_HOST.iter().flat_map(|name| ["-p", name]));
+    host.extend(["--", "--test-threads=1"]);
+    let mut alone = vec!["test", "--locked", "-p", CLUSTER, "--lib"];
+    alone.extend(chosen(&WITHOUT_KUBERNETES));
+    [lints.to_vec(), beside, host, alone]
+}
+
+/// Runs everything, or only the end-to-end tests whose name contains `only`.
 pub(crate) fn test(only: Option<&str>) -> Result<()> {
     if let Some(name) = only {
         return cargo(&[
@@ -52,21 +70,9 @@ pub(crate) fn test(only: Option<&str>) -> Result<()> {
         ]);
     }
     tidy::check()?;
-    cargo(&["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
-    cargo(&[
-        "test",
-        "--locked",
-        "--workspace",
-        "--exclude",
-        "ferrovirt-e2e",
-        "--exclude",
-        "ferrovirt-hostile",
-        "--exclude",
-        "ferrovirt-cluster",
-    ])?;
-    cargo(&["test", "--locked", "-p", "ferrovirt-e2e", "-p", "ferrovirt-hostile", "--", "--test-threads=1"])?;
-    let words = ["test", "--locked", "-p", "ferrovirt-cluster", "--lib"];
-    cargo(&[&words[..], &chosen(&WITHOUT_KUBERNETES)].concat())?;
+    for words in steps() {
+        cargo(&words)?;
+    }
     chaos::chaos(&chaos::Arguments::for_minutes(CHAOS))?;
     on_kubernetes()
 }
@@ -75,7 +81,7 @@ pub(crate) fn test(only: Option<&str>) -> Result<()> {
 fn on_kubernetes() -> Result<()> {
     match ferrovirt_cluster::build::Programs::prepare(ferrovirt_cluster::KUBERNETES) {
         Ok(_) => {
-            let words = ["test", "--locked", "-p", "ferrovirt-cluster"];
+            let words = ["test", "--locked", "-p", CLUSTER];
             cargo(&[&words[..], &chosen(&ON_KUBERNETES), &["--", "--test-threads=1"]].concat())
         }
         Err(error) if error.is::<ferrovirt_cluster::Unavailable>() => {
@@ -108,5 +114,54 @@ mod tests {
         assert_eq!(listed.iter().cloned().collect::<BTreeSet<_>>(), files);
         assert_eq!(listed.len(), files.len(), "listed twice");
         assert_eq!(chosen(&["a", "b"]), ["--test", "a", "--test", "b"]);
+    }
+
+    /// The packages of the workspace.
+    fn packages() -> BTreeSet<String> {
+        let output = Command::new("cargo")
+            .current_dir(root())
+            .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
+            .output()
+            .unwrap();
+        let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let all = metadata["packages"].as_array().unwrap();
+        all.iter().map(|package| package["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The words after each option of this name.
+    fn after<'a>(words: &'a [&'a str], option: &str) -> BTreeSet<&'a str> {
+        words.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1]).collect()
+    }
+
+    /// No package's tests are left out: what the first run excludes is there and is run by another one.
+    #[test]
+    fn every_package_is_tested_once() {
+        let [lints, beside, host, alone] = steps();
+        let packages = packages();
+        let excluded = after(&beside, "--exclude");
+        for name in &excluded {
+            assert!(packages.contains(*name), "{name} is excluded and not there");
+        }
+        let elsewhere: BTreeSet<&str> = after(&host, "-p").union(&after(&alone, "-p")).copied().collect();
+        assert_eq!(excluded, elsewhere);
+        assert!(after(&host, "-p").is_disjoint(&after(&alone, "-p")));
+        assert!(lints.contains(&"--workspace") && beside.contains(&"--workspace"));
+        // Tests of a Kubernetes are chosen by name: without one, all of them would start clusters.
+        assert_eq!(after(&alone, "--test"), WITHOUT_KUBERNETES.into());
+        // Every crate that starts a whole Ferrovirt in its tests looks at the whole host.
+        for name in packages.iter().filter(|name| name.ends_with("-e2e") || name.ends_with("-hostile")) {
+            assert!(after(&host, "-p").contains(name.as_str()), "{name}");
+        }
+    }
+
+    /// What is tested is what is locked, and tests of the whole host do not run into each other.
+    #[test]
+    fn runs_are_locked_and_those_of_the_host_are_one_after_another() {
+        for words in steps() {
+            let own = words.iter().position(|word| *word == "--").unwrap_or(words.len());
+            assert!(words[..own].contains(&"--locked"), "{words:?}");
+        }
+        let [_, _, host, _] = steps();
+        assert_eq!(host[host.len() - 2..], ["--", "--test-threads=1"]);
     }
 }

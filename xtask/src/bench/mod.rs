@@ -56,6 +56,18 @@ fn spread(mut all: Vec<Duration>) -> (f64, f64, f64) {
     (at(all.len() / 2), at(0), at(all.len().saturating_sub(1)))
 }
 
+/// The time that so many of a hundred are under, or the longest.
+fn percentile(mut all: Vec<Duration>, percent: usize) -> Option<Duration> {
+    all.sort();
+    let last = all.len().checked_sub(1)?;
+    all.get((all.len() * percent / 100).min(last)).copied()
+}
+
+/// Milliseconds of processor time for each round.
+fn share(after: Duration, before: Duration, rounds: usize) -> f64 {
+    after.saturating_sub(before).as_secs_f64() * 1e3 / rounds.max(1) as f64
+}
+
 fn row(what: &str, all: Vec<Duration>) -> f64 {
     let count = all.len();
     let (median, least, most) = spread(all);
@@ -143,10 +155,7 @@ fn one_machine(cluster: &Cluster, guest: &Guest, rounds: usize) -> Result<One> {
         cluster.kubectl(&["apply", "--validate=false", "-f", &file.path().to_string_lossy()])?;
         unchanged.push(start.elapsed());
     }
-    let each = |after: Duration, before: Duration| {
-        (after.saturating_sub(before)).as_secs_f64() * 1e3 / rounds.max(1) as f64
-    };
-    let cpu = (each(up.cpu()?, before.0), each(agent.cpu()?, before.1));
+    let cpu = (share(up.cpu()?, before.0, rounds), share(agent.cpu()?, before.1, rounds));
     let launcher = ours.iter().map(|round| round.launcher).max().unwrap_or_default();
     let all = |time: fn(&Round) -> Duration| ours.iter().map(time).collect();
     row("`kubectl version --client`: what kubectl takes to start", alone);
@@ -315,5 +324,75 @@ mod tests {
         assert_eq!(at("/metadata/name"), "bench-1");
         assert_eq!(at("/spec/template/spec/domain/memory/guest"), "128Mi");
         assert_eq!(at("/spec/template/spec/domain/firmware/kernelBoot/kernelArgs"), KERNEL);
+    }
+
+    /// Manifests of many machines are one file of as many documents, each with a name of its own.
+    #[test]
+    fn a_crowd_is_as_many_machines() {
+        let all: Vec<String> = (0..12).map(|index| manifest(&format!("crowd-{index}"))).collect();
+        let read: Vec<serde_json::Value> = serde_saphyr::from_multiple(&all.join("---")).unwrap();
+        let names: std::collections::BTreeSet<_> =
+            read.iter().map(|machine| machine["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!((read.len(), names.len()), (12, 12));
+    }
+
+    /// A watch with the lines that kubectl would have written, and when each came.
+    fn watch(lines: &[&str]) -> (Watch, Vec<Instant>) {
+        let (sender, receiver) = mpsc::channel();
+        let start = Instant::now();
+        let mut times = Vec::new();
+        for (number, line) in (1u64..).zip(lines) {
+            let time = start + Duration::from_secs(number);
+            times.push(time);
+            sender.send((time, (*line).to_owned())).unwrap();
+        }
+        let child = std::process::Command::new("true").spawn().unwrap();
+        (Watch { child, lines: receiver }, times)
+    }
+
+    /// The time is that of the line that says it about this machine, not of another one whose name begins the same.
+    #[test]
+    fn a_watch_waits_for_its_own_machine() {
+        let (mut watch, times) = watch(&[
+            "ADDED      bench-1    1s   Scheduled        True",
+            "MODIFIED   bench-10   1s   Running   10.1.0.2   node   True",
+            "MODIFIED   bench-2    1s   Running   10.1.0.3   node   True",
+            "MODIFIED   bench-1    2s   Running   10.1.0.4   node   True",
+            "DELETED    bench-10   2s   Running   10.1.0.2   node   True",
+            "DELETED    bench-1    3s   Running   10.1.0.4   node   True",
+        ]);
+        let running = |words: &[&str]| words.contains(&"Running");
+        let deleted = |words: &[&str]| words.first() == Some(&"DELETED");
+        assert_eq!(watch.wait("bench-1", running).unwrap(), times[3]);
+        assert_eq!(watch.wait("bench-1", deleted).unwrap(), times[5]);
+        let error = watch.wait("bench-1", deleted).unwrap_err().to_string();
+        assert!(error.contains("bench-1"), "{error}");
+    }
+
+    #[test]
+    fn a_percentile_is_a_time_that_so_many_are_under() {
+        let times = |count: u64| (1..=count).map(Duration::from_millis).collect::<Vec<_>>();
+        let of = |count: u64, percent| percentile(times(count), percent).map(|time| time.as_millis() as u64);
+        assert_eq!(of(1000, 99), Some(991));
+        assert_eq!(of(100, 99), Some(100));
+        assert_eq!(of(10, 50), Some(6));
+        assert_eq!((of(1, 99), of(3, 0), of(3, 100)), (Some(1), Some(1), Some(3)));
+        assert_eq!(of(0, 99), None);
+        let mixed = [3, 1, 2].map(Duration::from_millis).to_vec();
+        assert_eq!(
+            percentile(mixed, 100),
+            Some(Duration::from_millis(3)),
+            "the order of measuring is no matter"
+        );
+    }
+
+    /// Time that went to a process before the rounds is not the machines', and no round is no division by zero.
+    #[test]
+    fn processor_time_is_divided_among_the_rounds() {
+        let seconds = Duration::from_secs;
+        assert_eq!(share(seconds(5), seconds(3), 10), 200.0);
+        assert_eq!(share(seconds(5), seconds(3), 0), 2000.0);
+        // A process that was started again counts from nothing.
+        assert_eq!(share(seconds(1), seconds(3), 10), 0.0);
     }
 }

@@ -10,6 +10,7 @@ use ferrovirt_e2e::{Clock, Cluster, Options, host::Host, machine, process::Proce
 use load::Load;
 use rustix::process::Signal;
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write,
     path::Path,
@@ -51,6 +52,11 @@ impl Arguments {
 struct Dice(u64);
 
 impl Dice {
+    /// The generator would stand still at 0.
+    fn new(seed: u64) -> Self {
+        Self(seed.max(1))
+    }
+
     fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -62,21 +68,20 @@ impl Dice {
 /// Runs it.
 pub(crate) fn chaos(arguments: &Arguments) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    // The generator stands still at 0.
-    let seed = arguments.seed.unwrap_or(now.as_nanos() as u64).max(1);
+    let seed = arguments.seed.unwrap_or(now.as_nanos() as u64);
     println!("chaos: seed {seed}");
     let before = Host::look()?;
     let disk = Disk::new()?;
-    let told = run(arguments, &disk, seed).with_context(|| format!("seed {seed}"))?;
+    let report = run(arguments, &disk, seed).with_context(|| format!("seed {seed}"))?;
     drop(disk);
     let left = Host::look()?.added_since(&before);
     ensure!(left.is_empty(), "seed {seed}: left behind: {left:#?}");
-    println!("chaos: {told}; nothing lost, nothing twice, nothing left behind");
+    println!("chaos: {report}; nothing lost, nothing twice, nothing left behind");
     Ok(())
 }
 
 fn run(arguments: &Arguments, disk: &Disk, seed: u64) -> Result<String> {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let clock = Clock::new()?;
     let mut cluster = Cluster::start(Options {
         data: Some(disk.0.path().join("data")),
@@ -110,14 +115,7 @@ fn run(arguments: &Arguments, disk: &Disk, seed: u64) -> Result<String> {
     ensure!(written.most <= 1, "{} QEMU processes of one machine at once", written.most);
 
     let found = cluster.json(&["get", "configmaps"])?;
-    let found: Vec<&str> = found
-        .get("items")
-        .and_then(|items| items.as_array())
-        .into_iter()
-        .flatten()
-        .filter_map(|map| map.pointer("/metadata/name")?.as_str())
-        .collect();
-    let lost: Vec<_> = written.acknowledged.iter().filter(|name| !found.contains(&name.as_str())).collect();
+    let lost = lost(&written.acknowledged, &found);
     ensure!(lost.is_empty(), "lost: {lost:?}");
     for name in MACHINES {
         wait_for("the start request to be taken", Duration::from_secs(60), || {
@@ -130,6 +128,18 @@ fn run(arguments: &Arguments, disk: &Disk, seed: u64) -> Result<String> {
     }
     cluster.stop()?;
     Ok(format!("{rounds} rounds, {hits} hits, {} acknowledged writes", written.acknowledged.len()))
+}
+
+/// What was answered and is not in the list.
+fn lost<'a>(acknowledged: &'a [String], list: &serde_json::Value) -> Vec<&'a str> {
+    let items = list.get("items").and_then(serde_json::Value::as_array).into_iter().flatten();
+    let found: BTreeSet<&str> = items.filter_map(|map| map.pointer("/metadata/name")?.as_str()).collect();
+    acknowledged.iter().map(String::as_str).filter(|name| !found.contains(name)).collect()
+}
+
+/// By how many hours the clock is wrong: as often too early as too late.
+fn hours(dice: &mut Dice) -> Result<i64> {
+    Ok(i64::try_from(dice.below(HOURS))? - i64::try_from(HOURS)? / 2)
 }
 
 /// Does one thing to Ferrovirt; false when its victim was not there, which is one of the moments too.
@@ -149,7 +159,7 @@ fn strike(cluster: &mut Cluster, disk: &Disk, clock: &Clock, dice: &mut Dice) ->
         5 => hold(cluster.api(), dice),
         6 => hold(cluster.agent(), dice),
         7 => {
-            clock.set(i64::try_from(dice.below(HOURS))? - i64::try_from(HOURS)? / 2)?;
+            clock.set(hours(dice)?)?;
             true
         }
         _ => {
@@ -226,12 +236,86 @@ mod tests {
     #[test]
     fn dice_fall_the_same_for_one_seed_and_on_every_side() {
         let throws = |seed| {
-            let mut dice = Dice(seed);
+            let mut dice = Dice::new(seed);
             (0..1000).map(|_| dice.below(9)).collect::<Vec<_>>()
         };
         assert_eq!(throws(7), throws(7));
         assert_ne!(throws(7), throws(8));
-        let seen: std::collections::BTreeSet<_> = throws(1).into_iter().collect();
+        let seen: BTreeSet<_> = throws(1).into_iter().collect();
         assert_eq!(seen, (0..9).collect());
+    }
+
+    /// A generator that stands still would do the same thing to the same victim in every round.
+    #[test]
+    fn no_seed_makes_the_dice_stand_still() {
+        for seed in [0, 1, u64::MAX, 1 << 63] {
+            let mut dice = Dice::new(seed);
+            let throws: BTreeSet<_> = (0..1000).map(|_| dice.below(1000)).collect();
+            assert!(throws.len() > 500, "seed {seed}: {} different of 1000", throws.len());
+        }
+    }
+
+    /// Both machines, and both halves of each choice, are met after any other throw: no side depends on the one before.
+    #[test]
+    fn each_thing_is_done_to_each_machine() {
+        let mut dice = Dice::new(11);
+        let met: BTreeSet<_> = (0..1000).map(|_| (dice.below(2), dice.below(9), dice.below(2))).collect();
+        assert_eq!(met.len(), 2 * 9 * 2);
+    }
+
+    /// The clock goes both ways, equally far, and is right now and then.
+    #[test]
+    fn the_clock_is_wrong_both_ways() {
+        let mut dice = Dice::new(3);
+        let seen: BTreeSet<i64> = (0..2000).map(|_| hours(&mut dice).unwrap()).collect();
+        let (first, last) = (*seen.first().unwrap(), *seen.last().unwrap());
+        assert_eq!(first, -last);
+        assert!(
+            seen.contains(&0) && seen.len() as u64 == HOURS && last.unsigned_abs() == HOURS / 2,
+            "{seen:?}"
+        );
+    }
+
+    /// What was acknowledged and is gone is named; what is there without an acknowledgement is no loss. A list that is none has
+    /// lost everything.
+    #[test]
+    fn what_was_acknowledged_and_is_gone_is_lost() {
+        let acknowledged = ["kept-0", "kept-1", "kept-10"].map(str::to_owned);
+        let list = |names: &[&str]| {
+            let items: Vec<_> =
+                names.iter().map(|name| serde_json::json!({"metadata": {"name": name}})).collect();
+            serde_json::json!({"kind": "List", "items": items})
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(
+            lost(&acknowledged, &list(&["kept-10", "kube-root-ca.crt", "kept-0", "kept-1", "kept-2"])),
+            none
+        );
+        assert_eq!(lost(&acknowledged, &list(&["kept-0", "kept-10"])), ["kept-1"]);
+        assert_eq!(lost(&acknowledged, &list(&["kept-1", "kept-100"])), ["kept-0", "kept-10"]);
+        assert_eq!(lost(&acknowledged, &list(&[])).len(), 3);
+        assert_eq!(lost(&acknowledged, &serde_json::json!({"kind": "Status", "message": "kept-0"})).len(), 3);
+        assert_eq!(lost(&[], &list(&[])), none);
+    }
+
+    /// The run of all tests ends by its time, whatever the number of rounds; a person's has rounds of its own.
+    #[test]
+    fn a_run_ends_by_rounds_or_by_time() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            arguments: Arguments,
+        }
+        let read = |words: &[&str]| {
+            let words = ["chaos"].iter().chain(words);
+            <Line as clap::Parser>::try_parse_from(words).map(|line| line.arguments)
+        };
+        let plain = read(&[]).unwrap();
+        assert!(plain.rounds > 0 && plain.minutes.is_none() && plain.seed.is_none());
+        let given = read(&["--rounds", "1000", "--minutes", "7", "--seed", "18446744073709551615"]).unwrap();
+        assert_eq!((given.rounds, given.minutes, given.seed), (1000, Some(7), Some(u64::MAX)));
+        assert!(read(&["--seed", "-1"]).is_err());
+        let timed = Arguments::for_minutes(5);
+        assert!(timed.minutes == Some(5) && timed.rounds > 1_000_000);
     }
 }
