@@ -93,7 +93,9 @@ impl Rules<'_> {
             self.boot_position(&path, disk.boot_order);
             let volume = self.spec.volumes.iter().find(|volume| volume.name == disk.name);
             let volume_read_only = volume.is_some_and(read_only);
-            if disk.cdrom.is_none() && bus(disk) == Bus::Sata && volume_read_only {
+            // A LUN is refused anyway, as what is not built.
+            let is_disk = disk.cdrom.is_none() && disk.lun.is_none();
+            if is_disk && bus(disk) == Bus::Sata && volume_read_only {
                 self.report.invalid(
                     &path,
                     format!("{path}: its volume is read-only, and {}", rules::READ_ONLY_SATA),
