@@ -32,6 +32,7 @@ fn ceilings_hold_for_our_own_accounts() {
     assert_eq!(messages(json!({"domain": {"cpu": {"sockets": 2}}})), none);
     assert_eq!(messages(json!({"domain": {"memory": {"maxGuest": "1024Mi", "guest": "128Mi"}}})), none);
     assert_eq!(messages(json!({"domain": {"memory": {"maxGuest": "1025Mi"}}})), ["Memory maxGuest changed"]);
+    assert_eq!(messages(json!({"domain": {"memory": {"maxGuest": "1023Mi"}}})), ["Memory maxGuest changed"]);
     assert_eq!(messages(json!({"domain": {"cpu": {"maxSockets": 3}}})), ["CPU topology maxSockets changed"]);
     let permuted = json!({"volumes": [volume("b", "2Mi"), volume("a", "1Mi")]});
     assert_eq!(messages(permuted), none);

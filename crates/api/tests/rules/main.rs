@@ -4,6 +4,7 @@
 
 mod borders;
 mod changes;
+mod conditions;
 mod conversion;
 mod defaulting;
 mod documents;
