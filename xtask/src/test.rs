@@ -35,7 +35,7 @@ fn cargo(words: &[&str]) -> Result<()> {
 }
 
 /// Tests that look at the whole host: one after another.
-const WHOLE_HOST: [&str; 2] = ["ferrovirt-e2e", "ferrovirt-hostile"];
+const WHOLE_HOST: [&str; 3] = ["ferrovirt-e2e", "ferrovirt-clients", "ferrovirt-hostile"];
 /// Tests of a real Kubernetes.
 const CLUSTER: &str = "ferrovirt-cluster";
 

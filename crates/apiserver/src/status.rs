@@ -75,6 +75,16 @@ impl ApiError {
         Self::new(404, "NotFound", "the server could not find the requested resource")
     }
 
+    /// 404: a resource that is not served. One of KubeVirt's groups is named: its clients show people this message alone.
+    #[must_use]
+    pub fn no_such_resource(group: &str, resource: &str) -> Self {
+        if group == "kubevirt.io" || group.ends_with(".kubevirt.io") {
+            Self::new(404, "NotFound", format!("not supported yet: {}", qualified(group, resource)))
+        } else {
+            Self::no_such_path()
+        }
+    }
+
     /// 409: the name is taken.
     #[must_use]
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {

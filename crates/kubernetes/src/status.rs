@@ -63,6 +63,7 @@ pub fn reason(code: u16) -> &'static str {
         415 => "UnsupportedMediaType",
         422 => "Invalid",
         429 => "TooManyRequests",
+        501 => "NotImplemented",
         503 => "ServiceUnavailable",
         504 => "Timeout",
         _ => "InternalError",

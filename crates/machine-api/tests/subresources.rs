@@ -146,6 +146,29 @@ async fn runs(cluster: &Cluster, api: &Api) {
     assert_eq!((code, &whole["spec"]), (200, &cluster.get(&machine).await["spec"]));
 }
 
+/// What is not there is refused by its name, and what is there with the method that it has, as by the embedded server.
+async fn missing(cluster: &Cluster, api: &Api) {
+    for (method, name, code) in [
+        ("PUT", "virtualmachines/m/migrate", 501),
+        ("PUT", "virtualmachines/m/evacuate/cancel", 501),
+        ("GET", "virtualmachineinstances/m/portforward/22/tcp", 501),
+        ("GET", "virtualmachineinstances/m/vnc/screenshot", 501),
+        ("PUT", "expand-vm-spec", 501),
+        ("GET", "virtualmachines/m/start", 405),
+        ("PUT", "virtualmachineinstances/m/console", 405),
+        ("PUT", "virtualmachines/m/start/now", 404),
+        ("PUT", "virtualmachines/m/nothing", 404),
+    ] {
+        let path = format!("{SUBRESOURCES}/namespaces/team/{name}");
+        let (same_code, words) = embedded(cluster, method, &path, &Value::Null).await;
+        let (own, said) = ask(cluster, api, "alice", method, &path, "").await;
+        assert_eq!((own, said["message"].as_str().unwrap()), (same_code, words.as_str()), "{path}");
+        assert_eq!(own, code, "{path}: {said}");
+        assert_eq!(words.contains("not supported yet: "), code == 501, "{path}: {words}");
+    }
+    assert_eq!(cluster.get(&format!("{MACHINES}/m")).await["spec"]["runStrategy"], "Halted");
+}
+
 /// Bodies that do not come hold nothing of what is worked on.
 async fn slow(cluster: &Cluster, api: &Api) {
     let head = format!(
@@ -192,6 +215,7 @@ async fn the_front_proxy_alone_is_believed_and_machines_are_run_as_the_embedded_
     forged(&cluster, &api).await;
     documents(&cluster, &api).await;
     rights(&cluster, &api).await;
+    missing(&cluster, &api).await;
     runs(&cluster, &api).await;
     slow(&cluster, &api).await;
     followed(&cluster, &api).await;

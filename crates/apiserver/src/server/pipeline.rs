@@ -178,7 +178,7 @@ async fn resource(
         let answer = subresource::handle(app, target, request, &place).await?;
         return Ok(hold(answer, place));
     }
-    let kind = path.kind.ok_or_else(ApiError::no_such_path)?;
+    let kind = path.kind.ok_or_else(|| ApiError::no_such_resource(&path.group, &path.resource))?;
     if !path.rest.is_empty()
         || (!path.subresource.is_empty() && kind.subresource(&path.subresource).is_none())
     {

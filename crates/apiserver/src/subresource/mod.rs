@@ -9,7 +9,7 @@ mod pod;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ferrovirt_machines::subresource::{self, Call};
+use ferrovirt_machines::subresource::{self, Call, Refused};
 use http::{Method, Request};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -40,19 +40,8 @@ pub async fn handle(
     let asked = &target.attributes;
     let parts = (asked.group.as_str(), asked.resource.as_str(), asked.subresource.as_str());
     let method = request.method().clone();
-    if asked.group == MACHINES
-        && let Some(call) = Call::find(method.as_str(), &asked.resource, &asked.subresource)
-    {
-        return match call {
-            Call::Start | Call::Stop | Call::Restart => {
-                machine::run(app, &target, call, json_body(app, &target, request).await?).await
-            }
-            Call::Expand => machine::expand(app, &target),
-            Call::Pause | Call::Unpause => {
-                machine::pause(app, &target, call, json_body(app, &target, request).await?).await
-            }
-            Call::Console | Call::Vnc => machine::stream(app, &target, call, request, place).await,
-        };
+    if asked.group == MACHINES {
+        return of_machines(app, &target, request, place).await;
     }
     match (method, parts) {
         (Method::GET, ("", "pods", "log")) => pod::log(app, &target, &request).await,
@@ -76,15 +65,53 @@ pub async fn handle(
             let answer = app.auth.token_request(&asked.namespace, &asked.name, body)?;
             Ok(answer::json(201, &answer))
         }
-        (Method::GET, (MACHINES, "version", _)) => Ok(answer::json(200, &subresource::version())),
-        (Method::GET, (MACHINES, "healthz", _)) => {
-            Ok(answer::json(200, &json!({"apiserver": {"connectivity": "ok"}})))
-        }
         (_, (_, resource, subresource)) if target.kind.is_some() && !subresource.is_empty() => {
             Err(ApiError::new(501, "NotImplemented", format!("not supported yet: {resource}/{subresource}")))
         }
         _ => Err(ApiError::no_such_path()),
     }
+}
+
+/// The group [`MACHINES`].
+async fn of_machines(
+    app: &Arc<App>,
+    target: &Target,
+    request: Request<Incoming>,
+    place: &Arc<Place>,
+) -> Result<Answer, ApiError> {
+    let asked = &target.attributes;
+    let get = request.method() == Method::GET;
+    match (asked.resource.as_str(), asked.name.as_str()) {
+        ("version", "") if get => return Ok(answer::json(200, &subresource::version())),
+        ("healthz", "") if get => {
+            return Ok(answer::json(200, &json!({"apiserver": {"connectivity": "ok"}})));
+        }
+        (word, "") => return unanswered("", word),
+        _ => {}
+    }
+    // Of a subresource that has more parts each is part of its name.
+    let name = target.rest.iter().fold(asked.subresource.clone(), |name, part| name + "/" + part);
+    let call = Call::find(request.method().as_str(), &asked.resource, &name);
+    let Some(call) = call else { return unanswered(&asked.resource, &name) };
+    match call {
+        Call::Start | Call::Stop | Call::Restart => {
+            machine::run(app, target, call, json_body(app, target, request).await?).await
+        }
+        Call::Expand => machine::expand(app, target),
+        Call::Pause | Call::Unpause => {
+            machine::pause(app, target, call, json_body(app, target, request).await?).await
+        }
+        Call::Console | Call::Vnc => machine::stream(app, target, call, request, place).await,
+    }
+}
+
+/// What is said to a request that no call answers.
+fn unanswered(resource: &str, name: &str) -> Result<Answer, ApiError> {
+    let refused = Refused::unanswered(resource, name);
+    if subresource::is_read_as_text(name) {
+        return Ok(answer::bytes(refused.code, "text/plain; charset=utf-8", refused.message));
+    }
+    Err(refused.into())
 }
 
 /// Whether the query says that nothing is to be done.

@@ -35,7 +35,7 @@ pub(super) fn at(path: &str, headers: &HeaderMap) -> Option<(&'static str, Value
             }
             Path::Release(_) => version(),
             Path::Health(_) => json!({"apiserver": {"connectivity": "ok"}}),
-            Path::Object(_) => return None,
+            Path::Object(_) | Path::Other(_) => return None,
         },
     };
     Some((JSON, document))

@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ferrovirt_https::{Bodies, Place, Reply, Share, Shown, reply};
+use ferrovirt_https::{Bodies, Place, Reply, Share, Shown, reply, text};
 use ferrovirt_kubernetes::json;
 use ferrovirt_machines::INSTANCES;
-use ferrovirt_machines::subresource::{Asked, Call, Owner, Path, Refused, Requester};
+use ferrovirt_machines::subresource::{Asked, Call, Owner, Path, Refused, Requester, is_read_as_text};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
 use kube::Client;
@@ -106,9 +106,13 @@ impl Subresources {
         if let Some((form, document)) = documents::at(&path, request.headers()) {
             return document_for(&requester, request.method(), &path, form, &document);
         }
-        let Some(Path::Object(asked)) = Path::parse(&path) else { return Err(Refused::no_such_path()) };
+        let asked = match Path::parse(&path) {
+            Some(Path::Object(asked)) => asked,
+            Some(Path::Other(word)) => return unanswered("", word),
+            _ => return Err(Refused::no_such_path()),
+        };
         let call = Call::find(request.method().as_str(), asked.resource, asked.subresource);
-        let call = call.ok_or_else(Refused::no_such_path)?;
+        let Some(call) = call else { return unanswered(asked.resource, asked.subresource) };
         // Before it takes a place of those that are worked on.
         let request = match call {
             Call::Start | Call::Stop | Call::Restart | Call::Pause | Call::Unpause => {
@@ -182,6 +186,15 @@ impl Subresources {
         let _arriving = place(&self.arriving, requester, "bodies")?;
         let read = self.bodies.read(request).await;
         read.map(|(bytes, _room)| bytes).map_err(|(code, why)| Refused::new(code.as_u16(), why))
+    }
+}
+
+/// What is said to a request that no call answers.
+fn unanswered(resource: &str, subresource: &str) -> Result<Reply, Refused> {
+    let refused = Refused::unanswered(resource, subresource);
+    match StatusCode::from_u16(refused.code) {
+        Ok(code) if is_read_as_text(subresource) => Ok(text(code, refused.message)),
+        _ => Err(refused),
     }
 }
 

@@ -31,11 +31,21 @@ pub fn aggregated_rows() -> Vec<Value> {
         .collect()
 }
 
-/// What virtctl compares itself with.
+/// The release of KubeVirt whose clients' requests are known to be answered: virtctl warns, at each error, of a server whose
+/// first two numbers are not its own.
+const COMPATIBLE: &str = "1.9.0";
+
+/// What virtctl compares itself with, and, behind the plus, which version of ours it is.
 #[must_use]
 pub fn version() -> Value {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let ours = format!("v{COMPATIBLE}+ferrovirt-{}", env!("CARGO_PKG_VERSION"));
     json!({
-        "gitVersion": concat!("v", env!("CARGO_PKG_VERSION")), "gitCommit": "", "gitTreeState": "", "buildDate": "",
-        "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
+        "gitVersion": ours, "gitCommit": "", "gitTreeState": "", "buildDate": "", "goVersion": "",
+        "compiler": "rustc", "platform": format!("linux/{architecture}"),
     })
 }

@@ -7,12 +7,14 @@ mod call;
 mod discovery;
 mod front_proxy;
 mod path;
+mod unanswered;
 
 pub use call::{Call, Refused};
 pub use discovery::{aggregated_rows, rows, version};
 pub use ferrovirt_plan::subresource::{GROUP, VERSIONS};
 pub use front_proxy::{Names, Owner, Requester};
 pub use path::{Asked, Path};
+pub use unanswered::is_read_as_text;
 
 /// What discovery lists: resource with subresource, and the verb of its method.
 pub const VERBS: &[(&str, &str)] = &[

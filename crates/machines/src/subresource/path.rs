@@ -18,6 +18,8 @@ pub enum Path<'a> {
     Health(&'a str),
     /// A subresource of an object.
     Object(Asked<'a>),
+    /// Something else in a version, or in a namespace of it, by its one word.
+    Other(&'a str),
 }
 
 /// What a request for a subresource names.
@@ -31,7 +33,7 @@ pub struct Asked<'a> {
     pub resource: &'a str,
     /// Name, a valid one.
     pub name: &'a str,
-    /// The subresource, which need not exist.
+    /// The subresource, which need not exist; of one that has more parts all of them, as they stand in the path.
     pub subresource: &'a str,
 }
 
@@ -54,11 +56,15 @@ impl<'a> Path<'a> {
             [] => Some(Self::Version(version)),
             ["version"] => Some(Self::Release(version)),
             ["healthz"] => Some(Self::Health(version)),
-            ["namespaces", namespace, resource, name, subresource]
+            ["namespaces", namespace, word] if names::is_label(namespace) => Some(Self::Other(word)),
+            [word] => Some(Self::Other(word)),
+            ["namespaces", namespace, resource, name, _, ..]
                 if names::is_label(namespace)
                     && [MACHINES, INSTANCES].contains(resource)
                     && names::is_subdomain(name) =>
             {
+                // Behind version, `namespaces`, namespace, resource and name, each with its slash.
+                let subresource = rest.splitn(7, '/').last()?;
                 Some(Self::Object(Asked { version, namespace, resource, name, subresource }))
             }
             _ => None,
@@ -81,6 +87,11 @@ mod tests {
         let asked =
             Asked { version: "v1", namespace: "n", resource: MACHINES, name: "m", subresource: "start" };
         assert_eq!(Path::parse(&whole), Some(Path::Object(asked)));
+        let asked = Asked { subresource: "start/now", ..asked };
+        assert_eq!(Path::parse(&format!("{whole}/now")), Some(Path::Object(asked)));
+        assert_eq!(Path::parse(&format!("{root}/v1/guestfs")), Some(Path::Other("guestfs")));
+        let expand = format!("{root}/v1/namespaces/n/expand-vm-spec");
+        assert_eq!(Path::parse(&expand), Some(Path::Other("expand-vm-spec")));
         for other in [
             "/apis/subresources.kubevirt.io2/v1",
             "/apis/subresources.kubevirt.io/v2",
@@ -92,7 +103,7 @@ mod tests {
             "/apis/subresources.kubevirt.io/v1/namespaces/n/virtualmachines/m%2Fx/start",
             "/apis/subresources.kubevirt.io/v1/namespaces/n/virtualmachines/M/start",
             "/apis/subresources.kubevirt.io/v1/namespaces/a.b/virtualmachines/m/start",
-            "/apis/subresources.kubevirt.io/v1/namespaces/n/virtualmachines/m/start/now",
+            "/apis/subresources.kubevirt.io/v1/namespaces/N/expand-vm-spec",
             "apis/subresources.kubevirt.io/v1",
             "",
         ] {
