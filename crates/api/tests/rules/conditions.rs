@@ -348,11 +348,14 @@ fn networks() {
     check(&[], borders);
 }
 
+/// Names of columns and where their values are.
+type Columns<'a> = &'a [(&'a str, &'a str)];
+
 /// The columns of `kubectl get`, as upstream's clients and their scripts know them; the last ones with `-o wide` alone.
 #[test]
 fn columns_of_kubectl() {
     let condition = |kind: &str| format!(".status.conditions[?(@.type=='{kind}')].status");
-    let rows: [(&str, &[(&str, &str)], &[(&str, &str)]); 3] = [
+    let rows: [(&str, Columns<'_>, Columns<'_>); 3] = [
         (
             "VirtualMachine",
             &[
