@@ -157,4 +157,44 @@ mod tests {
         let named = ["/b.tar", "/a.oci"].map(PathBuf::from).to_vec();
         assert_eq!(chosen(named.clone()).unwrap(), named);
     }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn read(words: &[&str]) -> Arguments {
+        let words = ["cluster"].iter().chain(words);
+        <Line as clap::Parser>::try_parse_from(words).unwrap_or_else(|error| panic!("{error}")).arguments
+    }
+
+    /// What is kubectl's is kubectl's, also what looks like an option of ours or a request for help.
+    #[test]
+    fn kubectl_gets_its_own_words() {
+        for words in [
+            &["get", "pods", "-A", "-o", "wide"][..],
+            &["--help"],
+            &["apply", "--name", "other", "-f", "-"],
+            &["exec", "pod", "--", "ls", "-l"],
+        ] {
+            let given: Vec<&str> = ["kubectl"].iter().chain(words).copied().collect();
+            let Action::Kubectl { arguments } = read(&given).action else { panic!("{words:?}") };
+            assert_eq!(arguments, words);
+        }
+        let given = read(&["--name", "second", "kubectl", "version"]);
+        assert_eq!(given.name, "second");
+    }
+
+    #[test]
+    fn a_cluster_has_a_version_that_can_be_built() {
+        let Action::Up { nodes, kubernetes } = read(&["up"]).action else { panic!("no up") };
+        assert!(nodes > 0);
+        let programs = root().join("tests/cluster/programs");
+        let known: Vec<String> = std::fs::read_dir(&programs)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        assert!(known.contains(&format!("kubernetes-{kubernetes}")), "{kubernetes} is none of {known:?}");
+    }
 }

@@ -88,4 +88,52 @@ mod tests {
         assert!(owners.iter().any(|package| package.name == "qemu-system-x86"), "{owners:?}");
         assert!(owners.iter().any(|package| package.name == "libc6"));
     }
+
+    #[test]
+    fn a_program_that_was_not_built_is_named_with_what_builds_it() {
+        let error = contents("ferrovirt", Path::new("/no/such/ferrovirt")).unwrap_err().to_string();
+        assert!(error.contains("/no/such/ferrovirt") && error.contains("cargo xtask build"), "{error}");
+    }
+
+    /// Each image starts its own program, as a user who is nobody, and everything in it is for everybody to read and for nobody
+    /// to run as somebody else.
+    #[test]
+    fn images_start_their_programs_as_nobody() {
+        for name in ["ferrovirt", "virt-handler", "virt-launcher"] {
+            let image = contents(name, Path::new("/usr/bin/env")).unwrap();
+            let program = image.config["Entrypoint"][0].as_str().unwrap();
+            assert_eq!(program, format!("/usr/bin/{name}"));
+            assert!(image.entries.contains_key(program.trim_start_matches('/')), "{program}");
+            assert!(
+                image.name.ends_with(&format!("/{name}:{}", env!("CARGO_PKG_VERSION"))),
+                "{}",
+                image.name
+            );
+            let (user, group) = image.config["User"].as_str().unwrap().split_once(':').unwrap();
+            assert!(
+                user.parse::<u32>().unwrap() > 1000 && group.parse::<u32>().unwrap() > 1000,
+                "{user}:{group}"
+            );
+            for (path, entry) in &image.entries {
+                assert!(!path.starts_with('/') && !path.split('/').any(|part| part == ".."), "{path}");
+                if let Entry::File(_, mode) | Entry::Text(_, mode) = entry {
+                    assert_eq!(mode & 0o7022, 0, "{path} has mode {mode:o}");
+                    assert_eq!(mode & 0o444, 0o444, "{path} has mode {mode:o}");
+                }
+            }
+        }
+    }
+
+    /// A program that is linked to libraries starts in its image: all that it needs at its start is there.
+    #[test]
+    fn what_a_program_loads_is_in_its_image() {
+        let program = Path::new("/usr/bin/qemu-img");
+        let needed = libraries(program).unwrap();
+        assert!(needed.len() > 3, "{needed:?}");
+        let image = contents("ferrovirt", program).unwrap();
+        for library in needed {
+            let inside = library.to_string_lossy().trim_start_matches('/').to_owned();
+            assert!(image.entries.contains_key(&inside), "{inside}");
+        }
+    }
 }

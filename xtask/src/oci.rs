@@ -139,4 +139,38 @@ mod tests {
         let error = layout(dir.path(), "t", &[("a", &missing)]).unwrap_err();
         assert!(format!("{error:#}").contains("no-such-file"), "{error:#}");
     }
+
+    /// A path of more than a hundred bytes, as an old archive could not have it, and one inside directories, are read back whole.
+    #[test]
+    fn names_of_any_length_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "x").unwrap();
+        let long = format!("disk/{}/{}.img", "d".repeat(120), "n".repeat(90));
+        let out = dir.path().join("image");
+        layout(&out, "t", &[(&long, &file), ("disk/disk.img", &file)]).unwrap();
+        let index = read(&out.join("index.json"));
+        let manifest: Value = serde_json::from_slice(&fetch(&out, &index["manifests"][0])).unwrap();
+        let mut layer = Vec::new();
+        let packed = fetch(&out, &manifest["layers"][0]);
+        flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut layer).unwrap();
+        let mut archive = tar::Archive::new(layer.as_slice());
+        let names: Vec<String> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+            .collect();
+        assert_eq!(names, [long.as_str(), "disk/disk.img"]);
+    }
+
+    /// What would leave the directory into which a node unpacks it is no image.
+    #[test]
+    fn a_name_that_leads_outside_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "x").unwrap();
+        for name in ["../x", "a/../../x"] {
+            assert!(layout(&dir.path().join("image"), "t", &[(name, &file)]).is_err(), "{name}");
+        }
+    }
 }

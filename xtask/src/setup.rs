@@ -45,37 +45,56 @@ const PACKAGES: [(&str, &str); 35] = [
 
 /// Installs what is missing. Runs apt only when something is.
 pub(crate) fn install() -> Result<()> {
-    let mut wanted: Vec<&str> = PACKAGES.iter().map(|(name, _)| *name).collect();
-    let mut missing: Vec<&str> = wanted.iter().copied().filter(|name| !installed(name)).collect();
-    if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
-        // Debian's package of kubectl; one from elsewhere does as well.
-        missing.push("kubernetes-client");
-        wanted.push("kubernetes-client");
-    }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    println!("installing {}", missing.join(" "));
+    let has_kubectl = Command::new("kubectl").args(["version", "--client"]).output().is_ok();
+    let Some(order) = Order::of(installed, has_kubectl) else { return Ok(()) };
+    println!("installing {}", order.missing.join(" "));
     let _ = run(Command::new("apt-get").args(["-q", "update"]));
-    // All of them are named, also those that are there: apt removes what is not named to make room for the rest.
-    let attempt = apt(&wanted, &[]);
-    if attempt.is_err() && installed("qemu-utils") && missing.contains(&"qemu-system-x86") {
-        // A qemu-utils from another suite keeps the release's qemu-system-x86 out: take the release's own for both.
-        let release = release()?;
-        let own = format!("qemu-utils/{release}");
-        wanted.retain(|name| *name != "qemu-utils");
-        return apt(&wanted, &[own.as_str()]);
+    let attempt = apt(&order.named);
+    if attempt.is_err() && order.is_kept_out(installed) {
+        return apt(&order.with_own_utils(&release()?));
     }
     attempt
 }
 
-fn apt(names: &[&str], more: &[&str]) -> Result<()> {
+/// What apt is asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Order {
+    /// What is not there.
+    missing: Vec<String>,
+    /// All that is named, also what is there: apt removes what is not named to make room for the rest.
+    named: Vec<String>,
+}
+
+impl Order {
+    /// None when nothing is missing.
+    fn of(installed: impl Fn(&str) -> bool, has_kubectl: bool) -> Option<Self> {
+        // Debian's package of kubectl; one from elsewhere does as well.
+        let kubectl = (!has_kubectl).then_some("kubernetes-client");
+        let names = || PACKAGES.iter().map(|(name, _)| *name);
+        let missing: Vec<String> =
+            names().filter(|name| !installed(name)).chain(kubectl).map(str::to_owned).collect();
+        let named = names().chain(kubectl).map(str::to_owned).collect();
+        (!missing.is_empty()).then_some(Self { missing, named })
+    }
+
+    /// A qemu-utils from another suite may keep the release's qemu-system-x86 out.
+    fn is_kept_out(&self, installed: impl Fn(&str) -> bool) -> bool {
+        installed("qemu-utils") && self.missing.iter().any(|name| name == "qemu-system-x86")
+    }
+
+    /// The same with the release's own qemu-utils.
+    fn with_own_utils(&self, release: &str) -> Vec<String> {
+        let own = format!("qemu-utils/{release}");
+        self.named.iter().map(|name| if name == "qemu-utils" { own.clone() } else { name.clone() }).collect()
+    }
+}
+
+fn apt(names: &[String]) -> Result<()> {
     run(Command::new("apt-get")
         .args(["-q", "install", "-y", "--no-install-recommends", "--allow-downgrades"])
         // Another apt on this machine, such as its daily upgrade, is waited for.
         .args(["-o", "DPkg::Lock::Timeout=600"])
         .args(names)
-        .args(more)
         .env("DEBIAN_FRONTEND", "noninteractive"))
     .context("install these packages by hand, then run the command again")
 }
@@ -123,5 +142,41 @@ mod tests {
             assert!(!reason.trim().is_empty(), "{name}");
         }
         assert!(installed("libc6") && !installed("no-such-package-of-debian"));
+    }
+
+    /// Nothing is asked of apt where everything is there; where one package is missing all are named, or apt would remove others.
+    #[test]
+    fn apt_is_asked_for_all_or_not_at_all() {
+        assert_eq!(Order::of(|_| true, true), None);
+        let order = Order::of(|name| name != "gcc", true).unwrap();
+        assert_eq!(order.missing, ["gcc"]);
+        assert_eq!(order.named, PACKAGES.map(|(name, _)| name));
+        // A kubectl from elsewhere is no package, and a missing one is Debian's.
+        let order = Order::of(|_| true, false).unwrap();
+        assert_eq!(order.missing, ["kubernetes-client"]);
+        assert_eq!(order.named.len(), PACKAGES.len() + 1);
+        assert!(order.named.contains(&"kubernetes-client".to_owned()));
+    }
+
+    /// Only a qemu-utils that is there keeps a qemu-system-x86 out that is not; then the release's own is taken, once.
+    #[test]
+    fn utilities_of_another_suite_give_way() {
+        let without = |missing: &'static [&'static str]| move |name: &str| !missing.contains(&name);
+        let rows: [(&'static [&'static str], bool); 4] = [
+            (&["qemu-system-x86"], true),
+            (&["qemu-system-x86", "qemu-utils"], false),
+            (&["qemu-utils"], false),
+            (&["gcc"], false),
+        ];
+        for (missing, kept_out) in rows {
+            let order = Order::of(without(missing), true).unwrap();
+            assert_eq!(order.is_kept_out(without(missing)), kept_out, "{missing:?}");
+        }
+        let order = Order::of(without(&["qemu-system-x86"]), true).unwrap();
+        let names = order.with_own_utils("bookworm");
+        let utils: Vec<_> = names.iter().filter(|name| name.starts_with("qemu-utils")).collect();
+        assert_eq!(utils, ["qemu-utils/bookworm"]);
+        assert_eq!(names.len(), order.named.len());
+        assert!(names.contains(&"qemu-system-x86".to_owned()));
     }
 }
