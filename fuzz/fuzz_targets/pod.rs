@@ -6,7 +6,7 @@ use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_plan::{
     config::ClusterConfig,
     decide::fit,
-    launcher_pod::{Place, Step, candidates, differences, digest, essence, sentence},
+    decide::accept::{Place, Step, candidates, differences, digest, essence, sentence},
 };
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};

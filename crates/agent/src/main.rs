@@ -187,8 +187,8 @@ fn drop_rights() -> anyhow::Result<()> {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         rights::set(names).context("the privilege table names an unknown capability")
     };
-    let own = set(ferrovirt_plan::node::capabilities())?;
-    rights::keep(own, own | set(ferrovirt_plan::node::capabilities_of_containers())?)
+    let own = set(ferrovirt_plan::render::capabilities::agent())?;
+    rights::keep(own, own | set(ferrovirt_plan::render::capabilities::containers())?)
         .context("giving up capabilities")?;
     rights::hide_memory().context("keeping memory out of core dumps")
 }

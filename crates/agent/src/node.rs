@@ -13,8 +13,8 @@ use ferrovirt_node::{
     status::{self, Condition, Space},
 };
 use ferrovirt_plan::{
+    config::pod_network::{Isolation, PodNetwork},
     config::{ClusterConfig, KUBEVIRT, NAMESPACE},
-    pod_network::{Isolation, PodNetwork},
     selinux::{NODE_LABEL, NodeState},
 };
 use k8s_openapi::{

@@ -1,7 +1,7 @@
 //! What the node must have, checked before anything is touched.
 
 use ferrovirt_node::network::cni::PLUGINS;
-use ferrovirt_plan::node;
+use ferrovirt_plan::render::capabilities;
 use ferrovirt_sys::rights;
 use std::path::{Path, PathBuf};
 
@@ -45,7 +45,7 @@ pub fn check(launcher: &Path) -> Result<(), Error> {
     if let Ok(held) = rustix::thread::capabilities(None) {
         let held = |name: &str| rights::set([name]).is_some_and(|set| held.effective.contains(set));
         // A nested root may lack SYS_RESOURCE; then no score of the OOM killer goes under this process's own.
-        let needed = node::capabilities().into_iter().filter(|name| name != "SYS_RESOURCE");
+        let needed = capabilities::agent().into_iter().filter(|name| name != "SYS_RESOURCE");
         let missing: Vec<String> = needed.filter(|name| !held(name)).collect();
         if !missing.is_empty() {
             return Err(Error::Capabilities(missing.join(", ")));

@@ -3,8 +3,8 @@
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_kubernetes::segment::segment;
 use ferrovirt_plan::config::ClusterConfig;
+use ferrovirt_plan::decide::accept::{candidates, record};
 use ferrovirt_plan::decide::{Claim, Look};
-use ferrovirt_plan::launcher_pod::{candidates, record};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::GetParams;
 use kube::core::Request;

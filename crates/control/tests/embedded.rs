@@ -7,7 +7,7 @@ mod common;
 
 use common::{Cluster, NAMESPACE, eventually, printable};
 use ferrovirt_api::kubevirt::{KubeVirt, LauncherPodRecord, VirtualMachine, VirtualMachineInstance};
-use ferrovirt_plan::launcher_pod::digest;
+use ferrovirt_plan::decide::accept::digest;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::rbac::v1::{ClusterRole, RoleBinding};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};

@@ -187,7 +187,7 @@ fn files(rights: &BTreeSet<Right<String>>, order: &Order, out: &mut BTreeSet<Fin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::ClusterConfig, order, render, samples};
+    use crate::{config::ClusterConfig, render, render::order, samples};
     use ferrovirt_model::Profile;
     use ferrovirt_privilege::cluster_grants;
     use ferrovirt_qemu::order::{Accelerator, Tap};

@@ -4,8 +4,9 @@
 use crate::{
     config::{ClusterConfig, LauncherRights, World},
     judge::{Finding, judge},
-    order::{NicFacts, NodeFacts, order},
-    render, samples,
+    render,
+    render::order::{NicFacts, NodeFacts, order},
+    samples,
     scc::admission::{admit, without as lesser},
 };
 use ferrovirt_model::{Machine, Profile, machine::Binding};

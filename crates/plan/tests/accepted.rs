@@ -6,7 +6,7 @@ use ferrovirt_api::{ClusterDefaults, default_vmi, kubevirt::VirtualMachineInstan
 use ferrovirt_model::{Machine, Profile};
 use ferrovirt_plan::{
     config::ClusterConfig,
-    order::{DiskFacts, NicFacts, NodeFacts, order},
+    render::order::{DiskFacts, NicFacts, NodeFacts, order},
 };
 use ferrovirt_qemu::{Descriptors, command_line, order::Accelerator, rules};
 use proptest::prelude::*;

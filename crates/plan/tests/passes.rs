@@ -5,7 +5,7 @@
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_plan::{
     config::ClusterConfig,
-    launcher_pod::{Place, Step, candidates, differences},
+    decide::accept::{Place, Step, candidates, differences},
 };
 use ferrovirt_scc::{
     Constraints, NamespaceValues, Operation, Outcome, Request, Subject, defaults, exempt_namespace,

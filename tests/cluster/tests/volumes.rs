@@ -17,7 +17,7 @@ use ferrovirt_cluster::{
 use ferrovirt_handler::net::talk::{FromApi, ToApi};
 use ferrovirt_plan::{
     config::{ClusterConfig, World},
-    order::{NodeFacts, claim_facts, order},
+    render::order::{NodeFacts, claim_facts, order},
 };
 use ferrovirt_qemu::{
     order::Accelerator,

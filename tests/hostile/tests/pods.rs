@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_e2e::{Cluster, Options, Person, cluster::TIMEOUT, machine, process::Process, wait_for};
 use ferrovirt_hostile::Users;
-use ferrovirt_plan::{config::ClusterConfig, launcher_pod::candidates};
+use ferrovirt_plan::{config::ClusterConfig, decide::accept::candidates};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, path::Path};
 

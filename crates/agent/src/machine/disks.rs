@@ -10,7 +10,7 @@ use ferrovirt_node::{
     selinux,
     volumes::{Claim, Error, Objects, Places, io_error, lost, unsupported},
 };
-use ferrovirt_plan::{order::DiskFacts, paths};
+use ferrovirt_plan::{paths, render::order::DiskFacts};
 use ferrovirt_qemu::seed;
 use k8s_openapi::api::core::v1::Secret;
 use rustix::fs::{Mode, OFlags};
@@ -177,7 +177,7 @@ pub fn seeds(machine: &Machine, objects: &Objects) -> Result<Vec<seed::File>, Er
         })?;
         Ok(Some(data.0.clone()))
     };
-    let files = ferrovirt_plan::seed::files(machine, read)?;
+    let files = ferrovirt_plan::render::seed::files(machine, read)?;
     let mut bounded = seed::Files::default();
     for file in &files {
         let fits = file.pieces().try_for_each(|piece| bounded.add(piece));

@@ -8,7 +8,7 @@ use ferrovirt_handler::machine::accept::{self, Asked, Lasts, Owner, Reader, Refu
 use ferrovirt_kubernetes::{object::is_deleting, segment::segment};
 use ferrovirt_model::Machine;
 use ferrovirt_node::volumes::{self, Claim, Objects};
-use ferrovirt_plan::{config::ClusterConfig, launcher_pod::Step};
+use ferrovirt_plan::{config::ClusterConfig, decide::accept::Step};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Secret};
 use kube::Api;
 use serde_json::Value;

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{events::Kind, machine::facts};
 use ferrovirt_plan::{
+    decide::accept::untyped,
     decide::life::{self, Event, Hold, Then},
-    launcher_pod::untyped,
 };
 use rustix::io::Errno;
 use std::{io, sync::atomic::Ordering};

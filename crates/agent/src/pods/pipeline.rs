@@ -33,8 +33,8 @@ use ferrovirt_node::{
     volumes::{self, Prepared},
 };
 use ferrovirt_plan::{
-    launcher_pod::Step,
-    order::{DiskFacts, order},
+    decide::accept::Step,
+    render::order::{DiskFacts, order},
 };
 use ferrovirt_qemu::protocol::Purpose;
 use ferrovirt_sys::netns;

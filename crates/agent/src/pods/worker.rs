@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{machine::link::Link, machine::report::Reporter, redacted::Redacted};
 use ferrovirt_plan::{
+    decide::accept::untyped,
     decide::life::{Action, Answer, Change, Event, Life, PodPhase, step},
-    launcher_pod::untyped,
 };
 use ferrovirt_qemu::{
     protocol::{self, Purpose, Request},

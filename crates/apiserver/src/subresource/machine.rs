@@ -2,7 +2,7 @@
 
 use ferrovirt_machines::subresource::{Call, Refused};
 use ferrovirt_machines::{GROUP, INSTANCES, MACHINES};
-use ferrovirt_plan::subresource::Patches;
+use ferrovirt_plan::decide::subresource::Patches;
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use hyper::body::Incoming;
 use serde_json::Value;

@@ -10,7 +10,7 @@ use super::{
 };
 use anyhow::{Context, Result, bail, ensure};
 use ferrovirt_apiserver::server::bind;
-use ferrovirt_plan::node;
+use ferrovirt_plan::render::capabilities;
 use ferrovirt_sys::{
     kvm,
     process::{Setup, spawn},
@@ -93,8 +93,8 @@ fn drop_rights() -> Result<()> {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         rights::set(names).context("the privilege table names an unknown capability")
     };
-    let agent = set(node::capabilities())? | set(node::capabilities_of_containers())?;
-    rights::keep(set(node::capabilities_of_supervisor())?, agent).context("giving up capabilities")
+    let agent = set(capabilities::agent())? | set(capabilities::containers())?;
+    rights::keep(set(capabilities::supervisor())?, agent).context("giving up capabilities")
 }
 
 /// Waits for anything to do, at the latest until `next`; true when this process is to end.

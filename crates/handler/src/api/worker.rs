@@ -20,12 +20,12 @@ use crate::{
 use ferrovirt_model::machine;
 use ferrovirt_netlink::mac::MacAddress;
 use ferrovirt_plan::{
+    decide::accept::{Holds, untyped},
     decide::{
         life::{self, Outcome},
         place::{Action, Check, Event, Network, Notice, Place, Step, Wrong, step},
     },
-    launcher_pod::{Holds, untyped},
-    order::{claim_facts, order},
+    render::order::{claim_facts, order},
 };
 use ferrovirt_qemu::{
     order::Order,

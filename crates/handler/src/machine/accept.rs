@@ -15,12 +15,12 @@ use ferrovirt_model::{Machine, Profile};
 pub use ferrovirt_plan::decide::place::NOT_AS_RENDERED;
 use ferrovirt_plan::{
     config::{ClusterConfig, KUBEVIRT, NAMESPACE},
-    decide::{claim_names, is_final},
-    launcher_pod::{
+    decide::accept::{
         Place, Standing, Step, candidates, differences, essence, least, record_of, refusal, sentence,
         standing,
     },
-    made,
+    decide::{claim_names, is_final},
+    lift::made,
     render::pod::pod_name,
 };
 use k8s_openapi::{

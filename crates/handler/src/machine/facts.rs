@@ -10,7 +10,7 @@ use ferrovirt_model::{
     machine::{Binding, Interface, Port, Protocol as Transport},
 };
 use ferrovirt_netlink::mac::MacAddress;
-use ferrovirt_plan::order::{DiskFacts, NicFacts, NodeFacts};
+use ferrovirt_plan::render::order::{DiskFacts, NicFacts, NodeFacts};
 use ferrovirt_qemu::order::{Accelerator, Lease, Nic, Order};
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};

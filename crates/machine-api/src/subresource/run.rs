@@ -3,7 +3,7 @@
 use ferrovirt_kubernetes::status;
 use ferrovirt_machines::subresource::{Asked, Call, Refused};
 use ferrovirt_machines::{INSTANCES, MACHINES};
-use ferrovirt_plan::subresource::Patches;
+use ferrovirt_plan::decide::subresource::Patches;
 use kube::api::{Patch, PatchParams};
 use kube::{Client, Error};
 use serde_json::Value;

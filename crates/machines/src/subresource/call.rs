@@ -3,7 +3,7 @@
 use ferrovirt_api::kubevirt::{VirtualMachine, VirtualMachineInstance};
 use ferrovirt_kubernetes::json::{self, text};
 use ferrovirt_kubernetes::{condition, status};
-use ferrovirt_plan::subresource::{self as plan, Patches};
+use ferrovirt_plan::decide::subresource::{self as plan, Patches};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

@@ -11,7 +11,7 @@ mod unanswered;
 
 pub use call::{Call, Refused};
 pub use discovery::{aggregated_rows, rows, version};
-pub use ferrovirt_plan::subresource::{GROUP, VERSIONS};
+pub use ferrovirt_plan::decide::subresource::{GROUP, VERSIONS};
 pub use front_proxy::{Names, Owner, Requester};
 pub use path::{Asked, Path};
 pub use unanswered::is_read_as_text;

@@ -16,6 +16,7 @@
 //! Two writers share a VirtualMachineInstance (the controller and the node agent), so every patch begins with a test
 //! of the resource version that the decision was made from: whoever was overtaken decides again.
 
+pub mod accept;
 mod conditions;
 pub mod fit;
 mod launcher;
@@ -26,6 +27,7 @@ mod pods;
 mod record;
 mod refusal;
 mod start;
+pub mod subresource;
 mod vm;
 mod vm_status;
 mod vmi;

@@ -1,5 +1,5 @@
 //! When the launcher pod of an instance is written down, and when it is said that it cannot be:
-//! [`crate::launcher_pod::record()`].
+//! [`crate::decide::accept::record()`].
 //!
 //! A pod is made first and looked at in a later round, when it has come back: whoever is killed in between leaves a pod that
 //! the next round finds and looks at. What is written down stays: a pod that somebody puts in the place of the first one is
@@ -12,7 +12,7 @@ use super::place::NOT_AS_RENDERED;
 use super::pods;
 use super::start::{is_final, uid};
 use super::vmi_status::Trouble;
-use crate::launcher_pod::{Difference, Standing, record_of, refusal};
+use crate::decide::accept::{Difference, Standing, record_of, refusal};
 use crate::render::pod::pod_name;
 
 /// What a look at the pod in the API server has brought: what is to be written down, or how it differs from its rendering.

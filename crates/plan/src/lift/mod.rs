@@ -5,6 +5,7 @@
 
 pub mod calls;
 pub mod cil;
+pub mod made;
 pub mod order;
 pub mod pod;
 pub mod policy;

@@ -4,8 +4,9 @@ use super::*;
 use crate::{
     config::{ClusterConfig, World},
     judge::judge,
-    order::{DiskFacts, NicFacts, NodeFacts, order},
-    render, samples,
+    render,
+    render::order::{DiskFacts, NicFacts, NodeFacts, order},
+    samples,
     selinux::base::Base,
 };
 use ferrovirt_api::kubevirt::VirtualMachineInstance;

@@ -7,7 +7,7 @@
 
 use super::{handler, replicas};
 use crate::config::NAMESPACE;
-use crate::subresource::{GROUP, VERSIONS};
+use crate::decide::subresource::{GROUP, VERSIONS};
 use ferrovirt_kubernetes::subject;
 use serde_json::{Value, json};
 

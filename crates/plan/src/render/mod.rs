@@ -2,11 +2,13 @@
 
 pub mod api;
 pub mod calls;
+pub mod capabilities;
 pub mod cil;
 pub mod cluster;
 pub mod controller;
 pub mod handler;
 pub mod install;
+pub mod order;
 mod overhead;
 pub mod own_node;
 pub mod places;
@@ -22,6 +24,7 @@ pub mod scc;
 pub mod scc_crd;
 pub mod scc_webhook;
 pub mod seccomp;
+pub mod seed;
 
 pub use cluster::cluster;
 pub use install::install;

@@ -31,7 +31,7 @@ use super::life::{
     conduct::{self, Conduct},
     switches::Refused,
 };
-pub use crate::launcher_pod::Step;
+pub use crate::decide::accept::Step;
 pub use asks::Ask;
 use asks::Asks;
 use ferrovirt_qemu::protocol::{self, Ending, State};

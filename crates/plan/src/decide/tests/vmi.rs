@@ -2,9 +2,9 @@ use ferrovirt_api::kubevirt::{LauncherPodRecord, VirtualMachineInstance, Virtual
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateWaiting, Pod, PodCondition, PodStatus};
 
 use super::world::{IMAGE, World, container, launcher, machine, time};
+use crate::decide::accept::{digest, untyped};
 use crate::decide::place::NOT_AS_RENDERED;
 use crate::decide::{Action, Claim, ClaimState, Refused, VmiSnapshot, vmi};
-use crate::launcher_pod::{digest, untyped};
 
 fn condition<'a>(world: &'a World, kind: &str) -> Option<&'a VirtualMachineInstanceCondition> {
     world.vmi().status.as_ref()?.conditions.iter().find(|c| c.r#type == kind)

@@ -13,11 +13,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
+use crate::decide::accept::{self, untyped};
 use crate::decide::{
     Action, CREATED_BY_LABEL, Claim, DOMAIN_ANNOTATION, Decision, Look, Refused, VmSnapshot, VmiSnapshot,
     unrecorded, vm, vm_gone, vmi, vmi_refused,
 };
-use crate::launcher_pod::{self, untyped};
 use crate::render::pod::pod_name;
 use crate::selinux::label::Mcs;
 
@@ -193,7 +193,7 @@ impl World {
         let mut should = now.clone();
         (should.metadata.uid, should.metadata.resource_version) = (None, None);
         should.spec.get_or_insert_default().containers[0].image = Some(self.renders.to_owned());
-        Some(launcher_pod::record(&untyped(now), &[untyped(&should)], &Value::Null))
+        Some(accept::record(&untyped(now), &[untyped(&should)], &Value::Null))
     }
 
     /// Both controllers over the present until nothing is left to do; the number of rounds is bounded.

@@ -5,18 +5,18 @@ use ferrovirt_privilege::{Feature, Right, Subject, grants};
 use std::collections::BTreeSet;
 
 /// What `virt-handler` keeps of root's capabilities, without the `CAP_` prefix.
-pub fn capabilities() -> Vec<String> {
+pub fn agent() -> Vec<String> {
     named(&[Subject::Node, Subject::NodeAgent])
 }
 
 /// What a launcher pod of either profile may have. The container runtime, a child of the agent, cannot give more than the
 /// agent's bounding set holds.
-pub fn capabilities_of_containers() -> Vec<String> {
+pub fn containers() -> Vec<String> {
     named(&[Subject::Launcher, Subject::Qemu])
 }
 
 /// What the supervisor of `ferrovirt up` keeps for itself.
-pub fn capabilities_of_supervisor() -> Vec<String> {
+pub fn supervisor() -> Vec<String> {
     named(&[Subject::Supervisor])
 }
 
@@ -55,9 +55,9 @@ mod tests {
             "SYS_ADMIN",
             "SYS_RESOURCE",
         ];
-        assert_eq!(capabilities(), own);
-        assert_eq!(capabilities_of_containers(), ["NET_ADMIN", "NET_RAW", "SYS_NICE"]);
-        let supervisor = [
+        assert_eq!(agent(), own);
+        assert_eq!(containers(), ["NET_ADMIN", "NET_RAW", "SYS_NICE"]);
+        let own = [
             "CHOWN",
             "DAC_OVERRIDE",
             "KILL",
@@ -67,6 +67,6 @@ mod tests {
             "SETUID",
             "SYS_RESOURCE",
         ];
-        assert_eq!(capabilities_of_supervisor(), supervisor);
+        assert_eq!(supervisor(), own);
     }
 }

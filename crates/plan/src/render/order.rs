@@ -1,8 +1,9 @@
 //! From a machine and what the node found out to the order that its launcher obeys.
 
+use super::seed;
 use crate::{
     config::{ClusterConfig, World},
-    paths, seed,
+    paths,
 };
 use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_model::{

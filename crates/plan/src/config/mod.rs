@@ -1,6 +1,8 @@
 //! What the cluster is configured to do, read from the KubeVirt object.
 
-use crate::pod_network::{self, PodNetwork};
+pub mod pod_network;
+
+use self::pod_network::PodNetwork;
 use ferrovirt_api::kubevirt::KubeVirt;
 use ferrovirt_model::{Profile, profile::UnknownProfile};
 use ferrovirt_privilege::Surroundings;

@@ -54,7 +54,7 @@ fn compute(pod: &Pod) -> Option<&Container> {
 mod tests {
     use super::*;
     use crate::{
-        order::{DiskFacts, NicFacts, NodeFacts, order},
+        render::order::{DiskFacts, NicFacts, NodeFacts, order},
         render::pod::pod_with_claims,
         samples,
     };

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::decide::{is_final, phase, strategy};
+use super::{is_final, phase, strategy};
 
 /// The API group of the subresources of machines.
 pub const GROUP: &str = "subresources.kubevirt.io";
