@@ -1,4 +1,4 @@
-//! A `resolv.conf`: what is made of it stays within what a guest is told.
+//! A `resolv.conf`: what is made of it stays within what a guest may be given.
 #![no_main]
 
 use ferrovirt_qemu::{

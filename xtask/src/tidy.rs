@@ -2,6 +2,7 @@
 //! circles, that every crate inherits the lints, that text is formatted and generated files are current.
 
 mod circles;
+mod words;
 
 use crate::{generate, root, run};
 use anyhow::{Context, Result, ensure};
@@ -86,6 +87,8 @@ pub(crate) fn check() -> Result<()> {
     }
     unsafe_code(&mut wrong)?;
     machine_words(&mut wrong)?;
+    let files = Command::new("git").current_dir(root()).arg("ls-files").output()?;
+    words::check(&root(), &String::from_utf8_lossy(&files.stdout), &mut wrong)?;
     duplicates(&mut wrong)?;
     if let Err(error) = generate::check() {
         wrong.push(format!("{error:#}"));
@@ -94,7 +97,9 @@ pub(crate) fn check() -> Result<()> {
     run(Command::new("cargo").current_dir(root()).args(["fmt", "--all", "--check"]))
         .context("run `cargo fmt --all`")?;
     licences()?;
-    println!("tidy: edges, circles, lints, unsafe, duplicates, generated files and formatting are in order");
+    println!(
+        "tidy: edges, circles, lints, unsafe, words, duplicates, generated files and formatting are in order"
+    );
     Ok(())
 }
 

@@ -36,7 +36,7 @@ use tokio::task::JoinHandle;
 
 /// How often the lease is renewed, and the pod network looked at.
 const BEAT: Duration = Duration::from_secs(10);
-/// How often the node looks at what it has: whoever reserves huge pages waits for the scheduler to know.
+/// How often the node looks at what it has: anybody who reserves huge pages waits for the scheduler to know.
 const LOOK: Duration = Duration::from_secs(1);
 /// Pause after a failure.
 const AGAIN: Duration = Duration::from_millis(500);

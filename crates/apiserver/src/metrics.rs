@@ -45,7 +45,7 @@ impl Metrics {
             (
                 "ferrovirt_apiserver_expired_watches_total",
                 "counter",
-                "Watches that were told to list again.",
+                "Watches that were sent back to list again.",
                 self.expired.load(Ordering::Relaxed),
             ),
             (

@@ -145,7 +145,7 @@ impl Quota {
         })
     }
 
-    /// Whether `user`, who is authenticated, whoever they act as, may store `object` in place of `old`. Requests that are on their way at the same time do not count
+    /// Whether `user`, who is authenticated, no matter who they act as, may store `object` in place of `old`. Requests that are on their way at the same time do not count
     /// each other; their number and size are bounded.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ pub struct UserInfo {
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
-/// Who a request counts for: the authenticated user, whoever they act as, and for service accounts the namespace. Anyone who
+/// Who a request counts for: the authenticated user, no matter who they act as, and for service accounts the namespace. Anyone who
 /// may make or impersonate accounts of a namespace would be as many users as they like otherwise.
 #[derive(Clone, Debug)]
 pub struct Requester(Option<Arc<str>>);

@@ -140,7 +140,7 @@ fn who_acts_as_an_account_of_the_system_has_no_more_space_than_before() {
     assert_eq!(acting("first"), "HTTP/1.1 201", "it may write");
     let made = (0..40).take_while(|number| own(&number.to_string()) == "HTTP/1.1 201").count();
     assert!((20..40).contains(&made), "{made}");
-    assert_eq!(acting("last"), "HTTP/1.1 403", "the namespace is full, whoever they say that they are");
+    assert_eq!(acting("last"), "HTTP/1.1 403", "the namespace is full, no matter who they say that they are");
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn the_controller_lends_nothing_but_by_the_switch() {
     shop.made(&controller, &child("boss", &host("boss")));
     assert_eq!(shop.recorded("vmi/boss")[2], "kubevirt-controller");
 
-    // The classic behaviour: whoever makes machines has the controller's rights, and nothing is recorded.
+    // The classic behaviour: anybody who makes machines has the controller's rights, and nothing is recorded.
     shop.configure(&json!({"launcherRights": "Controller"}));
     shop.made(&shop.alice, &host("classic"));
     assert_eq!(shop.recorded("vm/classic"), [Value::Null, Value::Null, Value::Null]);
@@ -222,7 +222,7 @@ fn the_controller_lends_nothing_but_by_the_switch() {
     assert_eq!(shop.recorded("vm/classic")[0], "kubevirt-controller");
     shop.made(&controller, &child("classic", &host("classic")));
 
-    // The documented profile lends the controller's rights unless it is told otherwise.
+    // The documented profile lends the controller's rights unless the field says otherwise.
     shop.configure(&json!({"launcherRights": null, "privilegeProfile": "documented"}));
     shop.made(&shop.alice, &machine("documented", None));
     shop.configure(&json!({"launcherRights": "Requester"}));
@@ -269,5 +269,5 @@ fn a_machine_that_goes_keeps_its_decision_and_gains_nothing() {
     let (ok, said) = shop.patch(&shop.alice, "held", &disk);
     assert!(!ok && said.contains("hostPath"), "{said}");
     let (ok, said) = shop.patch(&shop.alice, "held", &json!({"metadata": {"finalizers": null}}));
-    assert!(ok, "whoever goes is let go: {said}");
+    assert!(ok, "one that goes is let go: {said}");
 }

@@ -253,7 +253,7 @@ fn mutating_webhooks_are_asked_in_order_and_the_server_looks_again() {
 }
 
 #[test]
-fn validating_webhooks_refuse_warn_and_are_told_everything() {
+fn validating_webhooks_refuse_warn_and_see_everything() {
     let webhook = Webhook::start(|path, review| match path {
         "/no" => {
             json!({"allowed": false, "status": {"code": 403, "reason": "Forbidden", "message": "not here"}})

@@ -84,7 +84,7 @@ fn file(directory: &tempfile::TempDir, name: &str, text: &str) -> String {
 }
 
 #[test]
-fn a_workload_is_reviewed_for_whoever_makes_it() {
+fn a_workload_is_reviewed_for_the_one_who_makes_it() {
     let admitted = "Deployment web in namespace shop: admitted by restricted-v2, by the right of user alice";
     let sets = "sets .spec.containers[0].securityContext.runAsUser: 1000000000";
     check(&["review", "-f", "-", "--as", "alice"], DEPLOYMENT, 0, &["assumed: ", admitted, sets]);
@@ -232,7 +232,7 @@ fn what_who_can_makes_admits_what_it_was_made_for() {
 }
 
 #[test]
-fn wrong_input_is_told_and_ends_with_2() {
+fn wrong_input_is_reported_and_ends_with_2() {
     let review = ["review", "-f", "-"];
     check(&["review", "-f", "/nonexistent"], "", 2, &["error: /nonexistent"]);
     check(&review, "", 2, &["no pod, workload or machine in -"]);

@@ -46,7 +46,7 @@ fn answers() {
     check(&["diff", tiny, "--from", "vm_t", "--to", "boss_t"], 1, &["+ "]);
 }
 
-/// The table's own rules answer for the minimal types, and what is refused again and again is told once.
+/// The table's own rules answer for the minimal types, and what is refused again and again is reported once.
 #[test]
 fn denials() {
     let directory = tempfile::tempdir().unwrap();

@@ -205,7 +205,7 @@ fn gone_is_fine(answer: kube::Result<()>, reason: &'static str) -> Result<(), Fa
 }
 
 /// What the server said, which may be the words of a webhook or of an object: it goes into conditions and events.
-fn told(status: &Status) -> String {
+fn message_of(status: &Status) -> String {
     plain(&status.message, LONGEST)
 }
 
@@ -213,7 +213,7 @@ fn failure(error: kube::Error, reason: &'static str) -> Failure {
     match error {
         kube::Error::Api(status) if is_overtaken(status.code, &status.message) => Failure::Overtaken,
         kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
-            Failure::Forbidden { reason, message: told(&status) }
+            Failure::Forbidden { reason, message: message_of(&status) }
         }
         error => Failure::Unavailable(Box::new(error)),
     }
@@ -222,7 +222,7 @@ fn failure(error: kube::Error, reason: &'static str) -> Failure {
 fn create_failure(error: kube::Error) -> Failure {
     match error {
         kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
-            Failure::Refused(Refused { code: status.code, message: told(&status) })
+            Failure::Refused(Refused { code: status.code, message: message_of(&status) })
         }
         error => Failure::Unavailable(Box::new(error)),
     }

@@ -1,6 +1,6 @@
 //! Which of several replicas works: the one whose name is in the Lease.
 //!
-//! The rules are those of client-go, so that tools which look at leases understand ours: whoever holds the Lease writes it
+//! The rules are those of client-go, so that tools which look at leases understand ours: the replica that holds the Lease writes it
 //! again every few seconds; who sees it unchanged for as long as it says takes it over; who cannot write it for two thirds
 //! of that time has lost it and must end. How long it has been unchanged is measured here, so that clocks may differ. All
 //! writes name the version that was read, so that of two who take it one gets it.
@@ -90,13 +90,13 @@ enum Look {
 }
 
 impl Election {
-    /// Takes part under a name that no other replica has. Where it stands is told to `standing`.
+    /// Takes part under a name that no other replica has. Where it stands is sent to `standing`.
     pub fn new(client: Client, identity: String, timing: Timing, standing: watch::Sender<Standing>) -> Self {
         let leases = Api::namespaced(client, NAMESPACE);
         Self { leases, identity, timing, standing, seen: None, held: None }
     }
 
-    /// Returns when this replica has the Lease. What goes wrong until then is told once in the log and tried again.
+    /// Returns when this replica has the Lease. What goes wrong until then is written once to the log and tried again.
     pub async fn acquire(&mut self) {
         let mut complaint = String::new();
         loop {

@@ -1,7 +1,7 @@
 //! Which keys are due: a queue without a clock and without locks, owned by one task.
 //!
-//! A key is at any time waiting, running, or neither. A wish for a key that runs is remembered and served afterwards;
-//! a wish for a key that pauses ends the pause.
+//! A key is at any time waiting, running, or neither. A request for a key that runs is remembered and served afterwards;
+//! a request for a key that pauses ends the pause.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_due_once_however_often_it_was_wished_for() {
+    fn a_key_is_due_once_however_often_it_was_asked_for() {
         let mut queue = Queue::default();
         queue.add('a');
         queue.add('b');
@@ -145,7 +145,7 @@ mod tests {
         queue.add('a');
         assert_eq!(queue.take(), None);
         queue.done(&'a', End::Done(None), at(0), 0.0);
-        assert_eq!(queue.take(), Some('a'), "the wish was kept");
+        assert_eq!(queue.take(), Some('a'), "the request was kept");
         queue.done(&'a', End::Done(None), at(0), 0.0);
         assert_eq!(queue.take(), None);
     }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_ends_a_pause() {
+    fn a_request_ends_a_pause() {
         let mut queue = Queue::default();
         queue.add('a');
         queue.take();

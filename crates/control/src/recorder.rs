@@ -18,7 +18,7 @@ const LONGEST: usize = 1000;
 /// Repetitions that are remembered. When there are more, counting begins again: that only splits a count.
 const REMEMBERED: usize = 4096;
 
-/// Events that wait to be written. When there are more, the rest is not told.
+/// Events that wait to be written. When there are more, the rest is dropped.
 const WAITING: usize = 1024;
 /// After this many events of one object and reason that say something else each time, further ones are one event, as
 /// upstream's recorders do it.
@@ -33,7 +33,7 @@ impl Recorder {
     pub(crate) fn tell(&self, about: ObjectReference, event: decide::Event) {
         // The task ends only with the controllers. An event is a courtesy: nothing depends on it.
         if let Err(error) = self.0.try_send((about, event)) {
-            tracing::debug!("an event was not told: {error}");
+            tracing::debug!("an event was not written: {error}");
         }
     }
 }

@@ -99,7 +99,7 @@ async fn machines_start_and_stop_after_any_watch_of_the_controllers_and_all_of_t
         cut += expired;
     }
     assert!(cut >= WATCHES, "{cut}");
-    eventually("watches that were told to list again", async || {
+    eventually("watches that were sent back to list again", async || {
         (gate::expired(&cluster.admin).await >= WATCHES).then_some(())
     })
     .await;

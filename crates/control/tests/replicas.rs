@@ -52,7 +52,7 @@ fn replica(cluster: &Cluster, name: &str, timing: Timing) -> (Election, watch::R
 async fn two_that_work_at_once_make_one_instance_and_one_pod_of_each_machine() {
     let cluster = Cluster::start_without_controllers().await;
     let both = [cluster.controller.clone(), cluster.acting_as("admin-2").await];
-    // The second one's rights: it acts as another user, so that who made what can be told apart.
+    // The second one's rights: it acts as another user, so that it shows who made what.
     let binding = json!({
         "metadata": {"name": "second"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "kubevirt-controller"},

@@ -8,7 +8,7 @@
 //!
 //! [`mutual`] has the certificates of two parts of ours that speak with each other.
 //!
-//! Bodies, connections and times are bounded; whoever serves decides what a request is answered.
+//! Bodies, connections and times are bounded; the caller decides what a request is answered.
 
 mod body;
 mod clients;

@@ -4,7 +4,7 @@
 //! The bundle that the API server trusts holds the new authority and the one before it, and is written before the
 //! new certificate is used, so that replicas change over one after the other and no call fails.
 //!
-//! Replicas need no lease: whoever writes the Secret first, by its resource version, has made the certificate; the others
+//! Replicas need no lease: the one that writes the Secret first, by its resource version, has made the certificate; the others
 //! take it.
 
 use std::collections::BTreeMap;

@@ -53,7 +53,7 @@ pub struct Options {
     pub clients: ClientTrust,
     /// Most connections at the same time.
     pub connections: usize,
-    /// Most of them of one address: whoever holds many must not keep the API server out.
+    /// Most of them of one address: a client that holds many must not keep the API server out.
     pub of_address: usize,
 }
 
@@ -147,7 +147,7 @@ where
         let answer = respond(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    // By what the handshake has agreed on: whoever would look at the first bytes waits for them without a limit.
+    // By what the handshake has agreed on: a server that looks at the first bytes waits for them without a limit.
     let speaks_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let ended = if speaks_h2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());

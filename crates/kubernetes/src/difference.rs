@@ -17,7 +17,7 @@ pub enum Form {
 
 /// The operations that make `new` out of `old`. Only members that differ are named.
 ///
-/// The recursion is as deep as the values are nested: whoever reads them from outside bounds that.
+/// The recursion is as deep as the values are nested: the reader of outside bytes bounds that.
 #[must_use]
 pub fn difference(old: &Value, new: &Value, form: Form) -> Vec<Value> {
     let mut out = Vec::new();

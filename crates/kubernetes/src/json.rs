@@ -2,7 +2,7 @@
 //!
 //! A place is the name of a field, `kind`, or a JSON pointer (RFC 6901), which begins with a slash: `/metadata/name`, and
 //! `~1` for a slash in a name. What is null counts as absent, as everywhere in Kubernetes, and so does what has another
-//! type than the one that is asked for: whoever has to tell these apart reads the value itself.
+//! type than the one that is asked for: a caller that has to distinguish these reads the value itself.
 
 use serde_json::{Map, Value};
 

@@ -46,19 +46,19 @@ struct Rate {
 }
 
 impl Rate {
-    /// Whether a line may be written, and how many were left out that nobody was told of.
+    /// Whether a line may be written, and how many were left out before it without a word.
     fn may(&mut self, now: Duration) -> (bool, u64) {
-        let mut untold = 0;
+        let mut left_out = 0;
         // A clock that went back begins a window, too.
         if now.checked_sub(self.since).is_none_or(|passed| passed >= WINDOW) {
             self.since = now;
             self.written = 0;
-            untold = std::mem::take(&mut self.left_out);
+            left_out = std::mem::take(&mut self.left_out);
         }
         self.written = self.written.saturating_add(1);
         let may = self.written <= LINES;
         self.left_out += u64::from(!may);
-        (may, untold)
+        (may, left_out)
     }
 }
 

@@ -180,7 +180,7 @@ fn made(nic: &Nic, opened: Option<Vec<OwnedFd>>) -> Result<Vec<OwnedFd>, StartEr
     Ok(queues)
 }
 
-/// What the container's own resolver is told, which the kubelet writes. Without the file the guest learns of no name server.
+/// What the container's own resolver uses, which the kubelet writes. Without the file the guest learns of no name server.
 fn own_resolver() -> String {
     let mut bytes = Vec::new();
     let read = File::open(RESOLVER).and_then(|file| file.take(MOST_RESOLVER).read_to_end(&mut bytes));

@@ -127,12 +127,13 @@ fn a_real_client_gets_the_lease() {
     });
     launcher.run(Order { nics: vec![nic], ..bare() });
     let script = launcher.directory.path().join("script");
-    let told = launcher.directory.path().join("told");
-    fs::write(&script, format!("#!/bin/sh\n[ $1 = bound ] && env > {}\nexit 0\n", told.display())).unwrap();
+    let environment = launcher.directory.path().join("environment");
+    fs::write(&script, format!("#!/bin/sh\n[ $1 = bound ] && env > {}\nexit 0\n", environment.display()))
+        .unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let arguments = format!("udhcpc -i guest0 -q -n -f -O search -O mtu -t 10 -T 1 -s {}", script.display());
     namespace.run("busybox", &arguments);
-    let told = fs::read_to_string(told).unwrap();
+    let environment = fs::read_to_string(environment).unwrap();
     for line in [
         "ip=10.0.2.2",
         "subnet=255.255.255.0",
@@ -144,7 +145,7 @@ fn a_real_client_gets_the_lease() {
         "serverid=10.0.2.1",
         "lease=86400",
     ] {
-        assert!(told.lines().any(|have| have == line), "{line}: {told}");
+        assert!(environment.lines().any(|have| have == line), "{line}: {environment}");
     }
 }
 
@@ -275,7 +276,7 @@ fn an_image_cannot_make_qemu_read_other_files() {
         assert!(message.contains("disk \"root\"") && message.contains(words), "{message}");
     }
 
-    // Should the image change after that look: QEMU itself is told not to follow it.
+    // Should the image change after that look: QEMU itself is started so that it does not follow it.
     let descriptors = Descriptors { qmp: 3, ..Descriptors::default() };
     for overlay in [true, false] {
         let mut disk = disk("root", backing.clone());

@@ -180,7 +180,7 @@ fn what_cannot_be_opened_is_said_with_its_reason() {
 }
 
 #[test]
-fn consoles_go_to_whoever_waits_in_the_slot() {
+fn consoles_go_to_the_one_who_waits_in_the_slot() {
     let (mut launcher, _listener) = Launcher::on_slot(program(), None);
     launcher.run(Order { graphics: true, serial: true, ..bare() });
     let open = |launcher: &Launcher, name: &str, console: Console| {

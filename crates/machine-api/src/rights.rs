@@ -115,7 +115,7 @@ struct Reviews {
 
 impl Authorizer for Reviews {
     fn may_use(&self, subject: &Subject<'_>, scc: &str, _: &str) -> bool {
-        // Nobody in particular: what was recorded is held against what constraints admit, whoever may use them.
+        // Nobody in particular: what was recorded is held against what constraints admit, no matter who may use them.
         if subject.user.is_empty() {
             return false;
         }

@@ -105,9 +105,9 @@ impl Handler {
 async fn answer(acceptor: TlsAcceptor, stream: TcpStream, asked: Arc<Mutex<Vec<String>>>, says: Arc<Says>) {
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let service = service_fn(move |mut request: http::Request<Incoming>| {
-        let told = request.headers().keys().any(|name| name.as_str().starts_with("x-remote"));
-        let told = if told { " and who asks" } else { "" };
-        asked.lock().unwrap().push(format!("{} {}{told}", request.method(), request.uri()));
+        let has_requester = request.headers().keys().any(|name| name.as_str().starts_with("x-remote"));
+        let requester = if has_requester { " and who asks" } else { "" };
+        asked.lock().unwrap().push(format!("{} {}{requester}", request.method(), request.uri()));
         let says = Arc::clone(&says);
         async move {
             let mut response = Response::new(Full::new(Bytes::new()));

@@ -8,7 +8,7 @@
 //!
 //! [`subresource`] is what is done with machines that are there: start, stop, pause, consoles.
 //!
-//! Pure: whoever calls brings the configuration, the time, randomness, the owner of an instance and the cluster's answer
+//! Pure: the caller brings the configuration, the time, randomness, the owner of an instance and the cluster's answer
 //! about rights.
 
 mod check;
@@ -104,7 +104,7 @@ pub enum Subject {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Machine,
-    /// A machine that goes: whoever is being deleted is let go, and nothing is asked about what is there already.
+    /// A machine that goes: one that is being deleted is let go, and nothing is asked about what is there already.
     Leaving,
     Instance,
     Changed,

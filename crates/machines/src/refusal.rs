@@ -43,7 +43,7 @@ impl Refusal {
         Self { webhook: None, code: 403, reason: "Forbidden", message, causes: Vec::new() }
     }
 
-    /// What the person is told: what the API server makes of a webhook's answer.
+    /// What the person reads: what the API server makes of a webhook's answer.
     pub fn text(&self) -> String {
         match self.webhook {
             Some(webhook) => {

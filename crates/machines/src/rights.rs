@@ -20,7 +20,7 @@ pub struct Asked {
     pub instance: VirtualMachineInstance,
     /// What was decided about it before, if the controller asks: then that holds, and nothing where nothing was decided.
     pub(super) recorded: Option<Option<Decision>>,
-    /// It was there before anybody asked: whoever changes something else is not stopped.
+    /// It was there before anybody asked: changes of something else are not stopped.
     unchanged: bool,
 }
 

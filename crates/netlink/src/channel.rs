@@ -85,7 +85,7 @@ impl Error {
     }
 }
 
-/// A netlink socket, whoever opened it, for requests that are answered with success or an error.
+/// A netlink socket, no matter who opened it, for requests that are answered with success or an error.
 #[derive(Debug)]
 pub struct Channel {
     socket: OwnedFd,

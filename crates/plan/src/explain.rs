@@ -129,7 +129,7 @@ fn admitted(
     let config = ClusterConfig {
         profile,
         use_emulation: surroundings.emulation,
-        // What the machine needs, whoever may have it.
+        // What the machine needs, no matter who may have it.
         launcher_rights: Some(LauncherRights::Controller),
         ..ClusterConfig::default()
     };

@@ -61,7 +61,7 @@ fn every_sample_is_understood() {
         assert!(event.denials().any(|(_, one)| one == denial), "{line}");
         let explanation = explain(event, denial, None, &allowed);
         if explanation.kind == Kind::Isolation && expect["kind"] == "other" {
-            // Across categories it is isolation; that no rule allows it either cannot be told without the policy.
+            // Across categories it is isolation; whether a rule allows it at all only the policy says.
             assert_eq!(explanation.unless_known, [Kind::Other]);
             assert!(explanation.rule.is_none());
             continue;
@@ -124,7 +124,7 @@ fn a_policy_tells_what_the_log_cannot() {
 
 /// What every base gives to `container_t` tells a lost rule without a policy. Here it is on the bases that are at hand.
 #[test]
-fn a_lost_rule_is_told_without_a_policy() {
+fn a_lost_rule_is_reported_without_a_policy() {
     let policy = database("refpolicy-base.33.gz");
     for (target, class, permissions) in [
         ("self", "tun_socket", "create"),
@@ -234,7 +234,7 @@ fn no_rule_is_advised_where_none_is_needed() {
     }
 }
 
-/// A rule that something else than levels makes void is not told as missing, and not as two machines.
+/// A rule that something else than levels makes void is not reported as missing, and not as two machines.
 #[test]
 fn a_constraint_without_levels_is_no_isolation() {
     let policy = database("tiny.33");

@@ -61,7 +61,7 @@ impl GrantSet {
         self.0.keys().filter(|held| held.subject == subject).map(|held| held.right.clone()).collect()
     }
 
-    /// What is here and not in `other`, whoever holds it.
+    /// What is here and not in `other`, no matter who holds it.
     pub fn minus(&self, other: &Self) -> Self {
         Self(
             self.0

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// How often the power button is pressed again during a graceful shutdown: a guest that is still starting, or shows
 /// a boot menu, does not see the first.
 const PRESS_AGAIN: Duration = Duration::from_secs(3);
-/// How long QEMU may take to end after it was told to, or said that it would.
+/// How long QEMU may take to end after it was asked to, or said that it would.
 const LAST: Duration = Duration::from_secs(5);
 
 /// What the launcher has to do.

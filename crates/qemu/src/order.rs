@@ -272,7 +272,7 @@ pub struct Nic {
     pub tap: Tap,
     /// Boot position, from 1.
     pub boot_order: Option<u32>,
-    /// What the guest is told by DHCP; nobody answers when absent.
+    /// What the guest gets by DHCP; nobody answers when absent.
     pub dhcp: Option<Lease>,
 }
 

@@ -62,30 +62,30 @@ fn a_discover_is_answered_by_a_broadcast_offer_with_everything() {
     assert_eq!(&offer.bytes[16..20], &GUEST.octets());
     assert_eq!(&offer.bytes[28..34], &MAC);
     assert!((300..=548).contains(&offer.bytes.len()));
-    let told = options(&offer.bytes);
-    assert_eq!(told[&53], [2]);
-    assert_eq!(told[&54], SERVER.octets());
-    assert_eq!(told[&51], 86400_u32.to_be_bytes());
-    assert_eq!(told[&1], [255, 255, 255, 0]);
-    assert_eq!(told[&3], SERVER.octets());
-    assert_eq!(told[&6], [10, 96, 0, 10, 1, 1, 1, 1]);
-    assert_eq!(told[&26], 1480_u16.to_be_bytes());
-    assert_eq!(told[&12], b"example");
-    assert_eq!(told[&15], b"default.svc.cluster.local");
-    assert_eq!(told[&61], [&[1][..], &MAC].concat());
-    assert_eq!(told[&119], b"\x07default\x03svc\x07cluster\x05local\0\x07cluster\x05local\0");
+    let given = options(&offer.bytes);
+    assert_eq!(given[&53], [2]);
+    assert_eq!(given[&54], SERVER.octets());
+    assert_eq!(given[&51], 86400_u32.to_be_bytes());
+    assert_eq!(given[&1], [255, 255, 255, 0]);
+    assert_eq!(given[&3], SERVER.octets());
+    assert_eq!(given[&6], [10, 96, 0, 10, 1, 1, 1, 1]);
+    assert_eq!(given[&26], 1480_u16.to_be_bytes());
+    assert_eq!(given[&12], b"example");
+    assert_eq!(given[&15], b"default.svc.cluster.local");
+    assert_eq!(given[&61], [&[1][..], &MAC].concat());
+    assert_eq!(given[&119], b"\x07default\x03svc\x07cluster\x05local\0\x07cluster\x05local\0");
 }
 
 #[test]
 fn requests_are_granted_refused_or_left_to_the_chosen_server() {
     let none = Ipv4Addr::UNSPECIFIED;
-    let wish = |address: Ipv4Addr| [&[50, 4][..], &address.octets()].concat();
-    let ack = ask(3, none, &wish(GUEST)).unwrap();
+    let requested = |address: Ipv4Addr| [&[50, 4][..], &address.octets()].concat();
+    let ack = ask(3, none, &requested(GUEST)).unwrap();
     assert_eq!((options(&ack.bytes)[&53].as_slice(), ack.to), (&[5][..], Destination::Broadcast));
-    let nak = ask(3, none, &wish(Ipv4Addr::new(192, 168, 0, 9))).unwrap();
+    let nak = ask(3, none, &requested(Ipv4Addr::new(192, 168, 0, 9))).unwrap();
     assert_eq!(options(&nak.bytes)[&53], [6]);
     assert_eq!(&nak.bytes[12..20], &[0; 8]);
-    let other_server = [wish(GUEST), vec![54, 4, 10, 0, 2, 77]].concat();
+    let other_server = [requested(GUEST), vec![54, 4, 10, 0, 2, 77]].concat();
     assert_eq!(ask(3, none, &other_server), None);
     // Renewal: the client has its address and listens on it only.
     let renewed = ask(3, GUEST, &[]).unwrap();
@@ -97,9 +97,9 @@ fn requests_are_granted_refused_or_left_to_the_chosen_server() {
 
 #[test]
 fn inform_gets_no_address_and_goodbyes_get_nothing() {
-    let told = ask(8, GUEST, &[]).unwrap();
-    assert_eq!(&told.bytes[16..20], &[0; 4]);
-    assert!(!options(&told.bytes).contains_key(&51));
+    let answer = ask(8, GUEST, &[]).unwrap();
+    assert_eq!(&answer.bytes[16..20], &[0; 4]);
+    assert!(!options(&answer.bytes).contains_key(&51));
     assert_eq!(ask(4, GUEST, &[]), None);
     assert_eq!(ask(7, GUEST, &[]), None);
 }
@@ -122,13 +122,13 @@ fn what_does_not_fit_is_left_out() {
     let request = Request::parse(&message(1, Ipv4Addr::UNSPECIFIED, &[])).unwrap();
     let offer = answer(&request, &long, MAC).unwrap();
     assert!(offer.bytes.len() <= 548);
-    let told = options(&offer.bytes);
-    assert!(!told.contains_key(&6) && !told.contains_key(&12));
-    assert_eq!(told[&119].last(), Some(&0));
+    let given = options(&offer.bytes);
+    assert!(!given.contains_key(&6) && !given.contains_key(&12));
+    assert_eq!(given[&119].last(), Some(&0));
 }
 
 #[test]
-fn malformed_bytes_are_told_apart_and_never_a_panic() {
+fn malformed_bytes_are_distinguished_and_never_a_panic() {
     let good = message(1, Ipv4Addr::UNSPECIFIED, &[12, 3, b'a', b'b', b'c']);
     assert_eq!(Request::parse(&good).unwrap().kind, Kind::Discover);
     for length in 0..good.len() {

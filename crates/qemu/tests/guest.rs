@@ -1,4 +1,4 @@
-//! Lives of a guest, told as what QEMU says and what the launcher then does.
+//! Lives of a guest, written as what QEMU says and what the launcher then does.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // helpers of tests
 
@@ -187,7 +187,7 @@ fn a_qemu_that_has_not_answered_yet_is_killed() {
 }
 
 #[test]
-fn endings_are_told_apart_and_the_last_words_are_kept() {
+fn endings_are_distinguished_and_the_last_words_are_kept() {
     for (reason, ending) in [
         ("guest-panic", Ending::Panicked),
         ("host-signal", Ending::Failed),

@@ -293,7 +293,7 @@ fn hostile_pods_end_in_bounded_time_and_memory() {
 
 #[test]
 fn the_named_scc_comes_first_in_the_second_pass() {
-    // Both cannot be used without a level; the named one is told about first, whatever its priority.
+    // Both cannot be used without a level; the named one is reported first, whatever its priority.
     let constraints = cluster(json!([]));
     let values = NamespaceValues { mcs: Some(""), ..VALUES };
     let mut named = pod();
@@ -306,7 +306,7 @@ fn the_named_scc_comes_first_in_the_second_pass() {
 }
 
 #[test]
-fn the_audit_log_is_told_why_the_named_scc_did_not_do() {
+fn the_audit_log_says_why_the_named_scc_did_not_do() {
     let constraints = cluster(json!([]));
     let audit = |ask: &Ask<'_>, scc: &str| {
         let mut bare = pod();

@@ -71,9 +71,9 @@ fn order_and_version_do_not_count() {
     assert!(difference.is_empty(), "{difference}");
 }
 
-/// What names a type that only one side has is told with that type, be it like another one or not.
+/// What names a type that only one side has is reported under that type, be it like another one or not.
 #[test]
-fn transitions_of_a_new_type_are_told_with_it() {
+fn transitions_of_a_new_type_are_reported_under_it() {
     for (policy, name, lines) in [
         (
             "tiny.33",

@@ -72,7 +72,7 @@ pub fn is_queue(fd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// Chooses the index of the device that the descriptor will make; 0 leaves it to the kernel, whoever chose one before.
+/// Chooses the index of the device that the descriptor will make; 0 leaves it to the kernel, no matter who chose one before.
 ///
 /// # Errors
 /// `EINVAL` when the descriptor is a queue already.

@@ -299,7 +299,7 @@ mod tests {
         header.as_bytes().to_vec()
     }
 
-    /// Endless zeroes: whoever believes a length reads them all.
+    /// Endless zeroes: a reader that believes a length reads them all.
     fn refused(header: &[u8]) -> String {
         let stream = header.chain(io::repeat(b'x'));
         Entries::new(Stream(stream)).advance().unwrap_err().to_string()

@@ -3,7 +3,7 @@
 //!
 //! The agent starts its own program with [`COMMAND`] as the only argument, as a user of its own, with a socket as
 //! descriptor [`SOCKET`]. The process takes one [`Start`], asks for the files of the layout by name, says which
-//! manifest it found, and unpacks when it is told to. Every byte that it reads is foreign; what it may do besides is
+//! manifest it found, and unpacks when it is asked to. Every byte that it reads is foreign; what it may do besides is
 //! taken away before the first one is read ([`child`]).
 
 mod budget;

@@ -3,7 +3,7 @@
 //! `kube::runtime::watcher` goes on from the last revision that it saw. When the server refuses to *start* a watch there,
 //! it asks for the same revision again for ever, although only a new list helps: when the server has forgotten the
 //! revision and says so with an HTTP status instead of an event, or when a restored store has never reached it. Here the
-//! rule of client-go holds: whoever is not answered, or is told to come back later, asks again from where it was; after
+//! rule of client-go holds: a client that gets no answer, or is sent away for a while, asks again from where it was; after
 //! every other answer everything is listed again.
 
 use std::fmt::Debug;

@@ -90,7 +90,7 @@ impl Cluster {
         *self.owner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Told of every change from now on.
+    /// Sees every change from now on.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }

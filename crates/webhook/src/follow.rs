@@ -36,7 +36,7 @@ impl<T> Table<T> {
     }
 }
 
-/// Keeps the table of a kind; `reduce` says what of an object is kept, if anything, `changed` is told of each change.
+/// Keeps the table of a kind; `reduce` says what of an object is kept, if anything, `changed` sees each change.
 /// Never ends.
 pub(crate) async fn follow<K, T>(
     api: Api<K>,

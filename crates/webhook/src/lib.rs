@@ -61,7 +61,7 @@ pub enum Error {
 /// Runs until the future is dropped.
 ///
 /// # Errors
-/// When it cannot start. What the API server refuses later is told in the log and tried again.
+/// When it cannot start. What the API server refuses later is in the log and tried again.
 pub async fn run(client: kube::Client, options: Options) -> Result<Infallible, Error> {
     let address = options.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;

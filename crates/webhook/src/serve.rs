@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_that_are_no_reviews_are_told_so() {
+    async fn requests_that_are_no_reviews_are_answered_so() {
         let served = Served::start().await;
         let json = "application/json";
         for (method, path, kind, body, code, text) in [

@@ -232,7 +232,7 @@ async fn without_a_verb(cluster: &Cluster, witness: &str, verb: Verb, namespace:
             let said = webhook.readiness().await;
             assert!(said.is_err(), "a certificate is shown without {verb:?}: {said:?}");
         }
-        // It is ready and told once; what changes later it would not see.
+        // It is ready and sees the state once; what changes later it would not see.
         ("webhook-constraints" | "webhook-rights" | "webhook-namespaces", "watch") => {}
         ("webhook-entry", _) => {}
         other => panic!("what fails without {other:?}?"),
@@ -333,7 +333,7 @@ async fn the_webhook_decides_from_the_newest_state_after_any_of_its_watches_and_
     }
     // SCCs, namespaces, and roles and bindings of both scopes.
     assert!(cut >= 6, "{cut}");
-    eventually("watches that were told to list again", async || {
+    eventually("watches that were sent back to list again", async || {
         (gate::expired(&cluster.admin).await >= 6).then_some(())
     })
     .await;

@@ -148,7 +148,7 @@ umount -R /run/cgroup
 rmdir /run/cgroup
 if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi
 mount --make-rshared /sys
-# As udev makes it: whoever has the node may open it, and needs a capability to do something with it.
+# As udev makes it: anybody who has the node may open it, and needs a capability to do something with it.
 if [ -d /dev/net ]; then
     mount -t tmpfs -o mode=755 net /dev/net
     mknod -m 666 /dev/net/tun c 10 200

@@ -50,7 +50,7 @@ impl Process {
     /// Ends it at once.
     pub fn kill(&self) {
         let Some(pid) = Pid::from_raw(self.pid) else { return };
-        // The descriptor is taken first and the start time read afterwards: whoever is signalled is who was looked at.
+        // The descriptor is taken first and the start time read afterwards: the process that is signalled is the one that was looked at.
         if let Ok(descriptor) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             && self.alive()
         {

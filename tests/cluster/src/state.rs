@@ -1,4 +1,4 @@
-//! What a cluster has made on this machine, on disk before it is made: `down` reads it, whoever is gone in between.
+//! What a cluster has made on this machine, on disk before it is made: `down` reads it, no matter who is gone in between.
 
 use crate::{layout::Layout, process::Process};
 use anyhow::{Context, Result};

@@ -156,7 +156,7 @@ fn launcher(pod: &Value) -> Result<()> {
     Ok(())
 }
 
-/// A leader that is killed, and one that is told to end, is followed by another one, which knows all machines.
+/// A leader that is killed, and one that is asked to end, is followed by another one, which knows all machines.
 fn takeover(test: &Test) -> Result<()> {
     let (instance, pod) = test.machine("first")?;
     launcher(&pod)?;
@@ -175,7 +175,7 @@ fn takeover(test: &Test) -> Result<()> {
     found.next().context("the leader has no process")?.signal(Signal::KILL)?;
     let second = test.another(&first)?;
     test.machine("second")?;
-    // Told to end: it gives the Lease back.
+    // Asked to end: it gives the Lease back.
     let (name, _) = second.split_once('_').context("no replica")?;
     test.kubectl(&format!("delete pod {name} -n kubevirt"))?;
     test.another(&second)?;
@@ -199,7 +199,7 @@ fn webhooks_are_missed(test: &Test) -> Result<()> {
     test.available()
 }
 
-/// Each verb that nothing but a cluster can miss is taken away, and named by whoever misses it.
+/// Each verb that nothing but a cluster can miss is taken away, and named by the part that misses it.
 fn verbs_are_missed(test: &Test) -> Result<()> {
     let roles = [vec!["role", ROLE, "-n", "kubevirt"], vec!["clusterrole", ROLE]];
     let full = roles.iter().map(|role| test.cluster.json(&[&["get"], &role[..]].concat()));

@@ -1,4 +1,4 @@
-//! Machines on a real Kubernetes: what a person applies runs by itself, with a network, and is reported; whoever of ours is
+//! Machines on a real Kubernetes: what a person applies runs by itself, with a network, and is reported; no matter which of ours is
 //! started again takes it over, also with another configuration; people have its consoles; a pod that is changed afterwards is
 //! not served; what stops, stops orderly, and starts again.
 //!

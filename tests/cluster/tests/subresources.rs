@@ -120,7 +120,7 @@ fn runs(test: &Test) -> Result<()> {
     Ok(())
 }
 
-/// Whoever goes to a pod directly is nobody, whatever the headers say; with the front proxy's own certificate it is the same
+/// Anybody who goes to a pod directly is nobody, whatever the headers say; with the front proxy's own certificate it is the same
 /// request that works.
 fn forged(test: &Test) -> Result<()> {
     let pods = test.json("get pods -n kubevirt -l kubevirt.io=kubevirt-api")?;

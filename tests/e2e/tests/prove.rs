@@ -120,7 +120,7 @@ fn a_rule_too_many_is_found() -> Result<()> {
 
 /// Nothing could be tried: the exit code is another, and the message says what to do.
 #[test]
-fn what_cannot_be_tried_is_told() -> Result<()> {
+fn what_cannot_be_tried_is_reported() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let broken = dir.path().join("broken.cil");
     std::fs::write(&broken, "(allow virt_launcher.process no_such_t (file (read)))\n")?;

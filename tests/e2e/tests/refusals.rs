@@ -133,11 +133,11 @@ fn a_verb_taken_from_the_controller_fails_the_step_that_needs_it() -> Result<()>
     std::io::Write::write_all(&mut file, role.to_string().as_bytes())?;
     cluster.kubectl(&["replace", "-f", &file.path().to_string_lossy()])?;
     cluster.apply(&plain("denied", "ferrovirt/guest-kernel"))?;
-    wait_for("the refusal to be told", TIMEOUT, || {
+    wait_for("an event about the refusal", TIMEOUT, || {
         let events = cluster.kubectl(&["get", "events", "-o", "wide"])?;
-        let told =
+        let reported =
             events.contains("kubevirt-controller") && events.contains("cannot create resource \"pods\"");
-        ensure!(told, "{events}");
+        ensure!(reported, "{events}");
         Ok(Some(()))
     })?;
     cluster.stop()

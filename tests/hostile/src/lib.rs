@@ -1,4 +1,4 @@
-//! A whole Ferrovirt with users who wish it ill. Each test tries one thing and looks at the host, the other users and the
+//! A whole Ferrovirt with users who mean harm. Each test tries one thing and looks at the host, the other users and the
 //! other machines afterwards; it has bounds in count and time and leaves nothing behind.
 
 pub mod image;

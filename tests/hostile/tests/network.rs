@@ -80,7 +80,7 @@ fn address(cluster: &Cluster, namespace: &str, name: &str) -> Result<Ipv4Addr> {
     Ok(address.parse()?)
 }
 
-/// What whoever listens there says; nothing where nobody does.
+/// What a listener there says; nothing where nobody does.
 fn heard(address: Ipv4Addr) -> String {
     let mut said = String::new();
     if let Ok(mut stream) = TcpStream::connect_timeout(&SocketAddr::new(address.into(), PORT), SOON) {
@@ -89,7 +89,7 @@ fn heard(address: Ipv4Addr) -> String {
     said
 }
 
-/// Greets whoever comes, in the network of the calling thread, until the test ends.
+/// Greets anybody who comes, in the network of the calling thread, until the test ends.
 fn greet(name: &'static str, port: u16) -> Result<u16> {
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     let port = listener.local_addr()?.port();

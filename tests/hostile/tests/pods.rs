@@ -83,11 +83,11 @@ fn is_left_alone(cluster: &Cluster, namespace: &str, pod: &str, reason: &str, wo
     wait_for("its event", TIMEOUT, || {
         let events = cluster.json(&["get", "events", "-n", namespace])?;
         let all = events["items"].as_array().cloned().unwrap_or_default();
-        let told = all.iter().any(|event| {
+        let reported = all.iter().any(|event| {
             event["involvedObject"]["name"] == pod
                 && words.iter().all(|word| event["message"].as_str().is_some_and(|text| text.contains(word)))
         });
-        Ok(told.then_some(()))
+        Ok(reported.then_some(()))
     })?;
     for place in ["pods", "netns", "crun"] {
         let path = cluster.data().join("agent").join(place).join(&uid);
@@ -243,9 +243,9 @@ fn a_launcher_pod_that_is_changed_while_it_runs_is_left_alone_until_it_is_as_it_
     image("evil")?;
     wait_for("a condition that names the field", TIMEOUT, || {
         let condition = synchronized()?;
-        let told = condition["reason"] == "NotAsRendered"
+        let reported = condition["reason"] == "NotAsRendered"
             && condition.to_string().contains("spec.containers[0].image");
-        Ok(told.then_some(()))
+        Ok(reported.then_some(()))
     })?;
     // An agent that takes the launcher over looks, too.
     let agent = cluster.agent().context("no agent")?;

@@ -48,7 +48,7 @@ fn bob_is_served(server: &Server, bob: &Person<'_>, turn: usize) -> Result<()> {
     Ok(())
 }
 
-/// Attackers do `attack` until bob was served ten times meanwhile; each is told its number and that it is to go on.
+/// Attackers do `attack` until bob was served ten times meanwhile; each gets its number and whether it is to go on.
 fn while_bob_works(
     server: &Server,
     bob: &Person<'_>,
@@ -319,7 +319,7 @@ fn logs_that_are_followed_without_end_cost_their_reader_alone() -> Result<()> {
     ensure!(served == 32, "carol follows {served} times");
     ensure!(
         held.iter().all(|(code, head, _)| *code == 200 || (*code == 429 && head.contains("retry-after"))),
-        "the others are told to come later"
+        "the others are asked to come later"
     );
     let now = open()?;
     ensure!(now < before + 3 * served, "the agent has {now} descriptors, {before} before");

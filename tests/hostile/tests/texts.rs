@@ -55,19 +55,19 @@ fn with_launcher(program: &str) -> Result<(Cluster, tempfile::TempDir)> {
     Ok((cluster, programs))
 }
 
-/// The events of everybody, once users were told that a launcher misbehaves.
-fn told(cluster: &Cluster) -> Result<String> {
-    let told = wait_for("users to be told", TIMEOUT, || {
+/// The events of everybody, once users were informed that a launcher misbehaves.
+fn events_of_misbehaviour(cluster: &Cluster) -> Result<String> {
+    let events = wait_for("users to be informed", TIMEOUT, || {
         let events = cluster.kubectl(&["get", "events", "-o", "json"])?;
         Ok(events.contains("LauncherMisbehaves").then_some(events))
     });
-    told.with_context(|| format!("the log:\n{}", cluster.log()))
+    events.with_context(|| format!("the log:\n{}", cluster.log()))
 }
 
 #[test]
 fn a_launcher_that_takes_connection_after_connection_is_not_listened_to() -> Result<()> {
     let (mut cluster, _programs) = with_launcher(RESTLESS)?;
-    told(&cluster)?;
+    events_of_misbehaviour(&cluster)?;
     let log = cluster.log();
     let lines = log.lines().filter(|line| line.contains("takes another one")).count();
     ensure!((1..20).contains(&lines), "{lines} lines of a launcher:\n{log}");
@@ -77,8 +77,8 @@ fn a_launcher_that_takes_connection_after_connection_is_not_listened_to() -> Res
 #[test]
 fn a_launcher_that_floods_its_link_fills_no_log_and_forges_nothing() -> Result<()> {
     let (mut cluster, _programs) = with_launcher(RUDE)?;
-    let told = told(&cluster)?;
-    ensure!(!told.contains("forged"), "the launcher's words are in an event:\n{told}");
+    let events = events_of_misbehaviour(&cluster)?;
+    ensure!(!events.contains("forged"), "the launcher's words are in an event:\n{events}");
     let log = cluster.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("forged")).collect();
     ensure!(!lines.is_empty() && lines.len() < 20, "{} lines of a launcher:\n{log}", lines.len());
@@ -120,7 +120,7 @@ const BROKEN: [(&str, &str); 3] = [
 ];
 
 #[test]
-fn users_are_told_what_to_change_and_no_path_of_the_node() -> Result<()> {
+fn users_learn_what_to_change_and_no_path_of_the_node() -> Result<()> {
     let mut cluster = Cluster::start(Options::default())?;
     let users = Users::new(&cluster)?;
     let gone = cluster.data().join("a-directory-that-is-not-there");

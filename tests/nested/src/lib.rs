@@ -40,7 +40,7 @@ pub struct Scenario {
     /// The node agent is the container engine too, as in `ferrovirt up`: it starts the launcher in its own domain, and the
     /// log is a file.
     pub by_agent: bool,
-    /// What the launcher is told.
+    /// What the launcher is sent.
     pub order: Order,
     /// Device nodes in the pod: path in the pod, node of the machine.
     pub devices: Vec<(String, String)>,
@@ -50,7 +50,7 @@ pub struct Scenario {
     pub expect: Vec<String>,
     /// What the failure says that is wanted instead of success.
     pub fails: Option<String>,
-    /// Once all is well, QEMU is stopped by a signal and the launcher told to end it, which it can do by killing it alone.
+    /// Once all is well, QEMU is stopped by a signal and the launcher asked to end it, which it can do by killing it alone.
     pub deaf: bool,
     /// Seconds until it counts as failed.
     pub timeout: u64,

@@ -97,7 +97,7 @@ fn last_words(mut made: Scenario) -> Scenario {
     made
 }
 
-/// QEMU does not do what it is told, and the launcher kills it.
+/// QEMU does not do what it is asked, and the launcher kills it.
 fn deaf(mut made: Scenario) -> Scenario {
     made.name = "deaf".to_owned();
     made.deaf = true;

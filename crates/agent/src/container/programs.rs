@@ -94,7 +94,7 @@ fn files() -> io::Result<Files> {
     let libraries = libraries(&qemu)?;
     let system = libraries.iter().find(|(name, _)| name == "libc.so.6");
     let system = system.and_then(|(_, path)| path.parent()).ok_or_else(|| missing("libc.so.6"))?;
-    // The C library is in a directory that the loader looks into without being told.
+    // The C library is in a directory that the loader looks into by default.
     let directory = fs::canonicalize(system)?;
     let below = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_owned();
     for entry in fs::read_dir(directory.join("qemu")).into_iter().flatten() {

@@ -64,7 +64,7 @@ impl Server {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut said: Option<Instant> = None;
         loop {
-            // Never closed; whoever comes in vain waits in the kernel's queue.
+            // Never closed; a connection that finds no place waits in the kernel's queue.
             let place = places.clone().acquire_owned().await.ok();
             match self.listener.accept().await {
                 Ok((stream, _)) => {

@@ -1,4 +1,4 @@
-//! What a pod's task is told, however often and however slowly it listens: of a pod and of a machine the newest is kept,
+//! The news for a pod's task, however often they come and however slowly it listens: of a pod and of a machine the newest is kept,
 //! and requests are bounded in number. A task that is busy holds up nobody and no memory.
 
 use crate::redacted::Redacted;
@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 /// Most requests to pause or run that wait.
 const MOST_SWITCHES: usize = 64;
 
-/// What a pod's task is told.
+/// One piece of news for a pod's task.
 #[derive(Debug)]
 pub(super) enum Message {
     /// The pod changed.
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn news_wakes_whoever_waits() {
+    async fn news_wakes_all_who_wait() {
         let (sender, mut receiver) = inbox();
         let task = tokio::spawn(async move { matches!(receiver.recv().await, Message::Gone) });
         tokio::task::yield_now().await;

@@ -59,7 +59,7 @@ pub struct Record {
     /// Bytes of the machine's emptyDisk volumes; absent in records of agents that did not count them.
     #[serde(default)]
     pub declared: Option<u64>,
-    /// The guest was seen to run, and users were told.
+    /// The guest was seen to run, and users were informed.
     pub ran: bool,
     /// How the container ended.
     pub exit: Option<Exit>,

@@ -43,7 +43,7 @@ impl Worker {
     }
 
     /// Says on pod and machine what is wrong: the message to the administrator's log, which has the paths, and what users
-    /// are told of it.
+    /// read of it.
     fn report(&mut self, condition: &'static str, reason: &str, message: &str, redacted: &Redacted) {
         if let Some(reporter) = &self.reporter {
             reporter.update(|known| known.trouble = Some((condition, redacted.clone())));

@@ -376,13 +376,13 @@ fn launchers_that_talk_do_not_end_the_connection_of_api() {
             other => panic!("{other:?}"),
         }
     }
-    // In turn, whoever said more.
+    // In turn, no matter who said more.
     assert!(said >= 8, "{said}");
     node.relay(&launchers[29].0, b"and it is still heard");
     assert_eq!(fakes[29].next(), b"and it is still heard");
 }
 
-/// One that is full is closed after a while, whoever reads nothing.
+/// One that is full is closed after a while, no matter who reads nothing.
 #[test]
 fn an_api_that_reads_nothing_does_not_hold_up_the_program() {
     let mut node = Node::start();

@@ -195,7 +195,7 @@ pub(crate) struct Node {
     pub(crate) store: Store,
     pub(crate) child: Child,
     api: Connection,
-    /// The links that are told of, by their slots.
+    /// The links that were announced, by their slots.
     links: RefCell<HashMap<String, u64>>,
 }
 

@@ -1,4 +1,4 @@
-//! What holds on the node, whoever changes it meanwhile.
+//! What holds on the node, no matter who changes it meanwhile.
 
 use crate::support::{Node, soon};
 use ferrovirt_node::network::Network;

@@ -91,7 +91,7 @@ crate::wire::wire! {
         webhook_configuration: Option<Opaque>,
         /// How much privilege launcher pods get: `minimal` (when absent) or `documented`. Not an upstream field.
         privilege_profile: Option<String>,
-        /// Whose rights count for what a launcher pod gets: `Requester` (whoever makes or changes the machine) or
+        /// Whose rights count for what a launcher pod gets: `Requester` (anybody who makes or changes the machine) or
         /// `Controller` (the controller lends its own to everybody). Absent: `Requester` in the minimal profile,
         /// `Controller` in the documented one. Not an upstream field.
         launcher_rights: Option<String>,

@@ -231,7 +231,7 @@ fn disks_and_their_volumes() {
             words: "matching can't be enabled together with a custom value",
         },
         Border {
-            // A hard disk on SATA cannot be told that it is read-only; a CD-ROM is, and virtio can be.
+            // A hard disk on SATA has no way to be read-only; a CD-ROM is, and virtio can be.
             inside: vec![disk(json!({"cdrom": {"bus": "sata"}}), claim()), disk(virtio(json!({})), claim())],
             outside: vec![disk(json!({"disk": {"bus": "sata"}}), claim()), disk(json!({}), claim())],
             field: "spec.domain.devices.disks[0]",

@@ -85,7 +85,7 @@ fn complete(template: &mut Value) {
 
 fn problems(template: &Value) -> impl Iterator<Item = Cause> {
     let found = pod_validation::problems(template.get("spec").unwrap_or(&json!({})));
-    // A pod in a user namespace cannot run here, but what SCCs say of it can be told.
+    // A pod in a user namespace cannot run here, but the answer can say what SCCs make of it.
     let concerns = found.into_iter().filter(|cause| cause.field != "spec.hostUsers");
     concerns.map(|cause| Cause { field: format!("spec.template.{}", cause.field), ..cause })
 }

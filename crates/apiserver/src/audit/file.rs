@@ -100,7 +100,7 @@ impl Drop for Log {
 }
 
 fn write_all(mut file: File, lines: &mpsc::Receiver<Vec<u8>>, counts: &Counts) {
-    let (mut told, mut last) = (0, None::<Instant>);
+    let (mut reported, mut last) = (0, None::<Instant>);
     let mut cause = "the queue is full".to_owned();
     for line in lines {
         counts.queued.fetch_sub(line.len(), Ordering::Relaxed);
@@ -109,9 +109,9 @@ fn write_all(mut file: File, lines: &mpsc::Receiver<Vec<u8>>, counts: &Counts) {
             cause = error.to_string();
         }
         let dropped = counts.dropped.load(Ordering::Relaxed);
-        if dropped > told && last.is_none_or(|last| last.elapsed() >= WARN) {
-            tracing::error!("{} audit events were dropped ({dropped} in all): {cause}", dropped - told);
-            (told, last) = (dropped, Some(Instant::now()));
+        if dropped > reported && last.is_none_or(|last| last.elapsed() >= WARN) {
+            tracing::error!("{} audit events were dropped ({dropped} in all): {cause}", dropped - reported);
+            (reported, last) = (dropped, Some(Instant::now()));
         }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! A UID alone is no owner: anybody may write any UID into an object. As upstream, an owner is what the reference names
 //! (group, kind, name) in the dependent's own namespace or without one, with that UID; an object of another namespace
-//! counts as absent and is told of (`OwnerRefInvalidNamespace`).
+//! counts as absent, with an event (`OwnerRefInvalidNamespace`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

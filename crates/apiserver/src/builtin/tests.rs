@@ -216,7 +216,7 @@ async fn foreground_waits_and_orphan_cuts_loose() {
 }
 
 #[tokio::test]
-async fn pods_are_placed_when_the_node_has_room_and_told_why_not() {
+async fn pods_are_placed_when_the_node_has_room_and_learn_why_not() {
     let world = World::new().await;
     let waiting = world.add("pods", "default", "a", pod(json!({"hugepages-2Mi": "6Mi"}))).await;
     let message = |store: &Store| {
@@ -331,7 +331,7 @@ async fn owners_of_other_namespaces_keep_nothing_and_are_kept_by_nothing() {
     let mine = world.add("configmaps", "alpha", "mine", mine).await;
     world.until("it goes", |store| store.get(&mine).is_some_and(|entry| is_deleting(&entry.object))).await;
     world
-        .until("it is told", |store| {
+        .until("an event says so", |store| {
             let events = store.list(&Prefix::namespace("", "events", "alpha")).entries;
             events.iter().any(|(_, e)| {
                 text(&e.object, "/reason") == "OwnerRefInvalidNamespace"

@@ -2,7 +2,7 @@
 //!
 //! Modelled on Kubernetes' API priority and fairness, with two levels: the system's own accounts
 //! ([`crate::request::UserInfo::is_system`]) are not held back, and all other users share what is here, each of them a part of
-//! it. A user is who the credential says, whoever they act as; the service accounts of a namespace are one ([`Requester`]). Anyone who comes when everything is taken waits for a moment in the queue of the user, and users take turns; then the
+//! it. A user is who the credential says, no matter who they act as; the service accounts of a namespace are one ([`Requester`]). Anyone who comes when everything is taken waits for a moment in the queue of the user, and users take turns; then the
 //! answer is 429 with `Retry-After`, on which Kubernetes' clients try again.
 //!
 //! | what | one user | all users |

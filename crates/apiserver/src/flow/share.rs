@@ -21,7 +21,7 @@ const ALL_QUEUES: usize = 1000;
 pub struct Share {
     each: usize,
     all: usize,
-    /// How long whoever comes too much waits; not at all when it is zero.
+    /// How long a request waits that comes when all is taken; not at all when it is zero.
     wait: Duration,
     state: Mutex<State>,
 }
@@ -55,7 +55,7 @@ impl Drop for Place {
 }
 
 impl Share {
-    /// `each` for a user and `all` together; whoever comes when it is taken waits for a moment.
+    /// `each` for a user and `all` together; anybody who comes when it is taken waits for a moment.
     pub(super) fn queued(each: usize, all: usize) -> Arc<Self> {
         Arc::new(Self { each, all, wait: WAIT, state: Mutex::default() })
     }

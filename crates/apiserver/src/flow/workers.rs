@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_large_gives_way_by_as_much_whoever_starts_its_thread() {
+    fn what_is_large_gives_way_by_as_much_no_matter_who_starts_its_thread() {
         let own = getpriority_process(None).unwrap();
         let users = users().unwrap();
         let large = async {

@@ -62,12 +62,12 @@ pub fn typed_as_given<T: DeserializeOwned>(value: &Value) -> Result<Decoded, Wro
     Ok(Decoded::new(object, &unknown))
 }
 
-/// How many unknown fields a client is told of.
-const MAX_TOLD: usize = 100;
+/// How many unknown fields an answer names.
+const MAX_NAMED: usize = 100;
 
 impl Decoded {
     fn new(object: Value, unknown: &[Vec<Step>]) -> Self {
-        let mut unknown: Vec<String> = unknown.iter().take(MAX_TOLD).map(|path| text(path)).collect();
+        let mut unknown: Vec<String> = unknown.iter().take(MAX_NAMED).map(|path| text(path)).collect();
         unknown.sort();
         Self { object, unknown }
     }

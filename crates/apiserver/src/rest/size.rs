@@ -15,7 +15,7 @@ const MAX_ANNOTATIONS: usize = 256 << 10;
 /// Most bytes of an object as it is stored. Kubernetes has this limit from etcd.
 const MAX_OBJECT: usize = 3 << 19;
 /// Most subjects of a binding and rules of a role. Each is looked at when it changes and when somebody it is about asks
-/// for something; whoever needs more makes a group, or two objects.
+/// for something; anybody who needs more makes a group, or two objects.
 const MAX_RBAC_ITEMS: usize = 1000;
 
 /// Adds what is too large about `object`. What is stored already stays, so that it can be made smaller or deleted.

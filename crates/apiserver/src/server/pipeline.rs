@@ -135,7 +135,7 @@ fn other(
 const CERTIFICATES: &str =
     "[-] certificates: they are near their end and cannot be renewed: the server's log says why";
 
-/// What a probe is told. A server whose disk is full or failed is alive, since a restart would not help, and is not
+/// The answer to a probe. A server whose disk is full or failed is alive, since a restart would not help, and is not
 /// ready, and so is one that will have to be looked after. Probes are for everybody: reasons that name files are in the log.
 fn health(probe: &str, store: &Health, certificates_end: bool) -> Answer {
     let text = "text/plain; charset=utf-8";

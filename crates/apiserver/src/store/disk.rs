@@ -369,7 +369,7 @@ impl Found {
     fn judge(&self, disk: &Disk, damage: Damage) -> Result<Vec<String>, StoreError> {
         let mut what = self.damaged.clone();
         if what.is_empty() && self.without_key.is_empty() && self.written != Some(self.seen) {
-            what.push("some objects are missing or of an earlier time, which ones cannot be told".to_owned());
+            what.push("some objects are missing or of an earlier time, it is not known which".to_owned());
         }
         if !self.without_key.is_empty() && damage != Damage::Drop(true) {
             let what = self.without_key.clone();

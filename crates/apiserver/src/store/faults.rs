@@ -145,7 +145,7 @@ async fn a_write_that_failed_is_not_there_after_the_file_is_opened_again() {
     store.create(secret("b"), object("b", "1")).await.unwrap();
     store.close();
     let (mut disk, objects, revision, _) = Disk::load(&path, keys(), Damage::Refuse).unwrap();
-    // What a commit leaves that reached the disk before its failure was told.
+    // What a commit leaves that reached the disk before its failure was reported.
     let record = |disk: &Disk, key: &Key| disk.record(key, revision + 1, b"{}".to_vec()).unwrap();
     let rows = vec![
         (key("a"), Some(record(&disk, &key("a")))),

@@ -18,12 +18,12 @@ pub(super) struct Forgotten {
     floor: u64,
     /// Nothing later than this is forgotten anywhere.
     last: u64,
-    /// How many places are told apart.
+    /// How many places have a revision of their own.
     most: usize,
 }
 
 impl Forgotten {
-    /// Everything up to `revision` is forgotten. At most so many places are told apart; the others share the floor.
+    /// Everything up to `revision` is forgotten. At most so many places have a revision of their own; the others share the floor.
     pub(super) fn new(revision: u64, most: usize) -> Self {
         Self { places: BTreeMap::new(), order: BTreeSet::new(), floor: revision, last: revision, most }
     }

@@ -14,7 +14,7 @@ const MAX_EVENTS: usize = 4096;
 const MAX_BYTES: usize = 4 << 20;
 /// How many bytes its objects may take in memory; with the objects before the changes it is up to twice that.
 const MAX_WEIGHT: usize = 16 << 20;
-/// How many bytes of events a watcher is given at once, and one event more: whoever is slow holds no more than that.
+/// How many bytes of events a watcher is given at once, and one event more: a slow one holds no more than that.
 const AT_ONCE: usize = 256 << 10;
 
 /// Of how many resources in namespaces the history knows what it has forgotten. Their names are short: it is some MiB at

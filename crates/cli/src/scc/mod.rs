@@ -116,7 +116,7 @@ fn walk(path: &str, before: &serde_json::Value, after: &serde_json::Value, list:
                 walk(&field, a.get(key).unwrap_or(&Null), b.get(key).unwrap_or(&Null), list);
             }
         }
-        // A whole object that is new is told field by field.
+        // A new object is listed field by field.
         (Null, Object(new)) if !new.is_empty() => {
             walk(path, &Object(serde_json::Map::new()), after, list);
         }

@@ -174,7 +174,7 @@ fn report(state: &State, person: &Person, implied: &Implied) -> Report {
     report
 }
 
-/// The message without what is told for each SCC anyway.
+/// The message without what the report says for each SCC anyway.
 fn reason(denied: &Denied) -> String {
     match (&denied.cause, denied.pass) {
         (ferrovirt_scc::Cause::NothingFits(_), Pass::Mutating) => {

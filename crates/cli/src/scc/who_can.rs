@@ -21,7 +21,7 @@ pub(crate) struct Options {
     name: Option<String>,
 }
 
-/// What is told about one object.
+/// What the report says about one object.
 struct Report<'a> {
     object: &'a Implied,
     /// The least SCC that admits it, with what it grants beyond the base and who may use it.

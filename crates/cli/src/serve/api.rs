@@ -27,7 +27,7 @@ pub(super) struct Options {
     kubeconfig: Option<PathBuf>,
 }
 
-/// Serves until it is told to end.
+/// Serves until it is asked to end.
 ///
 /// # Errors
 /// An address that is taken, and certificates that cannot be used.

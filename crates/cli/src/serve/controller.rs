@@ -32,7 +32,7 @@ pub(super) struct Options {
     kubeconfig: Option<PathBuf>,
 }
 
-/// Waits for the Lease, works while it holds, and gives it back when it is told to end.
+/// Waits for the Lease, works while it holds, and gives it back when it is asked to end.
 ///
 /// # Errors
 /// A Lease that is lost: the process ends with all that it was doing, and is started again as one of those that wait.

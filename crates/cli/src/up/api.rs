@@ -69,8 +69,8 @@ async fn run(settings: Settings, token: &Token) -> Result<()> {
     let supervisor = UnixStream::from(inherited(CONTROL)?);
     // Both are open as long as this process runs: one is a way, the other a lock.
     let _kept: [OwnedFd; 2] = [inherited(RUN)?, inherited(LOCK)?];
-    let told = supervisor.try_clone()?;
-    let kvm = tokio::task::spawn_blocking(move || match Lines::new(told).next()? {
+    let messages = supervisor.try_clone()?;
+    let kvm = tokio::task::spawn_blocking(move || match Lines::new(messages).next()? {
         Heard::Message(Kvm { emulate }) => Ok(emulate),
         Heard::Nothing | Heard::Closed => Err(anyhow::anyhow!("the supervisor is gone")),
     });

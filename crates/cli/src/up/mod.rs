@@ -134,6 +134,6 @@ mod tests {
         assert_eq!(parsed("--kvm-timeout").ok(), Some(7));
         assert_eq!(parsed("--kvm-patience").ok(), Some(7));
         let help = Up::command().render_long_help().to_string();
-        assert!(help.contains("--kvm-timeout") && !help.contains("patience"), "{help}");
+        assert!(help.contains("--kvm-timeout") && !help.contains("kvm-patience"), "{help}");
     }
 }

@@ -133,7 +133,7 @@ struct Supervisor<'a> {
     /// Identity of the cluster, which the agent compares with that of its directory.
     cluster: Option<String>,
     credentials: Credentials,
-    /// The API server was ready once, and people were told.
+    /// The API server was ready once, and people were informed.
     spoken: bool,
 }
 

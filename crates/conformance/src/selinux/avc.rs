@@ -32,22 +32,22 @@ pub(super) fn samples(lines: &str, report: &mut Report) {
         let permissions = rules.get(&(target.to_owned(), class.to_owned()))?;
         permissions.contains(permission).then(|| "documented".to_owned())
     };
-    let mut untold = 0;
+    let mut ambiguous = 0;
     for (number, line) in (1..).zip(lines.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         let result = serde_json::from_str(line).map_err(|error| format!("no JSON: {error}")).and_then(
             |sample: Value| {
-                sample_differs(&sample, &allowed, &mut untold)
+                sample_differs(&sample, &allowed, &mut ambiguous)
                     .map_err(|problem| format!("{}: {problem}", text(&sample, "id")))
             },
         );
         report.compare(KIND, result.map_err(|problem| format!("line {number}: {problem}")));
     }
-    if untold > 0 {
-        report.note(format!("{untold} denials have several meanings as long as their policy is not known; the right one is among ours"));
+    if ambiguous > 0 {
+        report.note(format!("{ambiguous} denials have several meanings as long as their policy is not known; the right one is among ours"));
     }
 }
 
-fn sample_differs(sample: &Value, allowed: denial::Allowed<'_>, untold: &mut usize) -> Result<(), String> {
+fn sample_differs(sample: &Value, allowed: denial::Allowed<'_>, ambiguous: &mut usize) -> Result<(), String> {
     let expect = sample.get("expect").ok_or("a sample needs expect")?;
     let record = avc::parse(text(sample, "avc")).map_err(|error| error.to_string())?;
     let denial = record.and_then(|record| record.denial).ok_or("avc holds no denial")?;
@@ -82,7 +82,7 @@ fn sample_differs(sample: &Value, allowed: denial::Allowed<'_>, untold: &mut usi
     let cause = if explanation.constraint { "constraint" } else { "missing-allow" };
     let kind = text(expect, "kind");
     if explanation.kind.name() != kind && explanation.unless_known.iter().any(|other| other.name() == kind) {
-        *untold += 1;
+        *ambiguous += 1;
     } else {
         field("cause", cause.into());
         field("kind", explanation.kind.name().into());
@@ -96,8 +96,8 @@ fn sample_differs(sample: &Value, allowed: denial::Allowed<'_>, untold: &mut usi
 /// Kernel messages: every line with a denial is understood and finds its system call.
 pub(super) fn log(lines: &str, report: &mut Report) {
     let (events, damaged) = avc::events(lines.lines());
-    let told = |line: &&str| line.contains("avc:  denied ") || line.contains("avc:  granted ");
-    let want = lines.lines().filter(told).count().saturating_sub(damaged.len());
+    let is_denial = |line: &&str| line.contains("avc:  denied ") || line.contains("avc:  granted ");
+    let want = lines.lines().filter(is_denial).count().saturating_sub(damaged.len());
     for (number, error) in damaged {
         report.compare("lines of logs", Err(format!("line {number}: {error}")));
     }

@@ -14,7 +14,7 @@
 //! | `*.cil` | read and written, it is the same |
 //! | `BASE.VARIANT.tsv` with `#tag` | results of real system calls that follow from the policy alone |
 //!
-//! Files with other names are told by their contents. A policy is looked for in the directory of the file that names it first.
+//! Files with other names are recognized by their contents. A policy is looked for in the directory of the file that names it first.
 
 mod avc;
 mod cil;

@@ -38,7 +38,7 @@ pub struct Recorder {
     counted: Arc<Mutex<Counted>>,
 }
 
-/// Events of each object, and when the first of them was told.
+/// Events of each object, and when the first of them was written.
 #[derive(Default)]
 struct Counted(HashMap<String, (u32, Instant)>);
 
@@ -64,7 +64,7 @@ impl Recorder {
     }
 
     /// Sends an event without waiting for it. One that cannot be sent is only logged: nothing depends on it. Of an
-    /// object that has too many the rest is not told.
+    /// object that has too many the rest is dropped.
     pub fn tell(&self, about: &ObjectReference, kind: Kind, reason: &str, message: &Redacted) {
         let object = about.uid.as_deref().unwrap_or_default();
         if !self.counted.lock().unwrap_or_else(PoisonError::into_inner).may(object, Instant::now()) {
@@ -112,11 +112,11 @@ mod tests {
 
     #[test]
     fn one_object_does_not_flood_the_store_or_silence_others() {
-        let mut told = Counted::default();
+        let mut written = Counted::default();
         let now = Instant::now();
-        assert_eq!((0..1000).filter(|_| told.may("a", now)).count(), 25);
-        assert!(told.may("b", now));
-        assert!(told.may("a", now + WINDOW));
-        assert_eq!(told.0.len(), 1);
+        assert_eq!((0..1000).filter(|_| written.may("a", now)).count(), 25);
+        assert!(written.may("b", now));
+        assert!(written.may("a", now + WINDOW));
+        assert_eq!(written.0.len(), 1);
     }
 }

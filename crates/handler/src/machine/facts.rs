@@ -50,7 +50,7 @@ pub struct PodInterface {
     pub mtu: u32,
 }
 
-/// What the guest of an interface is told: behind a translation its addresses are the same in every pod, else it takes the
+/// What the guest of an interface gets by DHCP: behind a translation its addresses are the same in every pod, else it takes the
 /// place of the pod's interface. Name servers are for somebody else to add.
 pub fn wired(interface: &Interface, pod: &PodInterface, hostname: &str) -> Wired {
     let translated = interface.binding == Binding::Masquerade;

@@ -1,4 +1,4 @@
-//! A machine on its node, whoever runs its pod: what the node knows of it, and what is written of that into the API.
+//! A machine on its node, no matter who runs its pod: what the node knows of it, and what is written of that into the API.
 
 pub mod accept;
 pub mod client;

@@ -1,4 +1,4 @@
-//! What users are told of a guest, in words.
+//! What users read about a guest, in words.
 
 use super::events::Kind;
 use ferrovirt_plan::decide::life::Notice;

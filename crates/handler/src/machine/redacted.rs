@@ -1,6 +1,6 @@
 //! Text on its way to users: events, conditions, statuses, answers.
 //!
-//! Errors of this node name files, because anyone who runs it needs that; the log shows them whole. Users are told the same
+//! Errors of this node name files, because anyone who runs it needs that; the log shows them whole. Users read the same
 //! without the node's paths (the volume, claim or image is named beside them), without characters that act on a
 //! terminal, and no more than people read. Whatever shows a text to users takes a [`Redacted`], and nothing else makes one.
 

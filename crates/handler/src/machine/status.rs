@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_is_a_condition_whoever_owns_the_phase() {
+    fn trouble_is_a_condition_no_matter_who_owns_the_phase() {
         let trouble =
             |reason| Known { trouble: Some((reason, Redacted::ours("put it there"))), ..Known::default() };
         for reason in ["ErrImagePull", NO_NETWORK, NOT_AS_RENDERED] {

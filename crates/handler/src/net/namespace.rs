@@ -64,7 +64,7 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// None are taken. `host` is the cookie of the host's namespace, which whoever the kubelet connects to learns from
+    /// None are taken. `host` is the cookie of the host's namespace, which the program that the kubelet connects to learns from
     /// that connection; `own` a socket of this process.
     ///
     /// # Errors

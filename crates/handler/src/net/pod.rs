@@ -66,7 +66,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Through sockets for links (`NETLINK_ROUTE`) and for rules (`NETLINK_NETFILTER`) of this namespace, whoever opened
+    /// Through sockets for links (`NETLINK_ROUTE`) and for rules (`NETLINK_NETFILTER`) of this namespace, no matter who opened
     /// them.
     ///
     /// # Errors

@@ -68,7 +68,7 @@ pub struct Facts {
     /// Longest packet of the TAP and the bridge, bytes.
     pub mtu: u32,
     /// The pod's default gateway, **as its launcher's socket says**: no socket of our own can ask for routes of another
-    /// namespace. It is fit for what that launcher's guest is told, and for nothing else.
+    /// namespace. It is fit for what that launcher's guest gets by DHCP, and for nothing else.
     pub gateway: Option<Ipv4Addr>,
 }
 
@@ -102,7 +102,7 @@ pub enum FromApi {
     },
 }
 
-/// This program to `api`. Every connection is told first what there is: the node, and of each slot its holder, the network
+/// This program to `api`. Every connection begins with what there is: the node, and of each slot its holder, the network
 /// that it has, the link, and what was said last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -127,7 +127,7 @@ fn an_index_that_was_chosen_beforehand_is_forgotten() {
 }
 
 #[test]
-fn kinds_are_named_for_whoever_reads_the_refusal() {
+fn kinds_are_named_for_the_reader_of_the_refusal() {
     let ns = Namespace::new();
     let null: OwnedFd = File::open("/dev/null").unwrap().into();
     let refusal = descriptors::check(null.as_fd(), Kind::Tun, 5).unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! Certificates of two parts of ours that speak with each other: one serves, the other calls, and each knows the other.
 //!
 //! ```text
-//!   Secret AUTHORITY   ca.crt, ca.key             read by whoever signs alone
+//!   Secret AUTHORITY   ca.crt, ca.key             read by the signer alone
 //!     ├──► Secret SERVER   tls.crt, tls.key, ca.crt    mounted by who serves: what it shows, and whose clients it believes
 //!     └──► Secret CLIENT   tls.crt, tls.key, ca.crt    read by who calls
 //! ```

@@ -299,7 +299,7 @@ impl Api {
         eventually("the front proxy", known).await;
     }
 
-    /// What an administrator is told who starts or stops `m`, with a shorter end.
+    /// The answer to an administrator who starts or stops `m`, with a shorter end.
     pub(crate) async fn call(&self, cluster: &Cluster, verb: &str) -> String {
         let path = format!("{SUBRESOURCES}/namespaces/team/virtualmachines/m/{verb}");
         let body = if verb == "stop" { r#"{"gracePeriod":1}"# } else { "" };
@@ -308,7 +308,7 @@ impl Api {
         status["message"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// What an administrator is told who pauses the instance `m`.
+    /// The answer to an administrator who pauses the instance `m`.
     pub(crate) async fn pause(&self, cluster: &Cluster) -> String {
         let path = format!("{SUBRESOURCES}/namespaces/team/virtualmachineinstances/m/pause");
         let asked = asked("PUT", &path, "root").header("x-remote-group", "system:masters");
@@ -316,7 +316,7 @@ impl Api {
         status["message"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// A connection of whoever shows a certificate, or shows none.
+    /// A connection with a certificate, or with none.
     pub(crate) async fn connect(&self, shown: Option<&Identity>) -> TlsStream<TcpStream> {
         let roots = trusted(&self.admin, NAMESPACE, SECRET).await.unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -1,7 +1,7 @@
 //! The subresources of machines, group `subresources.kubevirt.io`: what there is, what a request of it is allowed to do in
 //! the state that machine and instance are in, and what clients are answered.
 //!
-//! Pure: whoever calls reads the objects, performs the patches, and forwards to the node's handler what only that one can do.
+//! Pure: the caller reads the objects, performs the patches, and forwards to the node's handler what only that one can do.
 
 mod call;
 mod discovery;

@@ -126,7 +126,7 @@ pub struct Fixed {
     pub port: u32,
     /// The address.
     pub address: [u8; 6],
-    /// It stays there, whoever else says to have it.
+    /// It stays there, no matter who else says to have it.
     pub sticky: bool,
 }
 

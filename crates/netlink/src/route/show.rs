@@ -7,7 +7,7 @@ use crate::{
     read::{self, Part},
 };
 
-/// A link that the kernel has told of.
+/// A link as the kernel describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shown {
     /// Its index, of its namespace.

@@ -22,7 +22,7 @@ fn shared(ns: &Namespace, protocol: Protocol) -> (Channel, std::os::fd::OwnedFd)
     (Channel::new(socket), copy)
 }
 
-/// The bytes of a request that is not marked as one: the kernel does nothing and says success, whoever sends it.
+/// The bytes of a request that is not marked as one: the kernel does nothing and says success, no matter who sends it.
 fn not_a_request(message: &Message, sequence: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     message.write(ACK, sequence, &mut bytes).unwrap();

@@ -1,4 +1,4 @@
-//! The ports of the node's bridge: who they belong to, and that rules and links are as they should be, whoever has
+//! The ports of the node's bridge: who they belong to, and that rules and links are as they should be, no matter who has
 //! changed them meanwhile.
 
 use super::{
@@ -243,7 +243,7 @@ impl Network {
         self.host.tear_down()
     }
 
-    /// Makes the bridge where there is none, every link its port again, and takes off the bridge whoever is no port.
+    /// Makes the bridge where there is none, every link its port again, and takes every link off the bridge that is no port.
     fn mend(&self) -> Result<(), Error> {
         let _guard = self.links.write().unwrap_or_else(PoisonError::into_inner);
         let bridge = &self.cni.bridge;
@@ -330,7 +330,7 @@ fn join(links: &mut Socket, bridge: u32, port: &Port) -> Result<(), ferrovirt_ne
     fix(links, link.index, port)
 }
 
-/// The bridge knows where the port's hardware address is and learns none from it, whoever else says that it has that
+/// The bridge knows where the port's hardware address is and learns none from it, no matter who else says that it has that
 /// address.
 fn fix(links: &mut Socket, index: u32, port: &Port) -> Result<(), ferrovirt_netlink::Error> {
     let quiet = route::Port { learning: Some(false), unicast_flood: Some(false) };

@@ -4,7 +4,7 @@
 //! Interface names, addresses and numbers in it are ours or the plug-in's; nothing of it is text of a pod or a user.
 //! A rule of the bridge family cannot ask for a port's bridge on every kernel (`CONFIG_NFT_BRIDGE_META`), so rules name
 //! ports; a port gets its names before its pod is used. What a port may say gets a mark, and the node hears
-//! nothing from its bridge that has none: whoever else becomes a member of the bridge is not heard.
+//! nothing from its bridge that has none: anything else that becomes a member of the bridge is not heard.
 
 use super::{Isolation, Policy, ports::Port};
 use crate::status::PODS;

@@ -210,7 +210,7 @@ impl ClusterConfig {
     }
 
     /// Whose rights count. The documents lend the controller's to everybody, so the documented profile does unless it
-    /// is told otherwise.
+    /// says otherwise.
     pub fn rights(&self) -> LauncherRights {
         self.launcher_rights.unwrap_or(match self.profile {
             Profile::Minimal => LauncherRights::Requester,

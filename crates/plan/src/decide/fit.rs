@@ -1,4 +1,4 @@
-//! Whether a pod fits a node, as the scheduler asks before it binds the pod, and as the node asks again: whoever makes a
+//! Whether a pod fits a node, as the scheduler asks before it binds the pod, and as the node asks again: anybody who makes a
 //! pod can name its node and pass the scheduler by.
 
 use std::collections::BTreeMap;

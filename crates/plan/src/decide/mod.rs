@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Two writers share a VirtualMachineInstance (the controller and the node agent), so every patch begins with a test
-//! of the resource version that the decision was made from: whoever was overtaken decides again.
+//! of the resource version that the decision was made from: a controller that was overtaken decides again.
 
 pub mod accept;
 mod conditions;

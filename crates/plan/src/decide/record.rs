@@ -1,7 +1,7 @@
 //! When the launcher pod of an instance is written down, and when it is said that it cannot be:
 //! [`crate::decide::accept::record()`].
 //!
-//! A pod is made first and looked at in a later round, when it has come back: whoever is killed in between leaves a pod that
+//! A pod is made first and looked at in a later round, when it has come back: a controller that is killed in between leaves a pod that
 //! the next round finds and looks at. What is written down stays: a pod that somebody puts in the place of the first one is
 //! compared with what is rendered then.
 

@@ -20,7 +20,7 @@ use ferrovirt_kubernetes::typed_condition::{Condition, set};
 pub struct VmSnapshot<'a> {
     /// The machine.
     pub vm: &'a VirtualMachine,
-    /// The instance of the same name, whoever owns it.
+    /// The instance of the same name, no matter who owns it.
     pub vmi: Option<&'a VirtualMachineInstance>,
     /// The claims that the template names ([`super::claim_names`]).
     pub claims: &'a [Claim],

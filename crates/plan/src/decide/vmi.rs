@@ -68,7 +68,7 @@ struct Step {
     phase: Option<&'static str>,
     /// To be done before the patch.
     actions: Vec<Action>,
-    /// To be told after the patch.
+    /// Events to be written after the patch.
     events: Vec<Action>,
     trouble: Option<Trouble>,
     /// The level to record.

@@ -11,7 +11,7 @@
 //! | launcher's image, `cpuAllocationRatio`, `memoryOvercommit`, `nodeSelectors`, `labelPods`, `volumeGroup`, `launcherRights` | the rendering alone | the pod's: nobody asks for them again |
 //! | size of claims | the order (what is made in an empty one) | now: it is the claim's |
 //! | `podNetwork` | the node agent's rules | now: it is the node's, for all of its pods |
-//! | what lies under the machines | the order | neither: whoever starts a program knows it |
+//! | what lies under the machines | the order | neither: the one that starts a program knows it |
 
 use crate::{config::ClusterConfig, paths};
 use ferrovirt_model::Profile;

@@ -25,7 +25,7 @@ pub struct Lifted {
     /// Every right.
     pub rights: BTreeSet<Right<String>>,
     /// Those among them on the type itself that come with its attributes too: compilers write a rule of an attribute on
-    /// `self` once for each type, so whose it was cannot be told. Each member of the attribute has them.
+    /// `self` once for each type, so it is lost whose it was. Each member of the attribute has them.
     pub implied: BTreeSet<Right<String>>,
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 pub const NAME: &str = "virt-handler";
 /// Its account.
 pub const ACCOUNT: &str = "kubevirt-handler";
-/// Places for machines on a node: as many as the kubelet runs pods where nobody has told it another number.
+/// Places for machines on a node: as many as the kubelet runs pods by default.
 const SLOTS: u16 = 110;
 /// The kubelet's directories.
 const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";

@@ -70,7 +70,7 @@ pub fn claim_bytes(claim: &PersistentVolumeClaim) -> Option<u64> {
 pub struct NicFacts {
     /// MAC address of the guest, `02:00:00:00:00:01` form.
     pub mac: String,
-    /// What the guest is told by DHCP; nobody answers when absent.
+    /// What the guest gets by DHCP; nobody answers when absent.
     pub lease: Option<Lease>,
     /// Name of the TAP, at most 15 bytes; the launcher makes it in the documented profile.
     pub tap: String,

@@ -1,7 +1,7 @@
 //! What the handler of a node may change of machines: the status of those of its node.
 //!
-//! Roles know neither nodes nor fields, and machines have no status of their own for roles: whoever may write one may write
-//! all of it. Without this, whoever has taken one node's handler over would rewrite every machine of the cluster. The API
+//! Roles know neither nodes nor fields, and machines have no status of their own for roles: anybody who may write one may write
+//! all of it. Without this, anybody who has taken one node's handler over would rewrite every machine of the cluster. The API
 //! server decides it itself, by the node that the account's token was made for.
 
 use super::handler;

@@ -1,6 +1,6 @@
 //! What the machine API may change of machines: whether they run.
 //!
-//! Its webhooks are not asked about its own changes, and roles know no fields: whoever has taken it over would give any machine
+//! Its webhooks are not asked about its own changes, and roles know no fields: anybody who has taken it over would give any machine
 //! any volume, without the rights of anybody. The API server decides this itself.
 
 use super::api;

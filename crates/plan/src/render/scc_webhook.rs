@@ -16,7 +16,7 @@ pub const SECRET: &str = "scc-webhook-certificate";
 pub const LEDGER: &str = "scc-uid";
 /// Name of the definition of SCCs.
 pub const CRD: &str = "securitycontextconstraints.security.openshift.io";
-/// Label and value by which our definition is told from the cluster's own.
+/// Label and value that distinguish our definition from the cluster's own.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "ferrovirt");
 
 const PORT: u16 = 8443;
@@ -137,7 +137,7 @@ pub fn configurations() -> [Value; 2] {
             "name": format!("{name}.scc.ferrovirt.io"),
             "admissionReviewVersions": ["v1"],
             "clientConfig": {"service": {"name": NAME, "namespace": NAME, "path": path, "port": 443}},
-            // A pod that nobody judged must not run: whoever can stop the webhook could run anything.
+            // A pod that nobody judged must not run: anybody who can stop the webhook could run anything.
             "failurePolicy": "Fail",
             "matchPolicy": "Equivalent",
             "sideEffects": "None",

@@ -82,7 +82,7 @@ pub enum Asker<'a> {
         /// Groups of the user.
         groups: &'a [String],
     },
-    /// The controller makes the instance of a machine about which this was recorded. The decision holds, whoever's
+    /// The controller makes the instance of a machine about which this was recorded. The decision holds, no matter whose
     /// rights have changed since; the instance may not need more than the recorded SCC allows.
     Recorded(Option<&'a Decision>),
 }
@@ -192,7 +192,7 @@ pub fn instance(vm: &VirtualMachine, defaults: &ClusterDefaults) -> VirtualMachi
 /// Decides about a machine.
 ///
 /// # Errors
-/// [`Problem`], which displays as what the person is told.
+/// [`Problem`], which displays as what the person reads.
 pub fn decide<A: Authorizer>(
     question: &Question<'_, A>,
     vmi: &VirtualMachineInstance,

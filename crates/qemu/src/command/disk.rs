@@ -155,7 +155,7 @@ fn device(driver: &str, index: usize, disk: &Disk, cache: Caching) -> Map<String
 struct Caching {
     /// Past the host's page cache.
     direct: bool,
-    /// The guest is told of a volatile cache and flushes it itself.
+    /// The guest sees a volatile cache and flushes it itself.
     write_back: bool,
 }
 

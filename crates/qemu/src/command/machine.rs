@@ -15,7 +15,7 @@ impl Args {
         self.flag("-nodefaults");
         self.flag("-no-user-config");
         self.option("-display", "none");
-        // QEMU waits for `cont`: whoever listens on QMP sees every event from the first instruction on.
+        // QEMU waits for `cont`: a client of QMP sees every event from the first instruction on.
         self.flag("-S");
         self.option("-sandbox", SANDBOX);
 

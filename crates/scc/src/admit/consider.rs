@@ -77,7 +77,7 @@ impl Constraints {
     }
 }
 
-/// The verdict of the SCC that grants least among those that would admit the pod, whoever may use it.
+/// The verdict of the SCC that grants least among those that would admit the pod, no matter who may use it.
 pub fn least(verdicts: &[Verdict]) -> Option<&Verdict> {
     verdicts.iter().filter(|v| v.admits.is_ok()).min_by(|a, b| (a.points, &a.scc).cmp(&(b.points, &b.scc)))
 }

@@ -9,7 +9,7 @@ use crate::pod::seccomp::{Field, Name};
 use crate::pod::{Container, Label, Pod};
 use crate::report::refusal::Finding;
 
-/// A pod can break so many rules (each container is told about each host port of all containers) that a hostile
+/// A pod can break so many rules (each container is reported for each host port of all containers) that a hostile
 /// one could fill the memory; no person reads more than this.
 const MOST_FINDINGS: usize = 20_000;
 

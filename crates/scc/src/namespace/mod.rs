@@ -131,7 +131,7 @@ pub fn first_free<'a>(taken: impl IntoIterator<Item = &'a str>) -> Option<u32> {
     used.iter().position(|u| !u).and_then(|n| u32::try_from(n).ok())
 }
 
-/// What is remembered about the blocks that were given out, whoever keeps it: a config map in every cluster.
+/// What is remembered about the blocks that were given out, no matter who keeps it: a config map in every cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// The first block that was never given out.
@@ -154,7 +154,7 @@ impl Ledger {
 
     /// The block for a namespace, and the ledger that has to be stored before the block is used: a crash in between
     /// loses nothing, since the holder gets its block again, and no block is given out twice, not even after its
-    /// namespace is gone. `taken` are the `uid-range` annotations of all namespaces, whoever wrote them. `None` when no
+    /// namespace is gone. `taken` are the `uid-range` annotations of all namespaces, no matter who wrote them. `None` when no
     /// block is left.
     pub fn assign<'a>(&self, uid: &str, taken: impl IntoIterator<Item = &'a str>) -> Option<(u32, Ledger)> {
         if self.next > 0 && !uid.is_empty() && self.holder == uid {

@@ -1,4 +1,4 @@
-//! What the audit log is told about a decision.
+//! What the audit log gets about a decision.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

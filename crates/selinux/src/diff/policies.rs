@@ -66,10 +66,10 @@ pub fn between_policies(first: &Database, second: &Database) -> Difference {
         if alike && same { Vec::new() } else { both(of) }
     };
     let mut difference = Difference::default();
-    // What is about such a type is told with it.
+    // Differences that involve such a type are reported under it.
     let apart_names: HashSet<&str> = only.iter().flat_map(|one| one.names.iter().copied()).collect();
-    let told = |database: &Database, value: u32| apart_names.contains(database.type_name(value));
-    difference.group("properties", both(&|database| properties(database, &told)));
+    let is_reported = |database: &Database, value: u32| apart_names.contains(database.type_name(value));
+    difference.group("properties", both(&|database| properties(database, &is_reported)));
     difference.group("classes and permissions", compare(classes(first, second), classes(second, first)));
     difference.group("attributes", both(&|database| names(database, TypeKind::Attribute)));
     difference.group("aliases", both(&aliases));
@@ -122,10 +122,10 @@ pub fn between_policies(first: &Database, second: &Database) -> Difference {
     of_roles.extend(types_of_roles(&left, &right, &common, &apart));
     of_roles.extend(unless(
         one.role_allows == two.role_allows && one.role_transitions == two.role_transitions,
-        &|database| role_rules(database, &told),
+        &|database| role_rules(database, &is_reported),
     ));
     difference.group("transitions by name", named(&left, &right, &common, &apart, alike));
-    let ranges = |database: &Database| ranges(database, &told);
+    let ranges = |database: &Database| ranges(database, &is_reported);
     difference.group("range transitions", unless(one.range_transitions == two.range_transitions, &ranges));
     difference.group("roles", of_roles);
     difference.group("users", unless(one.users == two.users, &users));
@@ -164,8 +164,8 @@ fn aliases(database: &Database) -> Vec<String> {
     entries.map(|one| format!("{} for {}", one.name, database.type_name(one.value))).collect()
 }
 
-/// Whether a type is told of elsewhere.
-type Told<'a> = &'a dyn Fn(&Database, u32) -> bool;
+/// Whether another section already reports a type.
+type IsReported<'a> = &'a dyn Fn(&Database, u32) -> bool;
 
 /// All that names a type other than rules, attributes and roles.
 fn about(database: &Database, value: u32) -> Vec<String> {
@@ -192,7 +192,7 @@ fn named_text(source: &str, target: &str, class: &str, result: &str, name: &str)
     format!("type_transition {source} {target}:{class} {result} \"{name}\";")
 }
 
-fn properties(database: &Database, told: Told<'_>) -> Vec<String> {
+fn properties(database: &Database, is_reported: IsReported<'_>) -> Vec<String> {
     let policy = database.policy();
     let mut lines = vec![
         format!("handle_unknown {}", policy.handle_unknown().name()),
@@ -202,20 +202,20 @@ fn properties(database: &Database, told: Told<'_>) -> Vec<String> {
         Some(name) => format!("policycap {name}"),
         None => format!("policycap number {number}"),
     }));
-    lines.extend(of_types(database, told));
+    lines.extend(of_types(database, is_reported));
     lines
 }
 
 /// Properties of types.
-fn of_types(database: &Database, told: Told<'_>) -> Vec<String> {
+fn of_types(database: &Database, is_reported: IsReported<'_>) -> Vec<String> {
     let policy = database.policy();
     let mut lines = Vec::new();
     for (what, all) in [("permissive", &policy.permissive), ("neveraudit", &policy.neveraudit)] {
-        let all = all.iter().filter(|value| !told(database, *value));
+        let all = all.iter().filter(|value| !is_reported(database, *value));
         lines.extend(all.map(|value| format!("{what} {}", database.type_name(value))));
     }
     let bounded = policy.types.entries.iter().filter(|one| one.bounds != 0 && one.kind() == TypeKind::Type);
-    let bounded = bounded.filter(|one| !told(database, one.value));
+    let bounded = bounded.filter(|one| !is_reported(database, one.value));
     lines.extend(bounded.map(|one| format!("typebounds {} {}", database.type_name(one.bounds), one.name)));
     lines
 }
@@ -375,7 +375,7 @@ fn types_of_roles(
     common: &Common<'_>,
     apart: &HashSet<u32>,
 ) -> Vec<Line> {
-    // The roles of a type that the other side lacks are told with the type.
+    // The roles of a type that the other side lacks are reported under the type.
     let types = |mapped: &Mapped<'_>, name: &str| -> Vec<u32> {
         let roles = mapped.database.policy().roles.entries.iter().find(|role| &*role.name == name);
         let types = roles.into_iter().flat_map(|role| role.types.iter());
@@ -442,8 +442,8 @@ fn named(
     lines
 }
 
-fn ranges(database: &Database, told: Told<'_>) -> Vec<String> {
-    of_ranges(database, &|source, target| !told(database, source) && !told(database, target))
+fn ranges(database: &Database, is_reported: IsReported<'_>) -> Vec<String> {
+    of_ranges(database, &|source, target| !is_reported(database, source) && !is_reported(database, target))
 }
 
 /// Range transitions by source and target.
@@ -452,8 +452,8 @@ fn of_ranges(database: &Database, wanted: &dyn Fn(u32, u32) -> bool) -> Vec<Stri
     all.map(|one| database.range_transition_text(one)).collect()
 }
 
-fn of_role_transitions(database: &Database, told: Told<'_>) -> Vec<String> {
-    let all = database.policy().role_transitions.iter().filter(|one| !told(database, one.kind));
+fn of_role_transitions(database: &Database, is_reported: IsReported<'_>) -> Vec<String> {
+    let all = database.policy().role_transitions.iter().filter(|one| !is_reported(database, one.kind));
     all.map(|one| database.role_transition_text(one)).collect()
 }
 
@@ -475,9 +475,9 @@ fn roles(database: &Database) -> Vec<String> {
     lines
 }
 
-fn role_rules(database: &Database, told: Told<'_>) -> Vec<String> {
+fn role_rules(database: &Database, is_reported: IsReported<'_>) -> Vec<String> {
     let allows = database.policy().role_allows.iter().map(|one| database.role_allow_text(one));
-    allows.chain(of_role_transitions(database, told)).collect()
+    allows.chain(of_role_transitions(database, is_reported)).collect()
 }
 
 fn users(database: &Database) -> Vec<String> {

@@ -119,7 +119,7 @@ async fn change(admin: &Client, path: &str) {
     assert_ne!(object["metadata"]["resourceVersion"], before, "{path}");
 }
 
-/// How many watches the server has told to list again.
+/// How many watches the server has sent back to list again.
 pub(crate) async fn expired(admin: &Client) -> usize {
     let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
     let text = admin.request_text(request).await.unwrap();

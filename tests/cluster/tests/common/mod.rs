@@ -12,7 +12,7 @@ use std::{cell::RefCell, collections::BTreeMap, fs, io, net::Ipv4Addr, path::Pat
 
 pub const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// The part `api`: what it is told, of which nothing is read twice.
+/// The part `api`: what is sent to it, of which nothing is read twice.
 pub struct Api {
     connection: Connection,
     pub said: RefCell<Vec<String>>,

@@ -266,10 +266,10 @@ fn machine(plan: &Node, wanted: &Wanted, levels: &mut Vec<String>) -> Result<()>
     })?;
     check(&format!("{name}: `ferrovirt explain` tells of its rules"), || {
         let said = run("ferrovirt", &["explain", "-f", "-", "--profile", &wanted.profile], &wanted.manifest)?;
-        // The documented type is no matter of the machine: only what features add to it is told.
-        let told = if wanted.profile == "minimal" { &wanted.domain } else { "profile documented" };
-        let line = said.lines().find(|line| line.contains(told)).map(str::trim);
-        Ok(line.with_context(|| format!("no {told} in {said}"))?.to_owned())
+        // The documented type is no matter of the machine: only what features add to it is shown.
+        let expected = if wanted.profile == "minimal" { &wanted.domain } else { "profile documented" };
+        let line = said.lines().find(|line| line.contains(expected)).map(str::trim);
+        Ok(line.with_context(|| format!("no {expected} in {said}"))?.to_owned())
     })
 }
 

@@ -11,7 +11,7 @@ use super::{
     windows,
 };
 
-/// `image` is on the list since Kubernetes 1.33: whoever may run an image may read one.
+/// `image` is on the list since Kubernetes 1.33: anybody who may run an image may read one.
 const VOLUMES: [&str; 9] = [
     "configMap",
     "csi",

@@ -151,7 +151,7 @@ fn own(group: &str, user: &UserInfo) -> bool {
     group == GROUP || *user == UserInfo::server()
 }
 
-/// How a webhook is to be told of the request; nothing when it does not want to know.
+/// In which version a webhook is asked about the request; nothing when the request does not concern it.
 fn concerns(app: &App, hook: &Hook, asked: &Asked<'_>, object: &Value) -> Result<Option<Match>, ApiError> {
     let Some(found) = asked.rule_of(hook) else { return Ok(None) };
     if !hook.objects.is_empty()

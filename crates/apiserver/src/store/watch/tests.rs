@@ -54,7 +54,7 @@ fn a_flood_expires_watches_of_its_own_kind_and_namespace_and_of_everything() {
 }
 
 #[test]
-fn the_places_that_are_told_apart_are_bounded_and_the_others_share_a_floor() {
+fn the_places_that_are_known_apart_are_bounded_and_the_others_share_a_floor() {
     let mut history = History::new(0);
     let object = Arc::new(json!({}));
     let all = MAX_PLACES as u64 + 100;

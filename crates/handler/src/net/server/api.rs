@@ -1,4 +1,4 @@
-//! The connection of `api`: what it is told, at its own speed, and what it asks for.
+//! The connection of `api`: what is sent to it, at its own speed, and what it asks for.
 
 use super::{
     super::talk::{self, FromApi, MOST, ToApi, ToChild},
@@ -15,7 +15,7 @@ use std::{
 
 /// Messages that may wait until nothing more is taken from launchers, and nothing that is asked for.
 const MOST_WAITING: usize = 64;
-/// How long an `api` may read nothing. It is told everything when it comes again.
+/// How long an `api` may read nothing. It is sent everything when it comes again.
 const SILENT: Duration = Duration::from_secs(10);
 
 /// `api`, as it is connected.

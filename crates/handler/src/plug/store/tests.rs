@@ -44,7 +44,7 @@ fn directories_are_found_again_with_what_is_known_of_them() {
 }
 
 #[test]
-fn of_a_directory_that_cannot_be_made_the_first_error_is_told_and_nothing_left() {
+fn of_a_directory_that_cannot_be_made_the_first_error_is_reported_and_nothing_left() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
     let (slots, records) = (directory.path().join("slots"), directory.path().join("records"));
@@ -113,7 +113,7 @@ fn a_directory_that_is_a_link_or_open_to_others_is_refused_or_closed() {
 }
 
 #[test]
-fn one_process_has_it_and_the_next_one_is_told_to_wait() {
+fn one_process_has_it_and_the_next_one_has_to_wait() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
     store.set_host(Some(7)).unwrap();

@@ -78,8 +78,8 @@ pub fn sentence(differences: &[Difference]) -> String {
     )
 }
 
-/// The pods that the controller can have made of an instance: one, or with and without an SELinux label where it cannot
-/// be told which. `node_knows_types`: the policy of the node that asks has the types of launcher pods.
+/// The pods that the controller can have made of an instance: one, or with and without an SELinux label where it is not
+/// known which. `node_knows_types`: the policy of the node that asks has the types of launcher pods.
 ///
 /// The level in the instance's status is the controller's word, written before it makes a labelled pod and by nobody else.
 /// A pod without one is accepted beside it only where the node could not enforce the label.

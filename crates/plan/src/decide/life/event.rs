@@ -172,7 +172,7 @@ pub struct Hold {
     pub fresh: bool,
     /// Descriptors for the order are at hand.
     pub descriptors: bool,
-    /// Its guest was seen to run, and users were told.
+    /// Its guest was seen to run, and users were informed.
     pub ran: bool,
     /// Seconds that its order gives a shutdown.
     pub grace_seconds: u32,

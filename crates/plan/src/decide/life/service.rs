@@ -48,7 +48,7 @@ pub(super) struct Service {
     descriptors: bool,
     /// The launcher could not make its disks ready, and waits for its order again.
     not_ready: Option<Retry>,
-    /// The guest was seen to run, and users were told.
+    /// The guest was seen to run, and users were informed.
     ran: bool,
     /// Seconds that the order gives a shutdown.
     order_grace: u32,
@@ -316,7 +316,7 @@ impl Service {
         out.extend(done.map(|ticket| Action::Answer { ticket, answer: Answer::Done }));
     }
 
-    /// A disk is not ready: users are told, and the order goes out again after a pause, with everything that goes with it.
+    /// A disk is not ready: users are informed, and the order goes out again after a pause, with everything that goes with it.
     fn not_ready(&mut self, message: String, now: Duration, out: &mut Vec<Action>) {
         if !self.ordered || self.guest != State::Waiting {
             return self.wrong(format!("it is not ready for what nobody asked for: {message}"), now, out);
@@ -338,7 +338,7 @@ impl Service {
     }
 
     /// A message of the launcher makes no sense: it is counted and, now and then, logged. After too many of them the
-    /// launcher is not listened to for a while, and users are told.
+    /// launcher is not listened to for a while, and users are informed.
     fn wrong(&mut self, what: String, now: Duration, out: &mut Vec<Action>) {
         let wrong = self.conduct.wrong(now);
         out.push(Action::Misbehaves { what, wrong });

@@ -220,8 +220,8 @@ pub struct Place {
     network: bool,
     /// The launcher was seen to begin, or its machine was.
     begun: bool,
-    /// Users were told that the guest runs.
-    told: bool,
+    /// Users were informed that the guest runs.
+    informed: bool,
     /// What the launcher has refused while its network was being made.
     refusal: Option<String>,
     /// The last connection was closed by the launcher.
@@ -248,7 +248,7 @@ impl Default for Place {
             guest: State::Waiting,
             network: false,
             begun: false,
-            told: false,
+            informed: false,
             refusal: None,
             left: false,
             closed_until: None,
@@ -363,7 +363,7 @@ impl Place {
     fn checked(&mut self, check: Check, now: Duration, out: &mut Vec<Action>) {
         let (network, ran) = match check {
             Check::Same { network, ran } => {
-                self.told |= ran;
+                self.informed |= ran;
                 (network, ran)
             }
             Check::Differs(message) => return self.part(NOT_AS_RENDERED, message, out),
@@ -512,7 +512,7 @@ impl Place {
             State::Running | State::Paused if state != before => {
                 let paused = state == State::Paused;
                 out.push(Action::Runs { paused });
-                if !std::mem::replace(&mut self.told, true) {
+                if !std::mem::replace(&mut self.informed, true) {
                     out.extend([Action::Tell(Notice::Created), Action::Tell(Notice::Started)]);
                 } else if before == State::Paused {
                     out.push(Action::Tell(Notice::Resumed));

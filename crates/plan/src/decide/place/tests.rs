@@ -99,7 +99,7 @@ fn the_address_is_waited_for_and_looked_for_when_the_pod_changes() {
             (0, Event::Linked(1), vec![]),
             (0, says(1, State::Waiting), vec![START]),
             (10, same(Network::NoAddress), waits()),
-            // Not more often than ten times a second, whoever changes the pod.
+            // Not more often than ten times a second, no matter who changes the pod.
             (20, Event::Pod(None), vec![]),
             (99, Event::Tick, vec![]),
             (100, Event::Tick, vec![START]),
@@ -258,17 +258,17 @@ fn a_pod_that_changes_is_parted_with_until_it_is_what_it_was() {
 #[test]
 fn nothing_is_done_for_a_pod_that_is_not_as_rendered_before_its_order() {
     let differs = || Event::Checked(Check::Differs("field".to_owned()));
-    let told = |link| vec![trouble(NOT_AS_RENDERED, "field"), Action::End(link)];
+    let reported = |link| vec![trouble(NOT_AS_RENDERED, "field"), Action::End(link)];
     let linked =
         || play(Place::default(), [(0, Event::Linked(1), vec![]), (0, says(1, State::Waiting), vec![START])]);
-    play(linked(), [(0, differs(), told(1))]);
+    play(linked(), [(0, differs(), reported(1))]);
     let unfit = Event::Checked(Check::Unfit("MachineEnded", "over".to_owned()));
     play(linked(), [(0, unfit, vec![trouble("MachineEnded", "over"), Action::End(1)])]);
     let made =
         play(linked(), [(0, same(Network::Ready), vec![Action::Prepare(1)]), (10, Event::Made, vec![START])]);
-    play(made, [(20, differs(), told(1))]);
+    play(made, [(20, differs(), reported(1))]);
     let asked = play(linked(), [(0, same(Network::Ready), vec![Action::Prepare(1)])]);
-    play(asked, [(10, Event::Pod(Some("field".to_owned())), told(1)), (20, Event::Made, vec![])]);
+    play(asked, [(10, Event::Pod(Some("field".to_owned())), reported(1)), (20, Event::Made, vec![])]);
 }
 
 #[test]
@@ -501,7 +501,7 @@ proptest! {
         for action in &actions {
             world.perform(action)?;
         }
-        // Ten looks a second at most, whoever changes the pod, and however often it connects.
+        // Ten looks a second at most, no matter who changes the pod, and however often it connects.
         for pair in world.checks.windows(12) {
             prop_assert!(pair[11] - pair[0] >= ms(100), "{:?}", pair);
         }

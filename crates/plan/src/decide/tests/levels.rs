@@ -53,7 +53,7 @@ fn a_second_pod_of_an_instance_has_the_same_level() {
 }
 
 #[test]
-fn a_machine_that_starts_anew_gets_its_level_back_unless_it_is_taken() {
+fn a_machine_that_starts_again_gets_its_level_back_unless_it_is_taken() {
     for taken in [false, true] {
         let mut world = labelled();
         world.boot();

@@ -173,7 +173,7 @@ fn a_missing_image_is_shown_on_machine_and_instance() {
     assert_eq!((reason(&world, "Synchronized"), world.printable()), ("ErrImagePull", "ErrImagePull"));
     assert_eq!(world.events.iter().filter(|e| **e == "ErrImagePull").count(), 1);
 
-    // The node agent says it in its own words: they stay, and nothing is told twice.
+    // The node agent says it in its own words: they stay, and nothing is reported twice.
     let list = &mut world.stored.vmi.as_mut().unwrap().status.as_mut().unwrap().conditions;
     list.iter_mut().find(|c| c.r#type == "Synchronized").unwrap().message = Some("put it there".into());
     world.settle();

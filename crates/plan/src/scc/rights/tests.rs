@@ -160,8 +160,12 @@ fn the_controller_adds_nothing_of_its_own() {
     let plain = decision("restricted-v2", "user alice", "restricted-v2");
     let host = decision("kubevirt-controller", "user root", "kubevirt-controller");
     assert_eq!(recorded(&vmi(json!([])), Some(&plain)), Ok(plain.clone()));
-    assert_eq!(recorded(&host_disk(), Some(&host)), Ok(host.clone()), "whoever's rights have changed since");
-    // More than was admitted is refused, whoever makes it.
+    assert_eq!(
+        recorded(&host_disk(), Some(&host)),
+        Ok(host.clone()),
+        "no matter whose rights have changed since"
+    );
+    // More than was admitted is refused, no matter who makes it.
     assert!(recorded(&host_disk(), Some(&plain)).is_err());
     // Nothing recorded is nothing more than everybody's.
     assert_eq!(recorded(&vmi(json!([])), None).unwrap().pod_scc, "restricted-v2");

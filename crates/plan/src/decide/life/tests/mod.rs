@@ -487,7 +487,7 @@ fn a_launcher_whose_disks_are_not_ready_gets_its_order_again_until_it_starts_or_
     };
     let life = play(waiting(), [(6000, Event::Tick, vec![Action::Check])]);
     let life = play(life, sent(6000));
-    // What users were told is over.
+    // The trouble that users were informed of is over.
     let life = play(life, [(6000, said(State::Starting), vec![Action::Served(true)])]);
     let wrong = Action::Misbehaves {
         what: "it is not ready for what nobody asked for: again".to_owned(),
