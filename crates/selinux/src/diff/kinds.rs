@@ -1,9 +1,9 @@
 //! Two types of one policy: what one may and the other may not, as source and as target.
 
-use super::{Difference, Line, Sign};
+use super::{Difference, Line, Sign, type_sections};
 use crate::{
     database::Database,
-    policy::{Constraint, Expression, Operand, RuleKind, Xperm, XpermSort},
+    policy::{RuleKind, Xperm, XpermSort},
     text::{braces, xperm_name, xperm_runs},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,6 +107,11 @@ impl TypeDifference {
 /// What a pair of types has for a class: by kind, condition, branch, and sort and driver of extended permissions.
 type Profile = BTreeMap<(RuleKind, Condition, u16), ([u32; 8], Vec<u32>)>;
 
+/// In place of the value of a resulting type: the compared type itself. Values of types are below 65,536.
+const ITSELF: u32 = u32::MAX;
+/// The type that it is compared with.
+const PEER: u32 = u32::MAX - 1;
+
 struct Comparison<'a> {
     database: &'a Database,
     from: u32,
@@ -118,7 +123,7 @@ fn xperm_sort(key: u16) -> XpermSort {
     let [_, sort] = key.to_le_bytes();
     [XpermSort::IoctlFunction, XpermSort::IoctlDriver]
         .into_iter()
-        .find(|one| *one as u8 == sort)
+        .find(|candidate| *candidate as u8 == sort)
         .unwrap_or(XpermSort::Netlink)
 }
 
@@ -129,7 +134,10 @@ pub fn between_types(database: &Database, from: u32, to: u32) -> TypeDifference 
     for (side, other, class) in comparison.touched() {
         comparison.compare(side, other, class, &mut accesses);
     }
-    TypeDifference { accesses: accesses.into_iter().collect(), rest: comparison.rest() }
+    TypeDifference {
+        accesses: accesses.into_iter().collect(),
+        rest: type_sections::difference(database, from, to),
+    }
 }
 
 impl Comparison<'_> {
@@ -174,8 +182,10 @@ impl Comparison<'_> {
         let keys: BTreeSet<_> = from.keys().chain(to.keys()).collect();
         for key in keys {
             let none = ([0; 8], Vec::new());
-            let (one, two) = (from.get(key).unwrap_or(&none), to.get(key).unwrap_or(&none));
-            for (sign, (bits, rules), (others, _)) in [(Sign::Removed, one, two), (Sign::Added, two, one)] {
+            let (first, second) = (from.get(key).unwrap_or(&none), to.get(key).unwrap_or(&none));
+            for (sign, (bits, rules), (others, _)) in
+                [(Sign::Removed, first, second), (Sign::Added, second, first)]
+            {
                 let (kind, condition, sort) = key;
                 let mut only = [0; 8];
                 if kind.is_type() {
@@ -216,8 +226,8 @@ impl Comparison<'_> {
         let [first, ..] = bits;
         if kind.is_type() {
             return vec![match first {
-                u32::MAX => "self".to_owned(),
-                value if value == u32::MAX - 1 => self.database.type_name(peer).to_owned(),
+                ITSELF => "self".to_owned(),
+                PEER => self.database.type_name(peer).to_owned(),
                 value => self.database.type_name(value).to_owned(),
             }];
         }
@@ -247,7 +257,8 @@ impl Comparison<'_> {
                 return;
             }
             let condition = self.database.conditional(number);
-            let condition = condition.map(|(one, branch)| (self.database.condition_text(one), branch));
+            let condition =
+                condition.map(|(condition, branch)| (self.database.condition_text(condition), branch));
             let xperm =
                 self.database.policy().xperms.get(rule.data as usize).filter(|_| rule.kind.is_extended());
             let sort = xperm.map_or(0, |xperm| u16::from_le_bytes([xperm.driver, xperm.sort as u8]));
@@ -261,131 +272,15 @@ impl Comparison<'_> {
             }
             let [first, ..] = bits;
             *first |= match rule.data {
-                result if rule.kind.is_type() && result == kind => u32::MAX,
-                result if rule.kind.is_type() && result == peer => u32::MAX - 1,
+                result if rule.kind.is_type() && result == kind => ITSELF,
+                result if rule.kind.is_type() && result == peer => PEER,
                 result if rule.kind.is_type() => result,
                 _ => {
                     rule.permissions()
-                        & self.database.class(class).map_or(0, |one| self.database.all_permissions(one))
+                        & self.database.class(class).map_or(0, |class| self.database.all_permissions(class))
                 }
             };
         });
         profile
-    }
-
-    fn rest(&self) -> Difference {
-        let database = self.database;
-        let policy = database.policy();
-        let mut difference = Difference::default();
-        let both = |of: &dyn Fn(u32, u32) -> Vec<String>| {
-            super::compare(of(self.from, self.to), of(self.to, self.from))
-        };
-        let attributes = |kind, _| {
-            database.attributes_of(kind).map(|value| database.type_name(value).to_owned()).collect()
-        };
-        difference.group("attributes", both(&attributes));
-        let roles = |kind: u32, _| {
-            let roles = policy.roles.entries.iter().filter(|role| role.types.contains(kind - 1));
-            roles.map(|role| role.name.to_string()).collect()
-        };
-        difference.group("roles", both(&roles));
-        let properties = |kind: u32, _| {
-            let mut properties = Vec::new();
-            if policy.permissive.contains(kind) {
-                properties.push("permissive".to_owned());
-            }
-            if policy.neveraudit.contains(kind) {
-                properties.push("never audited".to_owned());
-            }
-            if let Some(bounds) =
-                database.type_entry(kind).map(|one| one.bounds).filter(|bounds| *bounds != 0)
-            {
-                properties.push(format!("bounded by {}", database.type_name(bounds)));
-            }
-            properties
-        };
-        difference.group("properties", both(&properties));
-        let name = |value: u32, kind: u32, peer: u32| match value {
-            value if value == kind => "self".to_owned(),
-            value if value == peer => "(the other)".to_owned(),
-            value => database.type_name(value).to_owned(),
-        };
-        let named = |kind: u32, peer: u32| {
-            let mut lines = Vec::new();
-            for one in &policy.named_transitions {
-                for (sources, result) in &one.results {
-                    let class = database.class_name(one.class);
-                    let (target, result) = (name(one.target, kind, peer), name(*result, kind, peer));
-                    if sources.contains(kind - 1) {
-                        lines.push(format!(
-                            "type_transition self {target}:{class} {result} \"{}\";",
-                            one.name
-                        ));
-                    }
-                    if one.target == kind {
-                        for source in sources.iter().map(|bit| bit + 1).filter(|source| *source != kind) {
-                            let source = name(source, kind, peer);
-                            lines.push(format!(
-                                "type_transition {source} self:{class} {result} \"{}\";",
-                                one.name
-                            ));
-                        }
-                    }
-                }
-            }
-            lines
-        };
-        difference.group("transitions by name", both(&named));
-        let ranges = |kind: u32, peer: u32| {
-            let fitting =
-                policy.range_transitions.iter().filter(|one| one.source == kind || one.target == kind);
-            let text = |one: &crate::policy::RangeTransition| {
-                let (source, target) = (name(one.source, kind, peer), name(one.target, kind, peer));
-                let class = database.class_name(one.class);
-                format!("range_transition {source} {target}:{class} {};", database.range_text(&one.range))
-            };
-            fitting.map(text).collect()
-        };
-        difference.group("range transitions", both(&ranges));
-        let role_transitions = |kind: u32, _| {
-            let fitting = policy.role_transitions.iter().filter(|one| one.kind == kind);
-            let text = |one: &crate::policy::RoleTransition| {
-                let (role, result) = (database.role_name(one.role), database.role_name(one.result));
-                format!("role_transition {role} self:{} {result};", database.class_name(one.class))
-            };
-            fitting.map(text).collect()
-        };
-        difference.group("role transitions", both(&role_transitions));
-        difference.group(
-            "constraints",
-            super::compare(self.constraints(self.from, self.to), self.constraints(self.to, self.from)),
-        );
-        difference
-    }
-
-    /// Comparisons with names where the type is in the set, of constraints that treat its peer otherwise.
-    fn constraints(&self, kind: u32, peer: u32) -> Vec<String> {
-        let places = |constraint: &Constraint, kind: u32| -> Vec<u32> {
-            let steps = (1..).zip(&constraint.expression);
-            let in_set = |step: &Expression| {
-                matches!(step, Expression::Names { operand, set, .. }
-                    if operand.0 & 7 == Operand::TYPE && set.names.contains(kind - 1))
-            };
-            steps.filter(|(_, step)| in_set(step)).map(|(place, _)| place).collect()
-        };
-        let mut lines = Vec::new();
-        for class in &self.database.policy().classes.entries {
-            for (on_change, list) in [(false, &class.constraints), (true, &class.validatetrans)] {
-                for one in list {
-                    let places_of_kind = places(one, kind);
-                    if !places_of_kind.is_empty() && places_of_kind != places(one, peer) {
-                        let text = crate::decide::text(self.database, class.value, one, on_change);
-                        let steps: Vec<String> = places_of_kind.iter().map(u32::to_string).collect();
-                        lines.push(format!("{text} names it in step {}", steps.join(", ")));
-                    }
-                }
-            }
-        }
-        lines
     }
 }

@@ -7,6 +7,8 @@ mod kinds;
 mod names;
 mod policies;
 mod rules;
+mod sections;
+mod type_sections;
 
 pub use kinds::{Access, Condition, Side, TypeDifference, between_types};
 pub use policies::between_policies;

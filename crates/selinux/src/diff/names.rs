@@ -82,37 +82,40 @@ impl<'a> Mapped<'a> {
                 (database.class(value), common.permissions.get_mut(number as usize))
             {
                 let mut permissions: Vec<&Permission> = database.permissions(class).collect();
-                permissions.sort_unstable_by_key(|one| one.value);
-                map.extend(permissions.iter().map(|one| (one.value - 1, numbers.of(&one.name))));
+                permissions.sort_unstable_by_key(|permission| permission.value);
+                map.extend(
+                    permissions.iter().map(|permission| (permission.value - 1, numbers.of(&permission.name))),
+                );
             }
             let same = map.iter().all(|(own, common)| own == common);
             let whole = database.class(value).map_or(0, |class| database.all_permissions(class));
             vectors.push(Vectors { whole, map: if same { None } else { Some(map) } });
         }
         let mut conditions = Vec::with_capacity(policy.rules.len() - policy.unconditional);
-        for one in &policy.conditionals {
-            let (text, exchanged) = canonical(database, one);
+        for conditional in &policy.conditionals {
+            let (text, exchanged) = canonical(database, conditional);
             let number = *common.conditions.entry(text).or_insert_with(|| {
-                let written = database.condition_text(one);
+                let written = database.condition_text(conditional);
                 common.written.push(if exchanged { format!("! ( {written} )") } else { written });
                 common.written.len() as u32
             });
-            conditions.extend(one.yes.clone().map(|_| (number, !exchanged)));
-            conditions.extend(one.no.clone().map(|_| (number, exchanged)));
+            conditions.extend(conditional.yes.clone().map(|_| (number, !exchanged)));
+            conditions.extend(conditional.no.clone().map(|_| (number, exchanged)));
         }
         Self { database, types, classes, vectors, conditions }
     }
 
     /// Whether all names that both policies have stand for the same values in both: of types, classes, permissions, roles,
     /// users and levels. What refers to them is then the same where its values are.
-    pub(super) fn names_alike(&self, other: &Self) -> bool {
-        let same = |mine: &[u32], theirs: &[u32]| mine.iter().zip(theirs).all(|(one, two)| one == two);
+    pub(super) fn has_same_numbers(&self, other: &Self) -> bool {
+        let same =
+            |mine: &[u32], theirs: &[u32]| mine.iter().zip(theirs).all(|(ours, theirs)| ours == theirs);
         let (ours, theirs) = (self.database, other.database);
         let (mine, yours) = (ours.policy(), theirs.policy());
         same(&self.types, &other.types)
             && same(&self.classes, &other.classes)
             && self.vectors.iter().chain(&other.vectors).all(|vectors| vectors.map.is_none())
-            && self.vectors.iter().zip(&other.vectors).all(|(one, two)| one.whole == two.whole)
+            && self.vectors.iter().zip(&other.vectors).all(|(ours, theirs)| ours.whole == theirs.whole)
             && mine.mls() == yours.mls()
             && mine.roles.highest == yours.roles.highest
             && (1..=mine.roles.highest).all(|value| ours.role_name(value) == theirs.role_name(value))
@@ -153,7 +156,7 @@ fn canonical(database: &Database, conditional: &Conditional) -> (String, bool) {
         .expression
         .iter()
         .filter_map(|(step, _)| match step {
-            Step::Boolean(value) => database.boolean(*value).map(|one| (&*one.name, *value)),
+            Step::Boolean(value) => database.boolean(*value).map(|boolean| (&*boolean.name, *value)),
             _ => None,
         })
         .collect();
@@ -165,7 +168,7 @@ fn canonical(database: &Database, conditional: &Conditional) -> (String, bool) {
     let mut table = 0_u64;
     for states in 0..1_u32 << names.len() {
         let state = |value: u32| {
-            let place = names.iter().position(|(_, one)| *one == value);
+            let place = names.iter().position(|(_, boolean)| *boolean == value);
             place.is_some_and(|place| states >> place & 1 == 1)
         };
         if database.holds_with(conditional, state).unwrap_or(false) {

@@ -98,32 +98,32 @@ impl Key {
     }
 }
 
-/// Gives each rule with what only the first and only the second policy has of it, in no certain order. `alike` as
-/// [`Mapped::names_alike`] says.
+/// Gives each rule with what only the first and only the second policy has of it, in no certain order. `same_numbers` as
+/// [`Mapped::has_same_numbers`] says.
 pub(super) fn differing(
     first: &Mapped<'_>,
     second: &Mapped<'_>,
     pairs: &[(u32, u32)],
-    alike: bool,
+    same_numbers: bool,
     mut take: impl FnMut(Key, u64, u64),
 ) {
-    let sources = if alike { unmatched(first, second) } else { None };
+    let sources = if same_numbers { unmatched(first, second) } else { None };
     let few = sources.map(|sources| [first, second].map(|side| side.database.rules_of_sources(&sources)));
-    let [ones_of, twos_of] = match &few {
+    let [first_rules, second_rules] = match &few {
         Some(few) => few.each_ref(),
         None => [first, second].map(|side| side.database.by_source()),
     };
     let (mut left, mut right) = (Vec::new(), Vec::new());
-    for (one, two) in pairs {
-        let (ones, twos) = (ones_of.of(*one), twos_of.of(*two));
-        let mut both = ones.iter().zip(twos);
-        if ones.len() == twos.len()
-            && both.all(|(one, two)| Meaning::of(first, *one).eq(&Meaning::of(second, *two)))
+    for (first_value, second_value) in pairs {
+        let (ours, theirs) = (first_rules.of(*first_value), second_rules.of(*second_value));
+        let mut rules = ours.iter().zip(theirs);
+        if ours.len() == theirs.len()
+            && rules.all(|(ours, theirs)| Meaning::of(first, *ours).eq(&Meaning::of(second, *theirs)))
         {
             continue;
         }
-        sorted(first, ones, &mut left);
-        sorted(second, twos, &mut right);
+        sorted(first, ours, &mut left);
+        sorted(second, theirs, &mut right);
         walk(&left, &right, &mut take);
     }
 }
@@ -134,15 +134,15 @@ const NEAR: usize = 64;
 /// How many rules may be without a partner near by until the lists count as differently sorted.
 const FAR: usize = 4096;
 
-/// Goes through the rules of two policies side by side and tells for each value whether it is the source of a rule without
+/// Goes through the rules of two policies side by side and says for each value whether it is the source of a rule without
 /// a partner: an equal one in the other policy that is nobody else's. All other sources have the same rules in both. `None`
 /// when the lists are sorted differently.
 ///
 /// Where the same names have the same values compilers mostly write the same rules in the same order, so that partners are
 /// near and no list has to be sorted.
 fn unmatched(first: &Mapped<'_>, second: &Mapped<'_>) -> Option<Vec<bool>> {
-    let (one, two) = (first.database.policy(), second.database.policy());
-    let mut sources = vec![false; one.types.highest.max(two.types.highest) as usize + 1];
+    let (left, right) = (first.database.policy(), second.database.policy());
+    let mut sources = vec![false; left.types.highest.max(right.types.highest) as usize + 1];
     let mut mark = |rules: &[Rule]| {
         for rule in rules {
             if let Some(source) = sources.get_mut(usize::from(rule.source)) {
@@ -150,12 +150,12 @@ fn unmatched(first: &Mapped<'_>, second: &Mapped<'_>) -> Option<Vec<bool>> {
             }
         }
     };
-    let same = |mine: usize, other: usize| match (one.rules.get(mine), two.rules.get(other)) {
+    let same = |mine: usize, other: usize| match (left.rules.get(mine), right.rules.get(other)) {
         (Some(a), Some(b)) => {
             (a.source, a.target, a.class, a.kind) == (b.source, b.target, b.class, b.kind)
                 && first.condition(mine as u32) == second.condition(other as u32)
                 && if a.kind.is_extended() {
-                    one.xperms.get(a.data as usize) == two.xperms.get(b.data as usize)
+                    left.xperms.get(a.data as usize) == right.xperms.get(b.data as usize)
                 } else {
                     a.data == b.data
                 }
@@ -163,7 +163,7 @@ fn unmatched(first: &Mapped<'_>, second: &Mapped<'_>) -> Option<Vec<bool>> {
         _ => false,
     };
     let (mut mine, mut other, mut far) = (0, 0, 0);
-    while mine < one.rules.len() || other < two.rules.len() {
+    while mine < left.rules.len() || other < right.rules.len() {
         let (skipped, missed) = if same(mine, other) {
             mine += 1;
             other += 1;
@@ -179,8 +179,8 @@ fn unmatched(first: &Mapped<'_>, second: &Mapped<'_>) -> Option<Vec<bool>> {
         if far > FAR {
             return None;
         }
-        mark(one.rules.get(mine..).unwrap_or_default().get(..skipped).unwrap_or_default());
-        mark(two.rules.get(other..).unwrap_or_default().get(..missed).unwrap_or_default());
+        mark(left.rules.get(mine..).unwrap_or_default().get(..skipped).unwrap_or_default());
+        mark(right.rules.get(other..).unwrap_or_default().get(..missed).unwrap_or_default());
         mine += skipped;
         other += missed;
     }
@@ -192,13 +192,13 @@ pub(super) fn pairs(first: &Mapped<'_>, second: &Mapped<'_>) -> Vec<(u32, u32)> 
     let most = first.types.iter().chain(&second.types).max().map_or(0, |most| *most as usize + 1);
     let mut pairs = vec![(0, 0); most];
     for (value, number) in (0..).zip(&first.types).skip(1) {
-        if let Some((one, _)) = pairs.get_mut(*number as usize) {
-            *one = value;
+        if let Some((first, _)) = pairs.get_mut(*number as usize) {
+            *first = value;
         }
     }
     for (value, number) in (0..).zip(&second.types).skip(1) {
-        if let Some((_, two)) = pairs.get_mut(*number as usize) {
-            *two = value;
+        if let Some((_, second)) = pairs.get_mut(*number as usize) {
+            *second = value;
         }
     }
     pairs
@@ -287,9 +287,9 @@ fn walk(first: &[(Key, u64)], second: &[(Key, u64)], take: &mut impl FnMut(Key, 
                 take(*key, 0, *data);
                 second.next();
             }
-            (Some((key, one)), Some((_, two))) => {
-                if one != two {
-                    take(*key, one & !two, two & !one);
+            (Some((key, ours)), Some((_, theirs))) => {
+                if ours != theirs {
+                    take(*key, ours & !theirs, theirs & !ours);
                 }
                 first.next();
                 second.next();

@@ -14,43 +14,7 @@ pub(super) const TARGET: &[u8; 8] = b"SE Linux";
 type Result<T> = std::result::Result<T, ReadError>;
 
 pub(super) fn policy(cursor: &mut Cursor<'_>) -> Result<Policy> {
-    let magic = cursor.word("magic number")?;
-    if magic != MAGIC {
-        return Err(ReadError::Magic { found: magic, hint: hint(magic) });
-    }
-    let offset = cursor.offset();
-    let length = cursor.word("length of the policy's kind")?;
-    if length != 8 {
-        return Err(value(offset, "length of the policy's kind", "8", length));
-    }
-    let offset = cursor.offset();
-    let kind: [u8; 8] = cursor.array("kind of the policy")?;
-    if kind != *TARGET {
-        return Err(ReadError::Value {
-            offset,
-            what: "kind of the policy",
-            expected: "\"SE Linux\" (policies for Xen are not read)",
-            found: u64::from_be_bytes(kind),
-        });
-    }
-    let offset = cursor.offset();
-    let [version, config, symbols, ocontexts] = cursor.words("header")?;
-    if !(OLDEST..=NEWEST).contains(&version) {
-        return Err(value(
-            offset,
-            "version of the format",
-            "30 to 35 (checkpolicy -b -M -c 33 converts others)",
-            version,
-        ));
-    }
-    if symbols != 8 {
-        return Err(value(offset + 8, "number of symbol tables", "8", symbols));
-    }
-    let kinds = if version >= 31 { 9 } else { 7 };
-    if ocontexts != kinds {
-        let expected = if kinds == 9 { "9" } else { "7" };
-        return Err(value(offset + 12, "number of object context kinds", expected, ocontexts));
-    }
+    let [version, config] = header(cursor)?;
     let capabilities = Bitmap::read(cursor)?;
     let permissive = Bitmap::read(cursor)?;
     let neveraudit = if version >= 35 { Bitmap::read(cursor)? } else { Bitmap::default() };
@@ -70,16 +34,8 @@ pub(super) fn policy(cursor: &mut Cursor<'_>) -> Result<Policy> {
     }
     let conditionals = cursor.count("conditionals", 24)?;
     let conditionals = cursor.list(conditionals, |cursor| conditional(cursor, &mut rules, &mut xperms))?;
-    let count = cursor.count("role transitions", 16)?;
-    let role_transitions = cursor.list(count, |cursor| {
-        let [role, kind, result, class] = cursor.words("role transition")?;
-        Ok(RoleTransition { role, kind, result, class })
-    })?;
-    let count = cursor.count("role allows", 8)?;
-    let role_allows = cursor.list(count, |cursor| {
-        let [old, new] = cursor.words("role allow")?;
-        Ok(RoleAllow { old, new })
-    })?;
+    let role_transitions = role_transitions(cursor)?;
+    let role_allows = role_allows(cursor)?;
     let named_transitions = named_transitions(cursor, version)?;
     let ocontexts = read_ocontexts(cursor, version)?;
     let count = cursor.count("file systems with paths", 8)?;
@@ -119,6 +75,64 @@ pub(super) fn policy(cursor: &mut Cursor<'_>) -> Result<Policy> {
         paths,
         range_transitions,
         attribute_maps,
+    })
+}
+
+/// What is before the records: version of the format and configuration.
+fn header(cursor: &mut Cursor<'_>) -> Result<[u32; 2]> {
+    let magic = cursor.word("magic number")?;
+    if magic != MAGIC {
+        return Err(ReadError::Magic { found: magic, hint: hint(magic) });
+    }
+    let offset = cursor.offset();
+    let length = cursor.word("length of the policy's kind")?;
+    if length != 8 {
+        return Err(value(offset, "length of the policy's kind", "8", length));
+    }
+    let offset = cursor.offset();
+    let kind: [u8; 8] = cursor.array("kind of the policy")?;
+    if kind != *TARGET {
+        return Err(ReadError::Value {
+            offset,
+            what: "kind of the policy",
+            expected: "\"SE Linux\" (policies for Xen are not read)",
+            found: u64::from_be_bytes(kind),
+        });
+    }
+    let offset = cursor.offset();
+    let [version, config, symbols, ocontexts] = cursor.words("header")?;
+    if !(OLDEST..=NEWEST).contains(&version) {
+        return Err(value(
+            offset,
+            "version of the format",
+            "30 to 35 (checkpolicy -b -M -c 33 converts others)",
+            version,
+        ));
+    }
+    if symbols != 8 {
+        return Err(value(offset + 8, "number of symbol tables", "8", symbols));
+    }
+    let kinds = if version >= 31 { 9 } else { 7 };
+    if ocontexts != kinds {
+        let expected = if kinds == 9 { "9" } else { "7" };
+        return Err(value(offset + 12, "number of object context kinds", expected, ocontexts));
+    }
+    Ok([version, config])
+}
+
+fn role_transitions(cursor: &mut Cursor<'_>) -> Result<Vec<RoleTransition>> {
+    let count = cursor.count("role transitions", 16)?;
+    cursor.list(count, |cursor| {
+        let [role, kind, result, class] = cursor.words("role transition")?;
+        Ok(RoleTransition { role, kind, result, class })
+    })
+}
+
+fn role_allows(cursor: &mut Cursor<'_>) -> Result<Vec<RoleAllow>> {
+    let count = cursor.count("role allows", 8)?;
+    cursor.list(count, |cursor| {
+        let [old, new] = cursor.words("role allow")?;
+        Ok(RoleAllow { old, new })
     })
 }
 

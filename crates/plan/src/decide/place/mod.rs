@@ -22,7 +22,9 @@
 //! The shell performs the actions in order. [`Action::Check`] and [`Action::Order`] have an answer, which comes back as an
 //! event before anything else does.
 
+mod action;
 mod asks;
+mod event;
 #[cfg(test)]
 mod tests;
 
@@ -32,9 +34,11 @@ use super::life::{
     switches::Refused,
 };
 pub use crate::decide::accept::Step;
+pub use action::{Action, NO_NETWORK, NOT_AS_RENDERED, NOT_READY};
 pub use asks::Ask;
 use asks::Asks;
-use ferrovirt_qemu::protocol::{self, Ending, State};
+pub use event::{Check, Event, Network};
+use ferrovirt_qemu::protocol::{self, State};
 use std::time::Duration;
 
 /// Delays between two looks at the API server's pod, doubled from the first to the last.
@@ -44,146 +48,6 @@ const LAST: Duration = Duration::from_secs(5);
 const FIRST_AGAIN: Duration = Duration::from_secs(2);
 const LAST_AGAIN: Duration = Duration::from_secs(120);
 
-/// What happened. The last two answer an [`Action`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A launcher has connected, by this number: each connection has a higher one.
-    Linked(u64),
-    /// The connection has ended. `left`: the launcher has closed it, as far as anybody knows.
-    Ended {
-        /// The connection.
-        link: u64,
-        /// Nobody else did.
-        left: bool,
-    },
-    /// The part `net` is gone, and every connection with it.
-    Lost,
-    /// The launcher says something.
-    Said(u64, protocol::Event),
-    /// The launcher sent what is no message.
-    Nonsense(u64, String),
-    /// The network is made, on this connection or an earlier one.
-    Made,
-    /// The network is not made, for this reason.
-    NotMade(String),
-    /// The pod as a watch shows it now: [`Some`] sentence where it is not what was accepted any more.
-    Pod(Option<String>),
-    /// Somebody asks for something of the guest.
-    Ask {
-        /// Names the request in its [`Action::Answer`].
-        ticket: u64,
-        /// What for.
-        ask: Ask,
-    },
-    /// Who asked does not wait for the answer any more.
-    Left {
-        /// The request.
-        ticket: u64,
-    },
-    /// Time has passed.
-    Tick,
-    /// Of [`Action::Check`].
-    Checked(Check),
-    /// Of [`Action::Order`], which could not be made, for this reason.
-    NotOrdered(String),
-}
-
-/// Whether a pod is, in the API server and not in a cache, what the controller makes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// It is.
-    Same {
-        /// What its network needs.
-        network: Network,
-        /// The machine was reported as running.
-        ran: bool,
-    },
-    /// It is not; the sentence says which fields.
-    Differs(String),
-    /// It is of no use as it is: reason and sentence.
-    Unfit(&'static str, String),
-    /// Nobody knows now.
-    Unknown(String),
-}
-
-/// What the network of a machine needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
-    /// It has no interface.
-    None,
-    /// It can be made.
-    Ready,
-    /// The kubelet has not reported the pod's address yet.
-    NoAddress,
-    /// The pod has no IPv4 address, and will have none.
-    OnlyIpv6,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Compare the pod in the API server: [`Event::Checked`].
-    Check(Step),
-    /// Ask `net` for the network.
-    Prepare(u64),
-    /// Send the order: [`Event::NotOrdered`] where it cannot be made.
-    Order(u64),
-    /// Have the connection ended.
-    End(u64),
-    /// Say this to the launcher.
-    Request {
-        /// On this connection.
-        link: u64,
-        /// What.
-        request: protocol::Request,
-    },
-    /// Answer a request. A console that is connected is not answered: who asked for it sees it.
-    Answer {
-        /// Of the request.
-        ticket: u64,
-        /// The answer.
-        answer: Answer,
-    },
-    /// The pod is what the controller makes, and nothing keeps its machine from running.
-    Well,
-    /// Report what keeps the machine from running, or from being served.
-    Trouble {
-        /// A word in CamelCase.
-        reason: &'static str,
-        /// A sentence; in words of the launcher where that says it.
-        message: String,
-    },
-    /// A line in the log.
-    Waits(String),
-    /// Report that the guest has vCPUs.
-    Runs {
-        /// They are stopped by request.
-        paused: bool,
-    },
-    /// An event on the machine.
-    Tell(Notice),
-    /// Count, and now and then log, what the launcher did that makes no sense.
-    Misbehaves {
-        /// What it did.
-        what: String,
-        /// What follows.
-        wrong: Wrong,
-    },
-    /// Report the machine's end.
-    Over {
-        /// How it ended, by its launcher.
-        ending: Ending,
-        /// In its words.
-        message: String,
-    },
-}
-
-/// Reason of a machine's condition whose network is not made.
-pub const NO_NETWORK: &str = "PodNetworkNotConnected";
-/// Reason of a machine whose launcher cannot make its files ready.
-pub const NOT_READY: &str = "FilesNotReady";
-/// Reason of a machine whose pod is not what the controller makes.
-pub const NOT_AS_RENDERED: &str = "NotAsRendered";
 const NOT_ORDERED: &str = "CreateContainerConfigError";
 
 const ONLY_IPV6: &str = "the pod has IPv6 addresses alone, which a machine's network is not made for yet: give the cluster's \

@@ -1,6 +1,7 @@
 //! Places by tables, and by random histories.
 
 use super::*;
+use ferrovirt_qemu::protocol::Ending;
 use proptest::prelude::*;
 use std::collections::{BTreeSet, VecDeque};
 
