@@ -31,7 +31,7 @@ const EDGES: [(&str, &[&str]); 32] = [
     ("plan", &["kubernetes", "model", "api", "privilege", "scc", "selinux", "qemu", "lab-protocol"]),
     ("selinux-node", &["model", "plan", "selinux"]),
     ("machines", &["kubernetes", "api", "plan"]),
-    ("apiserver", &["kubernetes", "api", "scc", "plan", "machines"]),
+    ("apiserver", &["kubernetes", "api", "scc", "plan", "machines", "https"]),
     ("log", &["qemu"]),
     ("watch", &[]),
     ("control", &["kubernetes", "plan", "api", "model", "watch"]),

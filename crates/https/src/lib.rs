@@ -8,6 +8,8 @@
 //!
 //! [`mutual`] has the certificates of two parts of ours that speak with each other.
 //!
+//! [`stream`] carries what is no request any more, between a client and what answers it.
+//!
 //! Bodies, connections and times are bounded; the caller decides what a request is answered.
 
 mod body;
@@ -18,6 +20,7 @@ mod secret;
 mod server;
 mod share;
 mod shown;
+pub mod stream;
 
 pub use body::{Bodies, Room};
 pub use clients::{Authorities, ClientTrust, Files};

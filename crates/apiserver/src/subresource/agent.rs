@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ferrovirt_https::stream;
 use futures::StreamExt as _;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, StreamBody};
@@ -112,34 +113,15 @@ pub(super) async fn upgrade(
     mut request: Request<Incoming>,
     place: Arc<Place>,
 ) -> Result<Answer, ApiError> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in request.headers() {
-        let wanted = *name == header::UPGRADE
-            || *name == header::CONNECTION
-            || name.as_str().starts_with("sec-websocket");
-        if wanted {
-            headers.append(name.clone(), value.clone());
-        }
-    }
-    if !headers.contains_key(header::UPGRADE) {
+    let Some(headers) = stream::upgrade_headers(request.headers()) else {
         return Err(ApiError::bad_request("this is a stream: ask for it with a WebSocket upgrade"));
-    }
+    };
     let client = hyper::upgrade::on(&mut request);
-    let mut answer = send(socket, Method::GET, path, headers, Bytes::new()).await?;
+    let answer = send(socket, Method::GET, path, headers, Bytes::new()).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(relay(answer, false));
     }
-    let agent = hyper::upgrade::on(&mut answer);
-    let mut out = Response::new(full(Bytes::new()));
-    *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *out.headers_mut() = answer.headers().clone();
-    tokio::spawn(async move {
-        let _place = place;
-        let (Ok(client), Ok(agent)) = tokio::join!(client, agent) else { return };
-        // Either side closing, or breaking off, ends the stream; there is nobody left to tell.
-        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(agent)).await;
-    });
-    Ok(out)
+    Ok(stream::carry(client, answer, place).map(|()| full(Bytes::new())))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ferrovirt_https::mutual::Caller;
-use ferrovirt_https::{Place, Reply, keep_alive, reply};
+use ferrovirt_https::{Place, Reply, keep_alive, reply, stream};
 use ferrovirt_kubernetes::names;
 use ferrovirt_machines::subresource::{Owner, Refused};
 use ferrovirt_plan::config::NAMESPACE;
@@ -138,37 +138,16 @@ impl Handlers {
         mut request: Request<Bytes>,
         place: Place<Owner>,
     ) -> Result<Reply, Refused> {
-        let headers = of_upgrade(request.headers());
-        if !headers.contains_key(header::UPGRADE) {
+        let Some(headers) = stream::upgrade_headers(request.headers()) else {
             return Err(Refused::bad_request("this is a stream: ask for it with a WebSocket upgrade"));
-        }
+        };
         let client = hyper::upgrade::on(&mut request);
-        let mut answer = self.send(node, Method::GET, path, headers, Bytes::new()).await?;
+        let answer = self.send(node, Method::GET, path, headers, Bytes::new()).await?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return relay(answer).await;
         }
-        let handler = hyper::upgrade::on(&mut answer);
-        let mut out = Response::new(Full::new(Bytes::new()));
-        *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *out.headers_mut() = of_upgrade(answer.headers());
-        tokio::spawn(async move {
-            let _place = place;
-            let (Ok(client), Ok(handler)) = tokio::join!(client, handler) else { return };
-            // Either side closing, or breaking off, ends the stream; there is nobody left to say it to.
-            let _ =
-                tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(handler)).await;
-        });
-        Ok(out)
+        Ok(stream::carry(client, answer, place).map(|()| Full::new(Bytes::new())))
     }
-}
-
-/// What an upgrade is made of: nothing else of a request, who asks least of all, is the handler's to know.
-fn of_upgrade(headers: &HeaderMap) -> HeaderMap {
-    let wanted = |name: &header::HeaderName| {
-        *name == header::UPGRADE || *name == header::CONNECTION || name.as_str().starts_with("sec-websocket")
-    };
-    let kept = headers.iter().filter(|(name, _)| wanted(name));
-    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// A short answer. A handler that was taken over is nobody who may have users sent elsewhere, asked for a password or shown a
