@@ -13,7 +13,7 @@ mod without;
 use crate::{selinux, target};
 use anyhow::{Context, Result, ensure};
 use ferrovirt_lab::{Initrd, Machine, Seen};
-use ferrovirt_lab_protocol::{Setup, read};
+use ferrovirt_lab_protocol::{POLICY, Setup, read};
 use ferrovirt_nested::{Outcome, PLAN, Plan, Scenario};
 use ferrovirt_plan::selinux::base::Base;
 use ferrovirt_selinux::avc;
@@ -128,7 +128,7 @@ fn boot(nest: &Nest, plan: &Plan) -> Result<(Vec<Outcome>, String)> {
     let mut archive = Initrd::new(BufWriter::new(File::create(nest.dir.join("initrd"))?));
     archive.tree(&nest.dir.join("root"))?;
     archive.file(PLAN.trim_start_matches('/'), 0o644, &serde_json::to_vec(plan)?)?;
-    archive.file("policy", 0o644, &fs::read(nest.dir.join("policy"))?)?;
+    archive.file(POLICY.trim_start_matches('/'), 0o644, &fs::read(nest.dir.join("policy"))?)?;
     archive.finish()?;
     File::create(nest.dir.join("disk"))?.set_len(8 << 20)?;
     let seconds = 60 + plan.scenarios.iter().map(|one| one.timeout).sum::<u64>();

@@ -13,6 +13,9 @@ pub use operation::Operation;
 
 use serde::{Deserialize, Serialize};
 
+/// The file with the policy in a guest.
+pub const POLICY: &str = "/policy";
+
 /// What the first process of a guest makes ready before anything is tried.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

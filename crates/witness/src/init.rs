@@ -4,29 +4,24 @@
 //! may not start them in any known policy. That production's runtime may is a right of its own, and no part of this.
 
 use crate::worker::{DONE, GO, READY, shared};
-use ferrovirt_lab_protocol::{
-    Line,
-    proof::{Answer, Question, SCENARIO, Scenario, Seen, Turn, Worker},
-};
+use ferrovirt_lab_guest::{Port, context, instructions, label, mount, prepare};
+use ferrovirt_lab_protocol::proof::{Answer, Question, SCENARIO, Scenario, Seen, Turn, Worker};
 use ferrovirt_sys::{shared::Shared, tap};
 use rustix::{
-    fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr},
-    mount::{MountFlags, mount},
+    fs::{CWD, FileType, Mode, makedev, mknodat},
+    mount::MountFlags,
     process::{Pid, WaitOptions, waitpid},
-    system::{RebootCommand, finit_module, reboot, uname},
+    system::uname,
 };
 use std::{
-    ffi::CString,
     fs::{self, File},
-    io::{self, Read as _, Seek as _, Write},
+    io::{self, Read as _, Seek as _, Write as _},
     os::fd::OwnedFd,
     path::Path,
-    process::{Child, Command, ExitCode},
+    process::{Child, Command},
     time::Duration,
 };
 
-/// Where the policy is in the initial file system.
-const POLICY: &str = "/policy";
 /// The disk on which the host finds the policy that the kernel has loaded.
 const DISK: &str = "/dev/nvme0n1";
 
@@ -36,72 +31,16 @@ const NODE: &str = "/dev/net/tun";
 /// How often it is looked whether a worker still lives.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Does everything and ends the guest.
-pub(crate) fn run() -> ExitCode {
-    if let Err(error) = mounts() {
-        eprintln!("cannot mount: {error}");
-        return ExitCode::FAILURE;
-    }
-    let Ok(mut port) = File::options().write(true).open("/dev/ttyS1") else {
-        eprintln!("the guest has no second serial port");
-        return ExitCode::FAILURE;
-    };
-    let done = conduct(&mut port);
-    let _ = say(
-        &mut port,
-        &match done {
-            Ok(()) => Line::Done,
-            Err(error) => Line::Failed(error.to_string()),
-        },
-    );
-    let _ = rustix::termios::tcdrain(&port);
-    // Without the right to it, the end of the first process stops the guest as well.
-    let _ = reboot(RebootCommand::Restart);
-    ExitCode::SUCCESS
-}
-
-/// Says what was tried.
-fn context(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> io::Error {
-    move |error| io::Error::other(format!("{what}: {error}"))
-}
-
-fn mounts() -> io::Result<()> {
-    for (kind, place) in
-        [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("selinuxfs", "/sys/fs/selinux")]
-    {
-        fs::create_dir_all(place)?;
-        mount(kind, place, kind, MountFlags::empty(), None).map_err(|error| context(place)(error.into()))?;
-    }
-    Ok(())
-}
-
-fn say(port: &mut File, line: &Line<Seen>) -> io::Result<()> {
-    port.write_all(line.text()?.as_bytes())
-}
-
-fn report(port: &mut File, seen: Seen) -> io::Result<()> {
-    say(port, &Line::Report(seen))
-}
-
-fn conduct(port: &mut File) -> io::Result<()> {
-    // Records beyond a rate are dropped otherwise.
-    fs::write("/proc/sys/kernel/printk_ratelimit", "0")?;
-    let text = fs::read_to_string(SCENARIO).map_err(context(SCENARIO))?;
-    let scenario: Scenario = serde_json::from_str(&text)?;
-    modules(&scenario.setup.modules)?;
-    fs::write("/proc/sys/vm/nr_hugepages", scenario.setup.huge_pages.to_string())?;
-    report(port, Seen::Kernel(uname().release().to_string_lossy().into_owned()))?;
-    load(port)?;
+/// Does everything, and reports it.
+pub(crate) fn conduct(port: &mut Port) -> io::Result<()> {
+    let scenario: Scenario = instructions(SCENARIO)?;
+    prepare(&scenario.setup)?;
+    port.report(Seen::Kernel(uname().release().to_string_lossy().into_owned()))?;
+    hand_back(port)?;
     for (number, question) in scenario.questions.iter().enumerate() {
-        report(port, Seen::Answer(number, ask(question)?))?;
+        port.report(Seen::Answer(number, ask(question)?))?;
     }
-    for (path, text) in &scenario.setup.labels {
-        let label = label(text)?;
-        setxattr(path, "security.selinux", label.to_bytes_with_nul(), XattrFlags::empty())
-            .map_err(|error| context(format_args!("labelling {path}"))(error.into()))?;
-    }
-    fs::create_dir_all("/huge")?;
-    mount("hugetlbfs", "/huge", "hugetlbfs", MountFlags::empty(), Some(c"mode=1777"))?;
+    mount("hugetlbfs", "/huge", MountFlags::empty(), "mode=1777")?;
     let mut workers = Vec::new();
     for worker in &scenario.workers {
         workers.push(
@@ -117,33 +56,18 @@ fn conduct(port: &mut File) -> io::Result<()> {
         let text = running.shared.text();
         let gave = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
         let enforcing = enforcing(&mut enforce)?;
-        report(port, Seen::Worker(Turn { number: running.number, gave, broke, enforcing }))?;
+        port.report(Seen::Worker(Turn { number: running.number, gave, broke, enforcing }))?;
     }
     drain(&mut log, &mut enforce)
 }
 
-fn modules(paths: &[String]) -> io::Result<()> {
-    for path in paths {
-        let file = File::open(path).map_err(context(path))?;
-        finit_module(file, c"", 0).map_err(|error| context(path)(error.into()))?;
-    }
-    Ok(())
-}
-
-/// Loads the policy in one write, as the kernel wants it, and hands back what the kernel then has.
-fn load(port: &mut File) -> io::Result<()> {
-    let policy = fs::read(POLICY).map_err(context(POLICY))?;
-    let mut file =
-        File::options().write(true).open("/sys/fs/selinux/load").map_err(context("/sys/fs/selinux/load"))?;
-    let written = file.write(&policy).map_err(context("the kernel refuses the policy"))?;
-    if written != policy.len() {
-        return Err(io::Error::other("the kernel took only a part of the policy"));
-    }
+/// Hands back the policy that the kernel has loaded.
+fn hand_back(port: &mut Port) -> io::Result<()> {
     if !Path::new(DISK).exists() {
         return Ok(());
     }
     let mut loaded = fs::read("/sys/fs/selinux/policy").map_err(context("/sys/fs/selinux/policy"))?;
-    report(port, Seen::Loaded(loaded.len() as u64))?;
+    port.report(Seen::Loaded(loaded.len() as u64))?;
     // Disks take whole blocks.
     loaded.resize(loaded.len().next_multiple_of(4096), 0);
     let mut disk = File::options().write(true).open(DISK).map_err(context(DISK))?;
@@ -170,10 +94,6 @@ fn answer(text: &str) -> Answer {
     let mut words = text.split_whitespace().map(|word| u32::from_str_radix(word, 16).ok());
     let allowed = words.next().flatten();
     allowed.zip(words.nth(2).flatten())
-}
-
-fn label(text: &str) -> io::Result<CString> {
-    Ok(CString::new(text)?)
 }
 
 /// A TAP device with two queues as the node agent makes it: the second one is switched off, as QEMU does at first.
@@ -205,10 +125,9 @@ impl Running {
     /// Makes the worker's directory, starts it in its domain and waits until it is ready.
     fn start(worker: &Worker, agent: &str) -> io::Result<Self> {
         let directory = format!("/w/{}", worker.number);
-        fs::create_dir_all(&directory)?;
         // A level has a comma, which the option's quotes protect.
-        let options = label(&format!("mode=0755,context=\"{}\"", worker.files))?;
-        mount("tmpfs", &directory, "tmpfs", MountFlags::empty(), Some(options.as_c_str()))?;
+        let options = format!("mode=0755,context=\"{}\"", worker.files);
+        mount("tmpfs", &directory, MountFlags::empty(), &options)?;
         let node = format!("{directory}/tun");
         mknodat(CWD, &node, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(10, 200))?;
         let foreign: OwnedFd = tap::open_node(&node)?.into();
@@ -218,14 +137,13 @@ impl Running {
         let [first, second] = queues(NODE, &format!("age{}", worker.number), agent)?;
         let shared = shared(worker.number)?;
         // The context goes to the child with the credentials, and counts at its exec.
-        fs::write("/proc/thread-self/attr/exec", &worker.context)
-            .map_err(context("the kernel does not take the context"))?;
+        label::on_exec(&worker.context)?;
         let child = Command::new("/init")
             .args(["worker", &serde_json::to_string(worker)?])
             .stdin(first)
             .stdout(second)
             .spawn();
-        fs::write("/proc/thread-self/attr/exec", "\0")?;
+        label::on_exec("")?;
         let mut running = Self { number: worker.number, shared, child: child? };
         while !running.shared.wait(READY, LOOK) {
             if let Some(status) = running.child.try_wait()? {

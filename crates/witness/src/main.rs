@@ -21,11 +21,5 @@ fn main() -> ExitCode {
             }
         };
     }
-    if std::process::id() != 1 {
-        eprintln!(
-            "this is the first process of a guest of `ferrovirt selinux prove` and does nothing elsewhere"
-        );
-        return ExitCode::from(2);
-    }
-    init::run()
+    ferrovirt_lab_guest::run(init::conduct)
 }

@@ -1,7 +1,8 @@
 //! The node agent's part: sockets, TAP queues, the order.
 
-use crate::{label, plan, report, world};
+use crate::{plan, world};
 use anyhow::{Context, Result, anyhow, bail};
+use ferrovirt_lab_guest::{Port, label};
 use ferrovirt_nested::{LOG, Outcome, POD, Plan, Scenario};
 use ferrovirt_qemu::{
     order::Tap,
@@ -39,7 +40,7 @@ pub(crate) fn run() -> Result<()> {
         mark(&format!("nested: begin {}", scenario.name))?;
         let outcome = attempt(&plan, scenario);
         mark(&format!("nested: end {}", scenario.name))?;
-        report(outcome);
+        Port::open()?.report(outcome)?;
         let enforced = fs::read_to_string("/sys/fs/selinux/enforce")?;
         anyhow::ensure!(enforced.trim() == if plan.enforcing { "1" } else { "0" }, "enforcement was changed");
     }

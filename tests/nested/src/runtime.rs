@@ -1,8 +1,8 @@
 //! The container runtime's part: into the pod's files, no new privileges, the pod's user, the machine's type. Its pipes
 //! are the launcher's output, as a container engine's are, or its own standard output is, as crun's is.
 
-use crate::label;
 use anyhow::{Context, Result, bail};
+use ferrovirt_lab_guest::label;
 use ferrovirt_nested::{LAUNCHER, LEVEL, POD};
 use ferrovirt_qemu::protocol::LISTEN_FD;
 use ferrovirt_sys::process::{Setup, inherited, spawn};

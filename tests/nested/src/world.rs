@@ -1,15 +1,13 @@
-//! The machine around the pods: mounts, kernel modules, policy, labels.
+//! The machine around the pods, and the files of one.
 
-use crate::label;
 use anyhow::{Context, Result};
-use ferrovirt_lab_protocol::Setup;
+use ferrovirt_lab_guest::{label, mount};
 use ferrovirt_nested::{LAUNCHER, LEVEL, POD, Plan, Scenario};
 use rustix::{
     fs::{FileType, Mode, mknodat},
-    mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount},
+    mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount},
 };
 use std::{
-    ffi::CString,
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::Path,
@@ -21,50 +19,31 @@ pub(crate) fn pod_context() -> String {
     format!("system_u:object_r:container_file_t:{LEVEL}")
 }
 
-pub(crate) fn mounted(kind: &str, target: &str, flags: MountFlags, options: &str) -> Result<()> {
-    fs::create_dir_all(target)?;
-    let options = CString::new(options)?;
-    mount(kind, target, kind, flags, Some(options.as_c_str()))
-        .with_context(|| format!("mounting {kind} on {target}"))
-}
-
-pub(crate) fn mounts() -> Result<()> {
-    let none = MountFlags::empty();
-    mounted("proc", "/proc", none, "")?;
-    mounted("sysfs", "/sys", none, "")?;
-    mounted("devtmpfs", "/dev", none, "")?;
-    mounted("selinuxfs", "/sys/fs/selinux", none, "")
-}
-
-/// Modules of the kernel, the policy, labels.
-pub(crate) fn load(setup: &Setup) -> Result<()> {
-    fs::write("/proc/sys/kernel/printk_ratelimit", "0")?;
-    for module in &setup.modules {
-        let file = fs::File::open(module).with_context(|| module.clone())?;
-        rustix::system::finit_module(&file, c"", 0).with_context(|| module.clone())?;
-    }
-    let policy = fs::read("/policy")?;
-    fs::write("/sys/fs/selinux/load", policy).context("loading the policy")?;
-    for (path, context) in &setup.labels {
-        label::set(Path::new(path), context)?;
+/// Labels a directory with all that is in it.
+fn set_all(path: &Path, context: &str) -> Result<()> {
+    label::set(path, context)?;
+    if fs::symlink_metadata(path)?.is_dir() {
+        for entry in fs::read_dir(path)? {
+            set_all(&entry?.path(), context)?;
+        }
     }
     Ok(())
 }
 
 pub(crate) fn prepare(plan: &Plan) -> Result<()> {
-    load(&plan.setup)?;
-    label::set_all(Path::new(POD), &pod_context())?;
-    fs::write("/proc/sys/vm/nr_hugepages", plan.setup.huge_pages.to_string())?;
+    ferrovirt_lab_guest::prepare(&plan.setup)?;
+    set_all(Path::new(POD), &pod_context())?;
     let launcher = format!("{POD}{LAUNCHER}");
     mount_bind(format!("{POD}/usr/bin/virt-launcher"), &launcher).context("the launcher's mount")?;
     mount_remount(&launcher, MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID, "")?;
     let options = format!("context=\"{}\",mode=755", pod_context());
-    mounted("tmpfs", &format!("{POD}/dev"), MountFlags::empty(), &options)?;
+    mount("tmpfs", &format!("{POD}/dev"), MountFlags::empty(), &options)?;
     for (name, source) in [("null", "/dev/null"), ("zero", "/dev/zero"), ("urandom", "/dev/urandom")] {
         node(&format!("/dev/{name}"), source)?;
     }
-    mounted("proc", &format!("{POD}/proc"), MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, "")?;
-    mounted("sysfs", &format!("{POD}/sys"), MountFlags::RDONLY | MountFlags::NOSUID, "")
+    mount("proc", &format!("{POD}/proc"), MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, "")?;
+    mount("sysfs", &format!("{POD}/sys"), MountFlags::RDONLY | MountFlags::NOSUID, "")?;
+    Ok(())
 }
 
 /// Makes a device node in the pod like one of the machine's, for the pod's user.
@@ -80,7 +59,7 @@ fn node(path: &str, source: &str) -> Result<()> {
 /// Scratch space, devices and files of one pod.
 pub(crate) fn furnish(scenario: &Scenario) -> Result<()> {
     let options = format!("context=\"{}\",mode=755", pod_context());
-    mounted("tmpfs", &format!("{POD}/var/run"), MountFlags::empty(), &options)?;
+    mount("tmpfs", &format!("{POD}/var/run"), MountFlags::empty(), &options)?;
     for directory in ["kubevirt", "kubevirt/sockets", "kubevirt-private", "kubevirt-ephemeral-disks"] {
         let path = format!("{POD}/var/run/{directory}");
         fs::create_dir_all(&path)?;

@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use ferrovirt_lab::{Initrd, Machine, Seen};
-use ferrovirt_lab_protocol::proof::{self, SCENARIO, Scenario};
+use ferrovirt_lab_protocol::{
+    POLICY,
+    proof::{self, SCENARIO, Scenario},
+};
 use std::{
     fs::{self, File},
     io::BufWriter,
@@ -43,7 +46,7 @@ impl Contents<'_> {
         }
         archive.file("init", 0o755, &fs::read(self.witness)?)?;
         archive.file("modules/tun.ko", 0o644, &fs::read(self.tun)?)?;
-        archive.file("policy", 0o644, &fs::read(self.policy)?)?;
+        archive.file(POLICY.trim_start_matches('/'), 0o644, &fs::read(self.policy)?)?;
         archive.file(SCENARIO.trim_start_matches('/'), 0o644, &serde_json::to_vec(self.scenario)?)?;
         archive.finish()?;
         Ok(())

@@ -9,14 +9,13 @@
 mod observer;
 mod seen;
 
-use crate::{label, say, world};
-use anyhow::{Context, Result, bail};
-use ferrovirt_lab_protocol::Line;
+use anyhow::{Context, Result, bail, ensure};
+use ferrovirt_lab_guest::{instructions, label, mount, prepare};
 use ferrovirt_nested::{NODE, Node};
 use rustix::{
     mount::MountFlags,
     process::{WaitOptions, waitpid},
-    system::{RebootCommand, reboot, sethostname},
+    system::sethostname,
 };
 use std::{
     fs,
@@ -36,23 +35,21 @@ const ENFORCED: &str = "/run/enforced";
 const ENFORCE: &str = "/sys/fs/selinux/enforce";
 
 fn plan() -> Result<Node> {
-    Ok(serde_json::from_str(&fs::read_to_string(NODE)?)?)
+    Ok(instructions(NODE)?)
 }
 
 /// The first process.
 pub(crate) fn first() -> Result<()> {
     let none = MountFlags::empty();
-    world::mounts()?;
     for directory in ["/run", "/tmp"] {
-        world::mounted("tmpfs", directory, none, "mode=755")?;
+        mount("tmpfs", directory, none, "mode=755")?;
     }
-    world::mounted("cgroup2", "/sys/fs/cgroup", none, "")?;
+    mount("cgroup2", "/sys/fs/cgroup", none, "")?;
     fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +pids +hugetlb")?;
     let plan = plan()?;
-    world::load(&plan.setup)?;
+    prepare(&plan.setup)?;
     sethostname(b"node")?;
     ferrovirt_sys::link::up("lo")?;
-    fs::write("/proc/sys/vm/nr_hugepages", plan.setup.huge_pages.to_string())?;
     start("engine", "/usr/libexec/nested/engine", &format!("system_u:system_r:{}:s0", plan.engine))?;
     let administrator = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023";
     let observer = start("observer", "/usr/libexec/nested/observer", administrator)?;
@@ -67,9 +64,8 @@ pub(crate) fn first() -> Result<()> {
     loop {
         match waitpid(None, WaitOptions::empty()) {
             Ok(Some((process, status))) if process.as_raw_pid() == observer => {
-                let failed = || Line::Failed("the observer failed".to_owned());
-                say::<()>(&if status.exit_status() == Some(0) { Line::Done } else { failed() });
-                reboot(RebootCommand::PowerOff)?;
+                ensure!(status.exit_status() == Some(0), "the observer failed");
+                return Ok(());
             }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => bail!("waiting: {error}"),

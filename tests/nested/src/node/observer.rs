@@ -1,8 +1,8 @@
 //! The administrator: makes machines with kubectl, and compares what the API says with what the kernel shows.
 
 use super::{ENFORCE, ENFORCED, GO, LOG, PATH, plan, seen, wait_for};
-use crate::{note, report};
 use anyhow::{Context, Result, anyhow, ensure};
+use ferrovirt_lab_guest::Port;
 use ferrovirt_nested::{Check, Node, UNREACHABLE, Wanted};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -68,7 +68,7 @@ fn check(name: &str, look: impl FnOnce() -> Result<String>) -> Result<()> {
     let took = start.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
     let check = Check { name: name.to_owned(), failure, seen: found.unwrap_or_default(), took };
     let failed = check.failure.is_some();
-    report(check);
+    Port::open()?.report(check)?;
     ensure!(!failed, "{name}");
     Ok(())
 }
@@ -79,19 +79,14 @@ pub(crate) fn observe() -> Result<()> {
     let plan = plan()?;
     let done = everything(&plan);
     if done.is_err() {
-        for line in fs::read_to_string(LOG)
-            .unwrap_or_default()
-            .lines()
-            .rev()
-            .take(40)
-            .collect::<Vec<_>>()
-            .iter()
-            .rev()
-        {
-            note(format!("up: {line}"));
+        let mut port = Port::open()?;
+        let log = fs::read_to_string(LOG).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        for line in lines.get(lines.len().saturating_sub(40)..).unwrap_or_default() {
+            port.note(format!("up: {line}"))?;
         }
         for arguments in [&["get", "vmi,pods", "-o", "wide"][..], &["get", "events", "-A"][..]] {
-            note(kubectl(arguments).unwrap_or_else(|error| format!("{error:#}")));
+            port.note(kubectl(arguments).unwrap_or_else(|error| format!("{error:#}")))?;
         }
     }
     done
