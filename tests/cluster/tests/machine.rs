@@ -8,6 +8,8 @@
 mod common;
 #[path = "machine/consoles.rs"]
 mod consoles;
+#[path = "machine/virtctl.rs"]
+mod virtctl;
 
 use anyhow::{Context, Result, ensure};
 use common::{TIMEOUT, Test};
@@ -340,6 +342,7 @@ fn a_machine_that_is_applied_runs_by_itself() -> Result<()> {
     takeover(&test)?;
     reconfigured(&test)?;
     consoles::serve(&test)?;
+    virtctl::serve(&test)?;
     not_ready(&test)?;
     changed(&test)?;
     stops_and_starts(&test)?;

@@ -6,6 +6,7 @@ mod common;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{TIMEOUT, Test};
+use ferrovirt_clients::Recorded;
 use ferrovirt_cluster::{Options, network, wait};
 use ferrovirt_privilege::{
     Scenario,
@@ -117,6 +118,46 @@ fn runs(test: &Test) -> Result<()> {
     let whole = test.kubectl(&format!("get --raw {}", on_machine("first", "expand-spec")))?;
     let whole: Value = serde_json::from_str(&whole)?;
     ensure!(whole["kind"] == "VirtualMachine" && whole["metadata"]["name"] == "first", "{whole}");
+    Ok(())
+}
+
+/// What virtctl sends for what needs no guest that runs.
+fn virtctl(test: &Test) -> Result<()> {
+    let (virtctl, server) = (Recorded::virtctl()?, test.server()?);
+    let run = |command: &str, code: u16, words: &str| -> Result<()> {
+        let answer = virtctl.run(&server, command)?.expect(code);
+        let answer = answer.with_context(|| format!("{command}\n{}", test.log()))?;
+        ensure!(answer.message().contains(words), "{command}: {}", answer.text);
+        Ok(())
+    };
+    let strategy =
+        || Ok::<_, anyhow::Error>(test.json("get vm guest -n vms")?["spec"]["runStrategy"].clone());
+    // The same numbers as its own, or it warns at each error.
+    let answer = virtctl.run(&server, "version")?.expect(200)?;
+    let version = answer.body["gitVersion"].as_str().unwrap_or_default();
+    ensure!(version.split('.').take(2).eq(virtctl.version.split('.').take(2)), "{version}");
+    test.cluster.create_as("alice", &machine("guest", "Halted"))?;
+    run("stop guest", 409, "VM is not running")?;
+    run("start guest --dry-run", 202, "")?;
+    ensure!(strategy()? == "Halted", "a dry run has started it");
+    run("start guest", 202, "")?;
+    ensure!(strategy()? == "Always", "it was not started");
+    instance(test, "guest")?;
+    run("start guest", 409, "VM is already running")?;
+    run("expose vmi guest --name=guest-http --port=80", 201, "")?;
+    let service = test.json("get service guest-http -n vms")?;
+    ensure!(service["spec"]["ports"][0]["port"] == 80, "{service}");
+    run("expand --vm guest", 200, "")?;
+    run("stop guest --grace-period=0 --force", 202, "")?;
+    ensure!(strategy()? == "Halted", "it was not stopped");
+    wait("the end of the instance", TIMEOUT, || {
+        Ok(test.kubectl("get vmi guest -n vms").is_err().then_some(()))
+    })
+    .with_context(|| test.log())?;
+    for command in ["start nobody", "stop nobody", "console nobody", "pause vmi nobody", "expand --vm nobody"]
+    {
+        run(command, 404, "\"nobody\" not found")?;
+    }
     Ok(())
 }
 
@@ -240,6 +281,7 @@ fn machines_are_started_and_stopped_through_the_clusters_api_server_by_who_may()
     let test = Test::whole(Options { name: "subresources".to_owned(), nodes: 1, ..Options::default() })?;
     registered_with_the_cluster(&test)?;
     runs(&test)?;
+    virtctl(&test)?;
     forged(&test)?;
     writes_nothing_else(&test)?;
     verbs_are_missed(&test)

@@ -2,13 +2,21 @@
 #![allow(dead_code, unreachable_pub, clippy::indexing_slicing)] // helpers of tests
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_cluster::{Options, Own, images, layout::Node, wait};
+use ferrovirt_clients::Server;
+use ferrovirt_cluster::{Options, Own, images, layout::Node, network, wait};
 use ferrovirt_e2e::process::Process;
 use ferrovirt_handler::net::talk::{Binding, FromApi, MOST, ToApi, Wanted, read};
 use ferrovirt_qemu::protocol::{Event, State};
-use ferrovirt_sys::seqpacket::Connection;
+use ferrovirt_sys::{netns, seqpacket::Connection};
 use serde_json::Value;
-use std::{cell::RefCell, collections::BTreeMap, fs, io, net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fs, io,
+    net::{Ipv4Addr, TcpStream},
+    path::PathBuf,
+    time::Duration,
+};
 
 pub const TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -185,6 +193,14 @@ impl Test {
         })?;
         ensure!(problem.is_none(), "{problem:?}");
         Ok((net, api))
+    }
+
+    /// The cluster's API server for its administrator; it is reached from its own network alone.
+    pub fn server(&self) -> Result<Server> {
+        let namespace = netns::open(&network::file(&self.cluster.layout().namespace()))?;
+        Server::of(&self.json("config view --raw --minify")?, move |address| {
+            netns::run_in(&namespace, || TcpStream::connect(address))
+        })
     }
 
     pub fn kubectl(&self, words: &str) -> Result<String> {
