@@ -26,9 +26,10 @@ pub(super) const TABLE: Table = Table {
             verbs![
                 "kubevirt.io" "virtualmachines": "get" "list" "watch",
                 "kubevirt.io" "virtualmachineinstances": "get" "list" "watch",
+                "subresources.kubevirt.io" "virtualmachines/expand-spec": "get",
             ],
             RBAC,
-            "a viewer sees machines and cannot enter them: no console, no screen",
+            "a viewer sees machines, also with what they refer to, and cannot enter them: no console, no screen",
             "viewer-reads",
         ),
         Grant::new(
@@ -37,6 +38,7 @@ pub(super) const TABLE: Table = Table {
             verbs![
                 "kubevirt.io" "virtualmachines": "get" "list" "watch" "create" "update" "patch" "delete",
                 "kubevirt.io" "virtualmachineinstances": "get" "list" "watch" "create" "update" "patch" "delete",
+                "subresources.kubevirt.io" "virtualmachines/expand-spec": "get",
             ],
             RBAC,
             "an editor makes and changes machines",
@@ -82,6 +84,7 @@ pub(super) const TABLE: Table = Table {
                 "subresources.kubevirt.io" "virtualmachineinstances/unpause": "update",
                 "subresources.kubevirt.io" "virtualmachineinstances/console": "get",
                 "subresources.kubevirt.io" "virtualmachineinstances/vnc": "get",
+                "subresources.kubevirt.io" "virtualmachines/expand-spec": "get",
             ],
             RBAC,
             "the owner of a namespace does all that an editor does, and removes machines in bulk",
