@@ -2,6 +2,7 @@
 
 use ferrovirt_api::kubevirt::{
     VirtualMachineInstance, VirtualMachineInstanceCondition, VirtualMachineInstancePhaseTransitionTimestamp,
+    VirtualMachineInstanceStatus,
 };
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -48,23 +49,7 @@ pub(super) fn refresh(
             phase_transition_timestamp: Some(Time(now)),
         });
     }
-    status.active_pods = own
-        .iter()
-        .filter(|pod| !pods::is_down(pod))
-        .map(|pod| (pods::uid(pod).to_owned(), pods::node(pod).unwrap_or_default().to_owned()))
-        .collect();
-    if let Some(pod) = pod {
-        if let Some(qos) = pod.status.as_ref().and_then(|s| s.qos_class.clone()) {
-            status.qos_class = Some(qos);
-        }
-        if pods::is_up(pod) {
-            status.node_name = pods::node(pod).map(str::to_owned).or(status.node_name.take());
-            status.migration_transport = Some("Unix".to_owned());
-            let image = pod.spec.as_ref().and_then(|s| s.containers.first()).and_then(|c| c.image.clone());
-            status.launcher_container_image_version =
-                image.or(status.launcher_container_image_version.take());
-        }
-    }
+    copy_pods(status, pod, own);
 
     let phase = status.phase.clone().unwrap_or_default();
     let list = &mut status.conditions;
@@ -74,40 +59,70 @@ pub(super) fn refresh(
         Some(condition) => set(list, mirror(condition), now),
         None => remove(list, "PodScheduled"),
     }
+    match provisioning(claims).filter(|_| matches!(phase.as_str(), "Pending" | "Scheduling")) {
+        Some(condition) => set(list, condition, now),
+        None => remove(list, "Provisioning"),
+    }
+    synchronized(vmi, pod, trouble, now);
+}
+
+/// What the pods say: those that are not over, and of the newest its class, and node and image once it is up.
+fn copy_pods(status: &mut VirtualMachineInstanceStatus, pod: Option<&Pod>, own: &[&Pod]) {
+    status.active_pods = own
+        .iter()
+        .filter(|pod| !pods::is_down(pod))
+        .map(|pod| (pods::uid(pod).to_owned(), pods::node(pod).unwrap_or_default().to_owned()))
+        .collect();
+    let Some(pod) = pod else { return };
+    if let Some(qos) = pod.status.as_ref().and_then(|status| status.qos_class.clone()) {
+        status.qos_class = Some(qos);
+    }
+    if pods::is_up(pod) {
+        status.node_name = pods::node(pod).map(str::to_owned).or(status.node_name.take());
+        status.migration_transport = Some("Unix".to_owned());
+        let container = pod.spec.as_ref().and_then(|spec| spec.containers.first());
+        let image = container.and_then(|container| container.image.clone());
+        status.launcher_container_image_version = image.or(status.launcher_container_image_version.take());
+    }
+}
+
+/// `Provisioning`, while claims are not ready.
+fn provisioning(claims: &[Claim]) -> Option<VirtualMachineInstanceCondition> {
     let with = |state| {
         let names = claims.iter().filter(|claim| claim.state == state).map(|claim| claim.name.as_str());
         names.collect::<Vec<_>>().join(", ")
     };
     let (filling, unbound) = (with(ClaimState::Filling), with(ClaimState::Pending));
-    let waits = match (filling.as_str(), unbound.as_str()) {
-        ("", "") => None,
-        ("", names) => {
-            Some(("ClaimsNotBound", format!("waiting for PersistentVolumeClaim {names} to be bound")))
+    let (reason, message) = match (filling.as_str(), unbound.as_str()) {
+        ("", "") => return None,
+        ("", names) => ("ClaimsNotBound", format!("waiting for PersistentVolumeClaim {names} to be bound")),
+        (names, _) => {
+            ("ClaimsNotFilled", format!("waiting for PersistentVolumeClaim {names} to be filled by CDI"))
         }
-        (names, _) => Some((
-            "ClaimsNotFilled",
-            format!("waiting for PersistentVolumeClaim {names} to be filled by CDI"),
-        )),
     };
-    match waits.filter(|_| matches!(phase.as_str(), "Pending" | "Scheduling")) {
-        Some((reason, message)) => {
-            let condition = VirtualMachineInstanceCondition::new("Provisioning", "True", reason, &message);
-            set(list, condition, now);
-        }
-        None => remove(list, "Provisioning"),
-    }
-    let about_images = |reason: &str| IMAGES.contains(&reason);
+    Some(VirtualMachineInstanceCondition::new("Provisioning", "True", reason, &message))
+}
+
+/// Writes `Synchronized=False`, or takes it away when its reason is over.
+fn synchronized(
+    vmi: &mut VirtualMachineInstance,
+    pod: Option<&Pod>,
+    trouble: Option<&Trouble>,
+    now: Timestamp,
+) {
+    let list = &mut vmi.status.get_or_insert_default().conditions;
+    let is_about_images = |reason: &str| IMAGES.contains(&reason);
     match (trouble, pod) {
         (Some(trouble), _)
-            if about_images(trouble.reason)
-                && find(list, "Synchronized").is_some_and(|c| about_images(c.reason())) => {}
+            if is_about_images(trouble.reason)
+                && find(list, "Synchronized").is_some_and(|c| is_about_images(c.reason())) => {}
         (Some(trouble), _) => set_trouble(vmi, trouble, now),
         // A refusal stays until the pod is there: the next attempt may be refused again.
         (None, Some(pod)) => {
             let runs = pods::is_up(pod) || pods::is_down(pod);
             list.retain(|c| {
                 c.kind() != "Synchronized"
-                    || !(BEFORE_THE_POD.contains(&c.reason()) || runs && about_images(c.reason()))
+                    || !(BEFORE_THE_POD.contains(&c.reason()) || runs && is_about_images(c.reason()))
             });
         }
         // The claim is there now, and the pod waits for something else.
