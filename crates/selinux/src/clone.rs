@@ -165,7 +165,9 @@ fn held(database: &Database, source: u32, target: u32, class: u32, bit: u32) -> 
         }
         match database.conditional(number) {
             None => best = Held::Always,
-            Some((one, branch)) if best == Held::No => best = Held::If(database.condition_text(one), branch),
+            Some((condition, branch)) if best == Held::No => {
+                best = Held::If(database.condition_text(condition), branch)
+            }
             Some(_) => {}
         }
     });
@@ -206,7 +208,7 @@ impl Copy<'_> {
             types: vec![kind.clone()],
         }));
         if let Some(bounds) =
-            database.type_entry(self.base).map(|one| one.bounds).filter(|bounds| *bounds != 0)
+            database.type_entry(self.base).map(|entry| entry.bounds).filter(|bounds| *bounds != 0)
         {
             head.push(Statement::TypeBounds { parent: database.type_name(bounds).to_owned(), child: kind });
         }
@@ -278,43 +280,45 @@ impl Copy<'_> {
         let database = self.database;
         let policy = database.policy();
         let class = |value| database.class_name(value).to_owned();
-        for one in &policy.named_transitions {
-            for (sources, result) in &one.results {
+        for transition in &policy.named_transitions {
+            for (sources, result) in &transition.results {
                 let mut push = |source: u32| {
-                    let both = source == self.base && one.target == self.base;
+                    let both = source == self.base && transition.target == self.base;
                     rules.push(Statement::TypeRule {
                         kind: RuleKind::TypeTransition,
                         source: self.name(source),
-                        target: if both { "self".to_owned() } else { self.name(one.target) },
-                        class: class(one.class),
-                        name: Some(one.name.to_string()),
+                        target: if both { "self".to_owned() } else { self.name(transition.target) },
+                        class: class(transition.class),
+                        name: Some(transition.name.to_string()),
                         result: self.name(*result),
                     });
                 };
-                if one.target == self.base {
+                if transition.target == self.base {
                     sources.iter().for_each(|bit| push(bit + 1));
                 } else if sources.contains(self.base - 1) {
                     push(self.base);
                 }
             }
         }
-        for one in
-            policy.range_transitions.iter().filter(|one| one.source == self.base || one.target == self.base)
+        for rule in policy
+            .range_transitions
+            .iter()
+            .filter(|rule| rule.source == self.base || rule.target == self.base)
         {
             rules.push(Statement::RangeTransition {
-                source: self.name(one.source),
-                target: self.name(one.target),
-                class: class(one.class),
-                low: self.level(&one.range.low),
-                high: self.level(one.range.high()),
+                source: self.name(rule.source),
+                target: self.name(rule.target),
+                class: class(rule.class),
+                low: self.level(&rule.range.low),
+                high: self.level(rule.range.high()),
             });
         }
-        for one in policy.role_transitions.iter().filter(|one| one.kind == self.base) {
+        for transition in policy.role_transitions.iter().filter(|transition| transition.kind == self.base) {
             rules.push(Statement::RoleTransition {
-                role: database.role_name(one.role).to_owned(),
-                target: self.name(one.kind),
-                class: class(one.class),
-                result: database.role_name(one.result).to_owned(),
+                role: database.role_name(transition.role).to_owned(),
+                target: self.name(transition.kind),
+                class: class(transition.class),
+                result: database.role_name(transition.result).to_owned(),
             });
         }
     }
@@ -324,7 +328,7 @@ impl Copy<'_> {
         let sensitivity = self.database.sensitivity(level.sensitivity);
         let categories = runs(level.categories.iter().map(|bit| bit + 1));
         Level {
-            sensitivity: sensitivity.map_or(String::new(), |one| one.name.to_string()),
+            sensitivity: sensitivity.map_or(String::new(), |entry| entry.name.to_string()),
             categories: categories.into_iter().map(|(low, high)| (name(low), name(high))).collect(),
         }
     }
@@ -334,9 +338,9 @@ fn condition(database: &Database, conditional: &Conditional) -> Condition {
     let mut stack: Vec<Condition> = Vec::new();
     for (step, _) in &conditional.expression {
         let next = match step {
-            Step::Boolean(value) => {
-                Condition::Boolean(database.boolean(*value).map_or(String::new(), |one| one.name.to_string()))
-            }
+            Step::Boolean(value) => Condition::Boolean(
+                database.boolean(*value).map_or(String::new(), |boolean| boolean.name.to_string()),
+            ),
             Step::Not => Condition::Not(Box::new(pop(&mut stack))),
             binary => {
                 let right = Box::new(pop(&mut stack));

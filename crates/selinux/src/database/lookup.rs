@@ -42,60 +42,60 @@ impl Database {
     /// The value of a type or attribute; an alias stands for its type.
     pub fn find_type(&self, name: &str) -> Result<u32> {
         let entries = &self.policy.types.entries;
-        let names = self.type_names.get_or_init(|| Names::new(entries.iter().map(|one| &*one.name)));
-        let found = names.place(name, |place| entries.get(place).map(|one| &*one.name));
+        let names = self.type_names.get_or_init(|| Names::new(entries.iter().map(|entry| &*entry.name)));
+        let found = names.place(name, |place| entries.get(place).map(|entry| &*entry.name));
         found
             .and_then(|place| entries.get(place))
-            .map(|one| one.value)
-            .ok_or_else(|| unknown("type or attribute", name, entries.iter().map(|one| &*one.name)))
+            .map(|entry| entry.value)
+            .ok_or_else(|| unknown("type or attribute", name, entries.iter().map(|entry| &*entry.name)))
     }
 
     /// The value of a class.
     pub fn find_class(&self, name: &str) -> Result<u32> {
         let entries = &self.policy.classes.entries;
-        let found = entries.iter().find(|one| &*one.name == name).map(|one| one.value);
-        found.ok_or_else(|| unknown("class", name, entries.iter().map(|one| &*one.name)))
+        let found = entries.iter().find(|entry| &*entry.name == name).map(|entry| entry.value);
+        found.ok_or_else(|| unknown("class", name, entries.iter().map(|entry| &*entry.name)))
     }
 
     /// A permission of a class as an access vector.
     pub fn find_permission(&self, class: u32, name: &str) -> Result<u32> {
         let class = self.class(class);
         let all = || class.into_iter().flat_map(|class| self.permissions(class));
-        let found = all().find(|one| &*one.name == name).map(|one| 1 << (one.value - 1));
-        found.ok_or_else(|| unknown("permission of this class", name, all().map(|one| &*one.name)))
+        let found = all().find(|entry| &*entry.name == name).map(|entry| 1 << (entry.value - 1));
+        found.ok_or_else(|| unknown("permission of this class", name, all().map(|entry| &*entry.name)))
     }
 
     /// The value of a boolean.
     pub fn find_boolean(&self, name: &str) -> Result<u32> {
         let entries = &self.policy.booleans.entries;
-        let found = entries.iter().find(|one| &*one.name == name).map(|one| one.value);
-        found.ok_or_else(|| unknown("boolean", name, entries.iter().map(|one| &*one.name)))
+        let found = entries.iter().find(|entry| &*entry.name == name).map(|entry| entry.value);
+        found.ok_or_else(|| unknown("boolean", name, entries.iter().map(|entry| &*entry.name)))
     }
 
     /// The value of a role.
     pub fn find_role(&self, name: &str) -> Result<u32> {
         let entries = &self.policy.roles.entries;
-        let found = entries.iter().find(|one| &*one.name == name).map(|one| one.value);
-        found.ok_or_else(|| unknown("role", name, entries.iter().map(|one| &*one.name)))
+        let found = entries.iter().find(|entry| &*entry.name == name).map(|entry| entry.value);
+        found.ok_or_else(|| unknown("role", name, entries.iter().map(|entry| &*entry.name)))
     }
 
     /// The value of a user.
     pub fn find_user(&self, name: &str) -> Result<u32> {
         let entries = &self.policy.users.entries;
-        let found = entries.iter().find(|one| &*one.name == name).map(|one| one.value);
-        found.ok_or_else(|| unknown("user", name, entries.iter().map(|one| &*one.name)))
+        let found = entries.iter().find(|entry| &*entry.name == name).map(|entry| entry.value);
+        found.ok_or_else(|| unknown("user", name, entries.iter().map(|entry| &*entry.name)))
     }
 
     /// Fails when no class has a permission of this name.
     pub fn check_permission(&self, name: &str) -> Result<()> {
         let all = || {
-            let commons = self.policy.commons.entries.iter().flat_map(|one| &one.permissions.entries);
-            commons.chain(self.policy.classes.entries.iter().flat_map(|one| &one.permissions.entries))
+            let commons = self.policy.commons.entries.iter().flat_map(|common| &common.permissions.entries);
+            commons.chain(self.policy.classes.entries.iter().flat_map(|class| &class.permissions.entries))
         };
-        if all().any(|one| &*one.name == name) {
+        if all().any(|entry| &*entry.name == name) {
             return Ok(());
         }
-        let mut names: Vec<_> = all().map(|one| &*one.name).collect();
+        let mut names: Vec<_> = all().map(|entry| &*entry.name).collect();
         names.sort_unstable();
         names.dedup();
         Err(unknown("permission", name, names.into_iter()))
@@ -103,12 +103,12 @@ impl Database {
 
     fn find_category(&self, name: &str) -> Result<u32> {
         let entries = &self.policy.categories.entries;
-        let names = self.category_names.get_or_init(|| Names::new(entries.iter().map(|one| &*one.name)));
-        let found = names.place(name, |place| entries.get(place).map(|one| &*one.name));
+        let names = self.category_names.get_or_init(|| Names::new(entries.iter().map(|entry| &*entry.name)));
+        let found = names.place(name, |place| entries.get(place).map(|entry| &*entry.name));
         found
             .and_then(|place| entries.get(place))
-            .map(|one| one.value)
-            .ok_or_else(|| unknown("category", name, entries.iter().map(|one| &*one.name)))
+            .map(|entry| entry.value)
+            .ok_or_else(|| unknown("category", name, entries.iter().map(|entry| &*entry.name)))
     }
 
     /// Reads `user:role:type[:range]`. The context's parts exist; whether they go together is
@@ -150,9 +150,9 @@ impl Database {
     fn find_level(&self, text: &str) -> Result<Level> {
         let (name, rest) = text.split_once(':').unwrap_or((text, ""));
         let entries = &self.policy.sensitivities.entries;
-        let found = entries.iter().find(|one| &*one.name == name);
+        let found = entries.iter().find(|entry| &*entry.name == name);
         let found =
-            found.ok_or_else(|| unknown("sensitivity", name, entries.iter().map(|one| &*one.name)))?;
+            found.ok_or_else(|| unknown("sensitivity", name, entries.iter().map(|entry| &*entry.name)))?;
         let mut categories = Vec::new();
         for part in rest.split(',').filter(|_| !rest.is_empty()) {
             match part.split_once('.') {

@@ -104,26 +104,26 @@ impl Database {
     /// Checks a policy that was read.
     pub fn new(policy: Policy) -> Result<Self, InvalidPolicy> {
         policy.validate()?;
-        let types = policy.types.entries.iter().map(|one| (one.value, one.kind() == TypeKind::Alias));
+        let types = policy.types.entries.iter().map(|entry| (entry.value, entry.kind() == TypeKind::Alias));
         Ok(Self {
             types: places(policy.types.highest, types),
             classes: places(
                 policy.classes.highest,
-                policy.classes.entries.iter().map(|one| (one.value, false)),
+                policy.classes.entries.iter().map(|class| (class.value, false)),
             ),
-            roles: places(policy.roles.highest, policy.roles.entries.iter().map(|one| (one.value, false))),
-            users: places(policy.users.highest, policy.users.entries.iter().map(|one| (one.value, false))),
+            roles: places(policy.roles.highest, policy.roles.entries.iter().map(|role| (role.value, false))),
+            users: places(policy.users.highest, policy.users.entries.iter().map(|user| (user.value, false))),
             booleans: places(
                 policy.booleans.highest,
-                policy.booleans.entries.iter().map(|one| (one.value, false)),
+                policy.booleans.entries.iter().map(|boolean| (boolean.value, false)),
             ),
             sensitivities: places(
                 policy.sensitivities.highest,
-                policy.sensitivities.entries.iter().map(|one| (one.level.sensitivity, one.alias)),
+                policy.sensitivities.entries.iter().map(|entry| (entry.level.sensitivity, entry.alias)),
             ),
             categories: places(
                 policy.categories.highest,
-                policy.categories.entries.iter().map(|one| (one.value, one.alias)),
+                policy.categories.entries.iter().map(|category| (category.value, category.alias)),
             ),
             policy,
             members: OnceLock::new(),
@@ -147,12 +147,12 @@ impl Database {
 
     /// The name of a type or attribute; empty for values that do not exist.
     pub fn type_name(&self, value: u32) -> &str {
-        self.type_entry(value).map_or("", |one| &one.name)
+        self.type_entry(value).map_or("", |entry| &entry.name)
     }
 
     /// Whether the value is an attribute's.
     pub fn is_attribute(&self, value: u32) -> bool {
-        self.type_entry(value).is_some_and(|one| one.kind() == TypeKind::Attribute)
+        self.type_entry(value).is_some_and(|entry| entry.kind() == TypeKind::Attribute)
     }
 
     /// Values of the types, without attributes.
@@ -274,18 +274,18 @@ impl Database {
             return None;
         }
         let conditionals = &self.policy.conditionals;
-        let place = conditionals.partition_point(|one| one.no.end <= number);
+        let place = conditionals.partition_point(|conditional| conditional.no.end <= number);
         Some((place, conditionals.get(place)?.yes.contains(&number)))
     }
 
     /// Whether a conditional rule is in force, by the booleans' states.
     pub fn in_force(&self, number: u32) -> bool {
-        self.conditional(number).is_none_or(|(one, branch)| self.holds(one) == Some(branch))
+        self.conditional(number).is_none_or(|(conditional, branch)| self.holds(conditional) == Some(branch))
     }
 
     /// The result of a conditional's expression.
     pub fn holds(&self, conditional: &Conditional) -> Option<bool> {
-        self.holds_with(conditional, |value| self.boolean(value).is_some_and(|one| one.state))
+        self.holds_with(conditional, |value| self.boolean(value).is_some_and(|boolean| boolean.state))
     }
 
     /// The result of a conditional's expression with booleans in other states.
@@ -318,19 +318,19 @@ impl Database {
 
     /// The name of a class.
     pub fn class_name(&self, value: u32) -> &str {
-        self.class(value).map_or("", |one| &one.name)
+        self.class(value).map_or("", |class| &class.name)
     }
 
     /// The permissions of a class, those of its common first.
     pub fn permissions<'a>(&'a self, class: &'a Class) -> impl Iterator<Item = &'a Permission> + 'a {
         let common = self.common(class).into_iter();
-        common.flat_map(|one| &one.permissions.entries).chain(&class.permissions.entries)
+        common.flat_map(|common| &common.permissions.entries).chain(&class.permissions.entries)
     }
 
     /// The common of a class.
     pub(crate) fn common(&self, class: &Class) -> Option<&Common> {
         let mut all = self.policy.commons.entries.iter();
-        all.find(|one| !class.common.is_empty() && one.name == class.common)
+        all.find(|common| !class.common.is_empty() && common.name == class.common)
     }
 
     /// All permissions that the class has, as an access vector.
@@ -344,8 +344,8 @@ impl Database {
     /// The names of an access vector, sorted.
     pub fn permission_names(&self, class: u32, vector: u32) -> Vec<&str> {
         let Some(class) = self.class(class) else { return Vec::new() };
-        let set = self.permissions(class).filter(|one| vector >> (one.value - 1) & 1 == 1);
-        let mut names: Vec<&str> = set.map(|one| &*one.name).collect();
+        let set = self.permissions(class).filter(|permission| vector >> (permission.value - 1) & 1 == 1);
+        let mut names: Vec<&str> = set.map(|permission| &*permission.name).collect();
         names.sort_unstable();
         names
     }
@@ -357,7 +357,7 @@ impl Database {
 
     /// The name of a role.
     pub fn role_name(&self, value: u32) -> &str {
-        self.role(value).map_or("", |one| &one.name)
+        self.role(value).map_or("", |role| &role.name)
     }
 
     /// A role by value.
@@ -367,7 +367,7 @@ impl Database {
 
     /// The name of a user.
     pub fn user_name(&self, value: u32) -> &str {
-        self.user(value).map_or("", |one| &one.name)
+        self.user(value).map_or("", |user| &user.name)
     }
 
     /// A user by value.
@@ -382,6 +382,6 @@ impl Database {
 
     /// The name of a category.
     pub fn category_name(&self, value: u32) -> &str {
-        entry(&self.categories, &self.policy.categories.entries, value).map_or("", |one| &one.name)
+        entry(&self.categories, &self.policy.categories.entries, value).map_or("", |category| &category.name)
     }
 }

@@ -45,8 +45,8 @@ impl Database {
         let kind = named.unwrap_or(kind);
         let mut roles = self.policy().role_transitions.iter();
         let role = roles
-            .find(|one| one.role == source.role && one.kind == target.kind && one.class == class)
-            .map_or(role, |one| one.result);
+            .find(|rule| rule.role == source.role && rule.kind == target.kind && rule.class == class)
+            .map_or(role, |rule| rule.result);
         let range = self.new_range(source, target, class, as_source)?;
         Ok(Context { user, role, kind, range })
     }
@@ -66,9 +66,10 @@ impl Database {
 
     fn named_transition(&self, source: u32, target: u32, class: u32, name: &str) -> Option<u32> {
         let all = self.policy().named_transitions.iter();
-        let mut fitting = all.filter(|one| one.target == target && one.class == class && &*one.name == name);
-        fitting.find_map(|one| {
-            one.results
+        let mut fitting =
+            all.filter(|rule| rule.target == target && rule.class == class && &*rule.name == name);
+        fitting.find_map(|rule| {
+            rule.results
                 .iter()
                 .find(|(sources, _)| source > 0 && sources.contains(source - 1))
                 .map(|(_, result)| *result)
@@ -84,9 +85,9 @@ impl Database {
     ) -> Result<Range, Uncomputable> {
         let mut transitions = self.policy().range_transitions.iter();
         let fitting = transitions
-            .find(|one| one.source == source.kind && one.target == target.kind && one.class == class);
-        if let Some(one) = fitting {
-            return Ok(one.range.clone());
+            .find(|rule| rule.source == source.kind && rule.target == target.kind && rule.class == class);
+        if let Some(rule) = fitting {
+            return Ok(rule.range.clone());
         }
         let single = |level: &Level| Range { low: level.clone(), high: None };
         Ok(match self.class(class).map_or(0, |class| class.default_range) {
@@ -104,16 +105,16 @@ impl Database {
 }
 
 /// The greatest low and the least high level.
-fn common(one: &Range, other: &Range) -> Result<Range, Uncomputable> {
-    if one.high().sensitivity < other.low.sensitivity || other.high().sensitivity < one.low.sensitivity {
+fn common(range: &Range, other: &Range) -> Result<Range, Uncomputable> {
+    if range.high().sensitivity < other.low.sensitivity || other.high().sensitivity < range.low.sensitivity {
         return Err(Uncomputable);
     }
     let both = |a: &Level, b: &Level, sensitivity| Level {
         sensitivity,
         categories: Bitmap::of(a.categories.iter().filter(|bit| b.categories.contains(*bit))),
     };
-    let low = both(&one.low, &other.low, one.low.sensitivity.max(other.low.sensitivity));
-    let high = both(one.high(), other.high(), one.high().sensitivity.min(other.high().sensitivity));
+    let low = both(&range.low, &other.low, range.low.sensitivity.max(other.low.sensitivity));
+    let high = both(range.high(), other.high(), range.high().sensitivity.min(other.high().sensitivity));
     let high = Some(high).filter(|high| *high != low);
     Ok(Range { low, high })
 }

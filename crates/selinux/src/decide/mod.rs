@@ -72,7 +72,7 @@ impl Database {
 
     /// The type whose rights are the limit of a type's, 0 for none.
     fn bounds(&self, kind: u32) -> u32 {
-        self.type_entry(kind).map_or(0, |one| one.bounds)
+        self.type_entry(kind).map_or(0, |entry| entry.bounds)
     }
 
     /// Transitions between roles need a rule of their own.
@@ -83,7 +83,8 @@ impl Database {
         let bit = |name| self.find_permission(class, name).unwrap_or(0);
         let transitions = bit("transition") | bit("dyntransition");
         let mut allows = self.policy().role_allows.iter();
-        if allowed & transitions == 0 || allows.any(|one| one.old == source.role && one.new == target.role) {
+        if allowed & transitions == 0 || allows.any(|rule| rule.old == source.role && rule.new == target.role)
+        {
             0
         } else {
             transitions

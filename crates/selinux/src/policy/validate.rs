@@ -39,8 +39,8 @@ pub(super) fn policy(policy: &Policy) -> Result {
     for sensitivity in &policy.sensitivities.entries {
         level(policy, &sensitivity.level, || format!("sensitivity {}", sensitivity.name))?;
     }
-    for (number, one) in policy.rules.iter().enumerate() {
-        rule(policy, one, number)?;
+    for (number, checked) in policy.rules.iter().enumerate() {
+        rule(policy, checked, number)?;
     }
     for (number, conditional) in policy.conditionals.iter().enumerate() {
         let place = || format!("conditional {number}");
@@ -131,42 +131,46 @@ fn tables(policy: &Policy) -> Result {
     table(
         "common",
         policy.commons.highest,
-        policy.commons.entries.iter().map(|one| (&*one.name, one.value, false)),
+        policy.commons.entries.iter().map(|common| (&*common.name, common.value, false)),
     )?;
     table(
         "class",
         policy.classes.highest,
-        policy.classes.entries.iter().map(|one| (&*one.name, one.value, false)),
+        policy.classes.entries.iter().map(|class| (&*class.name, class.value, false)),
     )?;
     table(
         "role",
         policy.roles.highest,
-        policy.roles.entries.iter().map(|one| (&*one.name, one.value, false)),
+        policy.roles.entries.iter().map(|role| (&*role.name, role.value, false)),
     )?;
     let types = policy.types.entries.iter();
     table(
         "type",
         policy.types.highest,
-        types.map(|one| (&*one.name, one.value, one.kind() == TypeKind::Alias)),
+        types.map(|entry| (&*entry.name, entry.value, entry.kind() == TypeKind::Alias)),
     )?;
     table(
         "user",
         policy.users.highest,
-        policy.users.entries.iter().map(|one| (&*one.name, one.value, false)),
+        policy.users.entries.iter().map(|user| (&*user.name, user.value, false)),
     )?;
     table(
         "boolean",
         policy.booleans.highest,
-        policy.booleans.entries.iter().map(|one| (&*one.name, one.value, false)),
+        policy.booleans.entries.iter().map(|boolean| (&*boolean.name, boolean.value, false)),
     )?;
     let sensitivities = policy.sensitivities.entries.iter();
     table(
         "sensitivity",
         policy.sensitivities.highest,
-        sensitivities.map(|one| (&*one.name, one.level.sensitivity, one.alias)),
+        sensitivities.map(|entry| (&*entry.name, entry.level.sensitivity, entry.alias)),
     )?;
     let categories = policy.categories.entries.iter();
-    table("category", policy.categories.highest, categories.map(|one| (&*one.name, one.value, one.alias)))
+    table(
+        "category",
+        policy.categories.highest,
+        categories.map(|category| (&*category.name, category.value, category.alias)),
+    )
 }
 
 fn table<'a>(
@@ -207,7 +211,8 @@ fn table<'a>(
 
 fn classes(policy: &Policy) -> Result {
     for common in &policy.commons.entries {
-        let entries = common.permissions.entries.iter().map(|one| (&*one.name, one.value, false));
+        let entries =
+            common.permissions.entries.iter().map(|permission| (&*permission.name, permission.value, false));
         if common.permissions.highest > 32 {
             return Err(problem(format!("common {}", common.name), "more than 32 permissions"));
         }
@@ -228,13 +233,13 @@ fn classes(policy: &Policy) -> Result {
         table(
             "permission of a class",
             class.permissions.highest,
-            all.iter().map(|one| (&*one.name, one.value, false)),
+            all.iter().map(|entry| (&*entry.name, entry.value, false)),
         )?;
-        for one in &class.constraints {
-            constraint(policy, one, false, place)?;
+        for checked in &class.constraints {
+            constraint(policy, checked, false, place)?;
         }
-        for one in &class.validatetrans {
-            constraint(policy, one, true, place)?;
+        for checked in &class.validatetrans {
+            constraint(policy, checked, true, place)?;
         }
         for (what, value, most) in [
             ("user", class.default_user, 2),
@@ -303,63 +308,63 @@ fn rule(policy: &Policy, rule: &Rule, number: usize) -> Result {
 
 fn transitions(policy: &Policy) -> Result {
     let (types, classes, roles) = (policy.types.highest, policy.classes.highest, policy.roles.highest);
-    for (number, one) in policy.role_transitions.iter().enumerate() {
+    for (number, rule) in policy.role_transitions.iter().enumerate() {
         let place = || format!("role transition {number}");
-        reference(one.role, "role", roles, place)?;
-        reference(one.result, "role", roles, place)?;
-        reference(one.kind, "type", types, place)?;
-        reference(one.class, "class", classes, place)?;
+        reference(rule.role, "role", roles, place)?;
+        reference(rule.result, "role", roles, place)?;
+        reference(rule.kind, "type", types, place)?;
+        reference(rule.class, "class", classes, place)?;
     }
-    for (number, one) in policy.role_allows.iter().enumerate() {
+    for (number, rule) in policy.role_allows.iter().enumerate() {
         let place = || format!("role allow {number}");
-        reference(one.old, "role", roles, place)?;
-        reference(one.new, "role", roles, place)?;
+        reference(rule.old, "role", roles, place)?;
+        reference(rule.new, "role", roles, place)?;
     }
-    for one in &policy.named_transitions {
-        let place = || format!("transition for the name \"{}\"", one.name);
-        reference(one.target, "type", types, place)?;
-        reference(one.class, "class", classes, place)?;
-        for (sources, result) in &one.results {
+    for transition in &policy.named_transitions {
+        let place = || format!("transition for the name \"{}\"", transition.name);
+        reference(transition.target, "type", types, place)?;
+        reference(transition.class, "class", classes, place)?;
+        for (sources, result) in &transition.results {
             bits(sources, "type", types, place)?;
             reference(*result, "type", types, place)?;
         }
     }
-    for (number, one) in policy.range_transitions.iter().enumerate() {
+    for (number, rule) in policy.range_transitions.iter().enumerate() {
         let place = || format!("range transition {number}");
-        reference(one.source, "type", types, place)?;
-        reference(one.target, "type", types, place)?;
-        reference(one.class, "class", classes, place)?;
-        range(policy, &one.range, place)?;
+        reference(rule.source, "type", types, place)?;
+        reference(rule.target, "type", types, place)?;
+        reference(rule.class, "class", classes, place)?;
+        range(policy, &rule.range, place)?;
     }
     Ok(())
 }
 
 fn ocontexts(policy: &Policy) -> Result {
     let all = &policy.ocontexts;
-    for (number, one) in &all.initial {
-        context(policy, one, || format!("initial context {number}"))?;
+    for (number, initial) in &all.initial {
+        context(policy, initial, || format!("initial context {number}"))?;
     }
-    for one in all.file_systems.iter().chain(&all.interfaces) {
-        context(policy, &one.first, || format!("context of {}", one.name))?;
-        context(policy, &one.second, || format!("context of {}", one.name))?;
+    for entry in all.file_systems.iter().chain(&all.interfaces) {
+        context(policy, &entry.first, || format!("context of {}", entry.name))?;
+        context(policy, &entry.second, || format!("context of {}", entry.name))?;
     }
-    for one in &all.ports {
-        context(policy, &one.context, || format!("context of port {}", one.low))?;
+    for port in &all.ports {
+        context(policy, &port.context, || format!("context of port {}", port.low))?;
     }
-    for one in &all.nodes {
-        context(policy, &one.context, || "context of a node".to_owned())?;
+    for node in &all.nodes {
+        context(policy, &node.context, || "context of a node".to_owned())?;
     }
-    for one in &all.nodes6 {
-        context(policy, &one.context, || "context of an IPv6 node".to_owned())?;
+    for node in &all.nodes6 {
+        context(policy, &node.context, || "context of an IPv6 node".to_owned())?;
     }
-    for one in &all.uses {
-        context(policy, &one.context, || format!("context of the file system {}", one.name))?;
+    for rule in &all.uses {
+        context(policy, &rule.context, || format!("context of the file system {}", rule.name))?;
     }
-    for one in &all.partition_keys {
-        context(policy, &one.context, || "context of a partition key".to_owned())?;
+    for key in &all.partition_keys {
+        context(policy, &key.context, || "context of a partition key".to_owned())?;
     }
-    for one in &all.endports {
-        context(policy, &one.context, || format!("context of the InfiniBand port {}", one.name))?;
+    for port in &all.endports {
+        context(policy, &port.context, || format!("context of the InfiniBand port {}", port.name))?;
     }
     for system in &policy.paths {
         for path in &system.paths {
@@ -374,24 +379,24 @@ fn ocontexts(policy: &Policy) -> Result {
 /// Bounds must not go round in a circle.
 fn bounds_end(policy: &Policy) -> Result {
     let mut parents = vec![0; policy.types.highest as usize + 1];
-    for one in &policy.types.entries {
-        let place = || format!("type {}", one.name);
-        bounds(one.bounds, "type", policy.types.highest, place)?;
-        if one.kind() == TypeKind::Type
-            && let Some(parent) = parents.get_mut(one.value as usize)
+    for entry in &policy.types.entries {
+        let place = || format!("type {}", entry.name);
+        bounds(entry.bounds, "type", policy.types.highest, place)?;
+        if entry.kind() == TypeKind::Type
+            && let Some(parent) = parents.get_mut(entry.value as usize)
         {
-            *parent = one.bounds;
+            *parent = entry.bounds;
         }
     }
-    for one in policy.types.entries.iter().filter(|one| one.bounds != 0) {
-        let (mut at, mut steps) = (one.value, 0);
+    for entry in policy.types.entries.iter().filter(|entry| entry.bounds != 0) {
+        let (mut at, mut steps) = (entry.value, 0);
         while at != 0 {
             at = parents.get(at as usize).copied().unwrap_or(0);
             steps += 1;
             // The kernel gives up at the same depth.
             if steps > 8 {
                 return Err(problem(
-                    format!("type {}", one.name),
+                    format!("type {}", entry.name),
                     "its bounds are nested deeper than 8 or go in a circle",
                 ));
             }
