@@ -7,11 +7,14 @@ use crate::{
     policy::{Constraint, Expression, Operand},
 };
 
+/// What a type has of one kind, a line each.
+type Section = fn(&Subject<'_>) -> Vec<String>;
+
 /// Compares two types in everything but their rules.
 pub(super) fn difference(database: &Database, from: u32, to: u32) -> Difference {
     let first = Subject { database, kind: from, peer: to };
     let second = Subject { database, kind: to, peer: from };
-    let sections: [(&str, fn(&Subject<'_>) -> Vec<String>); 7] = [
+    let sections: [(&str, Section); 7] = [
         ("attributes", |subject| subject.attributes()),
         ("roles", |subject| subject.roles()),
         ("properties", |subject| subject.properties()),
