@@ -211,4 +211,108 @@ mod tests {
             assert_eq!(answer(text), None, "{text}");
         }
     }
+
+    /// A file that shows what the kernel would, as it is now and not as it was when it was opened.
+    #[test]
+    fn whether_the_kernel_enforces_is_read_each_time() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut state = |text: &str| {
+            file.set_len(0).unwrap();
+            file.rewind().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            enforcing(&mut file).unwrap()
+        };
+        assert_eq!(["1", "0", "1\n", "", "11"].map(&mut state), [true, false, true, false, false]);
+    }
+
+    /// A log that gives one record for each read, as /dev/kmsg does, and the side on which the kernel writes it.
+    fn log() -> (File, OwnedFd) {
+        let (read, write) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::SEQPACKET,
+            rustix::net::SocketFlags::empty(),
+            None,
+        )
+        .unwrap();
+        (read.into(), write)
+    }
+
+    /// Drains a log of these records in a thread of its own, whose name the kernel would write; what is left of it, and what was
+    /// asked of the kernel.
+    fn drained(records: &[&str]) -> (usize, String) {
+        let (mut read, write) = log();
+        for record in records {
+            rustix::io::write(&write, record.as_bytes()).unwrap();
+        }
+        std::thread::spawn(move || {
+            let mut enforce = tempfile::tempfile().unwrap();
+            enforce.write_all(b"1").unwrap();
+            drain(&mut read, &mut enforce).unwrap();
+            drop(write);
+            let mut left = 0;
+            while read.read(&mut [0; 8192]).unwrap() > 0 {
+                left += 1;
+            }
+            let mut text = String::new();
+            enforce.rewind().unwrap();
+            enforce.read_to_string(&mut text).unwrap();
+            (left, text)
+        })
+        .join()
+        .unwrap()
+    }
+
+    /// The records of all operations are before the one that switching off makes: it is the second change of status, since switching
+    /// on made the first, or the denial of this very thread. Others' denials are none of it.
+    #[test]
+    fn the_log_is_read_up_to_the_record_of_the_end() {
+        let on = "6,1,1,-;audit: type=1404 audit(1.0:1): enforcing=1 old_enforcing=0";
+        let denied =
+            "5,2,2,-;audit: type=1400 audit(1.0:2): avc:  denied  { ioctl } for  pid=7 comm=\"w1.0\"";
+        let off = "6,3,3,-;audit: type=1404 audit(1.0:3): enforcing=0 old_enforcing=1";
+        let refused =
+            "5,3,3,-;audit: type=1400 audit(1.0:3): avc:  denied  { setenforce } for  pid=1 comm=\"drain\"";
+        let later = "6,4,4,-;something else";
+        assert_eq!(drained(&[on, denied, denied, off]), (0, "0".to_owned()));
+        assert_eq!(drained(&[on, denied, refused]), (0, "0".to_owned()));
+        // What comes later is not waited for.
+        assert_eq!(drained(&[on, off, later, later]).0, 2);
+        assert_eq!(drained(&[refused, later]).0, 1);
+        // A worker that is called alike is not this thread.
+        assert_eq!(drained(&[on, "5,2,2,-;avc: denied comm=\"drained\"", later, off]).0, 0);
+    }
+
+    fn running(script: &str) -> (Running, Shared) {
+        let file = tempfile::tempfile().unwrap();
+        let map = || Shared::map(&file, crate::worker::SHARED).unwrap();
+        let _alone = crate::programs();
+        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        (Running { number: 1, shared: map(), child }, map())
+    }
+
+    /// A worker that ends in the middle says how, and one that has done everything is done although it lives on.
+    #[test]
+    fn how_a_workers_turn_ended_is_seen() {
+        let (mut done, worker) = running("exec sleep 1000");
+        let working = std::thread::spawn(move || {
+            while !worker.wait(GO, Duration::from_secs(60)) {}
+            worker.append("\"done\"\n").unwrap();
+            worker.set_state(DONE);
+        });
+        assert_eq!(done.perform().unwrap(), None);
+        assert!(done.child.try_wait().unwrap().is_none(), "others may still reach for what is there");
+        assert_eq!(done.shared.text(), "\"done\"\n");
+        working.join().unwrap();
+        done.child.kill().unwrap();
+        done.child.wait().unwrap();
+        for (script, how) in [
+            ("kill -31 $$", "killed by signal 31"),
+            ("kill -9 $$", "killed by signal 9"),
+            ("exit 0", "ended early"),
+            ("exit 1", "ended early"),
+        ] {
+            let (mut broken, _worker) = running(script);
+            assert_eq!(broken.perform().unwrap().as_deref(), Some(how), "{script}");
+        }
+    }
 }

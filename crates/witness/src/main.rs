@@ -23,3 +23,11 @@ fn main() -> ExitCode {
     }
     ferrovirt_lab_guest::run(init::conduct)
 }
+
+/// Held by a test that starts a program, and by one for which it counts who has a descriptor: until it is executed, a program has
+/// a copy of each.
+#[cfg(test)]
+fn programs() -> std::sync::MutexGuard<'static, ()> {
+    static PROGRAMS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    PROGRAMS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -41,6 +41,15 @@ pub(crate) fn run(worker: &str) -> io::Result<()> {
     for operation in worker.operations {
         acts.push(operations::prepare(operation, &place));
     }
+    perform(own, acts, &shared)?;
+    // Others may still reach for what is here.
+    while !shared.wait(u32::MAX, TIMEOUT) {}
+    drop(kept);
+    Ok(())
+}
+
+/// Waits for the sign, then does one thing after another under a name of its own, and reports what each gave.
+fn perform(own: u32, acts: Vec<io::Result<Act>>, shared: &Shared) -> io::Result<()> {
     shared.set_state(READY);
     while !shared.wait(GO, TIMEOUT) {}
     for (number, act) in acts.into_iter().enumerate() {
@@ -53,9 +62,6 @@ pub(crate) fn run(worker: &str) -> io::Result<()> {
     }
     call_it(&format!("e{own}"))?;
     shared.set_state(DONE);
-    // Others may still reach for what is here.
-    while !shared.wait(u32::MAX, TIMEOUT) {}
-    drop(kept);
     Ok(())
 }
 
@@ -70,6 +76,10 @@ fn refused(error: &io::Error) -> Observed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    };
 
     /// Only an error of the kernel can agree with what the host expects.
     #[test]
@@ -96,5 +106,111 @@ mod tests {
             assert!(run(&text).is_err(), "{text}");
         }
         assert!(run("").is_err());
+    }
+
+    /// The first process's side of the memory that a worker has.
+    fn both_sides() -> (Shared, Shared) {
+        let file = tempfile::tempfile().unwrap();
+        (Shared::map(&file, SHARED).unwrap(), Shared::map(&file, SHARED).unwrap())
+    }
+
+    /// Gives the sign as soon as the worker is ready; hands the first process's side back.
+    fn sign(first: Shared) -> std::thread::JoinHandle<Shared> {
+        std::thread::spawn(move || {
+            while !first.wait(READY, TIMEOUT) {}
+            first.set_state(GO);
+            first
+        })
+    }
+
+    fn lines(shared: &Shared) -> Vec<Observed> {
+        shared.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Nothing is tried before the kernel enforces, that is before the sign; then each thing gives one line, in order, also one that
+    /// could not be made ready, and none keeps the next from being tried.
+    #[test]
+    fn a_worker_waits_for_the_sign_and_reports_each_operation() {
+        let (first, worker) = both_sides();
+        let tried = Arc::new(AtomicU32::new(0));
+        let counter = Arc::clone(&tried);
+        let working = std::thread::spawn(move || {
+            let act = |gives: io::Result<()>| -> io::Result<Act> {
+                let counter = Arc::clone(&counter);
+                Ok(Box::new(move || {
+                    counter.fetch_add(1, Ordering::SeqCst);
+                    gives
+                }))
+            };
+            let acts = vec![
+                act(Ok(())),
+                Err(io::Error::other("no device")),
+                act(Err(io::Error::from_raw_os_error(13))),
+                act(Err(io::Error::other("no virtual functions"))),
+                act(Ok(())),
+            ];
+            perform(7, acts, &worker)
+        });
+        while !first.wait(READY, TIMEOUT) {}
+        assert_eq!((tried.load(Ordering::SeqCst), first.state(), first.text()), (0, READY, String::new()));
+        first.set_state(GO);
+        while !first.wait(DONE, TIMEOUT) {}
+        working.join().unwrap().unwrap();
+        assert_eq!(tried.load(Ordering::SeqCst), 4);
+        assert_eq!(
+            lines(&first),
+            [
+                Observed::Done,
+                Observed::Broken("unprepared: no device".to_owned()),
+                Observed::Refused(13),
+                Observed::Broken("refused: no virtual functions".to_owned()),
+                Observed::Done,
+            ]
+        );
+    }
+
+    /// The host finds the kernel's records of an operation by the thread's name, `wWORKER.OPERATION`: each has its own while it is
+    /// tried, whole within the kernel's 15 bytes, and what comes after the last one has another.
+    #[test]
+    fn each_operation_has_a_name_of_its_own() {
+        let (first, worker) = both_sides();
+        let names = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&names);
+        let working = std::thread::spawn(move || {
+            let acts = (0..45).map(|_| -> io::Result<Act> {
+                let seen = Arc::clone(&seen);
+                Ok(Box::new(move || {
+                    let name = std::fs::read_to_string("/proc/thread-self/comm")?;
+                    seen.lock().unwrap().push(name.trim_end().to_owned());
+                    Ok(())
+                }))
+            });
+            perform(12345, acts.collect(), &worker)?;
+            std::fs::read_to_string("/proc/thread-self/comm")
+        });
+        let first = sign(first).join().unwrap();
+        let after = working.join().unwrap().unwrap();
+        let names = names.lock().unwrap();
+        let wanted: Vec<String> = (0..45).map(|number| format!("w12345.{number}")).collect();
+        assert_eq!(*names, wanted);
+        assert_eq!(after.trim_end(), "e12345");
+        assert_eq!(lines(&first), vec![Observed::Done; 45]);
+    }
+
+    /// What every operation gives, at its longest, fits the memory; a report that does not fit is an error, and no silence.
+    #[test]
+    fn reports_fit_and_are_never_cut() {
+        let (first, worker) = both_sides();
+        let signed = sign(first);
+        let long = || Err(io::Error::other("x".repeat(1000)));
+        perform(1, (0..60).map(|_| long()).collect(), &worker).unwrap();
+        let first = signed.join().unwrap();
+        assert_eq!(lines(&first).len(), 60);
+        let (first, worker) = both_sides();
+        let signed = sign(first);
+        let endless = perform(1, (0..100).map(|_| long()).collect(), &worker).unwrap_err();
+        let first = signed.join().unwrap();
+        assert_eq!(endless.kind(), io::ErrorKind::StorageFull);
+        assert!(first.state() < DONE && lines(&first).len() < 100);
     }
 }

@@ -1,20 +1,22 @@
 //! The operations without SELinux: what the first half makes ready, what the second does, and that only the second one does
 //! what the policy is asked about. Those that need a device of the guest, or that would be ways out of it, are not run.
 
-use super::{Place, prepare};
+use super::{Place, furnish, prepare};
 use ferrovirt_lab_protocol::Operation;
 use ferrovirt_plan::selinux::prove::EXPERIMENTS;
+use ferrovirt_sys::{netns, tap};
 use std::{
     fs, io,
     os::{
+        fd::OwnedFd,
         linux::net::SocketAddrExt,
         unix::{
-            fs::PermissionsExt,
+            fs::{PermissionsExt, symlink},
             net::{SocketAddr, UnixListener},
             process::ExitStatusExt,
         },
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command},
 };
 
@@ -29,7 +31,10 @@ struct Guest {
 impl Guest {
     fn new(number: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let neighbour = Command::new("sleep").arg("1000").spawn().unwrap();
+        let neighbour = {
+            let _alone = crate::programs();
+            Command::new("sleep").arg("1000").spawn().unwrap()
+        };
         let root = directory.path().to_string_lossy().into_owned();
         let place = Place { number, neighbour: Some(number + 1), root };
         for (kind, number) in [("w", number), ("w", number + 1), ("huge", number), ("huge", number + 1)] {
@@ -177,4 +182,126 @@ fn the_socket_of_another_machine_is_connected_to() {
     let listener = UnixListener::bind_addr(&address).unwrap();
     prepare(Operation::OtherSocket, &guest.place).unwrap()().unwrap();
     listener.accept().unwrap();
+}
+
+/// A network of its own for TAP devices, which ends with its last descriptor.
+fn network(directory: &Path) -> OwnedFd {
+    let path = directory.join("network");
+    netns::create(&path).unwrap();
+    let namespace = netns::open(&path).unwrap();
+    netns::delete(&path).unwrap();
+    namespace
+}
+
+/// Whether the network of this thread has the device.
+fn has_device(name: &str) -> bool {
+    let devices = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    devices.lines().any(|line| line.trim_start().starts_with(&format!("{name}:")))
+}
+
+/// A guest with the node of the TUN driver in its directory, in whose network something is done.
+fn with_taps(of: u32, work: impl FnOnce(&Place) + Send) {
+    let guest = Guest::new(of);
+    symlink("/dev/net/tun", guest.place.path("tun")).unwrap();
+    let namespace = network(guest.directory.path());
+    let place = &guest.place;
+    let _alone = crate::programs();
+    netns::run_in(&namespace, || {
+        work(place);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// What the policy is asked about happens in the second half: no device is made, joined or switched before it.
+#[test]
+fn devices_are_made_in_the_second_half() {
+    with_taps(1, |place| {
+        for (operation, name) in [(Operation::TapCreate, "new1"), (Operation::TapCreateSingle, "one1")] {
+            let act = prepare(operation, place).unwrap();
+            assert!(!has_device(name), "{operation}");
+            // What is made later finds the name taken.
+            let taken: OwnedFd = tap::open_node("/dev/net/tun").unwrap().into();
+            tap::join(&taken, name, false).unwrap();
+            assert!(act().is_err(), "{operation} does nothing");
+            drop(taken);
+            prepare(operation, place).unwrap()().unwrap();
+        }
+        for (operation, name) in [
+            (Operation::TapSecondQueue, "two1"),
+            (Operation::TapDetachQueue, "det1"),
+            (Operation::TapAttachQueue, "att1"),
+            (Operation::TapOpenOwn, "kept1"),
+        ] {
+            let act = prepare(operation, place).unwrap();
+            assert!(has_device(name), "{operation} has something to start from");
+            act().unwrap();
+        }
+        assert!(has_device("kept1"), "the helper left it");
+    });
+}
+
+/// A device that is opened by its name is the one that somebody else left: where there is none, the kernel would make it, and what
+/// was tried would be another thing.
+#[test]
+fn devices_of_others_are_opened_by_their_names() {
+    with_taps(2, |place| {
+        let leave = |name: &str, multiple: bool| {
+            let queue: OwnedFd = tap::open_node("/dev/net/tun").unwrap().into();
+            tap::join(&queue, name, multiple).unwrap();
+            tap::keep(&queue).unwrap();
+        };
+        for (operation, name, multiple) in [
+            (Operation::TapOpenForeign, "far2", false),
+            (Operation::TapOpenAgents, "age2", true),
+            (Operation::OtherTap, "own3", false),
+        ] {
+            leave(name, multiple);
+            let act = prepare(operation, place).unwrap();
+            // A queue of it is taken by the act: a second single one is refused meanwhile.
+            let held: OwnedFd = tap::open_node("/dev/net/tun").unwrap().into();
+            tap::join(&held, name, multiple).unwrap();
+            assert_eq!(act().is_err(), !multiple, "{operation}: {name}");
+            drop(held);
+            prepare(operation, place).unwrap()().unwrap();
+        }
+    });
+}
+
+/// Whatever is made for neighbours is where their operations look for it.
+#[test]
+fn what_is_furnished_is_what_neighbours_reach_for() {
+    let own = number(12);
+    with_taps(own, |place| {
+        // Numbers of tests are longer than the kernel lets names of devices be: of a guest's they are not.
+        let place = &Place { number: own % 1000, neighbour: None, root: place.root.clone() };
+        for kind in ["w", "huge"] {
+            fs::create_dir_all(format!("{}/{kind}/{}", place.root, place.number)).unwrap();
+        }
+        fs::remove_dir(place.huge("")).unwrap();
+        symlink("/dev/net/tun", place.path("tun")).unwrap();
+        let kept = furnish(place).unwrap();
+        let other =
+            Place { number: place.number + 1, neighbour: Some(place.number), root: place.root.clone() };
+        fs::create_dir_all(format!("{}/w/{}", other.root, other.number)).unwrap();
+        symlink("/dev/net/tun", other.path("tun")).unwrap();
+        for operation in [
+            Operation::OtherFileRead,
+            Operation::OtherFileReopen,
+            Operation::OtherHugeFile,
+            Operation::OtherSocket,
+            Operation::OtherExists,
+            Operation::OtherStatus,
+            Operation::OtherTap,
+        ] {
+            prepare(operation, &other).unwrap()().unwrap_or_else(|error| panic!("{operation}: {error}"));
+        }
+        let pid = fs::read_to_string(place.path("pid")).unwrap();
+        assert_eq!(pid, std::process::id().to_string());
+        drop(kept);
+        assert!(
+            prepare(Operation::OtherSocket, &other).unwrap()().is_err(),
+            "the socket goes with its worker"
+        );
+    });
 }
