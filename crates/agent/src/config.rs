@@ -64,6 +64,21 @@ impl Config {
         self.data.join("programs")
     }
 
+    /// Sockets of device plug-ins, and the one on which they register.
+    pub fn device_plugins(&self) -> PathBuf {
+        self.data.join("device-plugins")
+    }
+
+    /// The socket of the pod-resources API.
+    pub fn pod_resources(&self) -> PathBuf {
+        self.data.join("pod-resources")
+    }
+
+    /// What pods have of device plug-ins.
+    pub fn devices(&self) -> PathBuf {
+        self.data.join("devices.json")
+    }
+
     /// Marks of claims that were in use.
     pub fn claims(&self) -> PathBuf {
         self.data.join("claims")

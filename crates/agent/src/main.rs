@@ -5,7 +5,7 @@ use clap::Parser;
 use ferrovirt_agent::{
     client, cluster,
     config::Config,
-    container::programs,
+    container::{devices::DEVICES, programs},
     events::Recorder,
     http,
     metrics::Metrics,
@@ -16,6 +16,7 @@ use ferrovirt_agent::{
 };
 use ferrovirt_handler::{api::program as api_part, net::program as net, plug::program as plug};
 use ferrovirt_node::{
+    devices::{self, Devices},
     disk::{self, Threshold, Thresholds},
     image::{Policy, Store},
     network::Network,
@@ -254,6 +255,12 @@ async fn run(options: Options) -> anyhow::Result<()> {
         )
         .context("mounting what containers share read-only")?,
         metrics: Metrics::default(),
+        devices: Devices::open(
+            config.device_plugins(),
+            config.devices(),
+            DEVICES.map(|(resource, _)| resource.to_owned()),
+        )
+        .context("reading which pods have devices")?,
         room: Room::default(),
         cgroups,
         disk: disk::Policy {
@@ -270,6 +277,10 @@ async fn run(options: Options) -> anyhow::Result<()> {
         config,
     });
     let manager = Manager::new(shared.clone());
+    let sockets = devices::listen(&shared.config.device_plugins(), &shared.config.pod_resources())
+        .context("listening for device plug-ins")?;
+    let pods = manager.clone();
+    let plugins = shared.devices.clone().serve(sockets, move || pods.shown());
     let server = http::Server::bind(&shared.config.socket, options.api_user, manager.clone())
         .with_context(|| format!("listening on {}", shared.config.socket.display()))?;
     tracing::info!(node = shared.config.node, "virt-handler is up");
@@ -280,6 +291,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         () = node::keep(shared.clone(), options.install_selinux_policy.then(Installer::default)) => {}
         () = volumes::marks::keep(shared.node.client.0.clone(), shared.config.claims()) => {}
         () = server.run() => {}
+        () = plugins => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

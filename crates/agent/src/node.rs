@@ -10,7 +10,7 @@ use ferrovirt_api::kubevirt::KubeVirt;
 use ferrovirt_model::Profile;
 use ferrovirt_node::{
     network,
-    status::{self, Condition, Space},
+    status::{self, Condition, Resources, Space},
 };
 use ferrovirt_plan::{
     config::pod_network::{Isolation, PodNetwork},
@@ -93,7 +93,9 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
             }
         };
         space = space.look(&shared.config.data, shared.disk.thresholds);
-        let now = (capacity(shared.kvm, space), policy, shared.disk_pressure.load(Ordering::Relaxed));
+        let resources =
+            Resources { capacity: capacity(shared.kvm, space), space, devices: shared.devices.counts() };
+        let now = (resources, policy, shared.disk_pressure.load(Ordering::Relaxed));
         if !due && reported.as_ref() == Some(&now) {
             tokio::time::sleep(LOOK).await;
             continue;
@@ -109,7 +111,7 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
         shared.room.see(&node);
         // What changes is written when it changes; that the node is alive is the lease's to say.
         if reported.as_ref() != Some(&now) {
-            let body = status::status(&name, &now.0, space, now.2, &conditions(&now.1));
+            let body = status::status(&name, &now.0, now.2, &conditions(&now.1));
             match nodes.patch_status(&name, &PatchParams::default(), &Patch::Merge(&body)).await {
                 Ok(node) => {
                     shared.room.see(&node);

@@ -3,7 +3,7 @@
 
 use ferrovirt_agent::container::{devices::devices, rootfs};
 use ferrovirt_node::oci::{
-    bundle::{self, Node},
+    bundle::{self, Device, Granted, Mount, Node},
     cgroup::{self, HugeLimit, Layout},
     crun::Crun,
     identity::Identity,
@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -30,6 +31,10 @@ struct Running {
 impl Running {
     /// Starts a shell line in place of the launcher.
     fn new(id: &str, security: Value, resources: Value, line: &str) -> Self {
+        Self::with(id, security, resources, line, &Granted::default())
+    }
+
+    fn with(id: &str, security: Value, resources: Value, line: &str, granted: &Granted) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("rootfs");
         rootfs::prepare(&root).unwrap();
@@ -52,6 +57,7 @@ impl Running {
             sources: &Sources::default(),
             program: rootfs::program(Path::new("/bin/true")),
             hostname: "p",
+            granted,
             usr: Path::new("/usr"),
             netns: &netns,
             huge: layout.huge_limit(),
@@ -157,6 +163,28 @@ fn the_documented_capabilities_are_in_all_sets_and_no_others() {
         assert_eq!(running.status(set), "0000000000803000", "{set}");
     }
     assert!(log.contains("crw-rw----") && log.contains("107      107"), "{log}");
+}
+
+#[test]
+fn what_device_plug_ins_give_is_in_the_container() {
+    let given = tempfile::tempdir().unwrap();
+    fs::set_permissions(given.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(given.path().join("file"), "of the plug-in").unwrap();
+    let granted = Granted {
+        mounts: vec![Mount::bind(given.path().to_owned(), "/run/thing", true)],
+        devices: vec![Device::of(Path::new("/dev/null"), "/dev/thing", true).unwrap()],
+        variables: [("THING".to_owned(), "x1".to_owned())].into(),
+        annotations: [("vendor.example/note".to_owned(), "y".to_owned())].into(),
+    };
+    let line = "cat /run/thing/file; (: > /run/thing/new); echo > /dev/thing && echo wrote; echo v=$THING; echo done; sleep 1000";
+    let running = Running::with("test-granted", restricted(), json!({}), line, &granted);
+    let log = running.log("done");
+    for text in ["of the plug-in", "/run/thing/new: Read-only file system", "wrote", "v=x1"] {
+        assert!(log.contains(text), "{text}: {log}");
+    }
+    let config = fs::read(running.directory.path().join("bundle/config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["annotations"]["vendor.example/note"], "y");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use ferrovirt_node::{
         cni::{Address, Attachment},
     },
     oci::{
-        bundle::{self, Mount, Node},
+        bundle::{self, Granted, Mount, Node},
         cgroup::{self, Layout},
         crun::Crun,
         identity::Identity,
@@ -312,6 +312,7 @@ impl Once {
             sources: &Sources::default(),
             program: rootfs::program(Path::new("/bin/true")),
             hostname: "p",
+            granted: &Granted::default(),
             usr: Path::new("/usr"),
             netns: &netns,
             huge: layout.huge_limit(),

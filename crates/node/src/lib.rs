@@ -4,6 +4,7 @@
 //! It serves pods, whatever runs in them: what only some pods need (where their program is, which mounts they may have,
 //! which devices the node offers) comes as a parameter from the part that knows these pods.
 
+pub mod devices;
 pub mod disk;
 pub mod image;
 pub mod network;

@@ -1,6 +1,6 @@
 //! What the node says of itself: what it has, that it is ready, that it is alive.
 
-use crate::disk;
+use crate::{devices::table::Count, disk};
 use ferrovirt_kubernetes::quantity::Amount;
 use k8s_openapi::{
     api::{
@@ -85,16 +85,26 @@ pub struct Condition<'a> {
     pub message: &'a str,
 }
 
+/// What the node has for its pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Of the node itself.
+    pub capacity: BTreeMap<String, String>,
+    /// Space on its disk.
+    pub space: Space,
+    /// Of device plug-ins.
+    pub devices: BTreeMap<String, Count>,
+}
+
 /// The status of the node `name`. `short`: of disk space. `more`: conditions beside a kubelet's own, of which `Ready` is
 /// one that the caller says.
-pub fn status(
-    name: &str,
-    capacity: &BTreeMap<String, String>,
-    space: Space,
-    short: bool,
-    more: &[Condition<'_>],
-) -> Value {
+pub fn status(name: &str, resources: &Resources, short: bool, more: &[Condition<'_>]) -> Value {
+    let Resources { mut capacity, space, devices } = resources.clone();
     let mut allocatable = capacity.clone();
+    for (resource, count) in devices {
+        capacity.insert(resource.clone(), count.capacity.to_string());
+        allocatable.insert(resource, count.allocatable.to_string());
+    }
     let left = space.capacity.saturating_sub(space.reserve);
     allocatable.insert("ephemeral-storage".to_owned(), Amount::from_bytes(left).to_string());
     let pressure = |kind, status, reason, message| Condition { kind, status, reason, message };
@@ -212,7 +222,10 @@ mod tests {
     #[test]
     fn what_must_stay_free_is_not_given_out() {
         let space = Space { capacity: 10 << 30, reserve: 1 << 30 };
-        let status = status("n", &capacity(space), space, true, &[]);
+        let devices = BTreeMap::from([("v.example/x".to_owned(), Count { capacity: 3, allocatable: 2 })]);
+        let status = status("n", &Resources { capacity: capacity(space), space, devices }, true, &[]);
+        assert_eq!(status["status"]["capacity"]["v.example/x"], "3");
+        assert_eq!(status["status"]["allocatable"]["v.example/x"], "2");
         assert_eq!(status["status"]["capacity"]["ephemeral-storage"], "10Gi");
         assert_eq!(status["status"]["allocatable"]["ephemeral-storage"], "9Gi");
         assert_eq!(status["status"]["conditions"][1]["status"], "True");

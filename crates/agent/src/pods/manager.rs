@@ -10,6 +10,7 @@ use super::{
 };
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_handler::machine::serve::ANSWER;
+use ferrovirt_kubelet_api::messages;
 use ferrovirt_watch::follow;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -40,6 +41,7 @@ pub(super) struct Handle {
     pub(super) pod: Arc<Pod>,
     namespace: String,
     name: String,
+    containers: Vec<String>,
     machine: Option<(String, String)>,
     served: Arc<AtomicBool>,
     pub(super) sender: Sender,
@@ -136,6 +138,18 @@ impl Manager {
         empty && self.shared.crun.list().is_empty()
     }
 
+    /// The node's pods and their containers, as the pod-resources API shows them.
+    pub fn shown(&self) -> Vec<messages::Pod> {
+        let container = |name: &String| messages::Container { name: name.clone(), devices: Vec::new() };
+        let pods = self.pods();
+        let shown = pods.values().map(|handle| messages::Pod {
+            name: handle.name.clone(),
+            namespace: handle.namespace.clone(),
+            containers: handle.containers.iter().map(container).collect(),
+        });
+        shown.collect()
+    }
+
     /// Watches pods and machines for ever.
     pub async fn run(self: Arc<Self>) {
         // What runs has its resources before anything new gets any.
@@ -212,6 +226,12 @@ impl Manager {
             served: served.clone(),
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             name: pod.metadata.name.clone().unwrap_or_default(),
+            containers: pod
+                .spec
+                .iter()
+                .flat_map(|spec| &spec.containers)
+                .map(|one| one.name.clone())
+                .collect(),
             machine: super::pipeline::owner(&pod),
             sender,
         };
@@ -254,6 +274,7 @@ impl Manager {
             record::directories(&config.pods()).into_iter().map(|(uid, _)| uid).collect();
         uids.extend(self.shared.crun.list());
         uids.extend(self.shared.network.holders());
+        uids.extend(self.shared.devices.holders());
         let namespaces = fs::read_dir(config.netns()).into_iter().flatten().flatten();
         uids.extend(namespaces.filter_map(|entry| entry.file_name().into_string().ok()));
         uids

@@ -24,6 +24,7 @@ pub use room::Room;
 
 use crate::{config::Config, events::Recorder, metrics::Metrics, policy::Watch};
 use ferrovirt_node::{
+    devices::Devices,
     disk,
     image::Store,
     network::Network,
@@ -31,7 +32,10 @@ use ferrovirt_node::{
     selinux::Kernel,
 };
 use kube::Client;
-use std::{path::PathBuf, sync::atomic::AtomicBool};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 /// What every pod's task shares.
 #[derive(Debug)]
@@ -54,6 +58,8 @@ pub struct Shared {
     pub disk_pressure: AtomicBool,
     /// Read-only copies of what all pods share.
     pub sources: Sources,
+    /// Devices of device plug-ins, and which pods have them.
+    pub devices: Arc<Devices>,
     /// What the node has and which pods have it.
     pub room: Room,
     /// Guests run on KVM.

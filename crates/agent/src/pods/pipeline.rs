@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     clock,
-    container::{devices::devices, places, rootfs},
+    container::{
+        devices::{DEVICES, devices},
+        places, rootfs,
+    },
     labels,
     machine::{
         disks, facts, huge_pages, link,
@@ -23,9 +26,10 @@ use ferrovirt_model::{
     machine::{Binding, Disk, Source},
 };
 use ferrovirt_node::{
+    devices::{manager::wanted, table::Holder},
     network::{Port, cni::Attachment},
     oci::{
-        bundle,
+        bundle::{self, Granted},
         cgroup::{self, HugeLimit},
         identity::Identity,
     },
@@ -143,12 +147,13 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
             return Err(Failure::new("InsufficientHugePages", message, true));
         }
         let seeds = disks::seeds(&fetched.machine, &fetched.objects).map_err(unusable)?;
+        let granted = grant(shared, pod, &container, uid).await?;
         // Where there is no namespace, the task that makes it says why.
         is_made.await.map_err(Failure::node)?;
         let contained = {
             let (shared, pod, uid, fetched) = (shared.clone(), pod.clone(), uid.to_owned(), fetched.clone());
             let identity = identity.clone();
-            spawn_blocking(move || contain(&shared, &pod, &container, &uid, &identity, &fetched))
+            spawn_blocking(move || contain(&shared, &pod, &container, &uid, &identity, &fetched, &granted))
         };
         let connected = {
             let (shared, pod, fetched, user) = (shared.clone(), pod.clone(), fetched.clone(), identity.uid);
@@ -246,6 +251,21 @@ fn unusable(error: volumes::Error) -> Failure {
     Failure::new(error.reason(), &error, error.may_pass())
 }
 
+/// Devices of device plug-ins. A pod that gets none is not admitted, as with a kubelet.
+async fn grant(shared: &Shared, pod: &Pod, container: &Container, uid: &str) -> Result<Granted, Failure> {
+    let own = DEVICES.map(|(resource, _)| resource);
+    let asked =
+        wanted(container, &own).map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
+    let holder = Holder {
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        pod: pod.metadata.name.clone().unwrap_or_default(),
+        container: container.name.clone(),
+    };
+    let granted = shared.devices.allocate(uid, holder, &asked).await;
+    granted
+        .map_err(|error| Failure { rejected: true, ..Failure::new("UnexpectedAdmissionError", error, false) })
+}
+
 /// Volumes, disks and the container itself.
 fn contain(
     shared: &Shared,
@@ -254,6 +274,7 @@ fn contain(
     uid: &str,
     identity: &Identity,
     fetched: &Accepted,
+    granted: &Granted,
 ) -> Result<Contained, Failure> {
     let begin = Instant::now();
     let directory = shared.pod_directory(uid);
@@ -288,6 +309,7 @@ fn contain(
         usr: &shared.config.usr,
         netns: &shared.netns(uid),
         hostname: &facts::hostname(pod),
+        granted,
         huge,
         seccomp: ferrovirt_plan::render::seccomp::profile(),
     };

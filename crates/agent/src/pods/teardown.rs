@@ -26,6 +26,10 @@ pub(super) fn down(shared: &Shared, uid: &str) -> Result<(), String> {
         let directory = shared.pod_directory(uid);
         let container = shared.crun.delete(uid, &directory).map_err(|error| error.to_string());
         cgroup::remove(&shared.cgroups, uid);
+        // Nobody else gets a device that the container may still have.
+        if container.is_ok() {
+            shared.devices.release(uid);
+        }
         (container, network.join().unwrap_or_else(|_| Err("the network could not be taken down".to_owned())))
     });
     container.and(network)

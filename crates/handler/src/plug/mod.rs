@@ -13,15 +13,15 @@
 //! 5. [`table`]: which pod holds which slot; [`look`] asks the kubelet, and [`store`] is the disk.
 //! 6. [`program`]: how it all runs, and what it gives up before.
 
-pub mod grpc;
 pub mod look;
-pub mod messages;
 pub mod plugin;
 pub mod program;
 pub mod reader;
 pub mod registration;
 pub mod store;
 pub mod table;
+
+pub use ferrovirt_kubelet_api::{grpc, messages};
 
 /// A place for a machine on a node.
 pub const MACHINE: &str = "devices.ferrovirt.io/machine";

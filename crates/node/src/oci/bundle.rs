@@ -153,6 +153,26 @@ impl Device {
     }
 }
 
+/// What device plug-ins give a container with its resources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// Directories and files of the node.
+    pub mounts: Vec<Mount>,
+    /// Device nodes.
+    pub devices: Vec<Device>,
+    /// Environment variables, which the pod's own come after.
+    pub variables: BTreeMap<String, String>,
+    /// Annotations of the container for its runtime.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Granted {
+    /// Nothing comes with the container's resources.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Huge page limits of a container: page size to bytes.
 ///
 /// # Errors
@@ -205,6 +225,8 @@ pub struct Node<'a> {
     pub netns: &'a Path,
     /// The container's host name.
     pub hostname: &'a str,
+    /// What device plug-ins give with the container's resources.
+    pub granted: &'a Granted,
     /// Who limits huge pages.
     pub huge: HugeLimit,
     /// The default seccomp profile in the runtime's form.
@@ -233,6 +255,7 @@ pub fn config(
         None => args.push(node.program.container.to_owned()),
     }
     let mut env = vec!["PATH=/usr/sbin:/usr/bin".to_owned()];
+    env.extend(node.granted.variables.iter().map(|(name, value)| format!("{name}={value}")));
     for variable in container.env.iter().flatten() {
         if let Some(value) = &variable.value {
             env.push(format!("{}={value}", variable.name));
@@ -242,6 +265,8 @@ pub fn config(
     let bounding: Vec<String> = identity.bounding.iter().map(|c| format!("CAP_{c}")).collect();
     let mut mounts = system_mounts(node);
     mounts.extend_from_slice(volumes);
+    mounts.extend_from_slice(&node.granted.mounts);
+    let devices = &[devices, &node.granted.devices].concat();
     let mut linux = json!({
         "cgroupsPath": cgroup::path(&uid),
         "namespaces": [
@@ -287,6 +312,7 @@ pub fn config(
         // Whatever the pod says.
         "root": {"path": node.rootfs, "readonly": true},
         "hostname": node.hostname,
+        "annotations": node.granted.annotations,
         "mounts": mounts.iter().map(|m| json!({
             "destination": m.destination, "type": m.kind, "source": node.sources.of(&m.source), "options": m.options,
         })).collect::<Vec<_>>(),

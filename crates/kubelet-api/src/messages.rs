@@ -23,6 +23,8 @@ pub const PRE_START: &str = "/v1beta1.DevicePlugin/PreStartContainer";
 pub const PREFERRED: &str = "/v1beta1.DevicePlugin/GetPreferredAllocation";
 /// `v1.PodResourcesLister/List`, served by the kubelet.
 pub const LIST: &str = "/v1.PodResourcesLister/List";
+/// `v1.PodResourcesLister/Get`, served by the kubelet.
+pub const GET: &str = "/v1.PodResourcesLister/Get";
 
 /// A message without a field.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
@@ -102,7 +104,7 @@ pub struct AllocateResponse {
 /// What one container gets.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct ContainerResponse {
-    /// Environment variables: none of ours.
+    /// Environment variables.
     #[prost(btree_map = "string, string", tag = "1")]
     pub variables: BTreeMap<String, String>,
     /// Directories and files of the node.
@@ -111,6 +113,20 @@ pub struct ContainerResponse {
     /// Device nodes.
     #[prost(message, repeated, tag = "3")]
     pub devices: Vec<DeviceSpec>,
+    /// Annotations of the container, for its runtime.
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub annotations: BTreeMap<String, String>,
+    /// Devices that the runtime knows by name, in the form of the Container Device Interface.
+    #[prost(message, repeated, tag = "5")]
+    pub named: Vec<NamedDevice>,
+}
+
+/// A device by its qualified name, such as `vendor.example/class=name`.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct NamedDevice {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: String,
 }
 
 /// A directory of the node in a container.
@@ -147,6 +163,25 @@ pub struct PreStartRequest {
     /// Its devices.
     #[prost(string, repeated, tag = "1")]
     pub devices: Vec<String>,
+}
+
+/// Which pod is asked for.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct GetRequest {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Its namespace.
+    #[prost(string, tag = "2")]
+    pub namespace: String,
+}
+
+/// One pod with what it holds.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct GetResponse {
+    /// The pod.
+    #[prost(message, optional, tag = "1")]
+    pub pod: Option<Pod>,
 }
 
 /// Every pod of the node with what it holds.
