@@ -82,7 +82,9 @@ fn resource(group: &str, name: &str) -> Option<bool> {
         ("kubevirt.io", "virtualmachineinstances") => (true, &["finalizers"]),
         ("kubevirt.io", "kubevirts") => (true, &["status"]),
         ("subresources.kubevirt.io", "version" | "guestfs") => (false, &[]),
-        ("subresources.kubevirt.io", "virtualmachines") => (true, &["start", "stop", "restart"]),
+        ("subresources.kubevirt.io", "virtualmachines") => {
+            (true, &["start", "stop", "restart", "expand-spec"])
+        }
         ("subresources.kubevirt.io", "virtualmachineinstances") => {
             (true, &["pause", "unpause", "console", "vnc"])
         }
