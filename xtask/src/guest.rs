@@ -6,10 +6,13 @@
 
 use crate::{oci, run};
 use anyhow::{Context, Result, bail, ensure};
+use ferrovirt_lab::Initrd;
+use flate2::{Compression, write::GzEncoder};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
     fs,
+    io::{BufWriter, Write as _},
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
@@ -173,9 +176,10 @@ fn initrd(kernel: &Path, release: &str, work: &Path, out: &Path) -> Result<()> {
         names.push('\n');
     }
     write(&root.join("lib/modules/order"), &names, 0o644)?;
-    fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
-    let script = "find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 | gzip -n -6 > \"$1\"";
-    run(Command::new("sh").args(["-c", script, "sh"]).arg(out).current_dir(&root))
+    let packed = GzEncoder::new(BufWriter::new(fs::File::create(out)?), Compression::default());
+    let mut archive = Initrd::new(packed);
+    archive.tree(&root)?;
+    Ok(archive.finish()?.finish()?.flush()?)
 }
 
 /// The paths of modules and of what they need, in the order in which they can be loaded, from the text of a modules.dep.

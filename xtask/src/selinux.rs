@@ -12,7 +12,7 @@
 
 use crate::{guest, root, run};
 use anyhow::{Context, Result, ensure};
-use ferrovirt_selinux_node::{Output, secilc};
+use ferrovirt_selinux_node::{Output, cil_files, secilc};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -90,7 +90,7 @@ pub(crate) fn build(target: &Path) -> Result<PathBuf> {
     let cil = dir.join("cil");
     fs::create_dir_all(&cil)?;
     take_modules(&work, &cil)?;
-    let modules = files(&cil)?;
+    let modules = cil_files(&cil)?;
     compile(&modules, &dir.join("base.33"))?;
     let kept = dir.join("overlays");
     fs::create_dir_all(&kept)?;
@@ -108,20 +108,7 @@ pub(crate) fn build(target: &Path) -> Result<PathBuf> {
 
 /// The overlays of the repository, sorted.
 fn overlays() -> Result<Vec<PathBuf>> {
-    files(&root().join("tests/selinux"))
-}
-
-/// The CIL files of a directory, sorted: the compiler's result depends on their order.
-fn files(directory: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|found| found == "cil") {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
+    Ok(cil_files(&root().join("tests/selinux"))?)
 }
 
 fn stamp(kernel: &str, overlays: &[PathBuf]) -> Result<String> {
@@ -221,20 +208,7 @@ mod tests {
         for (name, text) in files {
             fs::write(directory.join(name), text).unwrap();
         }
-        super::files(directory).unwrap()
-    }
-
-    /// The compiler's result depends on the order of its files, and a directory has none.
-    #[test]
-    fn modules_are_taken_in_one_order_and_nothing_else_is() {
-        let directory = tempfile::tempdir().unwrap();
-        let found = write(
-            directory.path(),
-            &[("b.cil", ""), ("a.cil", ""), ("z.cil", ""), ("a.cil.bak", ""), ("README", ""), ("c.pp", "")],
-        );
-        let names: Vec<_> = found.iter().map(|path| path.file_name().unwrap().to_string_lossy()).collect();
-        assert_eq!(names, ["a.cil", "b.cil", "z.cil"]);
-        assert!(files(&directory.path().join("missing")).is_err());
+        cil_files(directory).unwrap()
     }
 
     /// A policy is made again when its overlay changes, and when another name asks for another policy.

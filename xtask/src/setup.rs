@@ -15,7 +15,7 @@ const PACKAGES: [(&str, &str); 35] = [
     ("nftables", "looked at by tests"),
     ("containernetworking-plugins", "the pod network"),
     ("busybox-static", "the guest's user space"),
-    ("cpio", "packs the guest's initial RAM file system"),
+    ("cpio", "unpacks initial RAM file systems in tests"),
     ("kmod", "depmod orders the guest's modules"),
     ("binutils", "strips the guest's modules"),
     ("e2fsprogs", "file system of the guest's disk"),

@@ -1,7 +1,7 @@
 //! The policy compiler.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -31,6 +31,22 @@ pub enum CompileError {
     Refused(String),
 }
 
+/// The modules in CIL in a directory, sorted: the compiler's result depends on their order.
+///
+/// # Errors
+/// What reading the directory says.
+pub fn cil_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "cil") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// Makes a policy of modules in CIL, in the order in which they are given.
 ///
 /// # Errors
@@ -46,4 +62,20 @@ pub fn secilc(modules: &[PathBuf], output: Output<'_>) -> Result<(), CompileErro
         return Ok(());
     }
     Err(CompileError::Refused(String::from_utf8_lossy(&said.stderr).trim_end().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_what_ends_in_cil_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["b.cil", "a.cil", "z.cil", "c.pp", "cil", "README", "a.cil.bak"] {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        let names = ["a.cil", "b.cil", "z.cil"].map(|name| directory.path().join(name));
+        assert_eq!(cil_files(directory.path()).unwrap(), names);
+        assert!(cil_files(&directory.path().join("none")).is_err());
+    }
 }

@@ -6,6 +6,6 @@ mod compile;
 mod find;
 mod store;
 
-pub use compile::{CompileError, Output, secilc};
+pub use compile::{CompileError, Output, cil_files, secilc};
 pub use find::{FindError, RUNNING, in_directory};
 pub use store::{Change, Store, StoreError};

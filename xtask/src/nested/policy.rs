@@ -8,7 +8,7 @@ use ferrovirt_plan::{
     selinux::{base::Base, module},
 };
 use ferrovirt_selinux::Database;
-use ferrovirt_selinux_node::{Output, secilc};
+use ferrovirt_selinux_node::{Output, cil_files, secilc};
 use std::{fs, path::PathBuf};
 
 /// The node agent starts the container runtime and passes it the launcher's socket. On a node the unit of a service or
@@ -48,11 +48,7 @@ pub(super) enum Form<'a> {
 
 /// Compiles the policy into `policy` of the nest's directory; its file contexts.
 pub(super) fn compile(nest: &Nest, base: &Base, overlay: &str, form: &Form<'_>) -> Result<PathBuf> {
-    let mut modules: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(nest.selinux.join("cil")).context("cargo xtask selinux-base makes it")? {
-        modules.push(entry?.path());
-    }
-    modules.sort();
+    let mut modules = cil_files(&nest.selinux.join("cil")).context("cargo xtask selinux-base makes it")?;
     if overlay != "base" {
         modules.push(nest.selinux.join("overlays").join(overlay).with_extension("cil"));
     }

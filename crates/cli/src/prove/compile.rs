@@ -1,7 +1,7 @@
 //! The base policy and how it becomes one with our module.
 
-use anyhow::{Context, Error, Result, bail};
-use ferrovirt_selinux_node::{CompileError, Output};
+use anyhow::{Context, Error, Result, bail, ensure};
+use ferrovirt_selinux_node::{CompileError, Output, cil_files};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -68,15 +68,10 @@ impl Base {
     }
 }
 
-/// The CIL files of a directory, sorted.
+/// The modules of a directory, of which there have to be some.
 fn cil(directory: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
-    let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    found.retain(|path| path.extension().is_some_and(|extension| extension == "cil"));
-    found.sort();
-    if found.is_empty() {
-        bail!("{} holds no .cil files", directory.display());
-    }
+    let found = cil_files(directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    ensure!(!found.is_empty(), "{} holds no .cil files", directory.display());
     Ok(found)
 }
 
