@@ -25,7 +25,7 @@ const SOCKET: &str = "kubelet.sock";
 const REQUEST: usize = 64 << 10;
 /// Connections at a time, of each socket.
 const CONNECTIONS: usize = 16;
-/// How long a connection may last. Whoever asks more connects again.
+/// How long a connection may last. A client that asks more connects again.
 const CONNECTION: Duration = Duration::from_secs(60);
 
 /// The two sockets, listened on.
