@@ -139,6 +139,10 @@ fn stops(test: &Test) -> Result<()> {
     test.ended()?;
     test.refused("stop guest", 409, "VM is not running")?;
     test.refused("restart guest", 409, "does not support manual restart")?;
+    // It makes the list that is not there, if it is not there.
+    let credentials =
+        "credentials add-ssh-key guest --value=ssh-ed25519 AAAA x --user=root --create-secret --force";
+    test.refused(credentials, 422, "not supported yet: spec.template.spec.accessCredentials")?;
     test.refused("console guest", 404, "\"guest\" not found")?;
     for command in ["start nobody", "stop nobody", "console nobody", "pause vmi nobody", "expand --vm nobody"]
     {

@@ -139,6 +139,9 @@ pub(crate) fn apply_json(target: &mut Value, patch: &json_patch::Patch) -> Resul
         {
             looked_at = looked_at.saturating_add(items.len() / MOVED);
         }
+        if tests_for_nothing(target, operation) {
+            continue;
+        }
         json_patch::patch(target, std::slice::from_ref(operation)).map_err(|error| {
             // Upstream's words for a patch that is readable but does not fit the object.
             ApiError::new(
@@ -160,6 +163,16 @@ pub(crate) fn apply_json(target: &mut Value, patch: &json_patch::Patch) -> Resul
         }
     }
     check_size(target).map(|_| ())
+}
+
+/// Whether an operation tests that a field is null, and there is none of its name: Kubernetes takes that for the same, and
+/// clients begin with it to make a list that is not there, as `virtctl credentials` does.
+fn tests_for_nothing(target: &Value, operation: &json_patch::PatchOperation) -> bool {
+    let json_patch::PatchOperation::Test(test) = operation else { return false };
+    let parent = test.path.parent().and_then(|parent| target.pointer(parent.as_str()));
+    test.value.is_null()
+        && matches!(parent, Some(Value::Object(_)))
+        && target.pointer(test.path.as_str()).is_none()
 }
 
 /// Walks the value without recursion: whatever comes later may recurse. Answers how many values it has.
@@ -208,6 +221,30 @@ fn object(patch: Value) -> Result<Value, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_test_for_null_holds_where_a_field_is_null_or_not_there() {
+        let patched = |operations: Value| {
+            let mut target = json!({"spec": {"null": null, "list": [1], "text": "a"}});
+            let patch: json_patch::Patch = serde_json::from_value(operations).unwrap();
+            apply_json(&mut target, &patch)
+                .map(|()| target["spec"]["new"].clone())
+                .map_err(|error| error.code)
+        };
+        let test = |path: &str, value: Value| {
+            patched(json!([
+                {"op": "test", "path": path, "value": value},
+                {"op": "add", "path": "/spec/new", "value": []},
+            ]))
+        };
+        for path in ["/spec/none", "/spec/null", "/spec/new", "/none"] {
+            assert_eq!(test(path, Value::Null), Ok(json!([])), "{path}");
+        }
+        for path in ["/spec/text", "/spec/list", "/none/below", "/spec/list/7", "/spec/text/below"] {
+            assert_eq!(test(path, Value::Null), Err(422), "{path}");
+        }
+        assert_eq!(test("/spec/none", json!("a")), Err(422));
+    }
 
     #[test]
     fn a_patch_that_would_take_minutes_is_refused() {
