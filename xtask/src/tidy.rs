@@ -139,7 +139,11 @@ fn packages() -> Result<Vec<Package>> {
         .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
         .output()?;
     ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    read_packages(&serde_json::from_slice(&output.stdout)?)
+}
+
+/// The packages in what `cargo metadata` says.
+fn read_packages(metadata: &Value) -> Result<Vec<Package>> {
     let text =
         |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let all = metadata.get("packages").and_then(Value::as_array).context("no packages")?;
@@ -393,5 +397,37 @@ mod tests {
         assert!(wrong("").len() == 1 && wrong("")[0].starts_with("2 versions of a "), "{:?}", wrong(""));
         assert_eq!(wrong("crate = \"ab\"").len(), 1);
         assert!(wrong("skip = [{ crate = \"a\", reason = \"x\" }]").is_empty());
+    }
+
+    /// A dependency counts whether it is for builds, for one target, optional or under another name; one of tests alone does not,
+    /// also when it is there as both.
+    #[test]
+    fn every_dependency_outside_tests_is_a_use() {
+        let of = |name: &str, kind: Value, more: Value| {
+            let mut dependency = serde_json::json!({"name": name, "kind": kind});
+            dependency.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            dependency
+        };
+        let none = || serde_json::json!({});
+        let metadata = serde_json::json!({"packages": [
+            {"name": "ferrovirt-a", "manifest_path": "/a/Cargo.toml", "dependencies": [
+                of("plain", Value::Null, none()),
+                of("for-builds", "build".into(), none()),
+                of("for-one-target", Value::Null, serde_json::json!({"target": "cfg(unix)"})),
+                of("real-name", Value::Null, serde_json::json!({"rename": "other"})),
+                of("optional", Value::Null, serde_json::json!({"optional": true})),
+                of("for-tests", "dev".into(), none()),
+                of("both", "dev".into(), none()),
+                of("both", Value::Null, none()),
+            ]},
+            {"name": "ferrovirt-b", "manifest_path": "/b/Cargo.toml", "dependencies": []},
+        ]});
+        let read = read_packages(&metadata).unwrap();
+        let names: Vec<_> =
+            read.iter().map(|package| (package.name.as_str(), package.manifest.as_str())).collect();
+        assert_eq!(names, [("ferrovirt-a", "/a/Cargo.toml"), ("ferrovirt-b", "/b/Cargo.toml")]);
+        let uses: Vec<_> = read[0].uses.iter().map(String::as_str).collect();
+        assert_eq!(uses, ["both", "for-builds", "for-one-target", "optional", "plain", "real-name"]);
+        assert!(read_packages(&serde_json::json!({})).is_err());
     }
 }
