@@ -8,11 +8,7 @@ use ferrovirt_cluster::{
     images::{self, libraries},
     oci::{Entry, Image},
 };
-use serde_json::json;
 use std::{fs, path::Path};
-
-/// The user of programs that need no other; pods name their own where they do.
-const NOBODY: &str = "65532:65532";
 
 /// An image, and the crate whose dependencies are linked into its program.
 struct Part {
@@ -47,7 +43,7 @@ fn contents(file: &str, program: &Path) -> Result<Image> {
     ensure!(program.exists(), "{} is missing: run `cargo xtask build`", program.display());
     let mut image = Image {
         name: format!("localhost/ferrovirt/{file}:{}", env!("CARGO_PKG_VERSION")),
-        config: json!({"Entrypoint": [format!("/usr/bin/{file}")], "User": NOBODY}),
+        config: images::config(file),
         ..Image::default()
     };
     image.entries.insert(format!("usr/bin/{file}"), Entry::File(program.to_owned(), 0o755));
@@ -95,10 +91,10 @@ mod tests {
         assert!(error.contains("/no/such/ferrovirt") && error.contains("cargo xtask build"), "{error}");
     }
 
-    /// Each image starts its own program, as a user who is nobody, and everything in it is for everybody to read and for nobody
+    /// Each image starts its own program, the launcher as the user of disks and others as nobody, and everything in it is for everybody to read and for nobody
     /// to run as somebody else.
     #[test]
-    fn images_start_their_programs_as_nobody() {
+    fn images_start_their_programs_as_the_users_that_they_need() {
         for name in ["ferrovirt", "virt-handler", "virt-launcher"] {
             let image = contents(name, Path::new("/usr/bin/env")).unwrap();
             let program = image.config["Entrypoint"][0].as_str().unwrap();
@@ -110,10 +106,8 @@ mod tests {
                 image.name
             );
             let (user, group) = image.config["User"].as_str().unwrap().split_once(':').unwrap();
-            assert!(
-                user.parse::<u32>().unwrap() > 1000 && group.parse::<u32>().unwrap() > 1000,
-                "{user}:{group}"
-            );
+            let expected = if name == "virt-launcher" { "107" } else { "65532" };
+            assert_eq!((user, group), (expected, expected), "{name}");
             for (path, entry) in &image.entries {
                 assert!(!path.starts_with('/') && !path.split('/').any(|part| part == ".."), "{path}");
                 if let Entry::File(_, mode) | Entry::Text(_, mode) = entry {

@@ -8,7 +8,7 @@ use ferrovirt_api::{
     text::plain,
 };
 use ferrovirt_kubernetes::status::is_overtaken;
-use ferrovirt_plan::decide::{self, Action, CREATED_BY_LABEL, Event, Refused};
+use ferrovirt_plan::decide::{self, Action, CREATED_BY_LABEL, Dropped, Event, Refused};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Status;
@@ -109,28 +109,36 @@ impl Controller {
     }
 
     /// Makes a launcher pod, whole or not at all. Of a pod with image volumes the API server is asked first what it would
-    /// make: one that was made without its disks would begin to run, and its end would count as the machine's.
+    /// make: one that was made without its disks would begin to run, and its end would count as the machine's. Where it takes
+    /// them out of it, the pod is decided again, with containers that give out what is in the images.
     async fn create_pod(&self, pods: &Api<Pod>, pod: &Pod) -> Result<(), Failure> {
         let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        let images = volumes.any(|volume| volume.image.is_some());
+        let served = pod.spec.as_ref().is_some_and(|spec| spec.init_containers.is_some());
+        let images = served || volumes.any(|volume| volume.image.is_some());
         if images && !self.keeps_images.load(Ordering::Relaxed) {
             let dry_run = PostParams { dry_run: true, ..PostParams::default() };
             match pods.create(&dry_run, pod).await {
-                Ok(made) => match decide::dropped_volumes(pod, &made) {
+                Ok(made) => match decide::dropped(pod, &made) {
                     None => self.keeps_images.store(true, Ordering::Relaxed),
-                    Some(message) => return Err(Failure::Refused(Refused { code: 422, message })),
+                    Some(dropped) => return Err(self.dropped(dropped)),
                 },
                 Err(kube::Error::Api(status)) if status.code == 409 => return self.existing(pods, pod).await,
+                Err(kube::Error::Api(status)) if decide::misses_images(pod, causes(&status)) => {
+                    return Err(self.dropped(Dropped::Images));
+                }
                 Err(error) => return Err(create_failure(error)),
             }
         }
         match pods.create(&PostParams::default(), pod).await {
-            Ok(made) => match decide::dropped_volumes(pod, &made) {
+            Ok(made) => match decide::dropped(pod, &made) {
                 None => Ok(()),
-                Some(message) => {
+                Some(dropped) => {
                     // Another API server than the one that was asked, or one that was started with other features.
                     self.keeps_images.store(false, Ordering::Relaxed);
-                    self.withdraw(pods, &made, message).await
+                    let params = deletion(made.uid().unwrap_or_default(), None);
+                    let deleted = pods.delete(&made.name_any(), &params).await.map(drop);
+                    gone_is_fine(deleted, "FailedDelete")?;
+                    Err(self.dropped(dropped))
                 }
             },
             Err(kube::Error::Api(status)) if status.code == 409 => self.existing(pods, pod).await,
@@ -138,11 +146,17 @@ impl Controller {
         }
     }
 
-    /// Takes back a pod that is not the one that was asked for.
-    async fn withdraw(&self, pods: &Api<Pod>, made: &Pod, message: String) -> Result<(), Failure> {
-        let params = deletion(made.uid().unwrap_or_default(), None);
-        gone_is_fine(pods.delete(&made.name_any(), &params).await.map(drop), "FailedDelete")?;
-        Err(Failure::Refused(Refused { code: 422, message }))
+    /// What follows from a pod without some of its volumes.
+    fn dropped(&self, dropped: Dropped) -> Failure {
+        match dropped {
+            Dropped::Images => {
+                if !self.serves_images.swap(true, Ordering::Relaxed) {
+                    tracing::info!("the cluster mounts no images: containers give out what is in them");
+                }
+                Failure::Overtaken
+            }
+            Dropped::Others(message) => Failure::Refused(Refused { code: 422, message }),
+        }
     }
 
     /// A pod of the name exists: ours, which the cache does not show yet, or somebody else's in our way.
@@ -174,6 +188,12 @@ impl Controller {
         let patch: Patch<()> = Patch::Json(json_patch(ops)?);
         written(api.patch_status(name, &PatchParams::default(), &patch).await)
     }
+}
+
+/// Reasons and fields of a refusal.
+fn causes(status: &Status) -> impl Iterator<Item = (&str, &str)> {
+    let all = status.details.iter().flat_map(|details| &details.causes);
+    all.map(|cause| (cause.reason.as_str(), cause.field.as_str()))
 }
 
 fn json_patch(ops: &[Value]) -> Result<json_patch::Patch, Failure> {

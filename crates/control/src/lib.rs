@@ -155,7 +155,9 @@ pub async fn run_and_tell(
     }
     // Our own API server keeps them.
     let keeps_images = AtomicBool::new(defaults.world == World::Machine);
-    let controller = Arc::new(Controller { client, caches, recorder, defaults, keeps_images });
+    let serves_images = AtomicBool::new(false);
+    let controller = Controller { client, caches, recorder, defaults, keeps_images, serves_images };
+    let controller = Arc::new(controller);
     let mut queue: Queue<Key> = Queue::default();
     queue.add(Key::Cluster);
     let mut rounds = JoinSet::new();

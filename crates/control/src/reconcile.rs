@@ -1,7 +1,7 @@
 //! One round for one key: a snapshot of the caches, a decision, its actions.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec};
 use ferrovirt_plan::config::{ClusterConfig, KUBEVIRT, NAMESPACE, World};
@@ -29,8 +29,10 @@ pub(crate) struct Controller {
     pub(crate) caches: Caches,
     pub(crate) recorder: Recorder,
     pub(crate) defaults: ClusterConfig,
-    /// The cluster has made a pod with its image volumes.
+    /// The cluster has made a pod with its image volumes, or with containers of images.
     pub(crate) keeps_images: AtomicBool,
+    /// It has made one without them: from then on containers give out what is in images.
+    pub(crate) serves_images: AtomicBool,
 }
 
 impl Controller {
@@ -213,7 +215,8 @@ impl Controller {
 
     /// The configuration in force, or what is wrong with it.
     fn config(&self) -> Result<ClusterConfig, String> {
-        ClusterConfig::in_force(self.kubevirt().as_deref(), &self.defaults)
+        let config = ClusterConfig::in_force(self.kubevirt().as_deref(), &self.defaults)?;
+        Ok(ClusterConfig { serves_images: self.serves_images.load(Ordering::Relaxed), ..config })
     }
 
     /// The MCS pairs of all other instances and of their pods.

@@ -1,9 +1,9 @@
 //! The files of the guest before QEMU opens them: those that the launcher makes, and those of images, at which it looks.
 
-use crate::{claims, images, secrets};
+use crate::{claims, images, secrets, start::own_path};
 use ferrovirt_qemu::{
     iso,
-    order::{Disk, Format, Image, Inline, Kernel, Mounted, Order, Prepare},
+    order::{Disk, Image, Inline, Kernel, Mounted, Order, Prepare},
     seed::{self, Content, Files},
 };
 use rustix::{
@@ -11,8 +11,10 @@ use rustix::{
     io::Errno,
 };
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Write},
+    os::fd::{AsRawFd as _, OwnedFd},
 };
 
 /// A file that is not ready.
@@ -58,12 +60,25 @@ pub(crate) enum Problem {
 
 /// Makes what the disks of an order need, of the files that came before it, and finds out what only images and claims say.
 /// What an earlier try has left is made again, but for the disks of claims.
-pub(crate) fn prepare(order: &mut Order, files: &Files) -> Result<(), NotReady> {
-    order.kernel.iter().try_for_each(kernel)?;
-    order.disks.iter_mut().try_for_each(|disk| self::disk(disk, files))
+pub(crate) fn prepare(order: &mut Order, files: &Files) -> Result<Opened, NotReady> {
+    let mut opened = Opened::default();
+    if let Some(kernel) = &order.kernel {
+        self::kernel(kernel, &mut opened)?;
+    }
+    order.disks.iter_mut().try_for_each(|disk| self::disk(disk, files, &mut opened))?;
+    Ok(opened)
 }
 
-fn disk(disk: &mut Disk, files: &Files) -> Result<(), NotReady> {
+/// Files of images that QEMU opens through descriptors.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    pub(crate) kernel: Option<OwnedFd>,
+    pub(crate) initrd: Option<OwnedFd>,
+    /// By the names of disks.
+    pub(crate) disks: BTreeMap<String, OwnedFd>,
+}
+
+fn disk(disk: &mut Disk, files: &Files, opened: &mut Opened) -> Result<(), NotReady> {
     let (name, path) = (&disk.name, &disk.path);
     let problem = |problem| NotReady::Disk { name: name.clone(), path: path.clone(), problem };
     let claimed = |problem| NotReady::Claim { name: name.clone(), problem };
@@ -84,19 +99,18 @@ fn disk(disk: &mut Disk, files: &Files) -> Result<(), NotReady> {
             make(path, 0o600).and_then(|file| file.set_len(*bytes)).map_err(|error| problem(error.into()))
         }
         Some(Prepare::Image(image)) => {
-            disk.format = format(name, path, image)?;
-            Ok(())
+            let (path, image) = (path.clone(), image.clone());
+            found(disk, path, &image, opened)
         }
         Some(Prepare::OnlyFile(image)) => {
-            let found = images::only_file(image, path).map_err(|what| NotReady::Which {
+            let only = images::only_file(image, path).map_err(|what| NotReady::Which {
                 name: name.clone(),
                 image: image.reference.clone(),
                 directory: images::within(image, path).to_owned(),
                 what,
             })?;
-            disk.format = format(name, &found, image)?;
-            disk.path = found;
-            Ok(())
+            let image = image.clone();
+            found(disk, only, &image, opened)
         }
         Some(Prepare::ClaimFile { claim, bytes }) => claims::file(disk, claim, *bytes).map_err(claimed),
         Some(Prepare::ClaimDevice { claim }) => claims::device(disk, claim).map_err(claimed),
@@ -116,23 +130,35 @@ fn secret(disk: &str, file: &Mounted) -> Result<seed::File, NotReady> {
     Ok(seed::File { disk: disk.to_owned(), name: file.name.clone(), content: Content(content) })
 }
 
-fn format(name: &str, path: &str, image: &Image) -> Result<Format, NotReady> {
-    images::format(image, path).map_err(|()| NotReady::Image {
-        name: name.to_owned(),
+/// The disk is this file of an image.
+fn found(disk: &mut Disk, path: String, image: &Image, opened: &mut Opened) -> Result<(), NotReady> {
+    let (format, file) = images::format(image, &path).map_err(|()| NotReady::Image {
+        name: disk.name.clone(),
         image: image.reference.clone(),
-        file: images::within(image, path).to_owned(),
-    })
+        file: images::within(image, &path).to_owned(),
+    })?;
+    disk.format = format;
+    disk.path = match file {
+        Some(file) => {
+            let path = own_path(file.as_raw_fd());
+            opened.disks.insert(disk.name.clone(), file);
+            path
+        }
+        None => path,
+    };
+    Ok(())
 }
 
-/// QEMU follows links, so this look does: to files of the same image. What an image names elsewhere, its guest would read.
-fn kernel(kernel: &Kernel) -> Result<(), NotReady> {
+fn kernel(kernel: &Kernel, opened: &mut Opened) -> Result<(), NotReady> {
     let Some(image) = &kernel.image else { return Ok(()) };
-    for path in [&kernel.kernel, &kernel.initrd].into_iter().flatten() {
-        if !images::is_inside(&image.root, path) {
-            let file = images::within(image, path).to_owned();
-            return Err(NotReady::Kernel { image: image.reference.clone(), file });
-        }
-    }
+    let open = |path: &String| {
+        images::boot_file(image, path).map_err(|()| NotReady::Kernel {
+            image: image.reference.clone(),
+            file: images::within(image, path).to_owned(),
+        })
+    };
+    opened.kernel = kernel.kernel.as_ref().map(open).transpose()?.flatten();
+    opened.initrd = kernel.initrd.as_ref().map(open).transpose()?.flatten();
     Ok(())
 }
 

@@ -361,9 +361,10 @@ impl Launcher {
         if let Err(error) = ferrovirt_qemu::check(&order) {
             return self.end(Ending::Failed, error.to_string());
         }
-        if let Err(error) = files::prepare(&mut order, &files) {
-            return self.agents.not_ready(id, error.to_string());
-        }
+        let images = match files::prepare(&mut order, &files) {
+            Ok(opened) => opened,
+            Err(error) => return self.agents.not_ready(id, error.to_string()),
+        };
         drop(files);
         // Elsewhere the node agent has tried it. On a cluster nobody has who may open it.
         if order.accelerator == Accelerator::Kvm
@@ -377,7 +378,7 @@ impl Launcher {
         self.guest = Some(Guest::new(&order));
         log::line(&format!("starting {}", order.name));
         let opened = self.network.take().map(Network::into_queues);
-        match start::start(&order, passed, opened, &self.options) {
+        match start::start(order, passed, images, opened, &self.options) {
             Ok(Started { qemu, serial, dhcp }) => {
                 self.qemu = Some(qemu);
                 self.serial = serial;

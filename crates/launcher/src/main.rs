@@ -11,6 +11,7 @@ mod claims;
 mod dhcp;
 mod disks;
 mod files;
+mod image_server;
 mod images;
 mod launcher;
 mod log;
@@ -21,22 +22,31 @@ mod serial;
 mod slot;
 mod start;
 
-use options::Options;
+use options::Task;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args_os().skip(1)) {
-        Ok(options) => options,
+    let task = match Task::parse(std::env::args_os().skip(1)) {
+        Ok(task) => task,
         Err(message) => {
             log::line(&message);
             return ExitCode::from(2);
         }
     };
-    match launcher::run(options) {
+    let done = match task {
+        Task::Run(options) => launcher::run(options).map_err(|error| error.to_string()),
+        Task::CopyTo(file) => image_server::copy(&file)
+            .map(|()| true)
+            .map_err(|error| format!("copying the program to {}: {error}", file.display())),
+        Task::ServeImage(socket, root) => image_server::serve(&socket, &root)
+            .map(|()| true)
+            .map_err(|error| format!("serving the image at {}: {error}", socket.display())),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            log::line(&error.to_string());
+            log::line(&error);
             ExitCode::FAILURE
         }
     }

@@ -2,6 +2,30 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
+/// What the program is started for.
+pub(crate) enum Task {
+    /// To run one guest.
+    Run(Options),
+    /// To copy itself to a file, for containers of images.
+    CopyTo(PathBuf),
+    /// To give out what is in the image of its container, at a socket; the image is at the second path.
+    ServeImage(PathBuf, PathBuf),
+}
+
+impl Task {
+    pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
+        let arguments: Vec<OsString> = arguments.collect();
+        match arguments.as_slice() {
+            [word, file] if word == "--copy-to" => Ok(Self::CopyTo(file.into())),
+            [word, socket] if word == "--serve-image" => Ok(Self::ServeImage(socket.into(), "/".into())),
+            [word, socket, root] if word == "--serve-image" => {
+                Ok(Self::ServeImage(socket.into(), root.into()))
+            }
+            _ => Options::parse(arguments.into_iter()).map(Self::Run),
+        }
+    }
+}
+
 /// Paths.
 pub(crate) struct Options {
     /// Sockets (below `sockets/`), the serial log, and the last state.
@@ -15,7 +39,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
+    fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let mut options = Self {
             run: "/var/run/kubevirt".into(),
             overlays: "/var/run/kubevirt-ephemeral-disks".into(),
@@ -32,7 +56,7 @@ impl Options {
                 _ => {
                     return Err(format!(
                         "unknown argument {argument:?}; known: --run-dir DIR, --overlay-dir DIR, --qemu FILE, \
-                         --slot DIR"
+                         --slot DIR; or alone: --copy-to FILE, --serve-image SOCKET [ROOT]"
                     ));
                 }
             };

@@ -4,7 +4,7 @@ use crate::{
     agents::Passed,
     dhcp::Server,
     disks::{self, DiskError},
-    log,
+    files, log,
     options::Options,
     qemu::{self, Qemu},
     serial::Serial,
@@ -20,7 +20,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read as _},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd, RawFd},
 };
 
 /// Everything that belongs to a started guest.
@@ -67,8 +67,9 @@ const MOST_RESOLVER: u64 = 64 << 10;
 const FIRST: i32 = 3;
 
 pub(crate) fn start(
-    order: &Order,
+    mut order: Order,
     passed: Vec<Passed>,
+    images: files::Opened,
     mut opened: Option<Vec<OwnedFd>>,
     options: &Options,
 ) -> Result<Started, StartError> {
@@ -89,6 +90,8 @@ pub(crate) fn start(
         descriptors.vnc = Some(options.run.join("sockets/vnc.sock").to_string_lossy().into_owned());
     }
     disks::probe(&order.disks, &mut descriptors)?;
+    hand_on(images, &mut order, &mut fds);
+    let order = &order;
     let mut dhcp = Vec::new();
     for nic in &order.nics {
         let mut lease = nic.dhcp.clone();
@@ -166,6 +169,28 @@ impl Numbered {
         self.fds.push((fd, number));
         number
     }
+}
+
+/// Has QEMU open files of images through the descriptors that it inherits.
+fn hand_on(images: files::Opened, order: &mut Order, fds: &mut Numbered) {
+    let files::Opened { kernel, initrd, mut disks } = images;
+    if let Some(boot) = &mut order.kernel {
+        for (file, path) in [(kernel, &mut boot.kernel), (initrd, &mut boot.initrd)] {
+            if let Some(file) = file {
+                *path = Some(own_path(fds.add(file)));
+            }
+        }
+    }
+    for disk in &mut order.disks {
+        if let Some(file) = disks.remove(&disk.name) {
+            disk.path = own_path(fds.add(file));
+        }
+    }
+}
+
+/// The path by which a process opens what it has under a number.
+pub(crate) fn own_path(number: RawFd) -> String {
+    format!("/proc/self/fd/{number}")
 }
 
 /// The queues that the launcher has opened, after the handler has made them queues of the TAP.

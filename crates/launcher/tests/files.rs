@@ -133,7 +133,11 @@ fn image() -> (tempfile::TempDir, Image) {
     fs::write(root.path().join("disk/b.img"), vec![0; 1 << 20]).unwrap();
     symlink("a.img", root.path().join("disk/link")).unwrap();
     symlink("disk", root.path().join("other")).unwrap();
-    let image = Image { root: root.path().to_str().unwrap().to_owned(), reference: "team/guest:1".into() };
+    let image = Image {
+        root: root.path().to_str().unwrap().to_owned(),
+        reference: "team/guest:1".into(),
+        served: false,
+    };
     (root, image)
 }
 

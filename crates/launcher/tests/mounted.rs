@@ -45,7 +45,11 @@ fn claim(bytes: Option<u64>) -> Prepare {
 #[test]
 fn the_only_file_of_an_image_is_its_disk() {
     let root = tempfile::tempdir().unwrap();
-    let image = Image { root: root.path().to_str().unwrap().to_owned(), reference: "team/guest:1".into() };
+    let image = Image {
+        root: root.path().to_str().unwrap().to_owned(),
+        reference: "team/guest:1".into(),
+        served: false,
+    };
     let directory = root.path().join("disk");
     let mut launcher = Launcher::new();
     let asked = || {

@@ -151,17 +151,27 @@ fn against_scc(pod: &Pod, rights: &BTreeSet<Right<String>>, scc: &Value, out: &m
 
 fn files(rights: &BTreeSet<Right<String>>, order: &Order, out: &mut BTreeSet<Finding>) {
     use ferrovirt_privilege::Access;
+    // What a container gives out comes through a socket in the place of a mount.
+    let sockets = |right: &Right<String>| matches!(right, Right::Mount { path, .. } if path == paths::IMAGES);
+    let helper = |right: &Right<String>| matches!(right, Right::ImageHelper { .. });
+    let served = rights.iter().any(sockets) && rights.iter().any(helper);
+    let places: Vec<(String, Access)> = rights
+        .iter()
+        .filter_map(|right| match right {
+            Right::Mount { path, access, .. } | Right::Device { path, access, .. } => {
+                Some((path.clone(), *access))
+            }
+            Right::ImageServer { volume, .. } if served => {
+                Some((format!("{}/{volume}", paths::IMAGES), Access::Read))
+            }
+            _ => None,
+        })
+        .collect();
     for right in lift::order::lift(order) {
         let Right::Open { path, access } = right else { continue };
         // The longest mount that the path is in decides.
-        let place = rights
+        let place = places
             .iter()
-            .filter_map(|right| match right {
-                Right::Mount { path, access, .. } | Right::Device { path, access, .. } => {
-                    Some((path, *access))
-                }
-                _ => None,
-            })
             // A path that climbs is in no place.
             .filter(|_| !path.split('/').any(|part| part == ".."))
             .filter(|(place, _)| {
@@ -172,7 +182,7 @@ fn files(rights: &BTreeSet<Right<String>>, order: &Order, out: &mut BTreeSet<Fin
         // them.
         let own = [format!("{}/vmi-disks/", paths::PRIVATE), format!("{}/", paths::IMAGES)];
         let needs_own = own.iter().any(|root| path.starts_with(root.as_str()));
-        match place.filter(|(place, _)| !needs_own || **place == path) {
+        match place.filter(|(place, _)| !needs_own || *place == path) {
             None => {
                 out.insert(Finding::NotMounted(path));
             }

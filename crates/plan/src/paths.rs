@@ -14,6 +14,8 @@ pub const PRIVATE: &str = "/var/run/kubevirt-private";
 pub const EPHEMERAL: &str = "/var/run/kubevirt-ephemeral-disks";
 /// Below it is a directory for each volume of type image.
 pub const IMAGES: &str = "/var/run/kubevirt-image-volume";
+/// Where containers of images find the program that gives out what is in them.
+pub const IMAGE_HELPER: &str = "/var/run/kubevirt-image-helper";
 /// Directory of an image in which its disk is.
 pub const IMAGE_DISKS: &str = "disk";
 /// Below it is a directory for each secret of a seed.

@@ -37,8 +37,16 @@ impl Plan {
     }
 
     fn within(world: World, machine: &Machine, profile: Profile, label: Option<Label>) -> Self {
+        Self::of(Self::config(world, profile), machine, label)
+    }
+
+    fn config(world: World, profile: Profile) -> ClusterConfig {
         let launcher_rights = Some(LauncherRights::Controller);
-        let config = ClusterConfig { profile, launcher_rights, world, ..ClusterConfig::default() };
+        ClusterConfig { profile, launcher_rights, world, ..ClusterConfig::default() }
+    }
+
+    fn of(config: ClusterConfig, machine: &Machine, label: Option<Label>) -> Self {
+        let profile = config.profile;
         let mut facts = NodeFacts::new(Accelerator::Kvm);
         facts.block_claims.insert("block".into());
         for interface in &machine.interfaces {
@@ -72,7 +80,12 @@ impl Plan {
         let label = Label { kind: "virt_launcher.process".into(), level: "s0:c12,c345".into() };
         let labelled = Self::new(&samples::plain(), Profile::Documented, Some(label));
         let seeded = Self::within(World::Cluster, &samples::full(), Profile::Documented, None);
-        machines.iter().flat_map(both).chain([labelled, seeded]).collect()
+        let served = Self::of(
+            ClusterConfig { serves_images: true, ..Self::config(World::Cluster, Profile::Minimal) },
+            &samples::full(),
+            None,
+        );
+        machines.iter().flat_map(both).chain([labelled, seeded, served]).collect()
     }
 
     /// The rights that a grant gives here.
@@ -118,6 +131,10 @@ fn without(pod: &Pod, right: &Right<String>) -> Pod {
             let capabilities = container.security_context.as_mut().unwrap().capabilities.as_mut().unwrap();
             capabilities.add.as_mut().unwrap().retain(|added| added != name);
         }
+        Right::ImageHelper { .. } => {
+            spec.init_containers.as_mut().unwrap().retain(|container| container.restart_policy.is_some());
+            return pod;
+        }
         other => panic!("{other} is not in a pod"),
     }
     spec.volumes.as_mut().unwrap().retain(|volume| !volumes.contains(&volume.name));
@@ -131,6 +148,7 @@ fn names(finding: &Finding, right: &Right<String>) -> bool {
     };
     match (right, finding) {
         (Right::Mount { path: place, .. }, Finding::NotMounted(path)) => inside(path, place),
+        (Right::ImageHelper { .. }, Finding::NotMounted(path)) => inside(path, crate::paths::IMAGES),
         (Right::Mount { path: place, .. }, Finding::SecretNotMounted(path)) => path == place,
         (Right::Mount { volume, .. }, Finding::NoScratch { .. }) => volume == "ephemeral-disks",
         (Right::Device { path, .. }, Finding::NotMounted(missing)) => missing == path,

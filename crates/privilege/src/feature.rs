@@ -33,6 +33,12 @@ pub enum Feature {
     ContainerDisk,
     /// Direct kernel boot.
     KernelBoot,
+    /// A disk in a container image on a cluster that mounts no images.
+    ServedDisk,
+    /// A kernel in a container image on a cluster that mounts no images.
+    ServedKernel,
+    /// What all images need on a cluster that mounts none.
+    ServedImages,
     /// A file of the node that is only read.
     HostDiskRead,
     /// A file of the node that is written.
@@ -83,7 +89,7 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature, in the order of the documents.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 37] = [
         Self::BaseMachine,
         Self::Kvm,
         Self::Emulation,
@@ -95,6 +101,9 @@ impl Feature {
         Self::HugePages,
         Self::ContainerDisk,
         Self::KernelBoot,
+        Self::ServedDisk,
+        Self::ServedKernel,
+        Self::ServedImages,
         Self::HostDiskRead,
         Self::HostDiskWrite,
         Self::HostDiskCreate,
@@ -134,6 +143,9 @@ impl Feature {
             Self::HugePages => "huge pages",
             Self::ContainerDisk => "container disk",
             Self::KernelBoot => "kernel boot",
+            Self::ServedDisk => "container disk without image volumes",
+            Self::ServedKernel => "kernel boot without image volumes",
+            Self::ServedImages => "images without image volumes",
             Self::HostDiskRead => "read-only host disk",
             Self::HostDiskWrite => "host disk",
             Self::HostDiskCreate => "host disk made when missing",
@@ -180,6 +192,8 @@ pub struct Surroundings {
     pub slot: bool,
     /// The group by which launchers use claims in file-system mode.
     pub volume_group: Option<u32>,
+    /// The launcher's image, where the cluster mounts no images: a program of it gives out what is in others.
+    pub image_helper: Option<String>,
 }
 
 /// The SELinux label of a pod.
@@ -231,7 +245,7 @@ pub(crate) fn uses(machine: &Machine, surroundings: &Surroundings) -> Vec<Use> {
     out.push(plain(if surroundings.emulation { Feature::Emulation } else { Feature::Kvm }));
     cpu_uses(cpu);
     memory_uses(memory, &mut out);
-    firmware_uses(firmware, &mut out);
+    firmware_uses(firmware, surroundings, &mut out);
     for disk in disks {
         disk_uses(disk, surroundings, &mut out);
     }
@@ -271,11 +285,28 @@ fn memory_uses(memory: &Memory, out: &mut Vec<Use>) {
     }
 }
 
-fn firmware_uses(firmware: &Firmware, out: &mut Vec<Use>) {
+fn firmware_uses(firmware: &Firmware, surroundings: &Surroundings, out: &mut Vec<Use>) {
     // Texts in SMBIOS tables.
     let Firmware { uuid: _, serial: _, kernel_boot } = firmware;
     if let Some(KernelBoot { image, kernel_path: _, initrd_path: _, args: _ }) = kernel_boot {
-        out.push(with(Feature::KernelBoot, &[("{image}", image)]));
+        let features = (Feature::KernelBoot, Feature::ServedKernel);
+        image_uses(features, &[("{image}", image)], surroundings, out);
+    }
+}
+
+/// An image that is mounted, or served where none is.
+fn image_uses(
+    (mounted, served): (Feature, Feature),
+    texts: &[(&'static str, &str)],
+    surroundings: &Surroundings,
+    out: &mut Vec<Use>,
+) {
+    match &surroundings.image_helper {
+        None => out.push(with(mounted, texts)),
+        Some(helper) => {
+            out.push(with(served, texts));
+            out.push(with(Feature::ServedImages, &[("{helper}", helper)]));
+        }
     }
 }
 
@@ -303,7 +334,8 @@ fn disk_uses(disk: &Disk, surroundings: &Surroundings, out: &mut Vec<Use>) {
         };
     match source {
         Source::ContainerDisk { image, path: _ } => {
-            out.push(with(Feature::ContainerDisk, &[("{volume}", name), ("{image}", image)]));
+            let features = (Feature::ContainerDisk, Feature::ServedDisk);
+            image_uses(features, &[("{volume}", name), ("{image}", image)], surroundings, out);
             if !read_only {
                 out.push(plain(Feature::Overlay));
             }

@@ -98,6 +98,19 @@ pub enum Right<T> {
         /// How.
         access: Access,
     },
+    /// A container before the launcher's that copies our program into scratch space of the pod.
+    ImageHelper {
+        /// The launcher's image, in which it is.
+        image: T,
+    },
+    /// A container of a user's image beside the launcher's, in which that copy alone runs, and gives the launcher descriptors of
+    /// files.
+    ImageServer {
+        /// Name of the volume in whose place it is.
+        volume: T,
+        /// The image.
+        image: T,
+    },
     /// A system call that the pod's filter lets through.
     Syscall(T),
     /// A system call that a process of ours lets itself make, outside of any pod.
@@ -261,7 +274,9 @@ impl<T> Right<T> {
             | Self::PodField { .. }
             | Self::Device { .. }
             | Self::Resource { .. }
-            | Self::Mount { .. } => Surface::Pod,
+            | Self::Mount { .. }
+            | Self::ImageHelper { .. }
+            | Self::ImageServer { .. } => Surface::Pod,
             Self::Open { .. } | Self::Network { .. } => Surface::Order,
             Self::Syscall(_) => Surface::Seccomp,
             Self::Selinux { .. } | Self::SelinuxAttribute { .. } | Self::SelinuxRole { .. } => {
@@ -296,6 +311,8 @@ impl<T> Right<T> {
             Self::Mount { volume, path, source, access } => {
                 Right::Mount { volume: f(volume), path: f(path), source: source.map(f), access: *access }
             }
+            Self::ImageHelper { image } => Right::ImageHelper { image: f(image) },
+            Self::ImageServer { volume, image } => Right::ImageServer { volume: f(volume), image: f(image) },
             Self::Syscall(name) => Right::Syscall(f(name)),
             Self::OwnSyscall(name) => Right::OwnSyscall(f(name)),
             Self::Descriptor(what) => Right::Descriptor(f(what)),
@@ -368,6 +385,12 @@ impl<T: fmt::Display> fmt::Display for Right<T> {
             },
             Self::Resource { name, quantity } => write!(f, "resource {name}={quantity}"),
             Self::Mount { path, source, access, .. } => write!(f, "mount {path} ({access}) of {source}"),
+            Self::ImageHelper { image } => {
+                write!(f, "container with a copy of our program, of image {image}")
+            }
+            Self::ImageServer { volume, image } => {
+                write!(f, "container {volume} of image {image}, in which our program alone runs")
+            }
             Self::Syscall(name) | Self::OwnSyscall(name) => write!(f, "system call {name}"),
             Self::Descriptor(what) => write!(f, "descriptor: {what}"),
             Self::Port { port, clients } => write!(f, "listening on port {port}: {clients}"),

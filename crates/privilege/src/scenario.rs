@@ -24,6 +24,8 @@ pub enum Scenario {
     Node,
     /// `crates/launcher/tests/syscalls.rs`: a real launcher and QEMU under strace.
     Launcher,
+    /// `crates/launcher/tests/served.rs`: a real launcher and QEMU beside containers of images, played by processes.
+    Images,
     /// `crates/webhook/tests/witnesses.rs`: the SCC webhook beside the embedded API server. Any machine.
     Webhook,
     /// `crates/machine-api/tests/witnesses.rs`: the machine API beside the embedded API server. Any machine.
@@ -58,6 +60,7 @@ impl Scenario {
             Self::Api => "api",
             Self::Replicas => "replicas",
             Self::Node => "node",
+            Self::Images => "images",
             Self::Launcher => "launcher",
             Self::Webhook => "webhook",
             Self::MachineApi => "machine API",
@@ -183,6 +186,10 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("host-disk-open-read", Scenario::Node),
     ("huge-pages-file", Scenario::Node),
     ("kernel-boot-open", Scenario::Node),
+    ("served-disk", Scenario::Images),
+    ("served-disk-open", Scenario::Images),
+    ("served-kernel", Scenario::Images),
+    ("served-kernel-open", Scenario::Images),
     ("base-private", Scenario::Plan),
     ("base-scc", Scenario::Plan),
     ("base-scc-documented", Scenario::Plan),
@@ -209,6 +216,8 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("multi-queue-created", Scenario::Plan),
     ("multi-queue-passed", Scenario::Plan),
     ("overlay-scratch", Scenario::Plan),
+    ("served-image-helper", Scenario::Plan),
+    ("served-image-sockets", Scenario::Plan),
     ("tap-device", Scenario::Plan),
     ("tap-launcher-creates", Scenario::Plan),
     ("tap-net-admin", Scenario::Plan),

@@ -185,13 +185,15 @@ fn rich() -> Machine {
     machine
 }
 
-fn around_rich() -> [Surroundings; 2] {
-    [false, true].map(|slot| Surroundings {
+fn around_rich() -> [Surroundings; 3] {
+    let helper = Some("the launcher's".to_owned());
+    [(false, None), (true, None), (true, helper)].map(|(slot, image_helper)| Surroundings {
         emulation: false,
         block_claims: ["claim-2".to_owned()].into(),
         label: Some(Label { kind: "label.kind".into(), level: "s0:c7,c8".into() }),
         slot,
         volume_group: Some(107),
+        image_helper,
     })
 }
 

@@ -33,13 +33,28 @@ fn sources(name: &str) -> Vec<Source> {
     ]
 }
 
-/// Where a machine may be: with and without places, with claims that are files or devices.
+/// Where a machine may be: with and without places, with claims that are files or devices, with images that are mounted and
+/// served.
 fn surroundings() -> Vec<Surroundings> {
     let mut all = Vec::new();
-    for (slot, block) in [(false, false), (false, true), (true, false), (true, true)] {
+    let (mounted, served) = (None, Some("registry/launcher".to_owned()));
+    for (slot, block, helper) in [
+        (false, false, &mounted),
+        (false, true, &mounted),
+        (true, false, &mounted),
+        (true, true, &mounted),
+        (true, false, &served),
+    ] {
         let block_claims = if block { ["one", "two"].map(String::from).into() } else { BTreeSet::new() };
         let label = slot.then(|| Label { kind: "some.type".into(), level: "s0:c1,c2".into() });
-        all.push(Surroundings { emulation: false, block_claims, label, slot, volume_group: Some(107) });
+        all.push(Surroundings {
+            emulation: false,
+            block_claims,
+            label,
+            slot,
+            volume_group: Some(107),
+            image_helper: helper.clone(),
+        });
     }
     all
 }

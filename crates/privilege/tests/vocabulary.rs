@@ -302,6 +302,7 @@ fn placeholders_are_known() {
     let known = [
         "{volume}",
         "{image}",
+        "{helper}",
         "{directory}",
         "{claim}",
         "{group}",

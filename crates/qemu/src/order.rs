@@ -110,14 +110,17 @@ pub struct Kernel {
     pub image: Option<Image>,
 }
 
-/// A mounted image.
+/// An image in the launcher's pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Image {
-    /// Where it is mounted.
+    /// Where it is.
     pub root: String,
     /// Its reference, for messages.
     pub reference: String,
+    /// A socket is in the place of the image's files, at which a container of the image gives out descriptors of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub served: bool,
 }
 
 /// A disk.

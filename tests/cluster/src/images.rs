@@ -15,6 +15,9 @@ use std::{
 /// A shell and what tests need of the usual tools; its name in containerd. Pods that use it say `imagePullPolicy: Never`.
 pub const TOOLS: &str = "localhost/tools:1";
 
+/// User and group of the launcher's image: the controllers know it by the same number.
+const LAUNCHER_USER: u32 = 107;
+
 /// QEMU, as Debian's package has it.
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// QEMU's modules; of them a machine needs the accelerators.
@@ -85,8 +88,15 @@ pub fn program(name: &str, program: &Path) -> Result<Image> {
         let inside = library.strip_prefix("/").unwrap_or(&library).to_string_lossy().into_owned();
         image.entries.insert(inside, Entry::File(library, 0o755));
     }
-    image.config = json!({"Entrypoint": [format!("/usr/bin/{file}")], "User": "65532:65532"});
+    image.config = config(file);
     Ok(image)
+}
+
+/// How the image of one of our programs starts it: the launcher as the user to whom disks in images belong, and others as a user
+/// who is nobody; pods name another one where they need it.
+pub fn config(file: &str) -> serde_json::Value {
+    let user = if file == "virt-launcher" { LAUNCHER_USER } else { 65_532 };
+    json!({"Entrypoint": [format!("/usr/bin/{file}")], "User": format!("{user}:{user}")})
 }
 
 /// Adds QEMU of this machine with what it loads for a machine.

@@ -286,43 +286,82 @@ fn a_guest_has_every_kind_of_volume_and_its_launcher_no_right_on_the_node() -> R
 }
 
 #[test]
-fn where_image_volumes_are_off_a_machine_says_so_and_no_pod_runs_without_them() -> Result<()> {
-    let test = Test::with(Options {
+fn where_image_volumes_are_off_containers_give_out_kernels_and_disks() -> Result<()> {
+    let test = Test::whole(Options {
         name: "noimages".to_owned(),
         nodes: 1,
         behaves_as: Some("1.34".to_owned()),
         ..Options::default()
     })?;
-    test.cluster.apply(
+    guest(&test)?;
+    let seed = serde_json::to_string(USER_DATA)?;
+    test.cluster.apply(&format!(
         "
 apiVersion: kubevirt.io/v1
 kind: VirtualMachine
-metadata: {name: guest, namespace: vms}
+metadata: {{name: images, namespace: vms}}
 spec:
-  runStrategy: Always
+  runStrategy: Once
   template:
     spec:
+      terminationGracePeriodSeconds: 0
       domain:
-        memory: {guest: 64Mi}
-        devices: {autoattachPodInterface: false, disks: [{name: image, disk: {bus: virtio}}]}
-      volumes: [{name: image, containerDisk: {image: 'localhost/guest-disk:1'}}]
-",
-    )?;
-    let message = wait("the condition", TIMEOUT, || {
-        let vmi = test.json("get vmi guest -n vms").unwrap_or_default();
-        let conditions = vmi["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let found = conditions.iter().find(|one| one["reason"] == "FailedCreate");
-        Ok(found.map(|one| one["message"].as_str().unwrap_or_default().to_owned()))
+        memory: {{guest: 256Mi}}
+        firmware:
+          kernelBoot:
+            container: {{image: '{KERNEL}', kernelPath: /boot/vmlinuz, initrdPath: /boot/initrd}}
+            kernelArgs: console=ttyS0 quiet tsc=reliable no_timer_check lpj=4000000
+        devices:
+          autoattachGraphicsDevice: false
+          autoattachPodInterface: false
+          disks:
+          - {{name: image, disk: {{bus: virtio}}}}
+          - {{name: seed, disk: {{bus: virtio}}}}
+      volumes:
+      - {{name: image, containerDisk: {{image: '{DISK}'}}}}
+      - {{name: seed, cloudInitNoCloud: {{userData: {seed}}}}}
+"
+    ))?;
+    let launcher = wait("a launcher", TIMEOUT, || {
+        Ok(test.processes(&["/usr/bin/virt-launcher", "--slot"]).into_iter().next())
     })
     .with_context(|| test.log())?;
-    for word in ["image", "ImageVolume", "1.35", "claims"] {
-        ensure!(message.contains(word), "{word}: {message}");
+    let root = PathBuf::from(format!("/proc/{}/root/var/run", launcher.pid));
+    let said = || fs::read_to_string(root.join("kubevirt/serial.log")).unwrap_or_default();
+    wait("the guest to be ready", TIMEOUT, || Ok(said().contains("guest: ready").then_some(())))
+        .with_context(|| format!("{}\n{}", said(), test.log()))?;
+    let said = said();
+    for line in [&format!("guest: disk vda bytes={} ro=0", 5 * MIB), "user-data: vda holds of the image"] {
+        ensure!(said.contains(line), "{line}: {said}");
     }
-    let pods = test.json("get pods -n vms")?;
-    let pods = pods["items"].as_array().context("no list")?;
-    ensure!(pods.is_empty(), "{pods:?}");
-    // It waits for the administrator; nothing has failed.
-    let vmi = test.json("get vmi guest -n vms")?;
-    ensure!(vmi["status"]["phase"] == "Pending", "{vmi}");
-    Ok(())
+    let pods = test.json("get pods -n vms -l kubevirt.io=virt-launcher")?;
+    let pod = &pods["items"][0];
+    let names = |field: &str| -> Vec<String> {
+        let all = pod["spec"][field].as_array().cloned().unwrap_or_default();
+        all.iter().map(|one| one["name"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    ensure!(
+        names("initContainers") == ["image-helper", "serve-image", "serve-kernel-boot-volume"],
+        "{pod:#}"
+    );
+    ensure!(names("containers") == ["compute"], "{pod:#}");
+    // Nothing of the images runs, and what runs there has no right.
+    let servers = test.processes(&["/var/run/kubevirt-image-helper/virt-launcher", "--serve-image"]);
+    ensure!(servers.len() == 2, "{} containers of images", servers.len());
+    for server in &servers {
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            ensure!(u64::from_str_radix(&server.status(set)?, 16)? == 0, "{set} of a container of an image");
+        }
+        ensure!(server.status("NoNewPrivs")? == "1" && server.status("Seccomp")? == "2", "no filter");
+        ensure!(server.status("Uid")?.split_whitespace().all(|user| user == "107"), "another user");
+    }
+    let vmi = test.json("get vmi images -n vms")?;
+    ensure!(vmi["status"]["launcherPod"]["uid"] == pod["metadata"]["uid"], "no record: {vmi:#}");
+    // The containers end with the guest.
+    test.kubectl("delete vm images -n vms --timeout=60s").with_context(|| test.log())?;
+    wait("the pod to go", TIMEOUT, || {
+        let pods = test.json("get pods -n vms -l kubevirt.io=virt-launcher")?;
+        Ok(pods["items"].as_array().is_some_and(Vec::is_empty).then_some(()))
+    })
+    .with_context(|| test.log())
 }

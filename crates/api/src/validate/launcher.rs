@@ -17,8 +17,16 @@ use crate::{
 
 /// Names under which the launcher's pod has volumes of its own. A pod with two volumes of one name is refused by the API server,
 /// after the machine was accepted: it would wait for ever. `crates/plan` compares the list with the privilege table.
-const OWN_VOLUMES: [&str; 6] =
-    ["ephemeral-disks", "hugepages", "kernel-boot-volume", "private", "public", "sockets"];
+const OWN_VOLUMES: [&str; 8] = [
+    "ephemeral-disks",
+    "hugepages",
+    "image-helper",
+    "image-sockets",
+    "kernel-boot-volume",
+    "private",
+    "public",
+    "sockets",
+];
 /// What follows a seed's name in the names of the volumes that its secrets become.
 const SEED_SUFFIXES: [&str; 2] = ["-udata", "-ndata"];
 /// The longest name of a volume of a pod (RFC 1123 label).

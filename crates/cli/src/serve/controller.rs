@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use ferrovirt_control::lease::{Election, Standing, Timing};
 use ferrovirt_model::Profile;
-use ferrovirt_plan::config::{ClusterConfig, World};
+use ferrovirt_plan::config::ClusterConfig;
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     net::SocketAddr,
@@ -38,8 +38,7 @@ pub(super) struct Options {
 /// A Lease that is lost: the process ends with all that it was doing, and is started again as one of those that wait.
 pub(super) async fn run(options: Options) -> Result<()> {
     let Options { listen, launcher_image, profile, volume_group, kubeconfig } = options;
-    let world = World::Cluster;
-    let defaults = ClusterConfig { profile, launcher_image, volume_group, world, ..ClusterConfig::default() };
+    let defaults = ClusterConfig::on_cluster(profile, launcher_image, volume_group);
     let client = client(kubeconfig.as_deref()).await?;
     let (standing, seen) = watch::channel(Standing::Unknown);
     let listener = TcpListener::bind(listen)

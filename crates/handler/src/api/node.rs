@@ -33,6 +33,9 @@ const PAGE: u32 = 20;
 /// How long `net` may take, after a connection, to tell of a place that was known before.
 const TELL: Duration = Duration::from_secs(5);
 
+/// How long after its start this program may not know every machine of its node.
+const FINDING: Duration = Duration::from_secs(15);
+
 /// Namespace and name.
 type Name = (String, String);
 
@@ -79,13 +82,14 @@ pub(super) struct Target {
 
 /// The places of the node.
 pub(super) struct Node {
+    begun: Instant,
     shared: Arc<Shared>,
     known: Mutex<Known>,
 }
 
 impl Node {
     pub(super) fn new(shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self { shared, known: Mutex::default() })
+        Arc::new(Self { begun: Instant::now(), shared, known: Mutex::default() })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -143,7 +147,8 @@ impl Node {
             // Before the look, so that no change between the two is missed.
             let changed = self.shared.changed.notified();
             let found = self.machine(namespace, name);
-            if matches!(found, Found::Served(_)) || timeout_at(deadline, changed).await.is_err() {
+            let missing = matches!(found, Found::Nowhere) && self.begun.elapsed() > FINDING;
+            if missing || matches!(found, Found::Served(_)) || timeout_at(deadline, changed).await.is_err() {
                 return found;
             }
         }

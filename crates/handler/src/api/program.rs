@@ -8,7 +8,7 @@ use crate::{
 use anyhow::Context as _;
 use clap::Parser;
 use ferrovirt_model::Profile;
-use ferrovirt_plan::config::{ClusterConfig, World};
+use ferrovirt_plan::config::ClusterConfig;
 use ferrovirt_sys::rights;
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -76,8 +76,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         listen,
         certificate_directory,
     } = options;
-    let world = World::Cluster;
-    let defaults = ClusterConfig { profile, launcher_image, volume_group, world, ..ClusterConfig::default() };
+    let defaults = ClusterConfig::on_cluster(profile, launcher_image, volume_group);
     let (net, outgoing) = net::channel();
     let shared = Shared {
         reader: Reader { pods: client.clone(), machines: client.clone(), node: node_name.clone(), defaults },

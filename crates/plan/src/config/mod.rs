@@ -16,6 +16,8 @@ pub const NAMESPACE: &str = "kubevirt";
 /// Name of the KubeVirt object.
 pub const KUBEVIRT: &str = "kubevirt";
 
+/// User and group of the launcher's image, to whom upstream's disks in images belong.
+pub const LAUNCHER_USER: u32 = 107;
 /// The largest number of a group that Kubernetes takes.
 const MOST_GROUP: u32 = i32::MAX.unsigned_abs();
 
@@ -45,6 +47,10 @@ pub struct ClusterConfig {
     pub volume_group: Option<u32>,
     /// What lies under the machines. Anyone who starts the controllers knows it; it is no field of the KubeVirt object.
     pub world: World,
+    /// The cluster mounts no container images, so that containers give out what is in them. The controllers find it out.
+    pub serves_images: bool,
+    /// User of these containers, whose images may have root's: the launcher's. None where constraints give pods their users.
+    pub image_user: Option<u32>,
 }
 
 /// What lies under the machines.
@@ -102,6 +108,8 @@ impl Default for ClusterConfig {
             pod_network: PodNetwork::default(),
             volume_group: None,
             world: World::default(),
+            serves_images: false,
+            image_user: None,
         }
     }
 }
@@ -206,7 +214,20 @@ impl ClusterConfig {
     pub fn in_force(object: Option<&KubeVirt>, defaults: &Self) -> Result<Self, String> {
         let Some(object) = object else { return Ok(defaults.clone()) };
         let read = Self::from_kubevirt(object).map_err(|error| chain(&error))?;
-        Ok(Self { launcher_image: defaults.launcher_image.clone(), world: defaults.world, ..read })
+        Ok(Self {
+            launcher_image: defaults.launcher_image.clone(),
+            world: defaults.world,
+            serves_images: defaults.serves_images,
+            image_user: defaults.image_user,
+            ..read
+        })
+    }
+
+    /// What holds on a cluster without a KubeVirt object. `volume_group` is absent where constraints give pods their users and
+    /// groups.
+    pub fn on_cluster(profile: Profile, launcher_image: String, volume_group: Option<u32>) -> Self {
+        let image_user = volume_group.map(|_| LAUNCHER_USER);
+        Self { profile, launcher_image, volume_group, image_user, world: World::Cluster, ..Self::default() }
     }
 
     /// Whose rights count. The documents lend the controller's to everybody, so the documented profile does unless it
@@ -226,6 +247,8 @@ impl ClusterConfig {
             label: None,
             slot: self.world == World::Cluster,
             volume_group: self.volume_group.filter(|_| self.world == World::Cluster),
+            image_helper: (self.serves_images && self.world == World::Cluster)
+                .then(|| self.launcher_image.clone()),
         }
     }
 }

@@ -45,7 +45,7 @@ use serde_json::Value;
 pub use conditions::{Parts, cluster_status};
 pub use launcher::launcher_pod;
 pub use record::{Look, unrecorded};
-pub use refusal::dropped_volumes;
+pub use refusal::{Dropped, dropped, misses_images};
 pub use start::{back_off_seconds, is_final};
 pub(crate) use start::{phase, strategy};
 pub use vm::{VmSnapshot, vm, vm_gone, vm_refused};

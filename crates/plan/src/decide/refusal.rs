@@ -2,9 +2,18 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
-/// What to say when the pod that was made lacks volumes of the one that was asked for: a machine without its disks is
-/// another machine. API servers drop fields of features that are off, and answer with success.
-pub fn dropped_volumes(wanted: &Pod, made: &Pod) -> Option<String> {
+/// What the pod that was made lacks of the one that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// Volumes that are images.
+    Images,
+    /// Something else; the message says what.
+    Others(String),
+}
+
+/// What a pod that was made lacks of the one that was asked for: a machine without its disks is another machine. API servers
+/// drop fields of features that are off, and answer with success.
+pub fn dropped(wanted: &Pod, made: &Pod) -> Option<Dropped> {
     let sources = |pod: &Pod| -> Vec<(String, bool)> {
         let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         volumes.map(|volume| (volume.name.clone(), volume.image.is_some())).collect()
@@ -16,19 +25,36 @@ pub fn dropped_volumes(wanted: &Pod, made: &Pod) -> Option<String> {
         volumes.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
     };
     if !images.is_empty() {
-        return Some(format!(
-            "the cluster has taken the volumes {} out of it, which are images: {IMAGES_ARE_OFF}",
-            names(&images)
-        ));
+        return Some(Dropped::Images);
+    }
+    // One that does not run beside the launcher would never let it start.
+    let beside = |pod: &Pod| -> usize {
+        let all = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+        all.filter(|container| container.restart_policy.is_some()).count()
+    };
+    if beside(made) < beside(wanted) {
+        return Some(Dropped::Others(NO_IMAGES.to_owned()));
     }
     let text = || format!("the cluster has taken the volumes {} out of it or changed them", names(&others));
-    (!others.is_empty()).then(text)
+    (!others.is_empty()).then(|| Dropped::Others(text()))
 }
 
 /// What an administrator can do about it.
-const IMAGES_ARE_OFF: &str = "image volumes are off here, as is the default before Kubernetes 1.35: switch the \
-    feature gate ImageVolume on for API server and kubelets, with a container runtime that has them (containerd 2.1, CRI-O \
-    1.31), or use claims in place of containerDisk and kernelBoot.container";
+const NO_IMAGES: &str = "the cluster mounts no images, and its API server has taken out of the pod that containers of images run \
+    beside the launcher (restartPolicy of init containers): use Kubernetes 1.29 or later, or claims in place of containerDisk \
+    and kernelBoot.container";
+
+/// Whether an API server refuses a pod since it has first dropped the source of a volume and then misses it: that of an image,
+/// where it knows no image volumes. `causes` are reasons and fields of the refusal: its text may have words of the machine's
+/// author in it.
+pub fn misses_images<'a>(wanted: &Pod, causes: impl IntoIterator<Item = (&'a str, &'a str)>) -> bool {
+    let volumes: Vec<_> = wanted.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).collect();
+    causes.into_iter().any(|(reason, field)| {
+        let index = field.strip_prefix("spec.volumes[").and_then(|rest| rest.strip_suffix(']'));
+        let volume = index.and_then(|index| volumes.get(index.parse::<usize>().ok()?));
+        reason == "FieldValueRequired" && volume.is_some_and(|volume| volume.image.is_some())
+    })
+}
 
 /// What the person who reads the refusal can change.
 pub(super) fn hint(message: &str) -> Option<&'static str> {
@@ -46,9 +72,6 @@ pub(super) fn hint(message: &str) -> Option<&'static str> {
         Some(
             "Its pod may run only under the constraint that the annotation ferrovirt.io/pod-scc names, or with the controller's rights lent, under one of the controller's: `ferrovirt explain` shows what the machine needs and `ferrovirt scc who-can` which constraint admits it; restore the constraints kubevirt-controller and kubevirt-machine, let somebody who may use a fitting one make the machine again or change its template, or remove the feature",
         )
-    } else if message.contains("spec.volumes") && message.contains("must specify a volume type") {
-        // An API server that drops the source and then misses it.
-        Some(IMAGES_ARE_OFF)
     } else if message.contains("cannot create resource") {
         Some("Give the verb back to the ClusterRole kubevirt-controller")
     } else {
@@ -76,17 +99,43 @@ mod tests {
             {"name": "root", "image": {"reference": "team/guest:1", "pullPolicy": "IfNotPresent"}},
             {"name": "token", "projected": {"sources": []}},
         ]));
-        assert_eq!(dropped_volumes(&wanted, &whole), None);
+        assert_eq!(dropped(&wanted, &whole), None);
         for less in [
             json!([{"name": "public", "emptyDir": {}}]),
             // The source alone is gone.
             json!([{"name": "public", "emptyDir": {}}, {"name": "root"}]),
         ] {
-            let message = dropped_volumes(&wanted, &pod(less)).unwrap();
-            assert!(message.contains("volumes root ") && message.contains("ImageVolume"), "{message}");
+            assert_eq!(dropped(&wanted, &pod(less)), Some(Dropped::Images));
         }
-        let message = dropped_volumes(&wanted, &pod(json!([{"name": "root", "image": {}}]))).unwrap();
-        assert!(message.contains("volumes public ") && !message.contains("ImageVolume"), "{message}");
-        assert_eq!(dropped_volumes(&Pod::default(), &Pod::default()), None);
+        let others = dropped(&wanted, &pod(json!([{"name": "root", "image": {}}])));
+        let Some(Dropped::Others(message)) = others else { panic!("{others:?}") };
+        assert!(message.contains("volumes public "), "{message}");
+        assert_eq!(dropped(&Pod::default(), &Pod::default()), None);
+        // An API server that looks after it has dropped the source.
+        let misses = |reason, field| misses_images(&wanted, [(reason, field)]);
+        assert!(misses("FieldValueRequired", "spec.volumes[1]"));
+        for (reason, field) in [
+            ("FieldValueRequired", "spec.volumes[0]"),
+            ("FieldValueRequired", "spec.volumes[2]"),
+            ("FieldValueInvalid", "spec.volumes[1]"),
+            // What an author has written there is repeated.
+            ("FieldValueInvalid", "spec.affinity: spec.volumes[1]: must specify a volume type"),
+        ] {
+            assert!(!misses(reason, field), "{reason} {field}");
+        }
+    }
+
+    #[test]
+    fn a_pod_whose_containers_of_images_would_not_run_beside_the_launcher_is_noticed() {
+        let of = |policy: Value| -> Pod {
+            let container = json!({"name": "serve-root", "restartPolicy": policy});
+            serde_json::from_value(json!({"spec": {"containers": [], "initContainers": [container]}}))
+                .unwrap()
+        };
+        assert_eq!(dropped(&of(json!("Always")), &of(json!("Always"))), None);
+        let Some(Dropped::Others(message)) = dropped(&of(json!("Always")), &of(Value::Null)) else {
+            panic!()
+        };
+        assert!(message.contains("1.29") && message.contains("claims"), "{message}");
     }
 }

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | profile | the order (what backs huge pages, who makes the TAPs); the node agent (queues that it opens) | the pod's: the capability NET_ADMIN, the hugetlbfs. A pod with neither has the same order in both |
 //! | `useEmulation` | the order (accelerator) | the pod's: it asks for `devices.kubevirt.io/kvm` |
+//! | whether images are mounted | the order (where their files come from) | the pod's: it has containers of images |
 //! | mode of claims | the order (path, device or file) | the pod's: its devices. Of a claim it does not change either |
 //! | launcher's image, `cpuAllocationRatio`, `memoryOvercommit`, `nodeSelectors`, `labelPods`, `volumeGroup`, `launcherRights` | the rendering alone | the pod's: nobody asks for them again |
 //! | size of claims | the order (what is made in an empty one) | now: it is the claim's |
@@ -33,7 +34,10 @@ pub fn config(pod: &Pod, now: &ClusterConfig) -> ClusterConfig {
     let mut mounts = container.volume_mounts.iter().flatten();
     let documented = makes_taps || mounts.any(|mount| mount.mount_path == paths::HUGE_PAGES);
     let profile = if documented { Profile::Documented } else { Profile::Minimal };
-    ClusterConfig { profile, use_emulation: emulated, ..now.clone() }
+    // Those of images alone are ever there.
+    let containers = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref());
+    let serves_images = containers.is_some_and(|containers| !containers.is_empty());
+    ClusterConfig { profile, use_emulation: emulated, serves_images, ..now.clone() }
 }
 
 /// The claims that the pod has as devices.
@@ -45,7 +49,7 @@ pub fn block_claims(pod: &Pod) -> BTreeSet<String> {
     claims.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone())).collect()
 }
 
-/// The launcher's container; a launcher pod has no other.
+/// The launcher's container; those of images are init containers.
 fn compute(pod: &Pod) -> Option<&Container> {
     pod.spec.as_ref()?.containers.first()
 }

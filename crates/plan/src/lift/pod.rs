@@ -1,6 +1,6 @@
 //! What a pod is given beyond the Pod Security level `restricted`.
 
-use crate::render::places::RESOURCE as PLACE;
+use crate::render::{images, places::RESOURCE as PLACE};
 use ferrovirt_privilege::{Access, DeviceSource, Right, VolumeSource};
 use k8s_openapi::{
     api::core::v1::{Container, KeyToPath, Pod, PodSpec, SecretVolumeSource, Volume},
@@ -28,6 +28,15 @@ pub fn lift(pod: &Pod) -> BTreeSet<Right<String>> {
     let empty = Vec::new();
     let volumes = spec.volumes.as_ref().unwrap_or(&empty);
     let mut used = BTreeSet::new();
+    for container in spec.init_containers.iter().flatten() {
+        out.insert(match of_images(container, volumes) {
+            Some(right) => {
+                used.insert(images::HELPER.to_owned());
+                right
+            }
+            None => field("initContainers", &json!(container)),
+        });
+    }
     for container in &spec.containers {
         security(container, spec, &mut out);
         resources(container, &mut out);
@@ -72,6 +81,26 @@ pub fn lift(pod: &Pod) -> BTreeSet<Right<String>> {
     out
 }
 
+/// What a container gives that is exactly one of those for images; none for any other.
+fn of_images(container: &Container, volumes: &[Volume]) -> Option<Right<String>> {
+    let image = container.image.clone()?;
+    let user = container.security_context.as_ref()?.run_as_user;
+    // Root's would be a right of its own.
+    let user =
+        user.map(|user| u32::try_from(user).ok().filter(|user| *user != 0).ok_or(())).transpose().ok()?;
+    let scratch = |name: &str| {
+        let volume = volumes.iter().find(|volume| volume.name == name);
+        volume.and_then(source) == Some(VolumeSource::Scratch)
+    };
+    if *container == images::helper(&image, user) {
+        return scratch(images::HELPER).then_some(Right::ImageHelper { image });
+    }
+    let volume = images::served(container)?.to_owned();
+    let ours = *container == images::server(&volume, &image, user);
+    (ours && scratch(images::HELPER) && scratch(images::SOCKETS))
+        .then_some(Right::ImageServer { volume, image })
+}
+
 fn field(name: &str, value: &Value) -> Right<String> {
     let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     Right::PodField { field: name.to_owned(), value }
@@ -88,7 +117,6 @@ fn pod_level(spec: &PodSpec, out: &mut BTreeSet<Right<String>>) {
     add("hostPID", json!(spec.host_pid));
     add("hostIPC", json!(spec.host_ipc));
     add("shareProcessNamespace", json!(spec.share_process_namespace));
-    add("initContainers", json!(spec.init_containers));
     add("ephemeralContainers", json!(spec.ephemeral_containers));
     add("resourceClaims", json!(spec.resource_claims));
     add("runtimeClassName", json!(spec.runtime_class_name));

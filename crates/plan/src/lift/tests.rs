@@ -19,7 +19,7 @@ use ferrovirt_privilege::{
     cluster_grants, machine_grants,
 };
 use ferrovirt_qemu::order::{Accelerator, Lease};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, PodSpec, VolumeMount};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, net::Ipv4Addr};
@@ -103,6 +103,58 @@ fn a_labelled_pod_is_its_grants() {
 fn equal(machine: &Machine, profile: Profile, emulation: bool) {
     for world in [World::Machine, World::Cluster] {
         equal_in(machine, &ClusterConfig { world, ..config(profile, emulation) });
+    }
+    equal_in(machine, &served(profile, emulation));
+}
+
+/// A cluster that mounts no images.
+fn served(profile: Profile, emulation: bool) -> ClusterConfig {
+    let (world, image_user) = (World::Cluster, Some(107));
+    ClusterConfig { world, image_user, serves_images: true, ..config(profile, emulation) }
+}
+
+/// A container of an image is a right of its own only as it is rendered.
+#[test]
+fn a_container_of_an_image_with_more_is_seen() {
+    let of = |change: &dyn Fn(&mut PodSpec)| {
+        let mut pod = rendered(&samples::full(), &served(Profile::Minimal, false));
+        change(pod.spec.as_mut().unwrap());
+        pod::lift(&pod)
+    };
+    let plain = of(&|_| {});
+    let servers = plain.iter().filter(|right| matches!(right, Right::ImageServer { .. })).count();
+    assert!(servers > 1 && plain.iter().any(|right| matches!(right, Right::ImageHelper { .. })), "{plain:?}");
+    let with = |change: &dyn Fn(&mut Container)| {
+        of(&|spec| change(spec.init_containers.as_mut().unwrap().last_mut().unwrap()))
+    };
+    for (what, lifted) in [
+        ("a program of the image", with(&|one| one.command.as_mut().unwrap()[0] = "/bin/sh".into())),
+        ("arguments", with(&|one| one.args = Some(vec!["/etc".into()]))),
+        ("another socket", with(&|one| one.command.as_mut().unwrap()[2] = "/run/x".into())),
+        ("root", with(&|one| one.security_context.as_mut().unwrap().run_as_user = Some(0))),
+        (
+            "a helper that can be changed",
+            with(&|one| one.volume_mounts.as_mut().unwrap()[0].read_only = None),
+        ),
+        (
+            "another mount",
+            with(&|one| {
+                let mount = one.volume_mounts.as_ref().unwrap()[0].clone();
+                one.volume_mounts.as_mut().unwrap().push(VolumeMount { mount_path: "/x".into(), ..mount });
+            }),
+        ),
+        (
+            "another volume in the helper's place",
+            of(&|spec| {
+                let volumes = spec.volumes.as_mut().unwrap();
+                let helper = volumes.iter_mut().find(|volume| volume.name == "image-helper").unwrap();
+                helper.empty_dir = None;
+                helper.host_path = Some(HostPathVolumeSource { path: "/".into(), type_: None });
+            }),
+        ),
+    ] {
+        let field = |right: &Right<String>| matches!(right, Right::PodField { field, .. } if field == "initContainers");
+        assert!(lifted.iter().any(field), "{what}: {lifted:?}");
     }
 }
 

@@ -7,6 +7,7 @@ pub mod cil;
 pub mod cluster;
 pub mod controller;
 pub mod handler;
+pub(crate) mod images;
 pub mod install;
 pub mod order;
 mod overhead;

@@ -125,7 +125,7 @@ pub fn order(machine: &Machine, config: &ClusterConfig, facts: &NodeFacts) -> Re
         cores: machine.cpu.cores,
         threads: machine.cpu.threads,
         memory: order::Memory { bytes: machine.memory.guest.0, backing },
-        kernel: machine.firmware.kernel_boot.as_ref().map(kernel),
+        kernel: machine.firmware.kernel_boot.as_ref().map(|boot| kernel(boot, served(config))),
         disks: disks?,
         nics: nics?,
         serial: machine.devices.serial_console,
@@ -149,14 +149,19 @@ fn cpu_model(model: &str, accelerator: Accelerator) -> String {
     .to_owned()
 }
 
-fn kernel(boot: &machine::KernelBoot) -> order::Kernel {
+/// Whether containers give out what is in images.
+fn served(config: &ClusterConfig) -> bool {
+    config.serves_images && config.world == World::Cluster
+}
+
+fn kernel(boot: &machine::KernelBoot, served: bool) -> order::Kernel {
     let inside =
         |path: &Option<String>| path.as_ref().map(|path| paths::join(&paths::kernel_directory(), path));
     order::Kernel {
         kernel: inside(&boot.kernel_path),
         initrd: inside(&boot.initrd_path),
         args: boot.args.clone(),
-        image: Some(Image { root: paths::kernel_directory(), reference: boot.image.clone() }),
+        image: Some(Image { root: paths::kernel_directory(), reference: boot.image.clone(), served }),
     }
 }
 
@@ -220,7 +225,8 @@ fn disk(
             Source::CloudInit { .. } => Some(Prepare::Seed),
             Source::EmptyDisk { capacity } => Some(Prepare::Empty { bytes: capacity.0 }),
             Source::ContainerDisk { image, .. } => {
-                let image = Image { root: paths::disk_root(disk, false), reference: image.clone() };
+                let (root, reference) = (paths::disk_root(disk, false), image.clone());
+                let image = Image { root, reference, served: served(config) };
                 Some(if fixed.is_some() { Prepare::Image(image) } else { Prepare::OnlyFile(image) })
             }
             Source::Claim { claim, .. } if cluster && block => {

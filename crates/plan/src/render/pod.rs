@@ -1,6 +1,6 @@
-//! The virt-launcher pod: one container, no privilege that the grants do not give.
+//! The virt-launcher pod: one container, and others for images where a cluster mounts none; no privilege that the grants do not give.
 
-use super::{pod_meta, pod_resources::resources, pod_volumes::storage};
+use super::{images, pod_meta, pod_resources::resources, pod_volumes::storage};
 use crate::{config::ClusterConfig, paths};
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_model::{
@@ -47,7 +47,11 @@ pub fn pod_in(
 ) -> Pod {
     let grants = machine_grants(machine, surroundings, config.profile);
     let (resources, overhead) = resources(machine, &grants, config);
-    let storage = storage(&grants);
+    let mut storage = storage(&grants);
+    let servers = images::containers(&grants, config.image_user);
+    if !servers.is_empty() {
+        storage.volumes.push(images::volume());
+    }
     let scratch = storage.mounts.iter().any(|mount| mount.mount_path == paths::EPHEMERAL);
     let compute = Container {
         name: CONTAINER.to_owned(),
@@ -72,6 +76,7 @@ pub fn pod_in(
     };
     let scheduling = &machine.scheduling;
     let spec = PodSpec {
+        init_containers: Some(servers).filter(|list| !list.is_empty()),
         containers: vec![compute],
         restart_policy: Some("Never".to_owned()),
         termination_grace_period_seconds: Some(i64::from(machine.grace_seconds).saturating_add(GRACE_MARGIN)),

@@ -113,8 +113,8 @@ pub(super) fn metadata(
     }
 }
 
-/// A label's value for a name: itself, or cut and made distinct by a hash.
-fn label_value(name: &str) -> String {
+/// A label, also the value of one, for a name: itself, or cut and made distinct by a hash.
+pub(super) fn label_value(name: &str) -> String {
     if name.len() <= LABEL {
         return name.to_owned();
     }

@@ -48,7 +48,7 @@ const SMALL: &str = "64Mi";
 
 /// Whether a volume of the launcher's own is for small files alone.
 fn is_small(volume: &str) -> bool {
-    matches!(volume, "public" | "private" | "sockets")
+    matches!(volume, "public" | "private" | "sockets" | super::images::SOCKETS)
 }
 
 fn path(right: &Right<String>) -> &str {

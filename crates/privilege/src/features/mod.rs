@@ -25,6 +25,7 @@ mod processes;
 mod scc_webhook;
 mod selinux_label;
 mod serial_console;
+mod served_image;
 mod slot;
 mod sriov;
 mod syscalls;
@@ -76,6 +77,9 @@ fn table(feature: Feature) -> &'static Table {
         Feature::HugePages => &huge_pages::TABLE,
         Feature::ContainerDisk => &container_disk::TABLE,
         Feature::KernelBoot => &kernel_boot::TABLE,
+        Feature::ServedDisk => &served_image::DISK,
+        Feature::ServedKernel => &served_image::KERNEL,
+        Feature::ServedImages => &served_image::ALL,
         Feature::HostDiskRead => &host_disk::READ,
         Feature::HostDiskWrite => &host_disk::WRITE,
         Feature::HostDiskCreate => &host_disk::CREATE,

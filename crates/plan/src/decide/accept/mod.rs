@@ -78,8 +78,9 @@ pub fn sentence(differences: &[Difference]) -> String {
     )
 }
 
-/// The pods that the controller can have made of an instance: one, or with and without an SELinux label where it is not
-/// known which. `node_knows_types`: the policy of the node that asks has the types of launcher pods.
+/// The pods that the controller can have made of an instance: one, or with and without an SELinux label, and with images as
+/// volumes and as containers, where it is not known which. `node_knows_types`: the policy of the node that asks has the types of
+/// launcher pods.
 ///
 /// The level in the instance's status is the controller's word, written before it makes a labelled pod and by nobody else.
 /// A pod without one is accepted beside it only where the node could not enforce the label.
@@ -96,16 +97,25 @@ pub fn candidates(
         .iter()
         .map(|name| decide::Claim { name: name.clone(), state: decide::ClaimState::Bound, block: true })
         .collect();
-    let render = |labelled| {
-        let pod = decide::launcher_pod(vmi, config, &claims, labelled)?;
-        serde_json::to_value(pod).map_err(|error| vec![error.to_string()])
-    };
     let recorded = vmi.status.as_ref().is_some_and(|status| status.selinux_level.is_some());
-    Ok(match (recorded, config.label_pods) {
-        (false, _) | (_, LabelPods::Never) => vec![render(false)?],
-        (true, LabelPods::Auto) if !node_knows_types => vec![render(true)?, render(false)?],
-        (true, _) => vec![render(true)?],
-    })
+    let labels: &[bool] = match (recorded, config.label_pods) {
+        (false, _) | (_, LabelPods::Never) => &[false],
+        (true, LabelPods::Auto) if !node_knows_types => &[true, false],
+        (true, _) => &[true],
+    };
+    let mut out = Vec::new();
+    // Whether a cluster mounts images the controller finds out when it makes pods; it may do so later, or not any more.
+    for serves_images in [config.serves_images, !config.serves_images] {
+        let config = ClusterConfig { serves_images, ..config.clone() };
+        for labelled in labels {
+            let pod = decide::launcher_pod(vmi, &config, &claims, *labelled)?;
+            let pod = serde_json::to_value(pod).map_err(|error| vec![error.to_string()])?;
+            if !out.contains(&pod) {
+                out.push(pod);
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// What is kept of a pod that was accepted: enough to compare the same pod with later.
@@ -281,11 +291,20 @@ impl<'a> Walk<'a> {
 
     /// What the runtime did to the containers shows that one is another than the one that was started.
     fn status(&mut self, status: &'a Value) {
-        for field in ["initContainerStatuses", "ephemeralContainerStatuses", "resize"] {
+        for field in ["ephemeralContainerStatuses", "resize"] {
             let value = status.get(field);
             if there(value).is_some_and(|value| value != "") {
                 self.within(Part::Key(field), |walk| walk.differs(None, value));
             }
+        }
+        // These may have been started again. Who changes one meanwhile has nothing that programs in it would not give: nothing that comes from there is believed.
+        let names =
+            |list: &'a Value, at: &str| json::list(list, at).filter_map(|one| one.get("name")).collect();
+        let expected: Vec<&Value> = names(self.should.get("spec").unwrap_or(&Value::Null), "initContainers");
+        let known: Vec<&Value> = names(status, "initContainerStatuses");
+        if known.iter().any(|name| !expected.contains(name)) {
+            let statuses = status.get("initContainerStatuses");
+            self.within(Part::Key("initContainerStatuses"), |walk| walk.differs(None, statuses));
         }
         for condition in json::list(status, "conditions") {
             let kind = json::text(condition, "type");

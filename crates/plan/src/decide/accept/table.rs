@@ -36,6 +36,7 @@ const API: &str = "API server, defaults";
 const ACCOUNT: &str = "ServiceAccount";
 const PRIORITY: &str = "Priority";
 const CONSTRAINT: &str = "SecurityContextConstraint";
+/// Those of images too.
 const CONTAINER: &str = "containers";
 /// The highest priority of a class that users may make.
 const HIGHEST_PRIORITY: i64 = 1_000_000_000;
@@ -308,7 +309,9 @@ fn fits(field: &[&str], path: &[Part<'_>]) -> bool {
     field.len() == path.len()
         && field.iter().zip(path).all(|(wanted, part)| match part {
             Part::Index(_) => *wanted == "*",
-            Part::Key(key) => *wanted == "?" || wanted == key,
+            Part::Key(key) => {
+                *wanted == "?" || wanted == key || (*wanted == CONTAINER && *key == "initContainers")
+            }
         })
 }
 
@@ -347,9 +350,9 @@ impl<'a> Given<'a> {
     }
 
     fn is_a_limit_of_a_range(&self, name: &str, limit: &Value) -> bool {
-        let Some(Part::Index(index)) = self.path.get(2) else { return false };
+        let [_, Part::Key(list), Part::Index(index), ..] = self.path else { return false };
         let amount = |value: &Value| Some(Amount::parse(value.as_str()?).ok()?.thousandths());
-        let requested = self.pod.pointer(&format!("/spec/containers/{index}/resources/requests/{name}"));
+        let requested = self.pod.pointer(&format!("/spec/{list}/{index}/resources/requests/{name}"));
         ["cpu", "memory", "ephemeral-storage"].contains(&name)
             && amount(limit)
                 .is_some_and(|limit| limit > 0 && requested.and_then(amount).unwrap_or(0) <= limit)

@@ -1,7 +1,11 @@
 //! What the node accepts beside the rendered pod, row by row, and what it refuses.
 
 use super::*;
-use crate::{config::LauncherRights, samples, scc::admission};
+use crate::{
+    config::{LauncherRights, World},
+    samples,
+    scc::admission,
+};
 use ferrovirt_model::{Machine, Profile};
 use ferrovirt_privilege::{Label, cluster_grants};
 use k8s_openapi::api::core::v1::{Affinity, Toleration};
@@ -96,12 +100,77 @@ pub(super) fn admitted(pod: &Pod) -> Value {
     ] {
         pod = with(&pod, &path, value);
     }
+    for index in 0..json::list(&pod["spec"], "initContainers").count() {
+        let path = ["spec", "initContainers", &index.to_string(), "terminationMessagePath"];
+        pod = with(&pod, &path, json!("/dev/termination-log"));
+    }
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let toleration =
             json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
         pod = with(&pod, &["spec", "tolerations", "-"], toleration);
     }
     pod
+}
+
+/// A cluster that mounts no images.
+fn served(profile: Profile) -> ClusterConfig {
+    let image = "registry.example/launcher:1".to_owned();
+    let config = ClusterConfig::on_cluster(profile, image, None);
+    ClusterConfig { serves_images: true, launcher_rights: Some(LauncherRights::Controller), ..config }
+}
+
+#[test]
+fn containers_of_images_are_those_that_the_controller_makes() {
+    let pod = rendered_of(&samples::full(), &served(Profile::Minimal));
+    let (should, actual) = (untyped(&pod), admitted(&pod));
+    let names: Vec<&Value> = json::list(&should["spec"], "initContainers").map(|one| &one["name"]).collect();
+    let status = |name: &str| json!([{"name": name, "restartCount": 3, "state": {"running": {}}}]);
+    let known = names.last().unwrap().as_str().unwrap();
+    assert!(
+        found_at(&with(&actual, &["status", "initContainerStatuses"], status(known)), &should, Step::Serve)
+            .is_empty()
+    );
+    for (path, value, field) in [
+        (vec!["status", "initContainerStatuses"], status("another"), "status.initContainerStatuses"),
+        (vec!["spec", "initContainers", "1", "image"], json!("x"), "spec.initContainers[1].image"),
+        (
+            vec!["spec", "initContainers", "1", "command", "0"],
+            json!("sh"),
+            "spec.initContainers[1].command[0]",
+        ),
+        (vec!["spec", "initContainers", "0", "env"], json!([{"name": "x"}]), "spec.initContainers[0].env"),
+        (
+            vec!["spec", "initContainers", "1", "securityContext", "runAsUser"],
+            json!(0),
+            "spec.initContainers[1].securityContext.runAsUser",
+        ),
+    ] {
+        assert_eq!(found_at(&with(&actual, &path, value), &should, Step::Start), [field]);
+    }
+}
+
+#[test]
+fn images_as_volumes_and_as_containers_are_the_controllers_on_a_cluster_alone() {
+    let vmi: VirtualMachineInstance = serde_json::from_value(json!({
+        "metadata": {"name": "m", "namespace": "demo", "uid": "u"},
+        "spec": {
+            "domain": {"memory": {"guest": "64Mi"}, "devices": {"disks": [{"name": "root", "disk": {"bus": "virtio"}}]}},
+            "volumes": [{"name": "root", "containerDisk": {"image": "team/guest:1"}}],
+        },
+    }))
+    .unwrap();
+    let forms = |config: &ClusterConfig| {
+        let all = candidates(&vmi, config, &BTreeSet::new(), false).unwrap();
+        all.iter().map(|pod| pod.pointer("/spec/initContainers").is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(forms(&ClusterConfig::default()), [false]);
+    assert_eq!(forms(&ClusterConfig { world: World::Cluster, ..ClusterConfig::default() }), [false, true]);
+    assert_eq!(forms(&served(Profile::Minimal)), [true, false]);
+    let mut plain = vmi.clone();
+    plain.spec.volumes.clear();
+    plain.spec.domain.devices.disks.clear();
+    let all = candidates(&plain, &served(Profile::Minimal), &BTreeSet::new(), false).unwrap();
+    assert_eq!(all.len(), 1, "there is no image");
 }
 
 /// Machines of both profiles, with and without label and with what their author may set.
@@ -116,6 +185,7 @@ fn all() -> Vec<Pod> {
     for profile in [Profile::Minimal, Profile::Documented] {
         for machine in [samples::plain(), samples::full()] {
             pods.push(rendered_of(&machine, &config(profile)));
+            pods.push(rendered_of(&machine, &served(profile)));
             let surroundings = ferrovirt_privilege::Surroundings {
                 label: Some(Label { kind: "virt_launcher.process".to_owned(), level: "s0:c1,c2".to_owned() }),
                 ..config(profile).surroundings(&BTreeSet::new())
