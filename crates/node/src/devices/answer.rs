@@ -19,6 +19,19 @@ const LONGEST_PATH: usize = 4096;
 /// Longest variable or annotation, in bytes.
 const LONGEST_TEXT: usize = 32 << 10;
 
+/// Beginnings of annotations that runtimes, and the engines above them, obey: a filter for system calls, another handler,
+/// properties of a unit. What a container may do is decided without them.
+const OBEYED: [&str; 8] = [
+    "run.oci.",
+    "org.systemd.",
+    "org.criu.",
+    "io.kubernetes.",
+    "module.wasm.",
+    "seccomp.security.alpha.kubernetes.io/",
+    "container.seccomp.security.alpha.kubernetes.io/",
+    "container.apparmor.security.beta.kubernetes.io/",
+];
+
 /// A plug-in's devices by name, and whether each is healthy.
 ///
 /// # Errors
@@ -103,6 +116,10 @@ pub fn container(answer: AllocateResponse) -> Result<ContainerResponse, String> 
     }
     if !one.annotations.iter().all(|(key, value)| !key.is_empty() && text(key) && text(value)) {
         return Err("an annotation without a name, or of too many bytes".to_owned());
+    }
+    let obeyed = |key: &&String| OBEYED.iter().any(|start| key.starts_with(start));
+    if let Some(key) = one.annotations.keys().find(obeyed) {
+        return Err(format!("the annotation {key} is for the runtime, and no plug-in's"));
     }
     Ok(one)
 }
@@ -221,6 +238,10 @@ mod tests {
             ContainerResponse { variables: variable("A=B", "x"), ..none() },
             ContainerResponse { variables: variable("A", &"x".repeat(LONGEST_TEXT + 1)), ..none() },
             ContainerResponse { annotations: variable("", "x"), ..none() },
+            ContainerResponse { annotations: variable("run.oci.seccomp_bpf_data", "x"), ..none() },
+            ContainerResponse { annotations: variable("run.oci.handler", "krun"), ..none() },
+            ContainerResponse { annotations: variable("org.systemd.property.Delegate", "true"), ..none() },
+            ContainerResponse { annotations: variable("io.kubernetes.cri.container-type", "x"), ..none() },
             ContainerResponse { named: vec![NamedDevice { name: "v/c=n".to_owned() }], ..none() },
         ] {
             assert!(one(wrong.clone()).is_err(), "{wrong:?}");
