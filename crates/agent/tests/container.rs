@@ -3,9 +3,10 @@
 
 use ferrovirt_agent::container::{devices::devices, rootfs};
 use ferrovirt_node::oci::{
-    bundle::{self, Device, Granted, Mount, Node},
+    bundle::{self, Device, Mount, Node},
     cgroup::{self, HugeLimit, Layout},
     crun::Crun,
+    granted::Granted,
     identity::Identity,
     sources::Sources,
 };

@@ -22,9 +22,10 @@ use ferrovirt_node::{
         cni::{Address, Attachment},
     },
     oci::{
-        bundle::{self, Granted, Mount, Node},
+        bundle::{self, Mount, Node},
         cgroup::{self, Layout},
         crun::Crun,
+        granted::Granted,
         identity::Identity,
         sources::Sources,
     },

@@ -14,7 +14,7 @@ use ferrovirt_node::{
         Devices, Error, listen,
         table::{Count, Holder},
     },
-    oci::bundle::Granted,
+    oci::granted::Granted,
 };
 use futures::{StreamExt as _, future::BoxFuture, stream};
 use std::{

@@ -29,8 +29,9 @@ use ferrovirt_node::{
     devices::{manager::wanted, table::Holder},
     network::{Port, cni::Attachment},
     oci::{
-        bundle::{self, Granted},
+        bundle,
         cgroup::{self, HugeLimit},
+        granted::Granted,
         identity::Identity,
     },
     selinux::{self, Label},

@@ -1,7 +1,10 @@
 //! What is taken from a plug-in: its bytes are another program's, and end up in the configuration of a container.
 
 use super::error::Error;
-use crate::oci::bundle::{Device, Granted, Mount};
+use crate::oci::{
+    bundle::{Device, Mount},
+    granted::{Granted, overlap},
+};
 use ferrovirt_kubelet_api::messages::{AllocateResponse, ContainerResponse, Devices, HEALTHY};
 use std::{
     collections::BTreeMap,
@@ -135,34 +138,56 @@ fn is_place(path: &str) -> bool {
         && Path::new(path).file_name().is_some()
 }
 
-/// Adds what one plug-in gives to what others gave. Looks at the device nodes, and at nothing else of the node.
+/// A path in the container with each slash once.
+fn plain(path: &str) -> String {
+    path.split('/').filter(|part| !matches!(*part, "" | ".")).flat_map(|part| ["/", part]).collect()
+}
+
+/// Adds what one plug-in gives to what others gave. Looks at the device nodes, and at nothing else of the node: a file
+/// system that hangs holds it up.
 ///
 /// # Errors
-/// When a device is not on the node, or two plug-ins want one place in the container.
+/// When a device is not on the node, or two plug-ins want one place, variable or annotation of the container.
 pub fn add(granted: &mut Granted, more: ContainerResponse) -> Result<(), String> {
+    let taken = |what: String| Err(format!("another plug-in has {what} already"));
+    let others = granted.clone();
     for device in more.devices {
+        let path = plain(&device.container_path);
         let writable = device.permissions.contains('w');
-        // Two resources may come with one device node.
-        let same = granted.devices.iter().any(|known| known.path() == device.container_path);
-        let made = Device::of(Path::new(&device.host_path), &device.container_path, writable);
+        let made = Device::of(Path::new(&device.host_path), &path, writable);
         let made = made.map_err(|error| error.to_string())?;
-        if same && !granted.devices.contains(&made) {
-            return Err(format!("another plug-in has {} already", device.container_path));
+        // Two resources may come with one device node.
+        if granted.devices.contains(&made) {
+            continue;
         }
-        if !same {
-            granted.devices.push(made);
+        if granted.devices.iter().any(|known| overlap(known.path(), &path)) {
+            return taken(path);
         }
+        granted.devices.push(made);
     }
     for mount in more.mounts {
-        let made = Mount::bind(mount.host_path.into(), &mount.container_path, mount.read_only);
-        match granted.mounts.iter().find(|known| known.destination == made.destination) {
-            Some(known) if *known == made => {}
-            Some(_) => return Err(format!("another plug-in has {} already", made.destination)),
-            None => granted.mounts.push(made),
+        let made = Mount::bind(mount.host_path.into(), &plain(&mount.container_path), mount.read_only);
+        if granted.mounts.contains(&made) {
+            continue;
+        }
+        let hidden = |known: &Mount| overlap(&known.destination, &made.destination);
+        let same = |known: &Mount| known.destination == made.destination;
+        if others.mounts.iter().any(hidden) || granted.mounts.iter().any(same) {
+            return taken(made.destination);
+        }
+        granted.mounts.push(made);
+    }
+    for (known, more, what) in [
+        (&mut granted.variables, more.variables, "variable"),
+        (&mut granted.annotations, more.annotations, "annotation"),
+    ] {
+        for (key, value) in more {
+            if known.get(&key).is_some_and(|known| *known != value) {
+                return taken(format!("the {what} {key}"));
+            }
+            known.insert(key, value);
         }
     }
-    granted.variables.extend(more.variables);
-    granted.annotations.extend(more.annotations);
     Ok(())
 }
 
@@ -255,13 +280,30 @@ mod tests {
         let first = ContainerResponse {
             mounts: vec![mount("/run/a", "/srv/a")],
             devices: vec![node("/dev/x", "/dev/null", "rw")],
+            variables: BTreeMap::from([("A".to_owned(), "x".to_owned())]),
+            annotations: BTreeMap::from([("v.example/a".to_owned(), "x".to_owned())]),
             ..none()
         };
         add(&mut granted, first.clone()).unwrap();
         add(&mut granted, first).unwrap();
+        let again = ContainerResponse {
+            mounts: vec![mount("/run//./a/", "/srv/a")],
+            devices: vec![node("/dev//x", "/dev/null", "rw")],
+            ..none()
+        };
+        add(&mut granted, again).unwrap();
         assert_eq!((granted.mounts.len(), granted.devices.len()), (1, 1));
         for wrong in [
             ContainerResponse { mounts: vec![mount("/run/a", "/srv/b")], ..none() },
+            ContainerResponse { mounts: vec![mount("/run//a", "/srv/b")], ..none() },
+            ContainerResponse { mounts: vec![mount("/run/a/b", "/srv/b")], ..none() },
+            ContainerResponse { mounts: vec![mount("/run", "/srv/b")], ..none() },
+            ContainerResponse { variables: BTreeMap::from([("A".to_owned(), "y".to_owned())]), ..none() },
+            ContainerResponse {
+                annotations: BTreeMap::from([("v.example/a".to_owned(), "y".to_owned())]),
+                ..none()
+            },
+            ContainerResponse { devices: vec![node("/dev//x", "/dev/zero", "rw")], ..none() },
             ContainerResponse { devices: vec![node("/dev/x", "/dev/zero", "rw")], ..none() },
             ContainerResponse { devices: vec![node("/dev/y", "/nonexistent", "rw")], ..none() },
             ContainerResponse { devices: vec![node("/dev/y", "/etc/passwd", "rw")], ..none() },

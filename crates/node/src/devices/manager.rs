@@ -5,7 +5,7 @@ use super::{
     error::Error,
     table::{Count, Held, Holder, Ids, Record, Table},
 };
-use crate::oci::bundle::{self, Granted};
+use crate::oci::{bundle, granted::Granted};
 use ferrovirt_kubelet_api::{
     grpc::Channel,
     messages::{

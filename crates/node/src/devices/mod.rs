@@ -8,7 +8,9 @@
 //!
 //! A plug-in can name any path and device of the node. So, as with a kubelet, who registers is root: the directory is
 //! root's own (0700), the socket 0600, and connections of another user are not heard. Nothing that comes in is without a
-//! bound, and whatever makes no sense is refused, so that a plug-in that has gone wrong harms its own resource alone.
+//! bound, and what makes no sense, takes a place that the container or another plug-in has, or is an order to the runtime is
+//! refused. So a plug-in that has gone wrong harms only its own resource and the pods that ask for it; one that is malicious
+//! is root as before.
 //!
 //! 1. [`Table`](table): which devices there are and who has them; pure.
 //! 2. [`answer`]: what is taken from a plug-in; pure.

@@ -2,6 +2,7 @@
 
 use super::{
     cgroup::{self, HugeLimit},
+    granted::{Granted, Own},
     identity::Identity,
     sources::Sources,
 };
@@ -81,6 +82,9 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// What a device plug-in gives takes the place of something else.
+    #[error("device plug-in: {0}, where the container has something of its own: correct the plug-in")]
+    Taken(String),
 }
 
 /// A mount of the container.
@@ -153,26 +157,6 @@ impl Device {
     }
 }
 
-/// What device plug-ins give a container with its resources.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Granted {
-    /// Directories and files of the node.
-    pub mounts: Vec<Mount>,
-    /// Device nodes.
-    pub devices: Vec<Device>,
-    /// Environment variables, which the pod's own come after.
-    pub variables: BTreeMap<String, String>,
-    /// Annotations of the container for its runtime.
-    pub annotations: BTreeMap<String, String>,
-}
-
-impl Granted {
-    /// Nothing comes with the container's resources.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// Huge page limits of a container: page size to bytes.
 ///
 /// # Errors
@@ -237,7 +221,7 @@ pub struct Node<'a> {
 /// which places there may be.
 ///
 /// # Errors
-/// For unreadable amounts.
+/// For unreadable amounts, and for what device plug-ins give in a place that is taken.
 pub fn config(
     pod: &Pod,
     container: &Container,
@@ -255,7 +239,6 @@ pub fn config(
         None => args.push(node.program.container.to_owned()),
     }
     let mut env = vec!["PATH=/usr/sbin:/usr/bin".to_owned()];
-    env.extend(node.granted.variables.iter().map(|(name, value)| format!("{name}={value}")));
     for variable in container.env.iter().flatten() {
         if let Some(value) = &variable.value {
             env.push(format!("{}={value}", variable.name));
@@ -265,6 +248,9 @@ pub fn config(
     let bounding: Vec<String> = identity.bounding.iter().map(|c| format!("CAP_{c}")).collect();
     let mut mounts = system_mounts(node);
     mounts.extend_from_slice(volumes);
+    let own = Own { rootfs: node.rootfs, mounts: &mounts, devices, variables: &env };
+    node.granted.check(&own)?;
+    env.extend(node.granted.variables.iter().map(|(name, value)| format!("{name}={value}")));
     mounts.extend_from_slice(&node.granted.mounts);
     let devices = &[devices, &node.granted.devices].concat();
     let mut linux = json!({

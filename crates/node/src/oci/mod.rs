@@ -3,6 +3,7 @@
 pub mod bundle;
 pub mod cgroup;
 pub mod crun;
+pub mod granted;
 pub mod identity;
 pub mod oom;
 pub mod sources;
