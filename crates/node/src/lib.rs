@@ -6,6 +6,7 @@
 
 pub mod devices;
 pub mod disk;
+mod file;
 pub mod image;
 pub mod network;
 pub mod oci;

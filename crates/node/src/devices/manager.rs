@@ -5,7 +5,10 @@ use super::{
     error::Error,
     table::{Count, Held, Holder, Ids, Record, Table},
 };
-use crate::oci::{bundle, granted::Granted};
+use crate::{
+    file::whole,
+    oci::{bundle, granted::Granted},
+};
 use ferrovirt_kubelet_api::{
     grpc::Channel,
     messages::{
@@ -16,9 +19,7 @@ use ferrovirt_kubelet_api::{
 use k8s_openapi::api::core::v1::Container;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -98,16 +99,11 @@ impl Devices {
         self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what is to be kept, whole or not at all.
+    /// Writes what is to be kept, to the disk itself: a node that has lost power does not give a device twice.
     fn keep(&self, table: &Table) -> Result<(), Error> {
-        let write = || -> io::Result<()> {
-            let part = self.file.with_extension("part");
-            let mut options = fs::OpenOptions::new();
-            let file = options.write(true).create(true).truncate(true).mode(0o600).open(&part);
-            file?.write_all(&serde_json::to_vec(&table.record())?)?;
-            fs::rename(&part, &self.file)
-        };
-        write().map_err(|source| Error::File { file: self.file.clone(), source })
+        let bytes = serde_json::to_vec(&table.record()).map_err(io::Error::from);
+        let written = bytes.and_then(|bytes| whole(&self.file, &bytes));
+        written.map_err(|source| Error::File { file: self.file.clone(), source })
     }
 
     /// How many devices there are, by resource.

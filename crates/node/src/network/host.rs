@@ -6,6 +6,7 @@ use super::{
     rules::{self, Connections, Facts},
     sockets,
 };
+use crate::file::whole;
 use ferrovirt_netlink::{
     mac::MacAddress,
     nft,
@@ -16,8 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
-    fs,
-    io::{self, Write},
+    fs, io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
@@ -190,15 +190,6 @@ impl Host {
         }
         Ok(())
     }
-}
-
-/// Writes a file whole or not at all, also when the node loses power: without it nobody finds what was set up.
-fn whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let path = file.with_extension("part");
-    let mut part = fs::File::create(&path)?;
-    part.write_all(bytes)?;
-    part.sync_all()?;
-    fs::rename(path, file)
 }
 
 /// What pods may take of the kernel's table of connections. Without the module there is no size yet: of what kernels choose
