@@ -16,7 +16,7 @@ use ferrovirt_node::{
     },
     oci::granted::Granted,
 };
-use futures::{StreamExt as _, future::BoxFuture, stream};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use std::{
     collections::BTreeMap,
     fs,
@@ -39,6 +39,8 @@ struct Script {
     answer: Result<ContainerResponse, Status>,
     asked: Arc<Mutex<Vec<Vec<String>>>>,
     started: Arc<Mutex<Vec<Vec<String>>>>,
+    /// How long it takes for each call about devices that a pod gets.
+    pause: Arc<Mutex<Duration>>,
 }
 
 /// A plug-in that ends with the value.
@@ -59,7 +61,13 @@ fn list(devices: &[(&str, bool)]) -> List {
 impl Plugin {
     fn start(socket: &Path, devices: &[(&str, bool)], answer: Result<ContainerResponse, Status>) -> Self {
         let (say, heard) = watch::channel(list(devices));
-        let script = Script { list: heard, answer, asked: Arc::default(), started: Arc::default() };
+        let script = Script {
+            list: heard,
+            answer,
+            asked: Arc::default(),
+            started: Arc::default(),
+            pause: Arc::default(),
+        };
         drop(fs::remove_file(socket));
         let listener = UnixListener::bind(socket).unwrap();
         let mut tasks = JoinSet::new();
@@ -98,11 +106,13 @@ impl Script {
             ALLOCATE => Box::pin(grpc::unary(request, 1 << 16, move |request: AllocateRequest| {
                 self.asked.lock().unwrap().push(request.containers[0].devices.clone());
                 let one = |answer| AllocateResponse { containers: vec![answer] };
-                ready(self.answer.clone().map(one))
+                let (answer, pause) = (self.answer.clone().map(one), *self.pause.lock().unwrap());
+                tokio::time::sleep(pause).map(|()| answer)
             })),
             PRE_START => Box::pin(grpc::unary(request, 1 << 16, move |request: PreStartRequest| {
                 self.started.lock().unwrap().push(request.devices);
-                ready(Ok(Empty {}))
+                let pause = *self.pause.lock().unwrap();
+                tokio::time::sleep(pause).map(|()| Ok(Empty {}))
             })),
             _ => Box::pin(ready(grpc::unimplemented())),
         }
@@ -296,6 +306,19 @@ async fn a_plug_in_that_refuses_or_gives_nonsense_leaves_the_devices_free() {
         assert!(error.contains(said), "{error}");
         assert!(node.devices.holders().is_empty());
     }
+}
+
+/// Its calls end in time one by one, and together they do not.
+#[tokio::test]
+async fn what_a_pod_asks_for_is_there_in_time_or_not_at_all() {
+    let node = Node::new();
+    let plugin = Plugin::start(&node.plugin(), &[("a", true)], Ok(response()));
+    node.register(THING, VERSION).await.unwrap();
+    node.counts(1, 1).await;
+    *plugin.script.pause.lock().unwrap() = Duration::from_secs(6);
+    let error = node.allocate("p", 1).await.unwrap_err().to_string();
+    assert!(error.contains("it does not answer"), "{error}");
+    assert!(node.devices.holders().is_empty());
 }
 
 #[tokio::test]

@@ -21,6 +21,8 @@ const MOST: usize = 256;
 const LONGEST_PATH: usize = 4096;
 /// Longest variable or annotation, in bytes.
 const LONGEST_TEXT: usize = 32 << 10;
+/// Most characters of what a plug-in says that anybody gets to see.
+const MOST_SAID: usize = 200;
 
 /// Beginnings of annotations that runtimes, and the engines above them, obey: a filter for system calls, another handler,
 /// properties of a unit. What a container may do is decided without them.
@@ -138,6 +140,15 @@ fn is_place(path: &str) -> bool {
         && Path::new(path).file_name().is_some()
 }
 
+/// What a plug-in says, for logs and statuses: its beginning, without what acts on a terminal.
+pub fn cut(text: &str) -> String {
+    let plain = |c: char| match c {
+        '"' | '\'' | '\\' => vec![c],
+        other => other.escape_debug().collect(),
+    };
+    text.chars().flat_map(plain).take(MOST_SAID).collect()
+}
+
 /// A path in the container with each slash once.
 fn plain(path: &str) -> String {
     path.split('/').filter(|part| !matches!(*part, "" | ".")).flat_map(|part| ["/", part]).collect()
@@ -236,6 +247,14 @@ mod tests {
         assert_eq!(at("a.sock"), "/var/lib/plugins/a.sock");
         assert_eq!(at("/a.sock"), "/var/lib/plugins/a.sock");
         assert_eq!(at(&format!("{}/run/a.sock", "../".repeat(32))), "/run/a.sock");
+    }
+
+    #[test]
+    fn what_a_plug_in_says_is_plain_and_short() {
+        assert_eq!(cut("it's \"broken\": \u{e4}"), "it's \"broken\": \u{e4}");
+        assert_eq!(cut("a\nb\u{1b}[2J\u{202e}"), "a\\nb\\u{1b}[2J\\u{202e}");
+        assert_eq!(cut(&"x".repeat(4 << 20)).len(), MOST_SAID);
+        assert_eq!(cut(&"\n".repeat(4 << 20)).len(), MOST_SAID);
     }
 
     #[test]

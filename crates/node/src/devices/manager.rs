@@ -24,11 +24,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::task::AbortHandle;
+use tokio::{
+    task::{AbortHandle, spawn_blocking},
+    time::{Instant, timeout, timeout_at},
+};
 
 /// Bytes of a message of a plug-in, as gRPC has it by default.
 const MESSAGE: usize = 4 << 20;
-/// How long a plug-in may take for a connection or an answer.
+/// How long a plug-in may take for a connection or an answer, and all plug-ins together for what a pod asks for.
 const CALL: Duration = Duration::from_secs(10);
 
 /// Devices by resource that a container asks for.
@@ -117,9 +120,10 @@ impl Devices {
     }
 
     /// Gives a pod's container the devices that it asks for, and says what comes with them. The container starts next.
+    /// Ends within ten seconds, however many plug-ins are asked.
     ///
     /// # Errors
-    /// There are not enough, or a plug-in does not give them; the pod has none then.
+    /// There are not enough, or a plug-in does not give them in time; the pod has none then.
     pub async fn allocate(&self, uid: &str, holder: Holder, wanted: &Wanted) -> Result<Granted, Error> {
         let devices = {
             let mut table = self.table();
@@ -140,20 +144,36 @@ impl Devices {
     }
 
     async fn ask(&self, devices: &Ids) -> Result<Granted, Error> {
+        let end = Instant::now() + CALL;
         let mut granted = Granted::default();
         for (resource, ids) in devices {
-            let refused = |what| Error::Refused { resource: resource.clone(), what };
-            let plugin = self.plugins().get(resource).map(|plugin| (plugin.socket.clone(), plugin.options));
-            let (socket, options) = plugin.ok_or_else(|| refused("it is gone".to_owned()))?;
-            let ids: Vec<String> = ids.iter().cloned().collect();
-            let request = AllocateRequest { containers: vec![ContainerRequest { devices: ids.clone() }] };
-            let answer: AllocateResponse = call(&socket, ALLOCATE, request).await.map_err(refused)?;
-            let one = answer::container(answer).map_err(refused)?;
-            answer::add(&mut granted, one).map_err(refused)?;
-            if options.pre_start_required {
-                let request = PreStartRequest { devices: ids };
-                call::<_, Empty>(&socket, PRE_START, request).await.map_err(refused)?;
-            }
+            // The deletion of a pod whose plug-in hangs has to be seen.
+            let given = timeout_at(end, self.ask_one(resource, ids, granted)).await;
+            granted = given
+                .unwrap_or_else(|_| Err(silent()))
+                .map_err(|what| Error::Refused { resource: resource.clone(), what: answer::cut(&what) })?;
+        }
+        Ok(granted)
+    }
+
+    /// Adds what the plug-in of one resource gives.
+    async fn ask_one(
+        &self,
+        resource: &str,
+        ids: &BTreeSet<String>,
+        mut granted: Granted,
+    ) -> Result<Granted, String> {
+        let plugin = self.plugins().get(resource).map(|plugin| (plugin.socket.clone(), plugin.options));
+        let (socket, options) = plugin.ok_or("it is gone")?;
+        let ids: Vec<String> = ids.iter().cloned().collect();
+        let request = AllocateRequest { containers: vec![ContainerRequest { devices: ids.clone() }] };
+        let answer: AllocateResponse = call(&socket, ALLOCATE, request).await?;
+        let one = answer::container(answer)?;
+        // It looks at paths that the plug-in names.
+        let added = spawn_blocking(move || answer::add(&mut granted, one).map(|()| granted)).await;
+        let granted = added.map_err(|error| error.to_string())??;
+        if options.pre_start_required {
+            call::<_, Empty>(&socket, PRE_START, PreStartRequest { devices: ids }).await?;
         }
         Ok(granted)
     }
@@ -181,7 +201,7 @@ impl Devices {
         let socket = answer::socket(&self.directory, &request.endpoint);
         let silent = |what| Error::List { resource: resource.chars().take(100).collect(), what };
         // Nothing of an earlier plug-in ends for one that is not there.
-        let connecting = tokio::time::timeout(CALL, Channel::connect(&socket)).await;
+        let connecting = timeout(CALL, Channel::connect(&socket)).await;
         let channel = connecting.map_err(|_| silent("it does not answer".to_owned()))?;
         let channel = channel.map_err(|error| silent(format!("{}: {error}", socket.display())))?;
         let options = match request.options {
@@ -207,7 +227,7 @@ impl Devices {
     /// Hears a plug-in's list until it ends.
     async fn follow(&self, resource: &str, generation: u64, channel: Channel) {
         let listening = channel.streaming::<_, messages::Devices>(LIST_AND_WATCH, Empty {}, MESSAGE);
-        let why = match tokio::time::timeout(CALL, listening).await {
+        let why = match timeout(CALL, listening).await {
             Ok(Ok((_call, mut list))) => loop {
                 match list.message().await {
                     Ok(Some(message)) => match answer::devices(resource, message) {
@@ -258,5 +278,9 @@ where
         let channel = Channel::connect(socket).await.map_err(|error| error.to_string())?;
         channel.unary(path, request, MESSAGE).await.map_err(|status| status.message().to_owned())
     };
-    tokio::time::timeout(CALL, call).await.unwrap_or_else(|_| Err("it does not answer".to_owned()))
+    timeout(CALL, call).await.unwrap_or_else(|_| Err(silent()))
+}
+
+fn silent() -> String {
+    "it does not answer".to_owned()
 }
