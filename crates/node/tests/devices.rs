@@ -308,6 +308,27 @@ async fn a_plug_in_that_refuses_or_gives_nonsense_leaves_the_devices_free() {
     }
 }
 
+/// It says nothing yet: what the one before it had is no longer given.
+#[tokio::test]
+async fn a_plug_in_vouches_for_its_own_devices_alone() {
+    let node = Node::new();
+    let _plugin = Plugin::start(&node.plugin(), &[("a", true)], Ok(response()));
+    node.register(THING, VERSION).await.unwrap();
+    node.counts(1, 1).await;
+    let _next = UnixListener::bind(node.directory.path().join("plugins/next.sock")).unwrap();
+    let request = RegisterRequest {
+        version: VERSION.to_owned(),
+        endpoint: "next.sock".to_owned(),
+        resource_name: THING.to_owned(),
+        options: Some(Options::default()),
+    };
+    let socket = node.directory.path().join("plugins/kubelet.sock");
+    let channel = Channel::connect(&socket).await.unwrap();
+    channel.unary::<_, Empty>(REGISTER, request, 1 << 16).await.unwrap();
+    assert_eq!(node.devices.counts()[THING], Count { capacity: 1, allocatable: 0 });
+    assert!(matches!(node.allocate("p", 1).await, Err(Error::Short { free: 0, .. })));
+}
+
 /// Its calls end in time one by one, and together they do not.
 #[tokio::test]
 async fn what_a_pod_asks_for_is_there_in_time_or_not_at_all() {

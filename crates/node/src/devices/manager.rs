@@ -199,21 +199,22 @@ impl Devices {
         }
         let resource = request.resource_name;
         let socket = answer::socket(&self.directory, &request.endpoint);
-        let silent = |what| Error::List { resource: resource.chars().take(100).collect(), what };
+        let refused =
+            |what: String| Error::List { resource: answer::cut(&resource), what: answer::cut(&what) };
         // Nothing of an earlier plug-in ends for one that is not there.
         let connecting = timeout(CALL, Channel::connect(&socket)).await;
-        let channel = connecting.map_err(|_| silent("it does not answer".to_owned()))?;
-        let channel = channel.map_err(|error| silent(format!("{}: {error}", socket.display())))?;
+        let channel = connecting.map_err(|_| refused(silent()))?;
+        let channel = channel.map_err(|error| refused(format!("{}: {error}", socket.display())))?;
         let options = match request.options {
             Some(options) => options,
-            None => call(&socket, OPTIONS, Empty {}).await.map_err(silent)?,
+            None => call(&socket, OPTIONS, Empty {}).await.map_err(refused)?,
         };
-        let generation = {
-            let mut table = self.table();
-            let generation = table.register(&resource)?;
-            self.keep(&table)?;
-            generation
-        };
+        // Held to the end: of two plug-ins that come at once, the one with the later number is asked.
+        let mut table = self.table();
+        let generation = table.register(&resource)?;
+        // Nobody vouches for what the plug-in before it had.
+        table.ended(&resource, generation);
+        self.keep(&table)?;
         let devices = Arc::clone(self);
         let name = resource.clone();
         let follower = tokio::spawn(async move { devices.follow(&name, generation, channel).await });
@@ -232,7 +233,7 @@ impl Devices {
                 match list.message().await {
                     Ok(Some(message)) => match answer::devices(resource, message) {
                         Ok(devices) => {
-                            tracing::info!(resource, count = devices.len(), "a device plug-in has devices");
+                            tracing::debug!(resource, count = devices.len(), "a device plug-in has devices");
                             if !self.table().listed(resource, generation, devices) {
                                 break "another one has registered".to_owned();
                             }
@@ -244,9 +245,9 @@ impl Devices {
                 }
             },
             Ok(Err(status)) => status.message().to_owned(),
-            Err(_) => "it does not answer".to_owned(),
+            Err(_) => silent(),
         };
-        tracing::warn!(resource, "a device plug-in is not heard any more: {why}");
+        tracing::warn!(resource, "a device plug-in is not heard any more: {}", answer::cut(&why));
         self.table().ended(resource, generation);
     }
 
