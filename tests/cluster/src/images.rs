@@ -173,6 +173,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_launcher_has_the_user_that_the_controllers_give_to_images() {
+        assert_eq!(LAUNCHER_USER, ferrovirt_plan::config::LAUNCHER_USER);
+        assert_eq!(config("virt-launcher")["User"], "107:107");
+    }
+
+    #[test]
     fn libraries_and_the_loader_are_found_and_the_kernels_own_is_not() {
         let said = "\tlinux-vdso.so.1 (0x00007ffd)\n\
                     \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f4a)\n\
