@@ -47,7 +47,7 @@ const DISABLED: [&str; 17] = [
 ];
 
 /// Modules of the kernel that proofs load, each after those that it needs.
-const MODULES: [&str; 18] = [
+const MODULES: [&str; 23] = [
     "drivers/net/tun.ko",
     "virt/lib/irqbypass.ko",
     "arch/x86/kvm/kvm.ko",
@@ -66,6 +66,11 @@ const MODULES: [&str; 18] = [
     "net/netfilter/nft_chain_nat.ko",
     "net/netfilter/nft_masq.ko",
     "net/netfilter/nft_nat.ko",
+    "net/netfilter/nft_ct.ko",
+    "net/netfilter/nf_conncount.ko",
+    "net/netfilter/nft_connlimit.ko",
+    "net/netfilter/nft_objref.ko",
+    "net/bridge/netfilter/nft_meta_bridge.ko",
 ];
 
 /// Makes `target/selinux`, or finds it made.

@@ -11,7 +11,7 @@ use ferrovirt_privilege::{Domain, Feature};
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
 /// Modules in loading order: machines, then the network of pods.
-const MODULES: [&str; 18] = [
+const MODULES: [&str; 23] = [
     "irqbypass",
     "kvm",
     "kvm-amd",
@@ -30,6 +30,11 @@ const MODULES: [&str; 18] = [
     "nft_chain_nat",
     "nft_masq",
     "nft_nat",
+    "nft_ct",
+    "nf_conncount",
+    "nft_connlimit",
+    "nft_objref",
+    "nft_meta_bridge",
 ];
 
 /// What `ferrovirt up` starts, and what the administrator uses.
