@@ -16,7 +16,10 @@ mod tests;
 pub use holds::Holds;
 pub use record::{Standing, digest, least, record, record_of, refusal, standing};
 
-use crate::{config::ClusterConfig, config::LabelPods, decide, render};
+use crate::{
+    config::{ClusterConfig, LabelPods, World},
+    decide, render,
+};
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_kubernetes::json;
 use k8s_openapi::api::core::v1::Pod;
@@ -105,8 +108,12 @@ pub fn candidates(
     };
     let mut out = Vec::new();
     // Whether a cluster mounts images the controller finds out when it makes pods; it may do so later, or not any more.
-    for serves_images in [config.serves_images, !config.serves_images] {
-        let config = ClusterConfig { serves_images, ..config.clone() };
+    let serves: &[bool] = match config.world {
+        World::Machine => &[false],
+        World::Cluster => &[config.serves_images, !config.serves_images],
+    };
+    for serves_images in serves {
+        let config = ClusterConfig { serves_images: *serves_images, ..config.clone() };
         for labelled in labels {
             let pod = decide::launcher_pod(vmi, &config, &claims, *labelled)?;
             let pod = serde_json::to_value(pod).map_err(|error| vec![error.to_string()])?;
