@@ -1,14 +1,13 @@
 //! What machines reach on the pod network of a node that Ferrovirt itself runs, read from the KubeVirt object.
 
 use ferrovirt_api::kubevirt::PodNetworkConfiguration;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Most services of a node that can be listed.
 const MOST_SERVICES: usize = 64;
 
 /// The rules of a pod network (`spec.configuration.podNetwork`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodNetwork {
     /// Which machines reach each other.
     pub isolation: Isolation,
@@ -19,7 +18,7 @@ pub struct PodNetwork {
 }
 
 /// Which machines reach each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Isolation {
     /// Those of one namespace.
     #[default]
