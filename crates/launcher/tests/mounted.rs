@@ -7,7 +7,7 @@ mod common;
 use common::{Launcher, bare, disk, event};
 use ferrovirt_qemu::{
     order::{Disk, Image, Inline, Mounted, Order, Prepare},
-    protocol::{Event, Request, State},
+    protocol::{Ending, Event, Request, State},
     seed::{Content, File},
 };
 use std::{
@@ -91,27 +91,33 @@ fn the_only_file_of_an_image_is_its_disk() {
     assert!(line.split('\0').any(|word| word.contains("qcow2") && word.contains("driver")), "{line:?}");
 }
 
+/// Runs a guest and ends it: QEMU of a launcher that is killed has its disk open for a while longer.
+fn run_and_end(order: Order) {
+    let mut launcher = Launcher::new();
+    launcher.run(order);
+    launcher.send(&Request::Shutdown { grace_seconds: Some(0) });
+    assert_eq!(launcher.ended().0, Ending::Destroyed);
+}
+
 #[test]
 fn a_claim_without_a_disk_gets_one_that_others_of_its_group_can_use_and_a_disk_stays() {
     let volume = tempfile::tempdir().unwrap();
     let path = volume.path().join("disk.img");
     fs::create_dir(volume.path().join("lost+found")).unwrap();
     let bytes = 64 * MIB + 5;
-    let launcher = Launcher::new();
-    launcher.run(order(&path, claim(Some(bytes))));
+    run_and_end(order(&path, claim(Some(bytes))));
     let made = fs::metadata(&path).unwrap();
     assert!(made.len() == 64 * MIB && made.blocks() < 64, "{made:?}");
     assert_eq!(made.permissions().mode() & 0o777, 0o660);
-    drop(launcher);
     // A disk of another size than the claim's, which holds something.
     fs::write(&path, vec![7; 4096]).unwrap();
-    Launcher::new().run(order(&path, claim(Some(bytes))));
+    run_and_end(order(&path, claim(Some(bytes))));
     assert_eq!(fs::read(&path).unwrap(), vec![7; 4096]);
     assert_eq!(fs::metadata(&path).unwrap().ino(), made.ino());
     // What an interrupted start leaves, and nobody has open.
     fs::remove_file(&path).unwrap();
     fs::write(&path, "").unwrap();
-    Launcher::new().run(order(&path, claim(Some(bytes))));
+    run_and_end(order(&path, claim(Some(bytes))));
     assert_eq!(fs::metadata(&path).unwrap().len(), 64 * MIB);
 }
 
