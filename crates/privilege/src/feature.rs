@@ -33,10 +33,8 @@ pub enum Feature {
     ContainerDisk,
     /// Direct kernel boot.
     KernelBoot,
-    /// A disk in a container image on a cluster that mounts no images.
-    ServedDisk,
-    /// A kernel in a container image on a cluster that mounts no images.
-    ServedKernel,
+    /// A disk or kernel in a container image on a cluster that mounts no images.
+    ServedImage,
     /// What all images need on a cluster that mounts none.
     ServedImages,
     /// A file of the node that is only read.
@@ -89,7 +87,7 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature, in the order of the documents.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 36] = [
         Self::BaseMachine,
         Self::Kvm,
         Self::Emulation,
@@ -101,8 +99,7 @@ impl Feature {
         Self::HugePages,
         Self::ContainerDisk,
         Self::KernelBoot,
-        Self::ServedDisk,
-        Self::ServedKernel,
+        Self::ServedImage,
         Self::ServedImages,
         Self::HostDiskRead,
         Self::HostDiskWrite,
@@ -143,9 +140,8 @@ impl Feature {
             Self::HugePages => "huge pages",
             Self::ContainerDisk => "container disk",
             Self::KernelBoot => "kernel boot",
-            Self::ServedDisk => "container disk without image volumes",
-            Self::ServedKernel => "kernel boot without image volumes",
-            Self::ServedImages => "images without image volumes",
+            Self::ServedImage => "image without image volumes",
+            Self::ServedImages => "what images without image volumes share",
             Self::HostDiskRead => "read-only host disk",
             Self::HostDiskWrite => "host disk",
             Self::HostDiskCreate => "host disk made when missing",
@@ -289,22 +285,20 @@ fn firmware_uses(firmware: &Firmware, surroundings: &Surroundings, out: &mut Vec
     // Texts in SMBIOS tables.
     let Firmware { uuid: _, serial: _, kernel_boot } = firmware;
     if let Some(KernelBoot { image, kernel_path: _, initrd_path: _, args: _ }) = kernel_boot {
-        let features = (Feature::KernelBoot, Feature::ServedKernel);
-        image_uses(features, &[("{image}", image)], surroundings, out);
+        image_uses(Feature::KernelBoot, KERNEL_VOLUME, image, surroundings, out);
     }
 }
 
+/// The volume of a kernel's image.
+const KERNEL_VOLUME: &str = "kernel-boot-volume";
+
 /// An image that is mounted, or served where none is.
-fn image_uses(
-    (mounted, served): (Feature, Feature),
-    texts: &[(&'static str, &str)],
-    surroundings: &Surroundings,
-    out: &mut Vec<Use>,
-) {
+fn image_uses(mounted: Feature, volume: &str, image: &str, surroundings: &Surroundings, out: &mut Vec<Use>) {
+    let texts = [("{volume}", volume), ("{image}", image)];
     match &surroundings.image_helper {
-        None => out.push(with(mounted, texts)),
+        None => out.push(with(mounted, &texts)),
         Some(helper) => {
-            out.push(with(served, texts));
+            out.push(with(Feature::ServedImage, &texts));
             out.push(with(Feature::ServedImages, &[("{helper}", helper)]));
         }
     }
@@ -334,8 +328,7 @@ fn disk_uses(disk: &Disk, surroundings: &Surroundings, out: &mut Vec<Use>) {
         };
     match source {
         Source::ContainerDisk { image, path: _ } => {
-            let features = (Feature::ContainerDisk, Feature::ServedDisk);
-            image_uses(features, &[("{volume}", name), ("{image}", image)], surroundings, out);
+            image_uses(Feature::ContainerDisk, name, image, surroundings, out);
             if !read_only {
                 out.push(plain(Feature::Overlay));
             }

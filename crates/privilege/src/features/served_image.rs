@@ -9,48 +9,23 @@ use crate::{
     right::{Access, Right, VolumeSource},
 };
 
-pub(super) const DISK: Table = Table {
+pub(super) const ONE: Table = Table {
     both: &[&[
         Grant::new(
             Subject::Launcher,
             Phase::Start,
             &[Right::ImageServer { volume: "{volume}", image: "{image}" }],
             "kernel: unix_find_bsd finds no socket where nobody has bound one, and path_lookupat no file of another container",
-            "the image that holds the disk is a container of its own, and its file comes as a descriptor",
-            "served-disk",
+            "the image that holds the disk or kernel is a container of its own, and its files come as descriptors",
+            "served-image",
         ),
         Grant::new(
             Subject::Qemu,
             Phase::Start,
             &[Right::Open { path: "/var/run/kubevirt-image-volume/{volume}", access: Access::Read }],
             "kernel: may_open on the image's file, through proc_fd_link",
-            "QEMU reads the disk",
-            "served-disk-open",
-        ),
-    ]],
-    ..Table::NONE
-};
-
-pub(super) const KERNEL: Table = Table {
-    both: &[&[
-        Grant::new(
-            Subject::Launcher,
-            Phase::Start,
-            &[Right::ImageServer { volume: "kernel-boot-volume", image: "{image}" }],
-            "kernel: unix_find_bsd finds no socket where nobody has bound one, and path_lookupat no file of another container",
-            "the image that holds the kernel is a container of its own, and its files come as descriptors",
-            "served-kernel",
-        ),
-        Grant::new(
-            Subject::Qemu,
-            Phase::Start,
-            &[Right::Open {
-                path: "/var/run/kubevirt-image-volume/kernel-boot-volume",
-                access: Access::Read,
-            }],
-            "kernel: may_open on the image's files, through proc_fd_link",
-            "QEMU loads the kernel and the initial RAM file system",
-            "served-kernel-open",
+            "QEMU reads the disk, or loads the kernel and the initial RAM file system",
+            "served-image-open",
         ),
     ]],
     ..Table::NONE
