@@ -5,7 +5,7 @@
 //! but the pod's own containers sees the socket; but people may run programs of their own in them, so that nothing that comes
 //! from there is believed. Directories are not given out: a descriptor of one leads to all that its container sees.
 
-use crate::images;
+use crate::{images, start::own_path};
 use ferrovirt_qemu::text;
 use ferrovirt_sys::{
     seqpacket::{Connection, Listener, Message},
@@ -181,7 +181,7 @@ fn connect(socket: &Path) -> io::Result<Connection> {
             if !FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode).is_socket() {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            Connection::connect(format!("/proc/self/fd/{}", place.as_raw_fd()).as_ref())
+            Connection::connect(own_path(place.as_raw_fd()).as_ref())
         });
         match connected {
             // It has not bound its socket yet, or not listened, or is busy with another request.

@@ -23,11 +23,9 @@ use std::{
 /// Most entries of a directory that are looked at.
 const MOST: usize = 1000;
 
-/// A file of an image for QEMU: none, where it is opened by its path.
-pub(crate) type Opened = Option<OwnedFd>;
-
-/// The format of a regular file of an image, which its first bytes say. Whatever is wrong with its path, it is not there.
-pub(crate) fn format(image: &Image, path: &str) -> Result<(Format, Opened), ()> {
+/// The format of a regular file of an image, which its first bytes say, and a descriptor for QEMU where that opens it by none of
+/// its paths. Whatever is wrong with its path, it is not there.
+pub(crate) fn format(image: &Image, path: &str) -> Result<(Format, Option<OwnedFd>), ()> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK;
     let file = open(image, path, flags).map_err(drop)?;
     let opened = image.served.then(|| file.try_clone()).transpose().map_err(drop)?;
@@ -40,9 +38,9 @@ pub(crate) fn format(image: &Image, path: &str) -> Result<(Format, Opened), ()> 
     Ok((image::format(&start), opened))
 }
 
-/// A file with which a kernel is booted. QEMU follows links, so this look does: to files of the same image. What an image names
+/// A file with which a kernel is booted: a descriptor as of [`format`]. QEMU follows links, so this look does: to files of the same image. What an image names
 /// elsewhere, its guest would read.
-pub(crate) fn boot_file(image: &Image, path: &str) -> Result<Opened, ()> {
+pub(crate) fn boot_file(image: &Image, path: &str) -> Result<Option<OwnedFd>, ()> {
     if !image.served {
         return is_inside(&image.root, path).then_some(None).ok_or(());
     }
