@@ -93,8 +93,7 @@ pub(crate) fn check() -> Result<()> {
     }
     unsafe_code(&mut wrong)?;
     machine_words(&mut wrong)?;
-    let files = Command::new("git").current_dir(root()).arg("ls-files").output()?;
-    words::check(&root(), &String::from_utf8_lossy(&files.stdout), &mut wrong)?;
+    words::check(&root(), &tracked(&[])?, &mut wrong)?;
     duplicates(&mut wrong)?;
     if let Err(error) = generate::check() {
         wrong.push(format!("{error:#}"));
@@ -197,6 +196,28 @@ fn lints(packages: &[Package], wrong: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
+/// The files that git knows below some paths, one a line.
+fn tracked(below: &[&str]) -> Result<String> {
+    let files = git(&[&["ls-files", "--"], below].concat(), &[0])?;
+    // Without any, checks would find nothing wrong in what they have not read.
+    ensure!(!files.is_empty(), "git knows no file in {below:?}");
+    Ok(files)
+}
+
+/// Those of them in which an extended regular expression is found.
+fn containing(expression: &str, below: &[&str]) -> Result<String> {
+    tracked(below)?;
+    git(&[&["grep", "-lE", "-e", expression, "--"], below].concat(), &[0, 1])
+}
+
+/// What git says; an error where it ends with another code than these.
+fn git(words: &[&str], codes: &[i32]) -> Result<String> {
+    let output = Command::new("git").current_dir(root()).args(words).output()?;
+    let good = output.status.code().is_some_and(|code| codes.contains(&code));
+    ensure!(good, "git {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// What a text about pods and nodes has no reason to say.
 const MACHINE_WORDS: [&str; 10] =
     ["guest", "hypervisor", "kubevirt", "launcher", "libvirt", "machine", "qemu", "virt-", "virt_", "vmi"];
@@ -204,16 +225,11 @@ const MACHINE_WORDS: [&str; 10] =
 /// The reader of policies is of use for any policy, and the node's part for any pod: what is of machines belongs into plan,
 /// and into the agent.
 fn machine_words(wrong: &mut Vec<String>) -> Result<()> {
-    let output = Command::new("git")
-        .current_dir(root())
-        .args(["grep", "-lE", "virt[_-]", "--", "crates/selinux/src"])
-        .output()?;
-    let files = String::from_utf8_lossy(&output.stdout);
+    let files = containing("virt[_-]", &["crates/selinux/src"])?;
     wrong.extend(
         files.lines().map(|file| format!("{file} knows of machines; what concerns them is in crates/plan")),
     );
-    let output = Command::new("git").current_dir(root()).args(["ls-files", "crates/node"]).output()?;
-    for file in String::from_utf8_lossy(&output.stdout).lines() {
+    for file in tracked(&["crates/node"])?.lines() {
         said(file, &fs::read_to_string(root().join(file))?, wrong);
     }
     Ok(())
@@ -237,9 +253,7 @@ fn said(file: &str, text: &str, wrong: &mut Vec<String>) {
 
 /// `unsafe` is for `crates/sys` alone.
 fn unsafe_code(wrong: &mut Vec<String>) -> Result<()> {
-    let output =
-        Command::new("git").current_dir(root()).args(["grep", "-l", "allow(unsafe_code"]).output()?;
-    allowing(&String::from_utf8_lossy(&output.stdout), wrong);
+    allowing(&containing(r"allow\(unsafe_code", &[])?, wrong);
     Ok(())
 }
 

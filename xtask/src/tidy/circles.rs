@@ -1,7 +1,7 @@
 //! Circles of imports inside a crate: files that need each other can only be understood all together.
 //!
 //! A file imports the file that has what it names, in a `use` or in a path that begins with `crate` or `super`. What a
-//! module passes on with `pub use` counts where it comes from, so that a module may gather its files' types without being
+//! module passes on of its own files with `pub use` counts where it comes from, so that it may gather their types without being
 //! in a circle with them. A bare path into a module's own files (`child::run()`) is no import either: a table of rows may
 //! have the helper that all rows use. Tests do not count.
 
@@ -99,6 +99,10 @@ fn files(texts: &BTreeMap<Names, String>) -> Files {
                     file.passes_on_all.push(target);
                 }
                 (true, _) => {
+                    // What is not of its own modules it imports as well.
+                    if !target.starts_with(module) {
+                        file.imports.push(target.clone());
+                    }
                     file.passes_on.insert(found.name, target);
                 }
                 (false, _) => file.imports.push(target),
@@ -351,6 +355,16 @@ mod tests {
             files[2].1 = "pub use super::b::Far;\nuse crate::d::X;".to_owned();
             let wrong = of(&files, &[("lib.rs", lib)]);
             assert!(wrong.len() == 1 && wrong[0].contains("6 files"), "{lib}: {wrong:?}");
+        }
+    }
+
+    /// One word more hides no circle.
+    #[test]
+    fn who_passes_on_what_is_not_its_own_imports_it() {
+        for word in ["pub", "pub(crate)", "pub(super)"] {
+            let mut files = ring(6);
+            files[0].1 = format!("{word} use crate::b::Thing;");
+            assert_eq!(of(&files, &[("lib.rs", "mod a;")]).len(), 1, "{word}");
         }
     }
 
