@@ -354,6 +354,19 @@ async fn only_the_nodes_user_registers_and_only_a_resource_of_its_own() {
         let data = fs::metadata(node.directory.path().join(name)).unwrap();
         assert_eq!(data.permissions().mode() & 0o7777, mode, "{name}");
     }
+    // Somebody else is not heard, even if the modes are others.
+    for name in ["", "plugins", "plugins/kubelet.sock"] {
+        fs::set_permissions(node.directory.path().join(name), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let socket = node.directory.path().join("plugins/kubelet.sock");
+    let somebody = move || {
+        rustix::thread::set_thread_uid(rustix::thread::Uid::from_raw(65_534)).unwrap();
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        std::io::Read::read(&mut stream, &mut [0]).unwrap()
+    };
+    let heard = tokio::task::spawn_blocking(|| std::thread::spawn(somebody).join().unwrap());
+    assert_eq!(heard.await.unwrap(), 0, "the connection was not ended at once");
     let refused = async |resource: &str, version: &str| node.register(resource, version).await.unwrap_err();
     assert!(refused(THING, VERSION).await.message().contains("thing.sock"), "there is no plug-in");
     let plugin = Plugin::start(&node.plugin(), &[("a", true)], Ok(response()));

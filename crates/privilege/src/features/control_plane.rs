@@ -193,7 +193,7 @@ const HOST: &[Grant] = &[
             Right::Host { operation: "create namespaces and enter them", capability: "SYS_ADMIN" },
         ],
         "kernel: may_mount asks ns_capable(CAP_SYS_ADMIN), create_new_namespaces asks it too",
-        "each launcher has its own root, volumes and namespaces",
+        "each launcher has its own root, volumes and namespaces, and what a device plug-in gives is mounted for whom it is given",
         "node-mounts",
     ),
     Grant::new(
