@@ -8,7 +8,10 @@ use ferrovirt_cluster::{
     images::{self, libraries},
     oci::{Entry, Image},
 };
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// An image, and the crate whose dependencies are linked into its program.
 struct Part {
@@ -17,9 +20,10 @@ struct Part {
     image: Image,
 }
 
-/// Makes the three images of the programs in `dist` into `out`.
-pub(crate) fn images(dist: &Path, out: &Path) -> Result<()> {
+/// Makes the three images of the programs in `dist` into `out`: their archives.
+pub(crate) fn images(dist: &Path, out: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(out)?;
+    let mut archives = Vec::new();
     for (file, package) in [
         ("ferrovirt", "ferrovirt-cli"),
         ("virt-handler", "ferrovirt-agent"),
@@ -34,8 +38,9 @@ pub(crate) fn images(dist: &Path, out: &Path) -> Result<()> {
         fs::write(out.join(format!("{}.spdx.json", part.file)), serde_json::to_vec_pretty(&document)?)?;
         let size = fs::metadata(&archive)?.len();
         println!("{} {digest}, {} KiB, {}", part.image.name, size / 1024, archive.display());
+        archives.push(archive);
     }
-    Ok(())
+    Ok(archives)
 }
 
 /// What is in the image of a program.

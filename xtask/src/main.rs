@@ -11,6 +11,7 @@ mod guest;
 mod images;
 mod nested;
 mod oci;
+mod push;
 mod sbom;
 mod selinux;
 mod setup;
@@ -82,6 +83,9 @@ enum Task {
         /// Of the programs that are in target/dist already
         #[arg(long)]
         built: bool,
+        /// Send them to a registry, with what `docker login` has written
+        #[arg(long, value_name = "REGISTRY/PATH")]
+        push: Option<push::Destination>,
     },
     /// Write the files that are generated from the code
     Generate {
@@ -149,10 +153,11 @@ fn perform(task: Task) -> Result<()> {
             nested::nested(&options)
         }
         Task::Build => build::build().map(|dist| println!("programs are in {}", dist.display())),
-        Task::Images { built } => {
+        Task::Images { built, push } => {
             setup::install()?;
             let dist = if built { target().join("dist") } else { build::build()? };
-            images::images(&dist, &target().join("images"))
+            let archives = images::images(&dist, &target().join("images"))?;
+            push.map_or(Ok(()), |destination| push::push(&archives, &destination))
         }
         Task::Generate { check: false } => generate::write(),
         Task::Generate { check: true } => generate::check(),

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use std::process::Command;
 
 /// What each package is for.
-const PACKAGES: [(&str, &str); 35] = [
+const PACKAGES: [(&str, &str); 36] = [
     ("qemu-system-x86", "runs the guests"),
     ("qemu-utils", "qemu-img makes the guest's disk"),
     ("seabios", "firmware of guests that boot a disk"),
@@ -40,6 +40,7 @@ const PACKAGES: [(&str, &str); 35] = [
     ("strace", "tells which system calls launcher and QEMU make"),
     ("libseccomp-dev", "runc of the real Kubernetes is built with it"),
     ("pkg-config", "finds it"),
+    ("skopeo", "gets images from a registry in a test"),
     ("ca-certificates", "apt over TLS, where it is used"),
 ];
 
