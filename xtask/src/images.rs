@@ -3,7 +3,7 @@
 //! The same files give the same bytes. Beside each archive lies an SPDX document of what is in it.
 
 use crate::{root, sbom};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ferrovirt_cluster::{
     images::{self, libraries},
     oci::{Entry, Image},
@@ -38,9 +38,25 @@ pub(crate) fn images(dist: &Path, out: &Path) -> Result<Vec<PathBuf>> {
         fs::write(out.join(format!("{}.spdx.json", part.file)), serde_json::to_vec_pretty(&document)?)?;
         let size = fs::metadata(&archive)?.len();
         println!("{} {digest}, {} KiB, {}", part.image.name, size / 1024, archive.display());
+        let said = documented(&fs::read_to_string(root().join(DOCUMENT))?, file)?;
+        if size.abs_diff(said << 20) > (said << 20) / 5 {
+            println!(
+                "{DOCUMENT} says {said} MiB of {file}: if this was a release build, write there what it is now"
+            );
+        }
         archives.push(archive);
     }
     Ok(archives)
+}
+
+/// Where people read how large the images are.
+const DOCUMENT: &str = "docs/install.md";
+
+/// The size of an image in MiB that the document names, in the first row of a table that begins with its name.
+fn documented(text: &str, file: &str) -> Result<u64> {
+    let row = format!("| `{file}` | ");
+    let size = text.lines().find_map(|line| line.strip_prefix(&row)?.split_once(" MiB |")?.0.parse().ok());
+    size.with_context(|| format!("{DOCUMENT} has no size of {file}"))
 }
 
 /// What is in the image of a program.
@@ -88,6 +104,16 @@ mod tests {
         let owners = sbom::owners(&image).unwrap();
         assert!(owners.iter().any(|package| package.name == "qemu-system-x86"), "{owners:?}");
         assert!(owners.iter().any(|package| package.name == "libc6"));
+    }
+
+    /// People know what they will pull.
+    #[test]
+    fn the_size_of_each_image_is_documented() {
+        let text = fs::read_to_string(root().join(DOCUMENT)).unwrap();
+        for file in ["ferrovirt", "virt-handler", "virt-launcher"] {
+            assert!((1..100).contains(&documented(&text, file).unwrap()), "{file}");
+        }
+        assert!(documented(&text, "other").is_err());
     }
 
     #[test]
