@@ -55,6 +55,17 @@ impl Namespace {
         Self { path, open, _directory: directory }
     }
 
+    /// One that belongs to these users.
+    fn of(users: &Users) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ns");
+        fs::write(&path, "").unwrap();
+        let made = Command::new("mount").arg("--bind").args([&users.path("net"), &path]).status();
+        assert!(made.unwrap().success());
+        let open = netns::open(&path).unwrap();
+        Self { path, open, _directory: directory }
+    }
+
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         netns::run_in(&self.open, || Ok(work())).unwrap()
     }
@@ -74,6 +85,41 @@ impl Drop for Namespace {
     }
 }
 
+/// A user namespace as a kubelet makes it for a pod, which owns a network namespace. It goes away with the test.
+pub(crate) struct Users(Child);
+
+impl Users {
+    /// The node's number of its root, and how many it has.
+    pub(crate) const FIRST: u32 = 7 * 65_536;
+    pub(crate) const COUNT: u32 = 65_536;
+
+    pub(crate) fn new() -> Self {
+        let own = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        let child = Command::new("unshare").args(["--user", "--net", "sleep", "infinity"]).spawn().unwrap();
+        let users = Self(child);
+        for kind in ["user", "net"] {
+            let other = || fs::read_link(users.path(kind)).ok().filter(|other| *other != own(kind));
+            until("the pod's namespaces", other);
+        }
+        for map in ["uid_map", "gid_map"] {
+            let line = format!("0 {} {}", Self::FIRST, Self::COUNT);
+            fs::write(format!("/proc/{}/{map}", users.0.id()), line).unwrap();
+        }
+        users
+    }
+
+    pub(crate) fn path(&self, kind: &str) -> PathBuf {
+        format!("/proc/{}/ns/{kind}", self.0.id()).into()
+    }
+}
+
+impl Drop for Users {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 /// A pod whose interface leads to somewhere.
 pub(crate) struct Pod {
     pub(crate) ns: Namespace,
@@ -84,7 +130,16 @@ pub(crate) struct Pod {
 
 impl Pod {
     pub(crate) fn new() -> Self {
-        let (ns, outside) = (Namespace::new(), Namespace::new());
+        Self::with(Namespace::new())
+    }
+
+    /// With users of its own.
+    pub(crate) fn of(users: &Users) -> Self {
+        Self::with(Namespace::of(users))
+    }
+
+    fn with(ns: Namespace) -> Self {
+        let outside = Namespace::new();
         // A new namespace takes over the machine's setting.
         ns.sh("echo 0 > /proc/sys/net/ipv4/ip_forward");
         ns.sh("echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start");
@@ -292,9 +347,16 @@ impl Node {
 
     /// A launcher has connected, which is said next.
     pub(crate) fn linked(&self, slot: &str) {
+        self.linked_as(slot, 0);
+    }
+
+    /// The launcher's user is this one of the node.
+    pub(crate) fn linked_as(&self, slot: &str, wanted: u32) {
         let before = self.link(slot);
         match self.next().0 {
-            ToApi::Linked { slot: of, link, user: 0 } => assert!(of == slot && link > before),
+            ToApi::Linked { slot: of, link, user } if user == wanted => {
+                assert!(of == slot && link > before);
+            }
             other => panic!("{other:?}"),
         }
     }
