@@ -13,11 +13,13 @@ use ferrovirt_api::{
 use ferrovirt_kubernetes::json;
 use ferrovirt_kubernetes::object;
 use ferrovirt_model::{Machine, Profile};
-use ferrovirt_plan::{explain, matrix, render::cluster::VOLUME_GROUP};
-use ferrovirt_privilege::Surroundings;
+use ferrovirt_plan::{
+    config::ClusterConfig, explain, matrix, render::cluster::VOLUME_GROUP, user_namespace::UserNamespaces,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     io::{ErrorKind, Read, Write},
     path::PathBuf,
 };
@@ -36,6 +38,9 @@ pub(crate) struct Options {
     /// Explain for a cluster whose kubelets run the pods
     #[arg(long)]
     cluster: bool,
+    /// userNamespaces of that cluster's KubeVirt object: Auto, Always or Never. Its nodes are taken to give pods one
+    #[arg(long, default_value = "Never", requires = "cluster")]
+    user_namespaces: UserNamespaces,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     output: Form,
@@ -54,14 +59,18 @@ pub(crate) fn explain(options: &Options) -> Result<()> {
         "no VirtualMachine or VirtualMachineInstance in {}",
         options.file.display()
     );
-    let surroundings = Surroundings {
-        emulation: options.emulation,
-        slot: options.cluster,
-        // As the controller makes the KubeVirt object on a Kubernetes.
-        volume_group: options.cluster.then_some(VOLUME_GROUP),
-        ..Surroundings::default()
+    let image = ClusterConfig::default().launcher_image;
+    // As the controller makes the KubeVirt object on a Kubernetes.
+    let cluster = || ClusterConfig::on_cluster(options.profile, image, Some(VOLUME_GROUP));
+    let config = ClusterConfig {
+        profile: options.profile,
+        use_emulation: options.emulation,
+        user_namespaces: options.user_namespaces,
+        nodes_have_user_namespaces: true,
+        ..if options.cluster { cluster() } else { ClusterConfig::default() }
     };
-    let explained = |machine| explain::explain_in(machine, &surroundings, options.profile);
+    let surroundings = config.surroundings(&BTreeSet::new());
+    let explained = |machine| explain::explain_in(machine, &surroundings, &config);
     let all: Vec<_> = machines.iter().map(explained).collect();
     let text = match options.output {
         Form::Text => all.iter().map(|one| format!("{one}\n")).collect(),

@@ -11,6 +11,7 @@ use ferrovirt_plan::decide::{
 };
 use ferrovirt_plan::render;
 use ferrovirt_plan::selinux::label::Mcs;
+use ferrovirt_plan::user_namespace;
 use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;
@@ -216,7 +217,12 @@ impl Controller {
     /// The configuration in force, or what is wrong with it.
     fn config(&self) -> Result<ClusterConfig, String> {
         let config = ClusterConfig::in_force(self.kubevirt().as_deref(), &self.defaults)?;
-        Ok(ClusterConfig { serves_images: self.serves_images.load(Ordering::Relaxed), ..config })
+        let nodes = self.caches.nodes.state();
+        Ok(ClusterConfig {
+            serves_images: self.serves_images.load(Ordering::Relaxed),
+            nodes_have_user_namespaces: user_namespace::all_have(nodes.iter().map(|node| &**node)),
+            ..config
+        })
     }
 
     /// The MCS pairs of all other instances and of their pods.

@@ -4,6 +4,7 @@ use crate::{
     config::{ClusterConfig, LauncherRights},
     render,
     scc::admission,
+    user_namespace::{self, Obstacle},
 };
 use ferrovirt_model::{Machine, Profile};
 use ferrovirt_privilege::{
@@ -34,6 +35,10 @@ pub struct Explanation {
     pub held: Counts,
     /// The SCC that admits its pod on a cluster as it is installed.
     pub admitted_by: Option<String>,
+    /// What keeps its pod from a user namespace of its own; nothing when it has one.
+    pub node_users: Vec<String>,
+    /// What a guest that breaks out of QEMU is on the node.
+    pub broken_out: String,
     /// What the documented profile grants to the same machine in addition, when this is the minimal one.
     pub saved: Vec<SavedRight>,
     /// What this profile grants that the documented one does not: what is passed instead of being taken.
@@ -97,11 +102,15 @@ pub struct Counts {
 
 /// Explains a machine whose claims are in file-system mode on a cluster with KVM.
 pub fn explain(machine: &Machine, profile: Profile) -> Explanation {
-    explain_in(machine, &Surroundings::default(), profile)
+    let config = ClusterConfig { profile, ..ClusterConfig::default() };
+    explain_in(machine, &config.surroundings(&BTreeSet::new()), &config)
 }
 
-/// Explains a machine in its surroundings.
-pub fn explain_in(machine: &Machine, surroundings: &Surroundings, profile: Profile) -> Explanation {
+/// Explains a machine in its surroundings on a cluster with this configuration, which decides about its user namespace.
+pub fn explain_in(machine: &Machine, surroundings: &Surroundings, config: &ClusterConfig) -> Explanation {
+    let profile = config.profile;
+    let obstacles = user_namespace::obstacles(machine, config, surroundings);
+    let surroundings = &Surroundings { user_namespace: obstacles.is_empty(), ..surroundings.clone() };
     let here = machine_grants(machine, surroundings, profile);
     let documented = machine_grants(machine, surroundings, Profile::Documented);
     let present = ferrovirt_privilege::features(machine, surroundings);
@@ -114,8 +123,31 @@ pub fn explain_in(machine: &Machine, surroundings: &Surroundings, profile: Profi
         features,
         held: Counts::of(&here),
         admitted_by,
+        broken_out: broken_out(config, &obstacles).to_owned(),
+        node_users: obstacles.iter().map(Obstacle::to_string).collect(),
         saved: list(&documented.minus(&here)),
         instead: instead(&here, &documented, machine, surroundings, profile),
+    }
+}
+
+/// What a guest is that has broken out of QEMU, which is held by the rest of its pod's confinement still: namespaces, the filter of
+/// system calls, the SELinux type.
+fn broken_out(config: &ClusterConfig, obstacles: &[Obstacle]) -> &'static str {
+    match (config.profile, config.image_user) {
+        _ if obstacles.is_empty() => {
+            "a user that no other pod has and to whom no file of the node belongs, without a capability; also the pod's root \
+             would be such a user, and its capabilities would hold in its pod alone"
+        }
+        (Profile::Documented, _) => {
+            "user 107 of the node, as the guests of all other machines there, with NET_ADMIN, NET_RAW and SYS_NICE"
+        }
+        (Profile::Minimal, None) => {
+            "a user of the node from the range of the machine's namespace, as the guests of that namespace's other machines \
+             there, without a capability"
+        }
+        (Profile::Minimal, Some(_)) => {
+            "user 107 of the node, as the guests of all other machines there that have no user namespace, without a capability"
+        }
     }
 }
 
@@ -265,6 +297,11 @@ impl fmt::Display for Explanation {
             Some(scc) => writeln!(f, "admitted by the SCC {scc}")?,
             None => writeln!(f, "no SCC of an installed cluster admits it")?,
         }
+        match self.node_users.as_slice() {
+            [] => writeln!(f, "user namespace: its pod's own")?,
+            why => wrapped(f, "user namespace: ", &format!("the node's ({})", why.join("; ")))?,
+        }
+        wrapped(f, "a guest that breaks out of QEMU is: ", &self.broken_out)?;
         let names: Vec<_> = self.features.iter().map(|feature| feature.feature.as_str()).collect();
         wrapped(f, "features: ", &names.join(", "))?;
         for feature in &self.features {
@@ -374,6 +411,36 @@ mod tests {
         assert!(!needed.iter().any(|right| right.contains("allowedCapabilities")), "{needed:?}");
         let documented = scc(&explain(&machine, Profile::Documented));
         assert!(documented.contains("scc allowedCapabilities=SYS_NICE"), "{documented:?}");
+    }
+
+    #[test]
+    fn what_keeps_a_pod_from_a_user_namespace_is_named_and_what_that_means() {
+        let cluster = |user_namespaces| ClusterConfig {
+            user_namespaces,
+            nodes_have_user_namespaces: true,
+            ..ClusterConfig::on_cluster(Profile::Minimal, "launcher".to_owned(), Some(107))
+        };
+        let on = |config: &ClusterConfig| {
+            explain_in(&samples::plain(), &config.surroundings(&BTreeSet::new()), config)
+        };
+        let own = on(&cluster(user_namespace::UserNamespaces::Always));
+        assert_eq!((own.node_users.len(), own.admitted_by.as_deref()), (0, Some("restricted-v3")));
+        let text = own.to_string();
+        assert!(
+            text.contains("\nuser namespace: its pod's own") && text.contains("pod hostUsers=false"),
+            "{text}"
+        );
+        assert!(own.broken_out.starts_with("a user that no other pod has"), "{text}");
+        let kept = on(&cluster(user_namespace::UserNamespaces::Auto));
+        assert_eq!(kept.admitted_by.as_deref(), Some("restricted-v2"));
+        let text = kept.to_string();
+        assert!(text.contains("\nuser namespace: the node's (KVM: /dev/kvm is the node's own"), "{text}");
+        assert!(kept.broken_out.starts_with("user 107 of the node"), "{text}");
+        let embedded = explain(&samples::plain(), Profile::Minimal);
+        assert!(embedded.node_users[0].contains("ferrovirt up"), "{:?}", embedded.node_users);
+        assert!(embedded.broken_out.contains("range of the machine's namespace"), "{}", embedded.broken_out);
+        let documented = explain(&samples::plain(), Profile::Documented);
+        assert!(documented.broken_out.ends_with("SYS_NICE"), "{}", documented.broken_out);
     }
 
     #[test]

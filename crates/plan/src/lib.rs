@@ -16,6 +16,7 @@ pub mod paths;
 pub mod render;
 pub mod scc;
 pub mod selinux;
+pub mod user_namespace;
 
 #[cfg(test)]
 mod samples;

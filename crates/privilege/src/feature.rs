@@ -71,6 +71,8 @@ pub enum Feature {
     Sriov,
     /// An SELinux type and an MCS pair of the machine's own.
     SelinuxLabel,
+    /// A user namespace of the pod's own, on a cluster.
+    UserNamespace,
     /// Claims that are used by a group, on a cluster.
     VolumeGroup,
     /// A place on a node of a cluster, where the parts of the handler meet the launcher.
@@ -87,7 +89,7 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature, in the order of the documents.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::BaseMachine,
         Self::Kvm,
         Self::Emulation,
@@ -118,6 +120,7 @@ impl Feature {
         Self::SerialConsole,
         Self::Sriov,
         Self::SelinuxLabel,
+        Self::UserNamespace,
         Self::VolumeGroup,
         Self::Slot,
         Self::ControlPlane,
@@ -159,6 +162,7 @@ impl Feature {
             Self::SerialConsole => "serial console",
             Self::Sriov => "SR-IOV",
             Self::SelinuxLabel => "SELinux label",
+            Self::UserNamespace => "user namespace",
             Self::VolumeGroup => "group of claims",
             Self::Slot => "place on a node",
             Self::ControlPlane => "control plane",
@@ -184,6 +188,8 @@ pub struct Surroundings {
     pub block_claims: BTreeSet<String>,
     /// The SELinux label of the machine's pod; none where launcher pods are not labelled.
     pub label: Option<Label>,
+    /// The machine's pod has a user namespace of its own.
+    pub user_namespace: bool,
     /// Kubelets run the pods, and launchers are met in places that a device plug-in offers.
     pub slot: bool,
     /// The group by which launchers use claims in file-system mode.
@@ -252,6 +258,9 @@ pub(crate) fn uses(machine: &Machine, surroundings: &Surroundings) -> Vec<Use> {
     scheduling_uses(scheduling);
     if let Some(Label { kind, level }) = &surroundings.label {
         out.push(with(Feature::SelinuxLabel, &[("{label-type}", kind), ("{label-level}", level)]));
+    }
+    if surroundings.user_namespace {
+        out.push(plain(Feature::UserNamespace));
     }
     if surroundings.slot {
         out.push(plain(Feature::Slot));

@@ -64,7 +64,7 @@ pub enum VolumeSource<T> {
 pub enum Right<T> {
     /// A Linux capability without the `CAP_` prefix, in the pod.
     Capability(T),
-    /// A field of the pod's security context beyond what the Pod Security level `restricted` has.
+    /// A field of the pod's security context beyond what the Pod Security level `restricted` has, or `hostUsers`.
     PodField {
         /// Path below the security context.
         field: T,

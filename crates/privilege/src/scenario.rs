@@ -145,6 +145,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("net-calls", Scenario::Net),
     ("net-slots", Scenario::Net),
     ("net-user", Scenario::Net),
+    ("user-namespace", Scenario::Net),
     ("plug-calls", Scenario::Plug),
     ("plug-holders", Scenario::Plug),
     ("plug-registers", Scenario::Plug),

@@ -191,6 +191,7 @@ fn around_rich() -> [Surroundings; 3] {
         emulation: false,
         block_claims: ["claim-2".to_owned()].into(),
         label: Some(Label { kind: "label.kind".into(), level: "s0:c7,c8".into() }),
+        user_namespace: slot,
         slot,
         volume_group: Some(107),
         image_helper,

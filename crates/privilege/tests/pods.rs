@@ -51,6 +51,7 @@ fn surroundings() -> Vec<Surroundings> {
             emulation: false,
             block_claims,
             label,
+            user_namespace: slot,
             slot,
             volume_group: Some(107),
             image_helper: helper.clone(),

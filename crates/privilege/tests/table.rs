@@ -124,6 +124,16 @@ fn a_label_adds_the_label_alone() {
     }
 }
 
+/// A user namespace is one word of the pod, and takes nothing else.
+#[test]
+fn a_user_namespace_adds_itself_alone() {
+    let own = Surroundings { user_namespace: true, ..Surroundings::default() };
+    let plain = machine_grants(&machine(), &Surroundings::default(), Profile::Minimal);
+    let more = machine_grants(&machine(), &own, Profile::Minimal).minus(&plain);
+    let rights: Vec<String> = more.iter().map(|(held, _)| held.right.to_string()).collect();
+    assert_eq!(rights, ["pod hostUsers=false"]);
+}
+
 /// The SCC and the roles do not change with the profile.
 #[test]
 fn what_is_installed_is_the_same_in_both_profiles() {
@@ -139,8 +149,11 @@ fn launchers_of_the_minimal_profile_hold_no_capability() {
         for subject in [Subject::Qemu, Subject::Launcher] {
             let rights = feature_grants(feature, Profile::Minimal).of(subject);
             let taken = |right: &Right<String>| match right {
-                // A label takes rights away, and a group is that of the pod's own volumes, never root's.
-                Right::PodField { field, .. } => !field.starts_with("seLinuxOptions.") && *field != "fsGroup",
+                // A label takes rights away, as users of the pod's own do, and a group is that of its own volumes, never root's.
+                Right::PodField { field, .. } => {
+                    !field.starts_with("seLinuxOptions.")
+                        && !["fsGroup", "hostUsers"].contains(&field.as_str())
+                }
                 right => matches!(right, Right::Capability(_)),
             };
             assert!(!rights.iter().any(taken), "{feature}");

@@ -3,6 +3,7 @@
 pub mod pod_network;
 
 use self::pod_network::PodNetwork;
+use crate::user_namespace::{UnknownUserNamespaces, UserNamespaces};
 use ferrovirt_api::kubevirt::KubeVirt;
 use ferrovirt_model::{Profile, profile::UnknownProfile};
 use ferrovirt_privilege::Surroundings;
@@ -45,6 +46,10 @@ pub struct ClusterConfig {
     pub pod_network: PodNetwork,
     /// `fsGroup` of launcher pods with claims on a cluster (`volumeGroup`); the documented profile has one of its own.
     pub volume_group: Option<u32>,
+    /// Which launcher pods on a cluster have a user namespace of their own (`userNamespaces`).
+    pub user_namespaces: UserNamespaces,
+    /// Every node that takes machines gives pods one. The controllers find it out.
+    pub nodes_have_user_namespaces: bool,
     /// What lies under the machines. Anyone who starts the controllers knows it; it is no field of the KubeVirt object.
     pub world: World,
     /// The cluster mounts no container images, so that containers give out what is in them. The controllers find it out.
@@ -107,6 +112,8 @@ impl Default for ClusterConfig {
             label_pods: LabelPods::default(),
             pod_network: PodNetwork::default(),
             volume_group: None,
+            user_namespaces: UserNamespaces::default(),
+            nodes_have_user_namespaces: false,
             world: World::default(),
             serves_images: false,
             image_user: None,
@@ -132,6 +139,15 @@ pub enum ConfigError {
     /// The value of `labelPods` is unknown.
     #[error("spec.configuration.selinux.labelPods of the KubeVirt object")]
     LabelPods(#[source] UnknownLabelPods),
+    /// The value of `userNamespaces` is unknown.
+    #[error("spec.configuration.userNamespaces of the KubeVirt object")]
+    UserNamespaces(#[source] UnknownUserNamespaces),
+    /// Our own node agent gives pods none.
+    #[error(
+        "spec.configuration.userNamespaces of the KubeVirt object is \"Always\", and under `ferrovirt up` no pod has a user \
+         namespace of its own: use \"Auto\" or \"Never\""
+    )]
+    NoUserNamespaces,
     /// Neither the requester nor the controller.
     #[error(
         "spec.configuration.launcherRights of the KubeVirt object is {0:?}: use \"Requester\" or \"Controller\""
@@ -186,6 +202,9 @@ impl ClusterConfig {
         if let Some(text) = given.selinux.as_ref().and_then(|selinux| selinux.label_pods.as_ref()) {
             config.label_pods = text.parse().map_err(ConfigError::LabelPods)?;
         }
+        if let Some(text) = &given.user_namespaces {
+            config.user_namespaces = text.parse().map_err(ConfigError::UserNamespaces)?;
+        }
         if let Some(network) = &given.pod_network {
             config.pod_network = PodNetwork::read(network)?;
         }
@@ -214,9 +233,13 @@ impl ClusterConfig {
     pub fn in_force(object: Option<&KubeVirt>, defaults: &Self) -> Result<Self, String> {
         let Some(object) = object else { return Ok(defaults.clone()) };
         let read = Self::from_kubevirt(object).map_err(|error| chain(&error))?;
+        if defaults.world == World::Machine && read.user_namespaces == UserNamespaces::Always {
+            return Err(ConfigError::NoUserNamespaces.to_string());
+        }
         Ok(Self {
             launcher_image: defaults.launcher_image.clone(),
             world: defaults.world,
+            nodes_have_user_namespaces: defaults.nodes_have_user_namespaces,
             serves_images: defaults.serves_images,
             image_user: defaults.image_user,
             ..read
@@ -245,6 +268,8 @@ impl ClusterConfig {
             emulation: self.use_emulation,
             block_claims: block_claims.clone(),
             label: None,
+            // The machine has a say: see [`crate::user_namespace`].
+            user_namespace: false,
             slot: self.world == World::Cluster,
             volume_group: self.volume_group.filter(|_| self.world == World::Cluster),
             image_helper: (self.serves_images && self.world == World::Cluster)

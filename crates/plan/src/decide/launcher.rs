@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::Claim;
 use crate::config::ClusterConfig;
 use crate::render;
+use crate::user_namespace;
 
 /// Renders the launcher pod of an instance. `labelled`: it carries the SELinux type of its machine and the level that is
 /// recorded in the instance's status.
@@ -29,5 +30,6 @@ pub fn launcher_pod(
     let level = vmi.status.as_ref().and_then(|status| status.selinux_level.clone()).filter(|_| labelled);
     surroundings.label =
         level.map(|level| Label { kind: config.launcher_type(&machine, &surroundings), level });
+    surroundings.user_namespace = user_namespace::pod_has_one(&machine, config, &surroundings);
     Ok(render::pod_in(&machine, vmi, config, &surroundings))
 }

@@ -9,7 +9,7 @@
 //! | `useEmulation` | the order (accelerator) | the pod's: it asks for `devices.kubevirt.io/kvm` |
 //! | whether images are mounted | the order (where their files come from) | the pod's: it has containers of images |
 //! | mode of claims | the order (path, device or file) | the pod's: its devices. Of a claim it does not change either |
-//! | launcher's image, `cpuAllocationRatio`, `memoryOvercommit`, `nodeSelectors`, `labelPods`, `volumeGroup`, `launcherRights` | the rendering alone | the pod's: nobody asks for them again |
+//! | launcher's image, `cpuAllocationRatio`, `memoryOvercommit`, `nodeSelectors`, `labelPods`, `volumeGroup`, `userNamespaces`, `launcherRights` | the rendering alone | the pod's: nobody asks for them again |
 //! | size of claims | the order (what is made in an empty one) | now: it is the claim's |
 //! | `podNetwork` | the node agent's rules | now: it is the node's, for all of its pods |
 //! | what lies under the machines | the order | neither: the one that starts a program knows it |

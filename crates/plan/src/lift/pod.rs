@@ -113,6 +113,10 @@ fn pod_level(spec: &PodSpec, out: &mut BTreeSet<Right<String>>) {
             out.insert(field(name, &value));
         }
     };
+    // Of this one saying no is what was asked for.
+    if let Some(users) = spec.host_users {
+        add("hostUsers", json!(users.to_string()));
+    }
     add("hostNetwork", json!(spec.host_network));
     add("hostPID", json!(spec.host_pid));
     add("hostIPC", json!(spec.host_ipc));

@@ -80,6 +80,7 @@ pub fn pod_in(
         containers: vec![compute],
         restart_policy: Some("Never".to_owned()),
         termination_grace_period_seconds: Some(i64::from(machine.grace_seconds).saturating_add(GRACE_MARGIN)),
+        host_users: has_own_users(&grants).then_some(false),
         security_context: Some(pod_security(&grants)),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -98,9 +99,8 @@ pub fn pod_in(
         volumes: Some(storage.volumes).filter(|volumes| !volumes.is_empty()),
         ..Default::default()
     };
-    let labelled = surroundings.label.is_some();
     Pod {
-        metadata: pod_meta::metadata(machine, owner, overhead, config, labelled),
+        metadata: pod_meta::metadata(machine, owner, overhead, config, surroundings),
         spec: Some(spec),
         status: None,
     }
@@ -125,6 +125,12 @@ fn pod_security(grants: &GrantSet) -> PodSecurityContext {
         }
     }
     context
+}
+
+/// Whether the pod has a user namespace of its own.
+fn has_own_users(grants: &GrantSet) -> bool {
+    let own = Right::PodField { field: "hostUsers".to_owned(), value: "false".to_owned() };
+    grants.on(Surface::Pod).contains(&own)
 }
 
 fn label(context: &mut PodSecurityContext) -> &mut SELinuxOptions {

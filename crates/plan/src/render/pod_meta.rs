@@ -4,9 +4,11 @@ use super::scc;
 use crate::{
     config::{ClusterConfig, LauncherRights, World},
     scc::rights,
+    user_namespace,
 };
 use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use ferrovirt_model::{Bytes, Machine};
+use ferrovirt_privilege::Surroundings;
 use ferrovirt_scc::REQUIRED_SCC;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use std::collections::BTreeMap;
@@ -57,7 +59,7 @@ pub(super) fn metadata(
     owner: &VirtualMachineInstance,
     overhead: Bytes,
     config: &ClusterConfig,
-    labelled: bool,
+    surroundings: &Surroundings,
 ) -> ObjectMeta {
     let uid = owner.metadata.uid.clone().unwrap_or_default();
     let mut labels = owner.metadata.labels.clone().unwrap_or_default();
@@ -89,10 +91,14 @@ pub(super) fn metadata(
         };
         let bound = match recorded {
             // The same, and a label of the machine's own.
-            rights::EVERYBODYS if labelled => scc::MACHINE,
+            rights::EVERYBODYS if surroundings.label.is_some() => scc::MACHINE,
             other => other,
         };
         annotations.insert(REQUIRED_SCC.to_owned(), bound.to_owned());
+    }
+    // Another constraint would give it a user of the namespace's range, which is none of a user namespace.
+    if surroundings.user_namespace {
+        annotations.insert(REQUIRED_SCC.to_owned(), user_namespace::CONSTRAINT.to_owned());
     }
     let owner_reference = OwnerReference {
         api_version: "kubevirt.io/v1".to_owned(),

@@ -18,7 +18,8 @@ pub struct Admitted {
     pub pod: Value,
 }
 
-/// Admits a pod that the controller makes: with the platform's SCCs, of which everybody may use `restricted-v2`, and
+/// Admits a pod that the controller makes: with the platform's SCCs, of which everybody may use `restricted-v2` and
+/// `restricted-v3`, and
 /// those of the controller's account.
 ///
 /// # Errors
@@ -35,7 +36,7 @@ pub fn admit(pod: &Pod, own: &[Value]) -> Result<Admitted, String> {
         );
     }
     let constraints = Constraints::compile(all);
-    let everybody = |_: &Subject<'_>, scc: &str, _: &str| scc == "restricted-v2";
+    let everybody = |_: &Subject<'_>, scc: &str, _: &str| ["restricted-v2", "restricted-v3"].contains(&scc);
     let user = subject::service_account(NAMESPACE, crate::render::scc::CONTROLLER);
     let groups = [subject::SERVICE_ACCOUNTS, subject::AUTHENTICATED].map(str::to_owned);
     let request = Request {

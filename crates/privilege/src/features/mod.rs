@@ -29,6 +29,7 @@ mod served_image;
 mod slot;
 mod sriov;
 mod syscalls;
+mod user_namespace;
 mod user_roles;
 
 use crate::{feature::Feature, grant::Grant};
@@ -96,6 +97,7 @@ fn table(feature: Feature) -> &'static Table {
         Feature::SerialConsole => &serial_console::TABLE,
         Feature::Sriov => &sriov::TABLE,
         Feature::SelinuxLabel => &selinux_label::TABLE,
+        Feature::UserNamespace => &user_namespace::TABLE,
         Feature::VolumeGroup => &claims::GROUP,
         Feature::Slot => &slot::TABLE,
         Feature::ControlPlane => &control_plane::TABLE,

@@ -81,8 +81,8 @@ pub fn sentence(differences: &[Difference]) -> String {
     )
 }
 
-/// The pods that the controller can have made of an instance: one, or with and without an SELinux label, and with images as
-/// volumes and as containers, where it is not known which. `node_knows_types`: the policy of the node that asks has the types of
+/// The pods that the controller can have made of an instance: one, or with and without an SELinux label or a user namespace of
+/// their own, and with images as volumes and as containers, where it is not known which. `node_knows_types`: the policy of the node that asks has the types of
 /// launcher pods.
 ///
 /// The level in the instance's status is the controller's word, written before it makes a labelled pod and by nobody else.
@@ -113,12 +113,19 @@ pub fn candidates(
         World::Cluster => &[config.serves_images, !config.serves_images],
     };
     for serves_images in serves {
-        let config = ClusterConfig { serves_images: *serves_images, ..config.clone() };
-        for labelled in labels {
-            let pod = decide::launcher_pod(vmi, &config, &claims, *labelled)?;
-            let pod = serde_json::to_value(pod).map_err(|error| vec![error.to_string()])?;
-            if !out.contains(&pod) {
-                out.push(pod);
+        // What all nodes have it finds out, too.
+        for own_users in [config.nodes_have_user_namespaces, !config.nodes_have_user_namespaces] {
+            let config = ClusterConfig {
+                serves_images: *serves_images,
+                nodes_have_user_namespaces: own_users,
+                ..config.clone()
+            };
+            for labelled in labels {
+                let pod = decide::launcher_pod(vmi, &config, &claims, *labelled)?;
+                let pod = serde_json::to_value(pod).map_err(|error| vec![error.to_string()])?;
+                if !out.contains(&pod) {
+                    out.push(pod);
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What may be in a launcher pod beyond what was rendered: for each field who adds it and which values are allowed.
 
 use super::Place;
-use crate::render::pod::KEPT_BACK;
+use crate::{render::pod::KEPT_BACK, user_namespace};
 use ferrovirt_kubernetes::json;
 use ferrovirt_kubernetes::quantity::Amount;
 use ferrovirt_scc::{NamespaceValues, REQUIRED_SCC, SCC, SECCOMP_POD, SUBJECT_TYPE};
@@ -243,12 +243,14 @@ pub const TABLE: &[Row] = &[
     Row {
         field: &["spec", CONTAINER, "*", "securityContext", "runAsUser"],
         by: CONSTRAINT,
-        values: "one of the namespace's user ids, never 0",
+        values: "one of the namespace's user ids, never 0; in a user namespace those of restricted-v3",
         allows: |g| {
             let uid = g.actual.as_u64().and_then(|uid| u32::try_from(uid).ok()).filter(|uid| *uid != 0);
             let range = g.values().uids().ok();
-            g.should.is_none()
-                && uid.zip(range).is_some_and(|(uid, range)| (range.start..=range.end).contains(&uid))
+            let of_namespace =
+                || uid.zip(range).is_some_and(|(uid, range)| (range.start..=range.end).contains(&uid));
+            let own = || uid.is_some_and(|uid| user_namespace::USERS.contains(&uid));
+            g.should.is_none() && if g.has_own_users() { own() } else { of_namespace() }
         },
     },
     Row {
@@ -362,8 +364,16 @@ impl<'a> Given<'a> {
         NamespaceValues::of(self.place.namespace)
     }
 
+    /// In a user namespace one constraint alone admits it, which gives users that are in every one.
+    fn has_own_users(&self) -> bool {
+        self.rendered.pointer("/spec/hostUsers") == Some(&Value::Bool(false))
+    }
+
     fn is_a_group(&self, group: &Value) -> bool {
         let group = group.as_u64().and_then(|group| u32::try_from(group).ok()).filter(|group| *group != 0);
+        if self.has_own_users() {
+            return group.is_some_and(|group| user_namespace::USERS.contains(&group));
+        }
         let ranges = self.values().groups().unwrap_or_default();
         group.is_some_and(|group| ranges.iter().any(|range| (range.start..=range.end).contains(&group)))
     }
