@@ -27,10 +27,12 @@ fn chosen(names: &[&'static str]) -> Vec<&'static str> {
     names.iter().flat_map(|name| ["--test", name]).collect()
 }
 
+/// A warning of rustdoc is an error.
 fn cargo(words: &[&str]) -> Result<()> {
     println!("cargo {}", words.join(" "));
     run(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(root())
+        .env("RUSTDOCFLAGS", "-D warnings")
         .args(words))
 }
 
@@ -39,20 +41,22 @@ const WHOLE_HOST: [&str; 3] = ["ferrovirt-e2e", "ferrovirt-clients", "ferrovirt-
 /// Tests of a real Kubernetes.
 const CLUSTER: &str = "ferrovirt-cluster";
 
-/// What cargo is asked for before the tests on a real Kubernetes, in order: lints, the tests that may run side by side, those
-/// that look at the whole host, and those of `tests/cluster` that need no cluster.
+/// What cargo is asked for before the tests on a real Kubernetes, in order: lints, documentation, the tests that may run side
+/// by side, those that look at the whole host, and those of `tests/cluster` that need no cluster.
 ///
-/// The second kind runs one after another, since two guests booting are as much as two cores can do.
-fn steps() -> [Vec<&'static str>; 4] {
+/// The third kind runs one after another, since two guests booting are as much as two cores can do.
+fn steps() -> [Vec<&'static str>; 5] {
     let lints = ["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
-    let mut beside = vec!["test", "--locked", "--workspace"];
+    let documentation = ["doc", "--quiet", "--locked", "--workspace", "--no-deps"];
+    // The first failure must not hide others: a run is long.
+    let mut beside = vec!["test", "--locked", "--no-fail-fast", "--workspace"];
     beside.extend(WHOLE_HOST.iter().chain([&CLUSTER]).flat_map(|name| ["--exclude", name]));
-    let mut host = vec!["test", "--locked"];
+    let mut host = vec!["test", "--locked", "--no-fail-fast"];
     host.extend(WHOLE_HOST.iter().flat_map(|name| ["-p", name]));
     host.extend(["--", "--test-threads=1"]);
     let mut alone = vec!["test", "--locked", "-p", CLUSTER, "--lib"];
     alone.extend(chosen(&WITHOUT_KUBERNETES));
-    [lints.to_vec(), beside, host, alone]
+    [lints.to_vec(), documentation.to_vec(), beside, host, alone]
 }
 
 /// Runs everything, or only the end-to-end tests whose name contains `only`.
@@ -81,7 +85,7 @@ pub(crate) fn test(only: Option<&str>) -> Result<()> {
 fn on_kubernetes() -> Result<()> {
     match ferrovirt_cluster::build::Programs::prepare(ferrovirt_cluster::KUBERNETES) {
         Ok(_) => {
-            let words = ["test", "--locked", "-p", CLUSTER];
+            let words = ["test", "--locked", "--no-fail-fast", "-p", CLUSTER];
             cargo(&[&words[..], &chosen(&ON_KUBERNETES), &["--", "--test-threads=1"]].concat())
         }
         Err(error) if error.is::<ferrovirt_cluster::Unavailable>() => {
@@ -136,7 +140,7 @@ mod tests {
     /// No package's tests are left out: what the first run excludes is there and is run by another one.
     #[test]
     fn every_package_is_tested_once() {
-        let [lints, beside, host, alone] = steps();
+        let [lints, documentation, beside, host, alone] = steps();
         let packages = packages();
         let excluded = after(&beside, "--exclude");
         for name in &excluded {
@@ -145,7 +149,9 @@ mod tests {
         let elsewhere: BTreeSet<&str> = after(&host, "-p").union(&after(&alone, "-p")).copied().collect();
         assert_eq!(excluded, elsewhere);
         assert!(after(&host, "-p").is_disjoint(&after(&alone, "-p")));
-        assert!(lints.contains(&"--workspace") && beside.contains(&"--workspace"));
+        for words in [&lints, &documentation, &beside] {
+            assert!(words.contains(&"--workspace"), "{words:?}");
+        }
         // Tests of a Kubernetes are chosen by name: without one, all of them would start clusters.
         assert_eq!(after(&alone, "--test"), WITHOUT_KUBERNETES.into());
         // Every crate that starts a whole Ferrovirt in its tests looks at the whole host.
@@ -161,7 +167,7 @@ mod tests {
             let own = words.iter().position(|word| *word == "--").unwrap_or(words.len());
             assert!(words[..own].contains(&"--locked"), "{words:?}");
         }
-        let [_, _, host, _] = steps();
+        let [_, _, _, host, _] = steps();
         assert_eq!(host[host.len() - 2..], ["--", "--test-threads=1"]);
     }
 }

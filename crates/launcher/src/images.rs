@@ -38,8 +38,8 @@ pub(crate) fn format(image: &Image, path: &str) -> Result<(Format, Option<OwnedF
     Ok((image::format(&start), opened))
 }
 
-/// A file with which a kernel is booted: a descriptor as of [`format`]. QEMU follows links, so this look does: to files of the same image. What an image names
-/// elsewhere, its guest would read.
+/// A file with which a kernel is booted: a descriptor as of [`format()`]. QEMU follows links, so this look does: to files of
+/// the same image. What an image names elsewhere, its guest would read.
 pub(crate) fn boot_file(image: &Image, path: &str) -> Result<Option<OwnedFd>, ()> {
     if !image.served {
         return is_inside(&image.root, path).then_some(None).ok_or(());

@@ -4,7 +4,7 @@
 //! machine -> features -> grants -> rights -> (rendered by ferrovirt-plan, read back, compared)
 //! ```
 //!
-//! * [`Feature`]: what a machine, or the system, can do. [`features`] takes a machine apart without a rest pattern.
+//! * [`Feature`]: what a machine, or the system, can do. [`features()`] takes a machine apart without a rest pattern.
 //! * [`Grant`]: an entry of the table, one file for each feature in [`features`](mod@features). Hook, reason and
 //!   witness cannot be blank.
 //! * [`Right`]: the atom that is rendered, read back and compared.

@@ -17,7 +17,7 @@
 //! | connections | 100 | 1,000 |
 //! | connections on which nobody said yet who they are; the oldest gives way | | 256 |
 //!
-//! A client that does not take what it asked for is cut off: see [`answer`]. The threads that serve users give way to those of
+//! A client that does not take what it asked for is cut off: see `answer`. The threads that serve users give way to those of
 //! the system, which has a listener of its own ([`crate::server::Listeners`]).
 
 pub(crate) mod answer;

@@ -41,7 +41,7 @@ impl Key {
     }
 }
 
-/// A set of keys that is listed or watched together. It ends with a `/`: keys of one [`Key::place`] are all in it, or none.
+/// A set of keys that is listed or watched together. It ends with a `/`: keys of one `Key::place` are all in it, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefix(String);
 

@@ -119,7 +119,7 @@ impl Store {
     /// of one that is not there. What cannot be removed stays; since nothing is known of it, nobody gets it.
     ///
     /// # Errors
-    /// What the kernel says when it cannot be known what is there, and a record of another version than [`VERSION`]: a
+    /// What the kernel says when it cannot be known what is there, and a record of another version than `VERSION`: a
     /// directory that is removed by mistake is lost to its running machine.
     pub fn load(&self) -> io::Result<BTreeMap<String, Record>> {
         let mut kept = BTreeMap::new();

@@ -87,7 +87,7 @@ impl Rule {
         })
     }
 
-    /// How many rules [`Rule::atoms`] makes of this one: small lists multiply.
+    /// How many rules `Rule::atoms` makes of this one: small lists multiply.
     #[must_use]
     pub fn combinations(&self) -> usize {
         let of_resources = [self.api_groups.len(), self.resources.len(), self.resource_names.len().max(1)]
