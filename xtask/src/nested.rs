@@ -68,7 +68,8 @@ pub(crate) fn nested(options: &Options) -> Result<()> {
         return without::run(&nest, &base);
     }
     let mut scenarios = scenarios::all();
-    scenarios.retain(|one| options.only.as_ref().is_none_or(|part| one.name.contains(part.as_str())));
+    scenarios
+        .retain(|scenario| options.only.as_ref().is_none_or(|part| scenario.name.contains(part.as_str())));
     policy::compile(&nest, &base, &options.base, &policy::Form::Whole)?;
     let (outcomes, kernel) = boot(&nest, &plan(&base, scenarios.clone(), !options.explore))?;
     for outcome in &outcomes {
@@ -76,7 +77,7 @@ pub(crate) fn nested(options: &Options) -> Result<()> {
     }
     print!("{}", denials(&kernel));
     ensure!(outcomes.len() == scenarios.len(), "only {} of {} ran", outcomes.len(), scenarios.len());
-    let failed: Vec<&Outcome> = outcomes.iter().filter(|one| failure(one).is_some()).collect();
+    let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| failure(outcome).is_some()).collect();
     for outcome in &failed {
         println!(
             "--- {}: serial port\n{}\n--- {}: log\n{}",
@@ -131,7 +132,7 @@ fn boot(nest: &Nest, plan: &Plan) -> Result<(Vec<Outcome>, String)> {
     archive.file(POLICY.trim_start_matches('/'), 0o644, &fs::read(nest.dir.join("policy"))?)?;
     archive.finish()?;
     File::create(nest.dir.join("disk"))?.set_len(8 << 20)?;
-    let seconds = 60 + plan.scenarios.iter().map(|one| one.timeout).sum::<u64>();
+    let seconds = 60 + plan.scenarios.iter().map(|scenario| scenario.timeout).sum::<u64>();
     let words =
         "-initrd initrd -drive if=none,id=disk,format=raw,file=disk -device nvme,serial=disk,drive=disk";
     let seen = start(nest, 1536, seconds, words, "")?;

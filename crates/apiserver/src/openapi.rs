@@ -163,7 +163,7 @@ fn custom_schema(kind: &Kind, version: &str) -> Option<Value> {
         return None;
     }
     let definition = ferrovirt_api::crd().into_iter().find(|crd| crd.spec.names.plural == kind.plural)?;
-    let version = definition.spec.versions.into_iter().find(|one| one.name == version)?;
+    let version = definition.spec.versions.into_iter().find(|served| served.name == version)?;
     serde_json::to_value(version.schema?.open_api_v3_schema?).ok()
 }
 
@@ -183,7 +183,7 @@ mod tests {
                 .collect();
             assert_eq!(of_kind.len(), 1, "{}", kind.kind);
             let parameters = of_kind[0]["parameters"].as_array().unwrap();
-            assert!(parameters.iter().any(|one| one["name"] == "fieldValidation"));
+            assert!(parameters.iter().any(|parameter| parameter["name"] == "fieldValidation"));
         }
     }
 }

@@ -73,7 +73,7 @@ pub(crate) fn explain(options: &Options) -> Result<()> {
     let explained = |machine| explain::explain_in(machine, &surroundings, &config);
     let all: Vec<_> = machines.iter().map(explained).collect();
     let text = match options.output {
-        Form::Text => all.iter().map(|one| format!("{one}\n")).collect(),
+        Form::Text => all.iter().map(|explanation| format!("{explanation}\n")).collect(),
         Form::Json => format!("{}\n", serde_json::to_string_pretty(&all)?),
     };
     print(&text)

@@ -260,7 +260,8 @@ mod tests {
     fn only_other_bundles_are_replaced() {
         let webhook = |name: &str, bundle: &str| json!({"name": name, "clientConfig": {"caBundle": bundle}});
         let object = json!({"webhooks": [webhook("a", "new"), webhook("b", "old"), {"name": "c", "clientConfig": {}}]});
-        let paths: Vec<Value> = patch(&object, "new").into_iter().map(|one| one["path"].clone()).collect();
+        let paths: Vec<Value> =
+            patch(&object, "new").into_iter().map(|operation| operation["path"].clone()).collect();
         assert_eq!(
             paths,
             [

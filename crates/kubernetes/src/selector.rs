@@ -66,7 +66,7 @@ impl Requirement {
     /// Whether a value, or that there is none, meets it.
     #[must_use]
     pub fn is_met(&self, value: Option<&str>) -> bool {
-        let listed = |values: &[String]| value.is_some_and(|value| values.iter().any(|one| one == value));
+        let listed = |values: &[String]| value.is_some_and(|value| values.iter().any(|entry| entry == value));
         let number = || value.and_then(|value| value.parse::<i64>().ok());
         match &self.test {
             Test::In(values) => listed(values),

@@ -234,7 +234,7 @@ fn instead(
     let rules: Vec<SavedRight> = all.extract_if(.., |saved| selinux(&saved.right)).collect();
     if profile == Profile::Minimal {
         let domain = ferrovirt_privilege::domain(machine, surroundings);
-        let features: BTreeSet<String> = rules.iter().flat_map(|one| one.features.clone()).collect();
+        let features: BTreeSet<String> = rules.iter().flat_map(|rule| rule.features.clone()).collect();
         all.push(SavedRight {
             subject: Subject::Launcher.to_string(),
             right: format!("SELinux type {domain}: {} rules in all", rules.len()),
@@ -381,7 +381,7 @@ mod tests {
         let Counts { capabilities, devices, mounts, selinux } = explanation.held;
         assert_eq!((capabilities, devices, mounts), (0, 1, 3));
         let rules = format!("SELinux type virt_machine.kvm_multiqueue: {selinux} rules in all");
-        assert!(explanation.instead.iter().any(|one| one.right == rules), "{:#?}", explanation.instead);
+        assert!(explanation.instead.iter().any(|right| right.right == rules), "{:#?}", explanation.instead);
         let saved: Vec<_> = explanation.saved.iter().map(|saved| saved.right.as_str()).collect();
         for right in ["capability NET_ADMIN", "capability NET_RAW", "capability SYS_NICE"] {
             assert!(saved.contains(&right), "{saved:#?}");

@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn the_parts_are_the_whole_installation() {
         let names = |documents: &[Value]| -> BTreeSet<String> {
-            let name = |one: &Value| format!("{} {}", one["kind"], one["metadata"]["name"]);
+            let name = |object: &Value| format!("{} {}", object["kind"], object["metadata"]["name"]);
             documents.iter().map(name).collect()
         };
         let files = files();

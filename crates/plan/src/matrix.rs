@@ -87,10 +87,10 @@ pub fn subjects() -> String {
 fn tasks() -> String {
     let mut out = String::from("\nThe node agent's process, by task\n");
     let all = || Feature::ALL.into_iter().flat_map(|feature| grants(feature, Profile::Minimal));
-    for one in Task::ALL {
-        let rights = all().filter(|grant| task(grant) == Some(one)).flat_map(|grant| grant.rights);
+    for wanted in Task::ALL {
+        let rights = all().filter(|grant| task(grant) == Some(wanted)).flat_map(|grant| grant.rights);
         let lines: BTreeSet<String> = rights.map(|right| format!("      {right}\n")).collect();
-        out.push_str(&format!("\n{one}\n"));
+        out.push_str(&format!("\n{wanted}\n"));
         out.extend(lines);
     }
     out

@@ -60,7 +60,10 @@ impl Domain {
             let mut covered: &[Feature] = &[];
             let mut chosen = None;
             for part in choice {
-                let own = part.features.iter().any(|one| features.contains(one) && !covered.contains(one));
+                let own = part
+                    .features
+                    .iter()
+                    .any(|feature| features.contains(feature) && !covered.contains(feature));
                 if own {
                     chosen = Some(part);
                 }

@@ -50,11 +50,11 @@ pub fn end_late() -> io::Result<bool> {
 /// Takes everything but `kept` out of the bounding set, and the ambient set with it. No allocation.
 fn limit(kept: CapabilitySet) -> io::Result<()> {
     for number in 0..u64::BITS {
-        let one = CapabilitySet::from_bits_retain(1 << number);
-        if kept.contains(one) {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if kept.contains(capability) {
             continue;
         }
-        match remove_capability_from_bounding_set(one) {
+        match remove_capability_from_bounding_set(capability) {
             Ok(()) => {}
             // The first number that this kernel does not know: there are no later ones.
             Err(Errno::INVAL) => break,

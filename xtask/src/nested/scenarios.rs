@@ -245,7 +245,8 @@ mod tests {
         let all = all();
         let names: BTreeSet<_> = all.iter().map(|made| made.name.as_str()).collect();
         assert_eq!(names.len(), all.len());
-        let declared: BTreeSet<String> = Domain::all().iter().map(|one| one.name().to_owned()).collect();
+        let declared: BTreeSet<String> =
+            Domain::all().iter().map(|domain| domain.name().to_owned()).collect();
         for made in &all {
             assert!(declared.contains(&made.domain), "{}: {}", made.name, made.domain);
             assert!(!made.expect.is_empty() && made.timeout > 0, "{}", made.name);

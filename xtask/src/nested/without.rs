@@ -32,9 +32,10 @@ pub(super) fn run(nest: &Nest, base: &Base) -> Result<()> {
     let mut failures: BTreeMap<&str, String> = BTreeMap::new();
     // A whole guest takes much longer than one that is refused at its start.
     for round in 0..scenarios::ROUNDS {
-        let left = types.iter().filter(|one| !failures.contains_key(one.domain.as_str()));
-        let next =
-            left.filter_map(|one| scenarios::everything(one.emulation, &one.domain).into_iter().nth(round));
+        let left = types.iter().filter(|lacking| !failures.contains_key(lacking.domain.as_str()));
+        let next = left.filter_map(|lacking| {
+            scenarios::everything(lacking.emulation, &lacking.domain).into_iter().nth(round)
+        });
         let next: Vec<Scenario> = next.collect();
         println!("round {}: {} machines", round + 1, next.len());
         if next.is_empty() {
@@ -43,7 +44,8 @@ pub(super) fn run(nest: &Nest, base: &Base) -> Result<()> {
         let (outcomes, _) = boot(nest, &plan(base, next.clone(), true))?;
         ensure!(outcomes.len() == next.len(), "only {} of {} ran", outcomes.len(), next.len());
         for outcome in &outcomes {
-            let found = types.iter().find(|one| one.domain == outcome.domain).context("an unknown type")?;
+            let found =
+                types.iter().find(|lacking| lacking.domain == outcome.domain).context("an unknown type")?;
             if let Some(text) = failure(outcome) {
                 failures.insert(&found.domain, steady(&text.replace(&found.domain, "X")));
             }
@@ -54,9 +56,9 @@ pub(super) fn run(nest: &Nest, base: &Base) -> Result<()> {
          enforced the rest\n(cargo xtask selinux-nested --ablate; types without the base's attributes)\n\n",
     );
     let mut useless = 0;
-    for one in &types {
-        let failure = failures.get(one.domain.as_str());
-        let Some(right) = &one.lacks else {
+    for lacking in &types {
+        let failure = failures.get(lacking.domain.as_str());
+        let Some(right) = &lacking.lacks else {
             ensure!(failure.is_none(), "with every rule: {}", failure.map_or("", String::as_str));
             continue;
         };
@@ -91,14 +93,15 @@ fn steady(text: &str) -> String {
 fn types(base: &Base) -> Result<Vec<Lacking>> {
     let mut all: Vec<Lacking> = Vec::new();
     for (name, emulation) in WHOLE {
-        let domain = Domain::all().into_iter().find(|one| one.name() == name).context("no such type")?;
+        let domain =
+            Domain::all().into_iter().find(|domain| domain.name() == name).context("no such type")?;
         let rights: Vec<Right<String>> = base
             .rights(&domain)
             .iter()
             .filter(|right| !matches!(right, Right::SelinuxAttribute { .. }))
             .map(|right| right.map(&|text| text.replace(name, "X")))
             .collect();
-        let known: Vec<Right<String>> = all.iter().filter_map(|one| one.lacks.clone()).collect();
+        let known: Vec<Right<String>> = all.iter().filter_map(|outcome| outcome.lacks.clone()).collect();
         let new = rights.iter().filter(|right| !known.contains(right)).cloned().map(Some);
         for lacks in std::iter::once(None).chain(new) {
             let domain = format!("without.r{}", all.len());

@@ -230,7 +230,7 @@ impl Manager {
                 .spec
                 .iter()
                 .flat_map(|spec| &spec.containers)
-                .map(|one| one.name.clone())
+                .map(|status| status.name.clone())
                 .collect(),
             machine: super::pipeline::owner(&pod),
             sender,

@@ -20,12 +20,12 @@ pub(super) fn apply(pod: &mut Value) {
     default(spec, "preemptionPolicy", "PreemptLowerPriority");
     let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
     for list in LISTS {
-        for one in items_mut(spec, list) {
-            container(one, host_network && list != "ephemeralContainers", list != "ephemeralContainers");
+        for item in items_mut(spec, list) {
+            container(item, host_network && list != "ephemeralContainers", list != "ephemeralContainers");
         }
     }
-    for one in items_mut(spec, "volumes") {
-        volume(one);
+    for item in items_mut(spec, "volumes") {
+        volume(item);
     }
     tolerations(spec);
 }

@@ -223,7 +223,7 @@ impl Call {
         let before: Vec<String> = object::finalizers(old).map(str::to_owned).collect();
         let mut finalizers = before.clone();
         if let Some(policy) = options.policy {
-            finalizers.retain(|one| one != FOREGROUND && one != ORPHAN);
+            finalizers.retain(|finalizer| finalizer != FOREGROUND && finalizer != ORPHAN);
             match policy {
                 Policy::Background => {}
                 Policy::Foreground => finalizers.push(FOREGROUND.to_owned()),

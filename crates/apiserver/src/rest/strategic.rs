@@ -69,7 +69,7 @@ fn merge_object(target: &mut Value, patch: &Map<String, Value>) -> Result<(), St
     let Value::Object(fields) = target else { return Ok(()) };
     if let Some(keep) = patch.get("$retainKeys").and_then(Value::as_array) {
         check_length("$retainKeys", fields.len(), keep.len())?;
-        fields.retain(|name, _| keep.iter().any(|one| one.as_str() == Some(name)));
+        fields.retain(|name, _| keep.iter().any(|field| field.as_str() == Some(name)));
     }
     for (name, value) in patch {
         if let Some(field) = name.strip_prefix("$deleteFromPrimitiveList/") {
@@ -166,9 +166,9 @@ fn merge_by_key(field: &str, key: &str, old: Vec<Value>, patch: &[Value]) -> Res
         let Some(value) = item.get(key) else {
             return Err(format!("an item of {field} lacks its merge key {key}"));
         };
-        let at = merged.iter().position(|one| one.get(key) == Some(value));
+        let at = merged.iter().position(|item| item.get(key) == Some(value));
         match (directive(item).as_deref(), at) {
-            (Some("delete"), _) => merged.retain(|one| one.get(key) != Some(value)),
+            (Some("delete"), _) => merged.retain(|item| item.get(key) != Some(value)),
             (_, Some(at)) => {
                 if let (Some(place), Value::Object(inner)) = (merged.get_mut(at), item) {
                     merge_object(place, inner)?;

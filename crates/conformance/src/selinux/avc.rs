@@ -61,7 +61,7 @@ fn sample_differs(sample: &Value, allowed: denial::Allowed<'_>, ambiguous: &mut 
     }
     let event = events
         .iter()
-        .find(|event| event.denials().any(|(_, one)| *one == denial))
+        .find(|event| event.denials().any(|(_, known)| *known == denial))
         .ok_or("the denial is not among the event's records")?;
     let mut problems = Vec::new();
     let mut field = |key: &str, have: Value| match expect.get(key) {

@@ -9,8 +9,8 @@ use super::{Policies, report::Report};
 
 fn numbers(database: &Database) -> BTreeMap<&'static str, usize> {
     let policy = database.policy();
-    let named = policy.named_transitions.iter().flat_map(|one| &one.results);
-    let aliases = policy.types.entries.iter().filter(|one| one.kind() == TypeKind::Alias);
+    let named = policy.named_transitions.iter().flat_map(|transition| &transition.results);
+    let aliases = policy.types.entries.iter().filter(|entry| entry.kind() == TypeKind::Alias);
     BTreeMap::from([
         ("types", database.types().count()),
         ("attributes", database.attributes().count()),
@@ -40,7 +40,7 @@ fn by_kind(database: &Database) -> BTreeMap<String, u64> {
 /// Whether a file holds sizes: objects with the size of a policy each.
 pub(super) fn are_counts(value: &Value) -> bool {
     let all = value.as_object();
-    all.is_some_and(|all| !all.is_empty() && all.values().all(|one| one.get("size").is_some()))
+    all.is_some_and(|all| !all.is_empty() && all.values().all(|case| case.get("size").is_some()))
 }
 
 pub(super) fn check(value: &Value, policies: &Policies, report: &mut Report) {

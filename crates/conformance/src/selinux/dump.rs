@@ -107,13 +107,15 @@ fn dump(database: &Database) -> Map<String, Value> {
     let policy = database.policy();
     let kind = |value: u32| database.type_name(value);
     let rules = |range: std::ops::Range<usize>| {
-        sorted(policy.rules.get(range).unwrap_or_default().iter().map(|one| rule(database, one)).collect())
+        sorted(
+            policy.rules.get(range).unwrap_or_default().iter().map(|entry| rule(database, entry)).collect(),
+        )
     };
-    let entries = |wanted: TypeKind| policy.types.entries.iter().filter(move |one| one.kind() == wanted);
+    let entries = |wanted: TypeKind| policy.types.entries.iter().filter(move |entry| entry.kind() == wanted);
     let members = |value: u32| names(database.members(value).iter().map(|bit| kind(bit + 1)));
-    let conditionals = policy.conditionals.iter().map(|one| {
-        let steps = one.expression.iter().map(|(step, _)| match step {
-            Step::Boolean(value) => database.boolean(*value).map_or(String::new(), |one| one.name.to_string()),
+    let conditionals = policy.conditionals.iter().map(|conditional| {
+        let steps = conditional.expression.iter().map(|(step, _)| match step {
+            Step::Boolean(value) => database.boolean(*value).map_or(String::new(), |boolean| boolean.name.to_string()),
             Step::Not => "not".to_owned(),
             Step::And => "and".to_owned(),
             Step::Or => "or".to_owned(),
@@ -122,7 +124,7 @@ fn dump(database: &Database) -> Map<String, Value> {
             Step::Unequal => "neq".to_owned(),
         });
         let steps: Vec<String> = steps.collect();
-        json!({ "postfix": steps, "state": one.state, "true": rules(one.yes.clone()), "false": rules(one.no.clone()) })
+        json!({ "postfix": steps, "state": conditional.state, "true": rules(conditional.yes.clone()), "false": rules(conditional.no.clone()) })
     });
     let range = |range: &ferrovirt_selinux::policy::Range| {
         format!("{} - {}", database.level_text(&range.low), database.level_text(range.high()))
@@ -142,7 +144,10 @@ fn dump(database: &Database) -> Map<String, Value> {
     }
     let classes = policy.classes.entries.iter();
     let permissions = |class| -> Map<String, Value> {
-        database.permissions(class).map(|one| (one.name.to_string(), json!(one.value))).collect()
+        database
+            .permissions(class)
+            .map(|permission| (permission.name.to_string(), json!(permission.value)))
+            .collect()
     };
     let map = |entries: Vec<(String, Value)>| Value::Object(entries.into_iter().collect());
     let dump = json!({
@@ -152,34 +157,34 @@ fn dump(database: &Database) -> Map<String, Value> {
         "policycaps": policy.capabilities.iter().collect::<Vec<_>>(),
         "permissive": names(policy.permissive.iter().map(kind)),
         "neveraudit": names(policy.neveraudit.iter().map(kind)),
-        "classes": map(classes.clone().map(|one| (one.name.to_string(), permissions(one).into())).collect()),
-        "types": names(entries(TypeKind::Type).map(|one| &*one.name)),
-        "aliases": map(entries(TypeKind::Alias).map(|one| (one.name.to_string(), json!(kind(one.value)))).collect()),
-        "attributes": map(entries(TypeKind::Attribute).map(|one| (one.name.to_string(), members(one.value))).collect()),
-        "typebounds": map(policy.types.entries.iter().filter(|one| one.bounds != 0 && one.kind() == TypeKind::Type)
-            .map(|one| (one.name.to_string(), json!(kind(one.bounds)))).collect()),
+        "classes": map(classes.clone().map(|class| (class.name.to_string(), permissions(class).into())).collect()),
+        "types": names(entries(TypeKind::Type).map(|entry| &*entry.name)),
+        "aliases": map(entries(TypeKind::Alias).map(|alias| (alias.name.to_string(), json!(kind(alias.value)))).collect()),
+        "attributes": map(entries(TypeKind::Attribute).map(|attribute| (attribute.name.to_string(), members(attribute.value))).collect()),
+        "typebounds": map(policy.types.entries.iter().filter(|entry| entry.bounds != 0 && entry.kind() == TypeKind::Type)
+            .map(|entry| (entry.name.to_string(), json!(kind(entry.bounds)))).collect()),
         "roles": map(policy.roles.entries.iter()
-            .map(|one| (one.name.to_string(), names(one.types.iter().map(|bit| kind(bit + 1))))).collect()),
-        "users": map(policy.users.entries.iter().map(|one| (one.name.to_string(),
-            json!({ "roles": names(one.roles.iter().map(|bit| database.role_name(bit + 1))) }))).collect()),
-        "booleans": map(policy.booleans.entries.iter().map(|one| (one.name.to_string(), json!(one.state))).collect()),
+            .map(|role| (role.name.to_string(), names(role.types.iter().map(|bit| kind(bit + 1))))).collect()),
+        "users": map(policy.users.entries.iter().map(|user| (user.name.to_string(),
+            json!({ "roles": names(user.roles.iter().map(|bit| database.role_name(bit + 1))) }))).collect()),
+        "booleans": map(policy.booleans.entries.iter().map(|boolean| (boolean.name.to_string(), json!(boolean.state))).collect()),
         "rules": rules(0..policy.unconditional),
         "conditionals": sorted(conditionals.collect()),
-        "filename_transitions": sorted(policy.named_transitions.iter().flat_map(|one| {
-            one.results.iter().flat_map(move |(sources, result)| sources.iter().map(move |bit| {
-                json!([kind(bit + 1), kind(one.target), database.class_name(one.class), &*one.name, kind(*result)])
+        "filename_transitions": sorted(policy.named_transitions.iter().flat_map(|transition| {
+            transition.results.iter().flat_map(move |(sources, result)| sources.iter().map(move |bit| {
+                json!([kind(bit + 1), kind(transition.target), database.class_name(transition.class), &*transition.name, kind(*result)])
             }))
         }).collect()),
         "role_allow": sorted(policy.role_allows.iter()
-            .map(|one| json!([database.role_name(one.old), database.role_name(one.new)])).collect()),
-        "role_transitions": sorted(policy.role_transitions.iter().map(|one| json!([
-            database.role_name(one.role), kind(one.kind), database.class_name(one.class), database.role_name(one.result),
+            .map(|allowed| json!([database.role_name(allowed.old), database.role_name(allowed.new)])).collect()),
+        "role_transitions": sorted(policy.role_transitions.iter().map(|transition| json!([
+            database.role_name(transition.role), kind(transition.kind), database.class_name(transition.class), database.role_name(transition.result),
         ])).collect()),
-        "range_transitions": sorted(policy.range_transitions.iter().map(|one| json!([
-            kind(one.source), kind(one.target), database.class_name(one.class), range(&one.range),
+        "range_transitions": sorted(policy.range_transitions.iter().map(|transition| json!([
+            kind(transition.source), kind(transition.target), database.class_name(transition.class), range(&transition.range),
         ])).collect()),
         "constraint_counts": map(classes
-            .map(|one| (one.name.to_string(), json!([one.constraints.len(), one.validatetrans.len()]))).collect()),
+            .map(|class| (class.name.to_string(), json!([class.constraints.len(), class.validatetrans.len()]))).collect()),
         "ocontext_counts": counts,
         "genfs_count": policy.paths.iter().map(|system| system.paths.len()).sum::<usize>(),
     });

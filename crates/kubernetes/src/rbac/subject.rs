@@ -71,7 +71,8 @@ mod tests {
         let binding = json!({"subjects": [
             {"kind": "ServiceAccount", "name": "a"}, {"kind": "ServiceAccount", "name": "b", "namespace": "other"},
             {"kind": "User", "name": "u"}, {"kind": "Group", "name": "g"}, {"kind": "Robot", "name": "r"}, {"kind": "User"}]});
-        let shown = |home: &str| subjects(&binding, home).map(|one| one.to_string()).collect::<Vec<_>>();
+        let shown =
+            |home: &str| subjects(&binding, home).map(|subject| subject.to_string()).collect::<Vec<_>>();
         let rest = ["ServiceAccount \"b/other\"", "User \"u\"", "Group \"g\""];
         assert_eq!(shown(""), rest);
         assert_eq!(shown("home")[1..], rest);

@@ -168,9 +168,9 @@ impl Devices {
         let ids: Vec<String> = ids.iter().cloned().collect();
         let request = AllocateRequest { containers: vec![ContainerRequest { devices: ids.clone() }] };
         let answer: AllocateResponse = call(&socket, ALLOCATE, request).await?;
-        let one = answer::container(answer)?;
+        let container = answer::container(answer)?;
         // It looks at paths that the plug-in names.
-        let added = spawn_blocking(move || answer::add(&mut granted, one).map(|()| granted)).await;
+        let added = spawn_blocking(move || answer::add(&mut granted, container).map(|()| granted)).await;
         let granted = added.map_err(|error| error.to_string())??;
         if options.pre_start_required {
             call::<_, Empty>(&socket, PRE_START, PreStartRequest { devices: ids }).await?;

@@ -56,7 +56,7 @@ impl Granted {
         let devices = self.devices.iter().map(Device::path);
         let device =
             devices.filter(|place| !is_free_device(place, own)).map(|place| format!("the device {place}"));
-        let has = |name: &str| own.variables.iter().any(|one| one.split('=').next() == Some(name));
+        let has = |name: &str| own.variables.iter().any(|variable| variable.split('=').next() == Some(name));
         let variables = self.variables.keys();
         let variable = variables.filter(|name| has(name)).map(|name| format!("the variable {name}"));
         mount.chain(device).chain(variable).next().map_or(Ok(()), |what| Err(Error::Taken(what)))

@@ -33,14 +33,14 @@ fn adjust(pod: &Pod, capacity: u64) -> i64 {
         list.as_ref().and_then(|list| list.get(name)).map(|quantity| quantity.0.clone())
     };
     let names = ["cpu", "memory"];
-    let full = |one: &ResourceRequirements| {
-        names.iter().all(|name| match (of(one, name, true), of(one, name, false)) {
+    let full = |resources: &ResourceRequirements| {
+        names.iter().all(|name| match (of(resources, name, true), of(resources, name, false)) {
             (Some(limit), Some(request)) => limit == request,
             (limit, _) => limit.is_some(),
         })
     };
-    let asks = |one: &ResourceRequirements| {
-        names.iter().any(|name| of(one, name, true).is_some() || of(one, name, false).is_some())
+    let asks = |resources: &ResourceRequirements| {
+        names.iter().any(|name| of(resources, name, true).is_some() || of(resources, name, false).is_some())
     };
     if !all.is_empty() && all.iter().all(full) {
         return GUARANTEED;
@@ -49,7 +49,7 @@ fn adjust(pod: &Pod, capacity: u64) -> i64 {
         return BEST_EFFORT;
     }
     // Where only a limit is named it is the request too.
-    let request = |one| of(one, "memory", false).or_else(|| of(one, "memory", true));
+    let request = |resources| of(resources, "memory", false).or_else(|| of(resources, "memory", true));
     let request: u64 = all.iter().filter_map(request).map(|text| bytes(&text)).fold(0, u64::saturating_add);
     let share = u128::from(request).saturating_mul(1000) / u128::from(capacity.max(1));
     (1000 - i64::try_from(share).unwrap_or(1000)).clamp(1000 + GUARANTEED, BEST_EFFORT - 1)

@@ -109,7 +109,7 @@ pub(super) fn field_of(pod: &Pod, path: &str) -> Option<String> {
         let lines = map.iter().flatten().map(|(key, value)| format!("{key}={value:?}"));
         lines.collect::<Vec<_>>().join("\n")
     };
-    let one = |map: &Option<BTreeMap<String, String>>, rest: &str| {
+    let entry = |map: &Option<BTreeMap<String, String>>, rest: &str| {
         let key = rest.strip_prefix("['")?.strip_suffix("']")?;
         Some(map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default())
     };
@@ -120,8 +120,8 @@ pub(super) fn field_of(pod: &Pod, path: &str) -> Option<String> {
         "metadata.labels" => Some(all(&data.labels)),
         "metadata.annotations" => Some(all(&data.annotations)),
         _ => match (path.strip_prefix("metadata.labels"), path.strip_prefix("metadata.annotations")) {
-            (Some(rest), _) => one(&data.labels, rest),
-            (_, Some(rest)) => one(&data.annotations, rest),
+            (Some(rest), _) => entry(&data.labels, rest),
+            (_, Some(rest)) => entry(&data.annotations, rest),
             _ => None,
         },
     }

@@ -219,7 +219,11 @@ mod tests {
         let status = ops.iter().find(|op| op["path"] == "/status").map(|op| op["value"].clone());
         let conditions = status.unwrap_or_else(|| panic!("{patch}"))["conditions"].clone();
         let all = conditions.as_array().cloned().unwrap_or_default();
-        let found = all.iter().find(|one| one["type"] == kind).unwrap_or_else(|| panic!("{patch}")).clone();
+        let found = all
+            .iter()
+            .find(|condition| condition["type"] == kind)
+            .unwrap_or_else(|| panic!("{patch}"))
+            .clone();
         (found["status"].as_str().unwrap().to_owned(), found["message"].as_str().unwrap().to_owned())
     }
 

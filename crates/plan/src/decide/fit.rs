@@ -38,12 +38,12 @@ pub fn requests(pod: &Value) -> Amounts {
         add(&mut sum, &amounts(container, "/resources/requests"));
     }
     for container in list(pod, "/spec/initContainers") {
-        let one = amounts(container, "/resources/requests");
+        let requested = amounts(container, "/resources/requests");
         if text(container, "restartPolicy") == "Always" {
-            add(&mut sum, &one);
+            add(&mut sum, &requested);
             continue;
         }
-        for (name, amount) in one {
+        for (name, amount) in requested {
             let have = sum.entry(name).or_default();
             *have = (*have).max(amount);
         }

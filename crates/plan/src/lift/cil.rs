@@ -56,7 +56,7 @@ impl Declared {
     fn take(&mut self, statement: &Statement, blocks: &[&str]) -> Result<(), CilError> {
         match statement {
             Statement::Block { name, body } => {
-                body.iter().try_for_each(|one| self.take(one, &within(blocks, name)))?;
+                body.iter().try_for_each(|statement| self.take(statement, &within(blocks, name)))?;
             }
             Statement::Type(name) => drop(self.types.insert(within(blocks, name).join("."))),
             Statement::TypeAttribute(name) => {
@@ -74,7 +74,7 @@ impl Declared {
     fn join(&mut self, statement: &Statement, blocks: &[&str]) {
         match statement {
             Statement::Block { name, body } => {
-                body.iter().for_each(|one| self.join(one, &within(blocks, name)));
+                body.iter().for_each(|statement| self.join(statement, &within(blocks, name)));
             }
             Statement::TypeAttributeSet { attribute, types } => {
                 let types: Vec<_> = types.iter().map(|name| self.full(name, blocks)).collect();
@@ -108,7 +108,7 @@ impl Declared {
     fn grant(&self, statement: &Statement, blocks: &[&str], out: &mut BTreeSet<Right<String>>) {
         match statement {
             Statement::Block { name, body } => {
-                body.iter().for_each(|one| self.grant(one, &within(blocks, name), out));
+                body.iter().for_each(|statement| self.grant(statement, &within(blocks, name), out));
             }
             Statement::Access { source, target, class, permissions, .. } => {
                 for source in self.types(source, blocks) {

@@ -55,8 +55,8 @@ pub fn lift(database: &Database, block: &str) -> Result<Lifted, PolicyError> {
         .types
         .entries
         .iter()
-        .filter(|one| one.kind() == TypeKind::Type && own(one.value))
-        .map(|one| one.value)
+        .filter(|entry| entry.kind() == TypeKind::Type && own(entry.value))
+        .map(|entry| entry.value)
         .collect();
     let mut out = Lifted::default();
     let mut by_attribute: BTreeMap<u32, OnSelf> = BTreeMap::new();
@@ -65,7 +65,7 @@ pub fn lift(database: &Database, block: &str) -> Result<Lifted, PolicyError> {
     for value in &types {
         let domain = || database.type_name(*value).to_owned();
         if policy.permissive.contains(*value)
-            || database.type_entry(*value).is_some_and(|one| one.bounds != 0)
+            || database.type_entry(*value).is_some_and(|entry| entry.bounds != 0)
         {
             return Err(PolicyError::Special(domain()));
         }
@@ -98,15 +98,17 @@ pub fn lift(database: &Database, block: &str) -> Result<Lifted, PolicyError> {
 /// Refuses transitions of the types.
 fn transitions(database: &Database, types: &[u32]) -> Result<(), PolicyError> {
     let policy = database.policy();
-    let named = policy.named_transitions.iter().any(|one| {
-        let result = one.results.iter().any(|(sources, result)| {
+    let named = policy.named_transitions.iter().any(|transition| {
+        let result = transition.results.iter().any(|(sources, result)| {
             types.contains(result) || types.iter().any(|value| sources.contains(value - 1))
         });
-        types.contains(&one.target) || result
+        types.contains(&transition.target) || result
     });
-    let range =
-        policy.range_transitions.iter().any(|one| types.contains(&one.source) || types.contains(&one.target));
-    let role = policy.role_transitions.iter().any(|one| types.contains(&one.kind));
+    let range = policy
+        .range_transitions
+        .iter()
+        .any(|transition| types.contains(&transition.source) || types.contains(&transition.target));
+    let role = policy.role_transitions.iter().any(|transition| types.contains(&transition.kind));
     if named || range || role {
         return Err(PolicyError::Rule("a named, range or role transition".to_owned()));
     }

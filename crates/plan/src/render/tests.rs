@@ -172,8 +172,10 @@ fn on_a_cluster_a_machine_cannot_name_its_own_constraint() {
 #[test]
 fn webhooks_of_machines_are_asked_about_our_kinds_alone_and_never_about_a_deletion() {
     let configurations = api::configurations();
-    let webhooks: Vec<_> =
-        configurations.iter().flat_map(|one| one["webhooks"].as_array().unwrap()).collect();
+    let webhooks: Vec<_> = configurations
+        .iter()
+        .flat_map(|configuration| configuration["webhooks"].as_array().unwrap())
+        .collect();
     assert_eq!(webhooks.len(), 7);
     for webhook in webhooks {
         let name = webhook["name"].as_str().unwrap();
@@ -181,13 +183,13 @@ fn webhooks_of_machines_are_asked_about_our_kinds_alone_and_never_about_a_deleti
             assert_eq!(rule["apiGroups"], serde_json::json!(["kubevirt.io"]), "{name}");
             let operations = rule["operations"].as_array().unwrap();
             assert!(
-                operations.iter().all(|one| one == "CREATE" || one == "UPDATE"),
+                operations.iter().all(|operation| operation == "CREATE" || operation == "UPDATE"),
                 "{name}: {operations:?}"
             );
             // States of machines have a resource of their own, or come from our accounts.
             let resources = rule["resources"].as_array().unwrap();
             assert!(
-                resources.iter().all(|one| !one.as_str().unwrap().contains(['/', '*'])),
+                resources.iter().all(|resource| !resource.as_str().unwrap().contains(['/', '*'])),
                 "{name}: {resources:?}"
             );
         }

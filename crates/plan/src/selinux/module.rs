@@ -190,17 +190,17 @@ fn documented(database: &Database) -> Result<Installed, LookupError> {
             wrong.push(format!("only {who} has: {}", access.rules.join(" ")));
         }
     }
-    for one in clone::remainder(database, own, &rules)? {
-        if one.held != Held::Always {
-            wrong.push(format!("{kind} lacks: {} {} {}", one.target, one.class, one.permission));
+    for rule in clone::remainder(database, own, &rules)? {
+        if rule.held != Held::Always {
+            wrong.push(format!("{kind} lacks: {} {} {}", rule.target, rule.class, rule.permission));
         }
     }
     if !wrong.is_empty() {
         return Ok(Installed::Stale(wrong));
     }
-    let had = clone::remainder(database, base, &rules)?.into_iter().filter(|one| one.held == Held::Always);
-    let had =
-        had.map(|one| format!("{COPIED} has this already: {} {} {}", one.target, one.class, one.permission));
+    let had = clone::remainder(database, base, &rules)?.into_iter().filter(|rule| rule.held == Held::Always);
+    let had = had
+        .map(|rule| format!("{COPIED} has this already: {} {} {}", rule.target, rule.class, rule.permission));
     Ok(Installed::Current(had.collect()))
 }
 
@@ -270,7 +270,9 @@ fn minimal(database: &Database) -> Result<Installed, LookupError> {
                 },
                 Right::SelinuxRole { role, .. } => {
                     let mut roles = database.policy().roles.entries.iter();
-                    if !roles.any(|one| *one.name == *role && one.types.contains(value.saturating_sub(1))) {
+                    if !roles.any(|role_entry| {
+                        *role_entry.name == *role && role_entry.types.contains(value.saturating_sub(1))
+                    }) {
                         wrong.push(format!("the role {role} lacks {domain}"));
                     }
                 }
@@ -318,7 +320,8 @@ fn rules_of(database: &Database) -> BTreeSet<Rule> {
     let prefix = format!("{DOMAIN_BLOCK}.");
     let own = |name: &str| name.starts_with(&prefix);
     let mut out = BTreeSet::new();
-    let names = database.policy().types.entries.iter().filter(|one| own(&one.name)).map(|one| one.value);
+    let names =
+        database.policy().types.entries.iter().filter(|entry| own(&entry.name)).map(|entry| entry.value);
     for value in names.collect::<BTreeSet<_>>() {
         for number in database.rules_from(value).iter().chain(database.rules_to(value)) {
             let Some(rule) = database.rule(*number).filter(|rule| rule.kind == RuleKind::Allow) else {

@@ -80,7 +80,7 @@ fn same(key: &str, a: Option<&Value>, b: Option<&Value>) -> bool {
     let (a, b) = (a.filter(|v| !v.is_null()), b.filter(|v| !v.is_null()));
     match (a, b) {
         (None, None) => true,
-        (Some(one), None) | (None, Some(one)) => nothing(key, one),
+        (Some(value), None) | (None, Some(value)) => nothing(key, value),
         (Some(Value::Object(a)), Some(Value::Object(b))) => objects(key, a, b),
         (Some(Value::Array(a)), Some(Value::Array(b))) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same("", Some(a), Some(b)))

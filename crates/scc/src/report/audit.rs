@@ -63,14 +63,14 @@ fn denied<A: Authorizer>(walk: &mut Walk<'_, '_, A>, until: Option<usize>) -> Au
 }
 
 fn too_restrictive<A: Authorizer>(walk: &Walk<'_, '_, A>) -> Vec<AuditAnnotation> {
-    let one = |tried: &crate::admit::candidates::Tried| {
+    let annotation = |tried: &crate::admit::candidates::Tried| {
         let name = walk.compiled(tried.at).map_or("", |c| c.name.as_str());
         AuditAnnotation::new(
             format!("too-restrictive-{name}"),
             walk.worded(*tried, |findings| joined(findings)),
         )
     };
-    walk.tried.iter().map(one).collect()
+    walk.tried.iter().map(annotation).collect()
 }
 
 /// Annotations of a request that is let in under the SCC at `at`.

@@ -270,8 +270,11 @@ impl Answer {
 
     /// The bytes of the answer to the review with this uid. `encode` is base64.
     pub fn render(&self, uid: &str, encode: impl FnOnce(&[u8]) -> String) -> Vec<u8> {
-        let audit: Map<String, Value> =
-            self.audit.iter().map(|one| (one.key.to_string(), one.value.as_str().into())).collect();
+        let audit: Map<String, Value> = self
+            .audit
+            .iter()
+            .map(|annotation| (annotation.key.to_string(), annotation.value.as_str().into()))
+            .collect();
         let patch =
             (!self.patch.is_empty()).then(|| encode(&serde_json::to_vec(&self.patch).unwrap_or_default()));
         let response = Response {
@@ -392,7 +395,7 @@ mod tests {
         let everyone = |_: &Subject<'_>, scc: &str, _: &str| scc == "restricted-v2";
         let constraints = Constraints::compile(defaults::all());
         let answer = review.decide(Pass::Mutating, &constraints, Some(&namespace), &everyone).unwrap();
-        let operation = |path: &str| answer.patch.iter().find(|one| one["path"] == path).cloned();
+        let operation = |path: &str| answer.patch.iter().find(|operation| operation["path"] == path).cloned();
         assert_eq!(operation("/metadata/annotations/openshift.io~1scc").unwrap()["value"], "restricted-v2");
         assert_eq!(
             operation("/spec/containers/0/securityContext").unwrap()["value"]["runAsUser"],

@@ -155,7 +155,7 @@ fn own(group: &str, user: &UserInfo) -> bool {
 fn concerns(app: &App, hook: &Hook, asked: &Asked<'_>, object: &Value) -> Result<Option<Match>, ApiError> {
     let Some(found) = asked.rule_of(hook) else { return Ok(None) };
     if !hook.objects.is_empty()
-        && ![Some(object), asked.old].into_iter().flatten().any(|one| hook.objects.matches(one))
+        && ![Some(object), asked.old].into_iter().flatten().any(|state| hook.objects.matches(state))
     {
         return Ok(None);
     }

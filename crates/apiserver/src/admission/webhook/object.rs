@@ -67,7 +67,7 @@ impl Wrong {
 
     fn one_of(&mut self, field: String, value: &Value, known: &[&str]) {
         if !value.as_str().is_some_and(|value| known.contains(&value)) {
-            let known: Vec<String> = known.iter().map(|one| format!("{one:?}")).collect();
+            let known: Vec<String> = known.iter().map(|name| format!("{name:?}")).collect();
             let message = format!("Unsupported value: {value}: supported values: {}", known.join(", "));
             self.add("FieldValueNotSupported", field, message);
         }
@@ -209,7 +209,7 @@ fn check_rule(wrong: &mut Wrong, field: &str, rule: &Value) {
         wrong.one_of(format!("{field}.operations[{index}]"), &json!(operation), &known);
     }
     let resources = list("resources");
-    let whole = |one: &&str| matches!(*one, "*/*");
+    let whole = |name: &&str| matches!(*name, "*/*");
     if resources.len() > 1 && resources.iter().any(whole) {
         let why = "if '*/*' is present, must not specify other resources";
         wrong.invalid(format!("{field}.resources"), &json!(resources), why);
@@ -226,10 +226,10 @@ fn check_rule(wrong: &mut Wrong, field: &str, rule: &Value) {
 }
 
 fn check_selector(wrong: &mut Wrong, field: &str, selector: &Value) {
-    for (index, one) in json::list(selector, "matchExpressions").enumerate() {
+    for (index, expression) in json::list(selector, "matchExpressions").enumerate() {
         let at = |name: &str| format!("{field}.matchExpressions[{index}].{name}");
-        let count = json::list(one, "values").len();
-        match json::text(one, "operator") {
+        let count = json::list(expression, "values").len();
+        match json::text(expression, "operator") {
             "In" | "NotIn" if count == 0 => {
                 wrong.required(at("values"), "must be specified when `operator` is 'In' or 'NotIn'");
             }
@@ -264,7 +264,7 @@ mod tests {
         webhook.pointer_mut(parent).unwrap()[field] = value;
         let causes = check(&json!({"webhooks": [webhook]}));
         let said: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
-        assert!(said.iter().any(|one| one.contains(expected)), "{said:?}");
+        assert!(said.iter().any(|line| line.contains(expected)), "{said:?}");
     }
 
     #[test]

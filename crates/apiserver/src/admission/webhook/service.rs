@@ -22,7 +22,7 @@ pub(super) fn resolve(
         return Ok((text("/spec/externalName").to_owned(), port));
     }
     let wanted = list(service, "/spec/ports")
-        .find(|one| one.get("port").and_then(Value::as_u64) == Some(port.into()))
+        .find(|entry| entry.get("port").and_then(Value::as_u64) == Some(port.into()))
         .ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
     let selector = json::fields(service, "/spec/selector");
     let selector = selector.filter(|labels| !labels.is_empty()).ok_or_else(|| {

@@ -313,7 +313,7 @@ impl<'a> Walk<'a> {
         }
         // These may have been started again. Who changes one meanwhile has nothing that programs in it would not give: nothing that comes from there is believed.
         let names =
-            |list: &'a Value, at: &str| json::list(list, at).filter_map(|one| one.get("name")).collect();
+            |list: &'a Value, at: &str| json::list(list, at).filter_map(|item| item.get("name")).collect();
         let expected: Vec<&Value> = names(self.should.get("spec").unwrap_or(&Value::Null), "initContainers");
         let known: Vec<&Value> = names(status, "initContainerStatuses");
         if known.iter().any(|name| !expected.contains(name)) {

@@ -146,7 +146,7 @@ fn documented() -> (BTreeSet<Rule>, BTreeMap<Rule, String>) {
     for (held, origins) in cluster_grants(Profile::Documented).iter() {
         let Right::Selinux { target, class, permission, .. } = &held.right else { continue };
         let rule = Rule { target: target.clone(), class: class.clone(), permission: permission.clone() };
-        let origins = origins.iter().map(|one| format!("{}: {}", one.feature, one.grant.reason));
+        let origins = origins.iter().map(|origin| format!("{}: {}", origin.feature, origin.grant.reason));
         comments.insert(rule, origins.collect::<Vec<_>>().join("; "));
     }
     (comments.keys().cloned().collect(), comments)

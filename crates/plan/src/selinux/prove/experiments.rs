@@ -77,9 +77,9 @@ pub struct Experiment {
 impl Experiment {
     /// Whether it needs another machine.
     pub fn needs_neighbour(&self) -> bool {
-        self.accesses
-            .iter()
-            .any(|one| matches!(one.target, Target::Other | Target::OtherFiles | Target::OtherHuge))
+        self.accesses.iter().any(|experiment| {
+            matches!(experiment.target, Target::Other | Target::OtherFiles | Target::OtherHuge)
+        })
     }
 }
 

@@ -228,7 +228,7 @@ pub fn compare(
         let Some(rule) = &trial.without else { continue };
         let (target, class) = (rule.target.clone(), rule.class.clone());
         let extra = Extra { target, class, permissions: vec![rule.permission.clone()], comments: Vec::new() };
-        let held = remainder(base, container, &[extra])?.iter().any(|one| one.held != Held::No);
+        let held = remainder(base, container, &[extra])?.iter().any(|rule| rule.held != Held::No);
         let witnessed = if held { Witnessed::Base } else { witness(&cells, &trial.kind, rule) };
         rules.push((rule.clone(), witnessed));
     }

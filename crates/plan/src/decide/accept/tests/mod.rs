@@ -126,7 +126,8 @@ fn served(profile: Profile) -> ClusterConfig {
 fn containers_of_images_are_those_that_the_controller_makes() {
     let pod = rendered_of(&samples::full(), &served(Profile::Minimal));
     let (should, actual) = (untyped(&pod), admitted(&pod));
-    let names: Vec<&Value> = json::list(&should["spec"], "initContainers").map(|one| &one["name"]).collect();
+    let names: Vec<&Value> =
+        json::list(&should["spec"], "initContainers").map(|container| &container["name"]).collect();
     let status = |name: &str| json!([{"name": name, "restartCount": 3, "state": {"running": {}}}]);
     let known = names.last().unwrap().as_str().unwrap();
     assert!(
