@@ -140,6 +140,18 @@ async fn runs(cluster: &Cluster, api: &Api) {
     assert_eq!((code, said["message"].as_str().unwrap()), (same_code, words.as_str()));
     let large = format!("{{\"dryRun\":[\"{}\"]}}", "a".repeat(70_000));
     assert_eq!(run("stop", &large).await.0, 413);
+    let path_given = format!("{SUBRESOURCES}/namespaces/team/expand-vm-spec");
+    let mut given = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "new"},
+        "spec": {"runStrategy": "Halted", "template": {"spec": {"domain": {"devices": {}}}}}});
+    let (code, whole) = ask(cluster, api, "victor", "PUT", &path_given, &given.to_string()).await;
+    assert_eq!((code, &whole), (200, &given));
+    let (code, said) = ask(cluster, api, "stranger", "PUT", &path_given, &given.to_string()).await;
+    assert_eq!(code, 403, "{said}");
+    given["spec"]["instancetype"] = json!({"name": "u1.small"});
+    let (code, said) = ask(cluster, api, "victor", "PUT", &path_given, &given.to_string()).await;
+    let (same_code, words) = embedded(cluster, "PUT", &path_given, &given).await;
+    assert_eq!((code, said["message"].as_str().unwrap()), (same_code, words.as_str()));
+    assert_eq!((code, words.as_str()), (501, "not supported yet: spec.instancetype"));
     // Also for who may only look.
     let (code, whole) = ask(cluster, api, "victor", "GET", &path("virtualmachines", "expand-spec"), "").await;
     assert_eq!((code, &whole["spec"]), (200, &cluster.get(&machine).await["spec"]));
@@ -152,7 +164,8 @@ async fn missing(cluster: &Cluster, api: &Api) {
         ("PUT", "virtualmachines/m/evacuate/cancel", 501),
         ("GET", "virtualmachineinstances/m/portforward/22/tcp", 501),
         ("GET", "virtualmachineinstances/m/vnc/screenshot", 501),
-        ("PUT", "expand-vm-spec", 501),
+        ("GET", "expand-vm-spec", 405),
+        ("PUT", "expand-vm-spec/other", 404),
         ("GET", "virtualmachines/m/start", 405),
         ("PUT", "virtualmachineinstances/m/console", 405),
         ("PUT", "virtualmachines/m/start/now", 404),

@@ -171,6 +171,8 @@ fn what_virtctl_sends_does_what_it_does_for_who_types_it() -> Result<()> {
     exposes(&test)?;
     let whole = test.virtctl.run(&test.server, "expand --vm guest")?.expect(200)?;
     ensure!(whole.body["kind"] == "VirtualMachine" && whole.body["metadata"]["name"] == "guest", "{whole:?}");
+    let whole = test.virtctl.run(&test.server, "expand --file vm.yaml")?.expect(200)?;
+    ensure!(whole.body["spec"]["template"]["spec"]["domain"]["memory"]["guest"] == "192Mi", "{whole:?}");
     restarts(&test)?;
     stops(&test)
 }

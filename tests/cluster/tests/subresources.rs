@@ -148,6 +148,7 @@ fn virtctl(test: &Test) -> Result<()> {
     let service = test.json("get service guest-http -n vms")?;
     ensure!(service["spec"]["ports"][0]["port"] == 80, "{service}");
     run("expand --vm guest", 200, "")?;
+    run("expand --file vm.yaml", 200, "")?;
     run("stop guest --grace-period=0 --force", 202, "")?;
     ensure!(strategy()? == "Halted", "it was not stopped");
     wait("the end of the instance", TIMEOUT, || {

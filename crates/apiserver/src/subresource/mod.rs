@@ -86,7 +86,8 @@ async fn of_machines(
         ("healthz", "") if get => {
             return Ok(answer::json(200, &json!({"apiserver": {"connectivity": "ok"}})));
         }
-        (word, "") => return unanswered("", word),
+        (subresource::EXPAND, "") if !asked.namespace.is_empty() => {}
+        (word @ subresource::EXPAND, _) | (word, "") => return unanswered("", word),
         _ => {}
     }
     // Of a subresource that has more parts each is part of its name.
@@ -98,6 +99,10 @@ async fn of_machines(
             machine::run(app, target, call, json_body(app, target, request).await?).await
         }
         Call::Expand => machine::expand(app, target),
+        Call::ExpandGiven => {
+            let body = json_body(app, target, request).await?;
+            Ok(answer::json(200, &subresource::expanded(&asked.namespace, body)?))
+        }
         Call::Pause | Call::Unpause => {
             machine::pause(app, target, call, json_body(app, target, request).await?).await
         }

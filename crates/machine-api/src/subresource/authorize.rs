@@ -45,14 +45,14 @@ pub(super) async fn authorize(
     if answer.status.is_some_and(|status| status.allowed && status.denied != Some(true)) {
         return Ok(());
     }
+    let whole = format!("{}/{}", asked.resource, asked.subresource);
+    let named = if asked.name.is_empty() { String::new() } else { format!(" {:?}", asked.name) };
     let message = format!(
-        "{}.{GROUP} {:?} is forbidden: User {:?} cannot {} resource \"{}/{}\" in API group {GROUP:?} in the namespace {:?}",
+        "{}.{GROUP}{named} is forbidden: User {:?} cannot {} resource {:?} in API group {GROUP:?} in the namespace {:?}",
         asked.resource,
-        asked.name,
         requester.name,
         call.verb(),
-        asked.resource,
-        asked.subresource,
+        whole.trim_end_matches('/'),
         asked.namespace
     );
     let details = json!({"name": asked.name, "group": GROUP, "kind": asked.resource});

@@ -19,7 +19,9 @@ use bytes::Bytes;
 use ferrovirt_https::{Bodies, Place, Reply, Share, Shown, reply, text};
 use ferrovirt_kubernetes::json;
 use ferrovirt_machines::INSTANCES;
-use ferrovirt_machines::subresource::{Asked, Call, Owner, Path, Refused, Requester, is_read_as_text};
+use ferrovirt_machines::subresource::{
+    Asked, Call, Owner, Path, Refused, Requester, expanded, is_read_as_text,
+};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
 use kube::Client;
@@ -115,13 +117,13 @@ impl Subresources {
         let Some(call) = call else { return unanswered(asked.resource, asked.subresource) };
         // Before it takes a place of those that are worked on.
         let request = match call {
-            Call::Start | Call::Stop | Call::Restart | Call::Pause | Call::Unpause => {
+            Call::Start | Call::Stop | Call::Restart | Call::ExpandGiven | Call::Pause | Call::Unpause => {
                 Request::new(self.read(request, &requester).await?)
             }
             Call::Expand | Call::Console | Call::Vnc => request.map(|_| Bytes::new()),
         };
         let share = match call {
-            Call::Start | Call::Stop | Call::Restart | Call::Expand => &self.requests,
+            Call::Start | Call::Stop | Call::Restart | Call::Expand | Call::ExpandGiven => &self.requests,
             Call::Pause | Call::Unpause | Call::Console | Call::Vnc => &self.asking,
         };
         let _place = place(share, &requester, "requests")?;
@@ -152,6 +154,10 @@ impl Subresources {
             Call::Expand => {
                 let vm = run::object(&self.client, asked, call.resource()).await?;
                 let vm = vm.ok_or_else(|| Refused::missing(call.resource(), asked.name))?;
+                Ok(reply(StatusCode::OK, documents::JSON, vm.to_string()))
+            }
+            Call::ExpandGiven => {
+                let vm = expanded(asked.namespace, object(request.body())?)?;
                 Ok(reply(StatusCode::OK, documents::JSON, vm.to_string()))
             }
             Call::Pause | Call::Unpause => {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::EXPAND;
 use crate::{GROUP, INSTANCES, MACHINES};
 
 /// What can be asked of a machine or its instance.
@@ -21,6 +22,8 @@ pub enum Call {
     Restart,
     /// The machine with everything resolved that it refers to.
     Expand,
+    /// The same for one that the request brings.
+    ExpandGiven,
     /// Stops the processors of an instance.
     Pause,
     /// Lets them run again.
@@ -33,11 +36,12 @@ pub enum Call {
 
 impl Call {
     /// Every call.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Start,
         Self::Stop,
         Self::Restart,
         Self::Expand,
+        Self::ExpandGiven,
         Self::Pause,
         Self::Unpause,
         Self::Console,
@@ -52,7 +56,7 @@ impl Call {
             .find(|call| (call.method(), call.resource(), call.name()) == (method, resource, subresource))
     }
 
-    /// The subresource.
+    /// The subresource; nothing for what is no part of an object.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -60,6 +64,7 @@ impl Call {
             Self::Stop => "stop",
             Self::Restart => "restart",
             Self::Expand => "expand-spec",
+            Self::ExpandGiven => "",
             Self::Pause => "pause",
             Self::Unpause => "unpause",
             Self::Console => "console",
@@ -71,6 +76,7 @@ impl Call {
     #[must_use]
     pub fn resource(self) -> &'static str {
         match self {
+            Self::ExpandGiven => EXPAND,
             Self::Start | Self::Stop | Self::Restart | Self::Expand => MACHINES,
             Self::Pause | Self::Unpause | Self::Console | Self::Vnc => INSTANCES,
         }
@@ -81,7 +87,9 @@ impl Call {
     pub fn method(self) -> &'static str {
         match self {
             Self::Expand | Self::Console | Self::Vnc => "GET",
-            Self::Start | Self::Stop | Self::Restart | Self::Pause | Self::Unpause => "PUT",
+            Self::Start | Self::Stop | Self::Restart | Self::ExpandGiven | Self::Pause | Self::Unpause => {
+                "PUT"
+            }
         }
     }
 
@@ -162,6 +170,37 @@ impl Call {
             return Err(Refused::bad_request("VMI is not running"));
         }
         Ok(())
+    }
+}
+
+/// A machine that a request brings, with everything resolved that it refers to. There are no instance types yet, so that it is
+/// the machine itself.
+///
+/// # Errors
+/// 400 for what is no machine, or one of another namespace; 501 for what we cannot resolve.
+pub fn expanded(namespace: &str, body: Value) -> Result<Value, Refused> {
+    if body.as_object().is_none_or(|object| object.is_empty()) {
+        return Err(Refused::bad_request("empty request body"));
+    }
+    let group = text(&body, "/apiVersion").split('/').next();
+    if (group, text(&body, "/kind")) != (Some(GROUP), "VirtualMachine") {
+        return Err(Refused::bad_request("the body is no VirtualMachine of kubevirt.io"));
+    }
+    VirtualMachine::deserialize(&body)
+        .map_err(|why| Refused::bad_request(format!("the VirtualMachine cannot be read: {why}")))?;
+    let own = text(&body, "/metadata/namespace");
+    if !own.is_empty() && own != namespace {
+        let message =
+            format!("VM namespace must match the request's: it is {own}, and the request's is {namespace}");
+        return Err(Refused::bad_request(message));
+    }
+    let refers = |field: &&str| {
+        let value = json::at(&body, &format!("/spec/{field}"));
+        value.is_some_and(|value| !value.is_null() && *value != json!({}))
+    };
+    match ["instancetype", "preference"].into_iter().find(refers) {
+        Some(field) => Err(Refused::new(501, format!("not supported yet: spec.{field}"))),
+        None => Ok(body),
     }
 }
 
@@ -257,6 +296,32 @@ mod tests {
         }
         assert_eq!(Call::find("PUT", MACHINES, "pause"), None);
         assert_eq!(Call::find("DELETE", MACHINES, "start"), None);
+        assert_eq!(Call::find("PUT", EXPAND, ""), Some(Call::ExpandGiven));
+    }
+
+    #[test]
+    fn a_machine_that_a_request_brings_is_what_it_is_or_says_why_not() {
+        let vm = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "m"},
+            "spec": {"runStrategy": "Halted", "template": {"spec": {"domain": {"devices": {}}}}}});
+        assert_eq!(expanded("n", vm.clone()), Ok(vm.clone()));
+        let said = |change: &dyn Fn(&mut Value)| {
+            let mut other = vm.clone();
+            change(&mut other);
+            expanded("n", other).map(drop).map_err(|why| (why.code, why.message))
+        };
+        assert_eq!(said(&|vm| vm["metadata"]["namespace"] = json!("n")), Ok(()));
+        assert_eq!(said(&|vm| vm["metadata"]["namespace"] = json!("o")).unwrap_err().0, 400);
+        assert_eq!(said(&|vm| vm["kind"] = json!("VirtualMachineInstance")).unwrap_err().0, 400);
+        assert_eq!(said(&|vm| vm["apiVersion"] = json!("v1")).unwrap_err().0, 400);
+        assert_eq!(said(&|vm| vm["spec"]["template"] = json!(7)).unwrap_err().0, 400);
+        for body in [Value::Null, json!({})] {
+            assert_eq!(expanded("n", body).unwrap_err().message, "empty request body");
+        }
+        for field in ["instancetype", "preference"] {
+            let refused = said(&|vm| vm["spec"][field] = json!({"name": "u1.small"}));
+            assert_eq!(refused, Err((501, format!("not supported yet: spec.{field}"))));
+            assert_eq!(said(&|vm| vm["spec"][field] = json!({})), Ok(()));
+        }
     }
 
     fn instance(phase: &str, paused: bool) -> Value {

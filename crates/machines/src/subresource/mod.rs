@@ -9,12 +9,15 @@ mod front_proxy;
 mod path;
 mod unanswered;
 
-pub use call::{Call, Refused};
+pub use call::{Call, Refused, expanded};
 pub use discovery::{aggregated_rows, rows, version};
 pub use ferrovirt_plan::decide::subresource::{GROUP, VERSIONS};
 pub use front_proxy::{Names, Owner, Requester};
 pub use path::{Asked, Path};
 pub use unanswered::is_read_as_text;
+
+/// What is asked to expand a machine that is not stored: no part of an object, but a word in a namespace.
+pub const EXPAND: &str = "expand-vm-spec";
 
 /// What discovery lists: resource with subresource, and the verb of its method.
 pub const VERBS: &[(&str, &str)] = &[

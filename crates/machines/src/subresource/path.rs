@@ -2,7 +2,7 @@
 
 use ferrovirt_kubernetes::names;
 
-use super::{GROUP, VERSIONS};
+use super::{EXPAND, GROUP, VERSIONS};
 use crate::{INSTANCES, MACHINES};
 
 /// A path below `/apis/subresources.kubevirt.io`, read.
@@ -16,7 +16,7 @@ pub enum Path<'a> {
     Release(&'a str),
     /// Whether it is healthy, in a version.
     Health(&'a str),
-    /// A subresource of an object.
+    /// A subresource of an object, or what stands in a namespace in its place.
     Object(Asked<'a>),
     /// Something else in a version, or in a namespace of it, by its one word.
     Other(&'a str),
@@ -29,9 +29,9 @@ pub struct Asked<'a> {
     pub version: &'a str,
     /// Namespace, a valid one.
     pub namespace: &'a str,
-    /// `virtualmachines` or `virtualmachineinstances`.
+    /// `virtualmachines`, `virtualmachineinstances`, or [`EXPAND`], which has neither name nor subresource.
     pub resource: &'a str,
-    /// Name, a valid one.
+    /// Name, a valid one, or nothing.
     pub name: &'a str,
     /// The subresource, which need not exist; of one that has more parts all of them, as they stand in the path.
     pub subresource: &'a str,
@@ -56,6 +56,9 @@ impl<'a> Path<'a> {
             [] => Some(Self::Version(version)),
             ["version"] => Some(Self::Release(version)),
             ["healthz"] => Some(Self::Health(version)),
+            ["namespaces", namespace, resource @ EXPAND] if names::is_label(namespace) => {
+                Some(Self::Object(Asked { version, namespace, resource, name: "", subresource: "" }))
+            }
             ["namespaces", namespace, word] if names::is_label(namespace) => Some(Self::Other(word)),
             [word] => Some(Self::Other(word)),
             ["namespaces", namespace, resource, name, _, ..]
@@ -90,8 +93,10 @@ mod tests {
         let asked = Asked { subresource: "start/now", ..asked };
         assert_eq!(Path::parse(&format!("{whole}/now")), Some(Path::Object(asked)));
         assert_eq!(Path::parse(&format!("{root}/v1/guestfs")), Some(Path::Other("guestfs")));
-        let expand = format!("{root}/v1/namespaces/n/expand-vm-spec");
-        assert_eq!(Path::parse(&expand), Some(Path::Other("expand-vm-spec")));
+        let asked = Asked { resource: EXPAND, name: "", subresource: "", ..asked };
+        assert_eq!(Path::parse(&format!("{root}/v1/namespaces/n/{EXPAND}")), Some(Path::Object(asked)));
+        assert_eq!(Path::parse(&format!("{root}/v1/{EXPAND}")), Some(Path::Other(EXPAND)));
+        assert_eq!(Path::parse(&format!("{root}/v1/namespaces/n/guestfs")), Some(Path::Other("guestfs")));
         for other in [
             "/apis/subresources.kubevirt.io2/v1",
             "/apis/subresources.kubevirt.io/v2",

@@ -9,7 +9,6 @@ use crate::{INSTANCES, MACHINES};
 /// version or a namespace. A name stands for all that begins with it and a slash, too.
 const MISSING: &[(&str, &str)] = &[
     ("", "dump-cluster-profiler"),
-    ("", "expand-vm-spec"),
     ("", "guestfs"),
     ("", "start-cluster-profiler"),
     ("", "stop-cluster-profiler"),
@@ -54,7 +53,9 @@ impl Refused {
     pub fn unanswered(resource: &str, subresource: &str) -> Self {
         let is = |call: &Call| (call.resource(), call.name()) == (resource, subresource);
         if let Some(call) = Call::ALL.iter().find(|call| is(call)) {
-            return Self::new(405, format!("{resource}/{subresource} is asked for by {}", call.method()));
+            let what = format!("{resource}/{subresource}");
+            let what = what.trim_end_matches('/');
+            return Self::new(405, format!("{what} is asked for by {}", call.method()));
         }
         let has = |(of, name): &&(&str, &str)| {
             let rest = subresource.strip_prefix(name);
@@ -82,7 +83,8 @@ mod tests {
         assert_eq!(said(MACHINES, "migrate"), missing("virtualmachines/migrate"));
         assert_eq!(said(MACHINES, "portforward/22/tcp"), missing("virtualmachines/portforward"));
         assert_eq!(said(INSTANCES, "vnc/screenshot"), missing("virtualmachineinstances/vnc/screenshot"));
-        assert_eq!(said("", "expand-vm-spec"), missing("expand-vm-spec"));
+        assert_eq!(said("", "guestfs"), missing("guestfs"));
+        assert_eq!(said("expand-vm-spec", "").2, "expand-vm-spec is asked for by PUT");
         assert_eq!(said(MACHINES, "start").0, 405);
         assert_eq!(said(MACHINES, "start").2, "virtualmachines/start is asked for by PUT");
         for (resource, subresource) in [
