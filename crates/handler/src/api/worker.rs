@@ -1,5 +1,8 @@
 //! Performs what is decided for one place: see [`ferrovirt_plan::decide::place`].
 
+mod check;
+mod report;
+
 use super::{
     asks::Asks,
     inbox::{FromNet, News, Receiver},
@@ -7,37 +10,31 @@ use super::{
 };
 use crate::{
     machine::{
-        accept::{Accepted, Asked, Lasts, Reader, Refusal, owner, stranger},
-        events::{Kind, Recorder},
-        facts, notice,
-        redacted::Redacted,
+        accept::{Accepted, Reader},
+        events::Recorder,
+        facts,
         report::Reporter,
-        status::{NO_NETWORK, NOT_AS_RENDERED, NOT_READY, Phase},
     },
     net::talk::{self, Binding, Facts, FromApi},
     plug::table::Holder,
 };
+use check::addresses;
 use ferrovirt_model::machine;
 use ferrovirt_netlink::mac::MacAddress;
 use ferrovirt_plan::{
-    decide::accept::{Holds, untyped},
-    decide::{
-        life::{self, Outcome},
-        place::{Action, Check, Event, Network, Notice, Place, Step, Wrong, step},
-    },
+    decide::place::{Action, Event, Place, step},
     render::order::{claim_facts, order},
 };
 use ferrovirt_qemu::{
     order::Order,
-    protocol::{self, Ending, MAX_MESSAGE, Request},
+    protocol::{self, MAX_MESSAGE, Request},
     text,
 };
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-use kube::Api;
-use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
+use k8s_openapi::api::core::v1::Pod;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 
 /// How long the API server may take to say what a pod is.
@@ -216,86 +213,6 @@ impl Worker {
         }
     }
 
-    /// How the pod of the watch differs from what was accepted.
-    fn change(&mut self) -> Option<String> {
-        let accepted = self.accepted.as_ref()?;
-        let Some(pod) = self.pod.clone() else {
-            return Some("the pod is gone from the API server".to_owned());
-        };
-        if pod.metadata.uid != self.uid {
-            return Some("another pod has its name".to_owned());
-        }
-        let differs = self.shared.reader.changes(&untyped(&pod), &accepted.essence);
-        differs.or_else(|| self.holds(&pod))
-    }
-
-    /// What is wrong with the pod beside its rendering.
-    fn holds(&mut self, pod: &Pod) -> Option<String> {
-        let holds = Holds {
-            node: &self.shared.reader.node,
-            container: &self.holder.container,
-            user: self.user,
-            image_id: self.image_id.as_deref(),
-        };
-        let wrong = holds.refuse(pod);
-        if wrong.is_none() && self.image_id.is_none() {
-            self.image_id = Holds::image_id(pod).map(str::to_owned);
-        }
-        wrong
-    }
-
-    /// Compares the pod in the API server.
-    async fn check(&mut self, step: Step) -> Check {
-        let Some(shown) = self.pod.clone() else {
-            return Check::Unknown("no launcher pod of its name is known to be on this node".to_owned());
-        };
-        let uid = self.uid.get_or_insert_with(|| shown.metadata.uid.clone().unwrap_or_default()).clone();
-        if shown.metadata.uid.as_deref() != Some(&uid) {
-            return Check::Unknown("another pod has the name of the one that holds the place".to_owned());
-        }
-        let Some(owner) = owner(&shown.metadata) else {
-            let Refusal { reason, message, .. } = stranger();
-            return Check::Unfit(reason, message);
-        };
-        if self.reporter.is_none() {
-            let api = Api::namespaced(self.shared.reader.machines.clone(), &self.holder.namespace);
-            self.reporter = Some(Reporter::start(api, owner.name.clone(), owner.uid.clone()));
-        }
-        let (namespace, name) = (self.holder.namespace.clone(), self.holder.pod.clone());
-        let asked = Asked { namespace: &namespace, name: &name, uid: Some(&uid), owner: Some(&owner) };
-        let look = async {
-            match &self.accepted {
-                Some(accepted) if step == Step::Serve => {
-                    let actual = self.shared.reader.fresh(&asked).await.map_err(Check::Unknown)?;
-                    if let Some(text) = self.shared.reader.changes(&actual, &accepted.essence) {
-                        return Err(Check::Differs(text));
-                    }
-                    let pod = serde_json::from_value(actual);
-                    let pod =
-                        pod.map_err(|error| Check::Differs(format!("the pod cannot be read: {error}")))?;
-                    Ok(Accepted { pod: Arc::new(pod), ..accepted.clone() })
-                }
-                // What runs here cannot see the node's policy. A label that the controller has recorded is asked for.
-                _ => {
-                    let knows = |_| async { Ok(true) };
-                    self.shared.reader.accept(&asked, step, knows).await.map_err(refused)
-                }
-            }
-        };
-        let found = match timeout(READ, look).await {
-            Err(_) => return Check::Unknown("the API server does not answer".to_owned()),
-            Ok(Err(check)) => return check,
-            Ok(Ok(accepted)) => accepted,
-        };
-        if let Some(wrong) = self.holds(&found.pod) {
-            return Check::Differs(wrong);
-        }
-        let phase = found.vmi.status.as_ref().and_then(|status| status.phase.as_deref());
-        let check = Check::Same { network: needs(&found), ran: phase == Some("Running") };
-        self.accepted = Some(found);
-        check
-    }
-
     /// Does it; its answer, where it has one.
     async fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
@@ -401,143 +318,8 @@ impl Worker {
         }
     }
 
-    fn runs(&self, paused: bool) {
-        tracing::info!(pod = self.name(), paused, "the guest runs");
-        if let Ok((order, wired)) = self.render() {
-            self.describe(&order, &wired);
-        }
-        if let Some(reporter) = &self.reporter {
-            reporter.update(|known| (known.phase, known.paused) = (Phase::Running, paused));
-        }
-    }
-
-    /// Says of the machine what its order says.
-    fn describe(&self, order: &Order, wired: &[facts::Wired]) {
-        let Some(reporter) = &self.reporter else { return };
-        reporter.update(|known| {
-            known.interfaces = facts::interfaces(order, wired);
-            known.memory = order.memory.bytes;
-            known.topology = (order.sockets, order.cores, order.threads);
-            known.machine_type.clone_from(&order.machine);
-        });
-    }
-
-    fn over(&self, ending: Ending, message: &str) {
-        tracing::info!(pod = self.name(), ?ending, "the guest has ended: {message}");
-        let (kind, phase, reason) = match life::outcome(Some(ending)) {
-            Outcome::Succeeded => (Kind::Normal, Phase::Succeeded, None),
-            Outcome::Failed(reason) => (Kind::Warning, Phase::Failed, Some(reason)),
-        };
-        if let Some(reporter) = &self.reporter {
-            reporter.update(|known| {
-                known.phase = phase;
-                known.reason = reason.map(str::to_owned);
-                known.paused = false;
-            });
-        }
-        let message = format!("The VirtualMachineInstance was shut down: {message}");
-        self.tell(kind, "Stopped", &Redacted::foreign(&message, &[]));
-    }
-
-    /// Says on pod and machine what is wrong.
-    fn report(&mut self, reason: &'static str, message: &str) {
-        // In these are words of the launcher.
-        let foreign = [NOT_READY, NO_NETWORK].contains(&reason);
-        let redacted = if foreign { Redacted::foreign(message, &[]) } else { Redacted::new(message, &[]) };
-        if let Some(reporter) = &self.reporter {
-            reporter.update(|known| known.trouble = Some((reason, redacted.clone())));
-        }
-        if self.trouble != message {
-            message.clone_into(&mut self.trouble);
-            tracing::warn!(pod = self.name(), reason, "{message}");
-            if let Some(pod) = self.pod_reference() {
-                self.shared.events.tell(&pod, Kind::Warning, reason, &redacted);
-            }
-            let machine = if reason == NOT_AS_RENDERED { reason } else { "SyncFailed" };
-            self.tell(Kind::Warning, machine, &redacted);
-        }
-    }
-
-    fn notice(&self, notice: Notice) {
-        let (kind, reason, message) = notice::words(notice);
-        let message = Redacted::ours(message);
-        if notice == Notice::Misbehaves
-            && let Some(pod) = self.pod_reference()
-        {
-            self.shared.events.tell(&pod, kind, reason, &message);
-        }
-        self.tell(kind, reason, &message);
-    }
-
-    fn misbehaves(&self, what: &str, wrong: Wrong) {
-        let pod = self.name();
-        match wrong {
-            Wrong::Ignore => {}
-            Wrong::Log { suppressed } => tracing::warn!(pod, suppressed, "the launcher misbehaves: {what}"),
-            Wrong::Close { pause, suppressed } => {
-                let seconds = pause.as_secs();
-                tracing::warn!(
-                    pod,
-                    suppressed,
-                    "the launcher misbehaves, and nobody listens to it for {seconds} s: {what}"
-                );
-            }
-        }
-    }
-
-    /// An event on the machine.
-    fn tell(&self, kind: Kind, reason: &str, message: &Redacted) {
-        let owner = self.pod.as_ref().and_then(|pod| owner(&pod.metadata));
-        let Some(owner) = owner else { return };
-        let machine = ObjectReference {
-            api_version: Some("kubevirt.io/v1".to_owned()),
-            kind: Some("VirtualMachineInstance".to_owned()),
-            namespace: Some(self.holder.namespace.clone()),
-            name: Some(owner.name),
-            uid: Some(owner.uid),
-            ..Default::default()
-        };
-        self.shared.events.tell(&machine, kind, reason, message);
-    }
-
-    fn pod_reference(&self) -> Option<ObjectReference> {
-        Some(ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
-            namespace: Some(self.holder.namespace.clone()),
-            name: Some(self.holder.pod.clone()),
-            uid: Some(self.uid.clone()?),
-            ..Default::default()
-        })
-    }
-
     fn name(&self) -> String {
         format!("{}/{}", self.holder.namespace, self.holder.pod)
-    }
-}
-
-fn refused(Refusal { reason, message, lasts }: Refusal) -> Check {
-    match lasts {
-        Lasts::Now => Check::Unknown(message),
-        Lasts::Ever if reason == NOT_AS_RENDERED => Check::Differs(message),
-        Lasts::Ever | Lasts::ThisPod => Check::Unfit(reason, message),
-    }
-}
-
-/// The pod's addresses, by the kubelet.
-fn addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> {
-    let addresses = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
-    addresses.filter_map(|address| address.ip.parse().ok())
-}
-
-/// What the machine's network needs.
-fn needs(accepted: &Accepted) -> Network {
-    let v4 = addresses(&accepted.pod).any(|address| address.is_ipv4());
-    match addresses(&accepted.pod).next() {
-        _ if accepted.machine.interfaces.is_empty() => Network::None,
-        None => Network::NoAddress,
-        Some(_) if v4 => Network::Ready,
-        Some(_) => Network::OnlyIpv6,
     }
 }
 
