@@ -71,7 +71,7 @@ async fn the_handlers_plug_in_gives_slots_of_the_node_and_learns_who_has_them() 
         containers: vec![messages::Container { name: "compute".to_owned(), devices: Vec::new() }],
     };
     // The plug-in believes a node that knows the plug-in's own pod.
-    let pods = move || vec![pod("kubevirt", "virt-handler-x"), pod("vms", "a")];
+    let pods = move || Some(vec![pod("kubevirt", "virt-handler-x"), pod("vms", "a")]);
     let serving = tokio::spawn(devices.clone().serve(sockets, pods));
 
     let mut child = plug(root);

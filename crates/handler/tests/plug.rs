@@ -186,13 +186,16 @@ async fn a_list_without_the_plug_ins_own_pod_says_nothing() {
     let pods = Pods::start(&socket);
     let own = kubelet::own();
     let us = look::Own { namespace: own.namespace.clone(), pod: own.name.clone() };
-    assert_eq!(look::list(&socket, &us).await.unwrap().pods, std::slice::from_ref(&own));
+    assert_eq!(look::list(&socket, Some(&us)).await.unwrap().pods, std::slice::from_ref(&own));
     let fixed = Pod { name: "etcd".to_owned(), ..own.clone() };
     let elsewhere = Pod { namespace: "vms".to_owned(), ..own };
     for shown in [vec![], vec![fixed, elsewhere]] {
+        let count = shown.len();
         pods.list.lock().unwrap().pods = shown;
-        let error = look::list(&socket, &us).await.unwrap_err();
+        let error = look::list(&socket, Some(&us)).await.unwrap_err();
         assert!(error.contains("does not show kubevirt/virt-handler-x"), "{error}");
+        // Beside a node that knows its pods when it answers, there is none.
+        assert_eq!(look::list(&socket, None).await.unwrap().pods.len(), count);
     }
 }
 

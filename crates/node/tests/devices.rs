@@ -138,7 +138,7 @@ impl Node {
         let devices = Devices::open(at("plugins"), at("devices.json"), reserved).unwrap();
         let sockets = listen(&at("plugins"), &at("resources")).unwrap();
         let mut tasks = JoinSet::new();
-        tasks.spawn(devices.clone().serve(sockets, || vec![pod("p"), pod("q")]));
+        tasks.spawn(devices.clone().serve(sockets, || Some(vec![pod("p"), pod("q")])));
         Self { directory, devices, _tasks: tasks }
     }
 
@@ -379,4 +379,23 @@ async fn only_the_nodes_user_registers_and_only_a_resource_of_its_own() {
     node.counts(1, 1).await;
     plugin.say.send_replace(list(&[("a", true), ("a", true)]));
     node.counts(1, 0).await;
+}
+
+/// A plug-in would take a pod that is not shown for one that is gone.
+#[tokio::test]
+async fn a_node_that_does_not_know_its_pods_yet_shows_none_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let devices = Devices::open(at("plugins"), at("devices.json"), []).unwrap();
+    let sockets = listen(&at("plugins"), &at("resources")).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(devices.serve(sockets, || None));
+    let channel = Channel::connect(&at("resources/kubelet.sock")).await.unwrap();
+    let all = channel.unary::<_, PodList>(LIST, Empty {}, 1 << 20).await.map(drop);
+    let request = GetRequest { name: "p".to_owned(), namespace: "n".to_owned() };
+    let channel = Channel::connect(&at("resources/kubelet.sock")).await.unwrap();
+    let one = channel.unary::<_, GetResponse>(GET, request, 1 << 20).await.map(drop);
+    for answer in [all, one] {
+        assert_eq!(answer.unwrap_err().code(), tonic::Code::Unavailable);
+    }
 }

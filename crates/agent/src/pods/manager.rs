@@ -34,6 +34,8 @@ use tokio::sync::oneshot;
 pub struct Manager {
     pub(super) shared: Arc<Shared>,
     pods: Mutex<HashMap<String, Handle>>,
+    /// All pods were listed once.
+    listed: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -90,7 +92,7 @@ impl Target {
 impl Manager {
     /// Without any pod yet.
     pub fn new(shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self { shared, pods: Mutex::default() })
+        Arc::new(Self { shared, pods: Mutex::default(), listed: AtomicBool::new(false) })
     }
 
     pub(super) fn pods(&self) -> MutexGuard<'_, HashMap<String, Handle>> {
@@ -138,8 +140,12 @@ impl Manager {
         empty && self.shared.crun.list().is_empty()
     }
 
-    /// The node's pods and their containers, as the pod-resources API shows them.
-    pub fn shown(&self) -> Vec<messages::Pod> {
+    /// The node's pods and their containers, as the pod-resources API shows them. `None` before the API server has said
+    /// which there are.
+    pub fn shown(&self) -> Option<Vec<messages::Pod>> {
+        if !self.listed.load(Ordering::Acquire) {
+            return None;
+        }
         let container = |name: &String| messages::Container { name: name.clone(), devices: Vec::new() };
         let pods = self.pods();
         let shown = pods.values().map(|handle| messages::Pod {
@@ -147,7 +153,7 @@ impl Manager {
             namespace: handle.namespace.clone(),
             containers: handle.containers.iter().map(container).collect(),
         });
-        shown.collect()
+        Some(shown.collect())
     }
 
     /// Watches pods and machines for ever.
@@ -173,7 +179,10 @@ impl Manager {
                     listed.extend(pod.metadata.uid.clone());
                     self.apply(pod);
                 }
-                Event::InitDone => self.compare(&listed),
+                Event::InitDone => {
+                    self.compare(&listed);
+                    self.listed.store(true, Ordering::Release);
+                }
                 Event::Apply(pod) => self.apply(pod),
                 Event::Delete(pod) => {
                     let uid = pod.metadata.uid.unwrap_or_default();

@@ -26,18 +26,20 @@ pub struct Own {
 ///
 /// A kubelet that was started again answers before it has heard from the API server which pods are its own, and shows
 /// static ones alone until then, however long the API server is away. So an answer without our own pod says nothing of
-/// the others.
+/// the others. Without `own`, every answer is believed: for a node that gives none before it knows its pods.
 ///
 /// # Errors
 /// In words: there is no kubelet, it does not answer in time or with something else, or it does not know its pods yet.
-pub async fn list(socket: &Path, own: &Own) -> Result<PodList, String> {
+pub async fn list(socket: &Path, own: Option<&Own>) -> Result<PodList, String> {
     let call = async {
         let channel = Channel::connect(socket).await.map_err(|error| error.to_string())?;
         channel.unary(LIST, Empty {}, ANSWER).await.map_err(|status| status.message().to_owned())
     };
     let answer = tokio::time::timeout(CALL, call).await;
     let list: PodList = answer.unwrap_or_else(|_| Err("it does not answer".to_owned()))?;
-    if !list.pods.iter().any(|pod| pod.namespace == own.namespace && pod.name == own.pod) {
+    let shows =
+        |own: &&Own| list.pods.iter().any(|pod| pod.namespace == own.namespace && pod.name == own.pod);
+    if let Some(own) = own.filter(|own| !shows(own)) {
         return Err(format!(
             "it does not show {}/{}, the pod of this program: it does not know its pods yet, or --pod-namespace and \
              --pod-name are wrong",

@@ -39,12 +39,13 @@ const AGAIN: Duration = Duration::from_millis(200);
 #[derive(Debug, Parser)]
 #[command(name = "virt-handler plug", version)]
 struct Options {
-    /// The name of the pod in which this runs
-    #[arg(long)]
-    pod_name: String,
+    /// The name of the pod in which this runs: an answer of the pod-resources API without it is not believed. Absent where
+    /// this runs in no pod, beside a node that answers only when it knows its pods
+    #[arg(long, requires = "pod_namespace")]
+    pod_name: Option<String>,
     /// The namespace of that pod
-    #[arg(long)]
-    pod_namespace: String,
+    #[arg(long, requires = "pod_name")]
+    pod_namespace: Option<String>,
     /// How many places: the kubelet's maxPods
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
     slots: u16,
@@ -235,7 +236,7 @@ impl Shared {
     }
 
     /// Looks who holds the slots, for ever.
-    async fn follow(self: Arc<Self>, pod_resources: PathBuf, own: look::Own) {
+    async fn follow(self: Arc<Self>, pod_resources: PathBuf, own: Option<look::Own>) {
         let mut fails = false;
         loop {
             let next = self.state().0.next();
@@ -251,7 +252,7 @@ impl Shared {
             if !self.state().0.begin(began) {
                 continue;
             }
-            let looked = look::list(&pod_resources, &own).await;
+            let looked = look::list(&pod_resources, own.as_ref()).await;
             let (table, store) = &mut *self.state();
             match looked {
                 Ok(list) => {
@@ -321,7 +322,8 @@ async fn serve(
             |_| {},
         )?;
     }
-    let own = look::Own { namespace: options.pod_namespace, pod: options.pod_name };
+    let own = options.pod_namespace.zip(options.pod_name);
+    let own = own.map(|(namespace, pod)| look::Own { namespace, pod });
     tasks.spawn(shared.follow(options.pod_resources, own));
     let (mut terminate, mut interrupt) = ends()?;
     tokio::select! {

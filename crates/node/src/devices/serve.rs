@@ -19,8 +19,8 @@ use tokio::{
 };
 use tonic::Status;
 
-/// The name of both sockets.
-const SOCKET: &str = "kubelet.sock";
+/// The name of both sockets, each in its directory.
+pub const SOCKET: &str = "kubelet.sock";
 /// Bytes of a request.
 const REQUEST: usize = 64 << 10;
 /// Connections at a time, of each socket.
@@ -57,14 +57,18 @@ fn socket(directory: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// The pods of the node, once they are known.
+type Pods = dyn Fn() -> Option<Vec<Pod>> + Send + Sync;
+
 impl Devices {
-    /// Serves both sockets for ever. `pods` are those of the node, each with its containers and without devices.
+    /// Serves both sockets for ever. `pods` are those of the node, each with its containers and without devices; `None`
+    /// before they are known: a plug-in would take a pod that is not shown yet for one that is gone.
     pub async fn serve(
         self: Arc<Self>,
         sockets: Sockets,
-        pods: impl Fn() -> Vec<Pod> + Send + Sync + 'static,
+        pods: impl Fn() -> Option<Vec<Pod>> + Send + Sync + 'static,
     ) {
-        let pods: Arc<dyn Fn() -> Vec<Pod> + Send + Sync> = Arc::new(pods);
+        let pods: Arc<Pods> = Arc::new(pods);
         let registers = Arc::clone(&self);
         let register = move |request| register(Arc::clone(&registers), request);
         let show = move |request| show(Arc::clone(&self), Arc::clone(&pods), request);
@@ -128,27 +132,26 @@ async fn register(devices: Arc<Devices>, request: http::Request<Incoming>) -> An
     grpc::unary(request, REQUEST, answer).await
 }
 
-async fn show(
-    devices: Arc<Devices>,
-    pods: Arc<dyn Fn() -> Vec<Pod> + Send + Sync>,
-    request: http::Request<Incoming>,
-) -> Answer {
-    let all = move || devices.show(pods());
+async fn show(devices: Arc<Devices>, pods: Arc<Pods>, request: http::Request<Incoming>) -> Answer {
+    let all = move || {
+        let pods = pods().ok_or_else(|| Status::unavailable("the node does not know its pods yet"))?;
+        Ok(devices.show(pods))
+    };
     match request.uri().path() {
         LIST => {
-            grpc::unary(request, REQUEST, |_: Empty| std::future::ready(Ok(PodList { pods: all() }))).await
+            let answer = |_: Empty| std::future::ready(all().map(|pods| PodList { pods }));
+            grpc::unary(request, REQUEST, answer).await
         }
         GET => {
-            let answer = |asked: GetRequest| {
+            let find = move |asked: &GetRequest| {
                 let found =
-                    all().into_iter().find(|pod| pod.name == asked.name && pod.namespace == asked.namespace);
+                    all()?.into_iter().find(|pod| pod.name == asked.name && pod.namespace == asked.namespace);
                 let missing = || {
                     Status::not_found(format!("pod {}/{} is not on this node", asked.namespace, asked.name))
                 };
-                let answer = found.map(|pod| GetResponse { pod: Some(pod) }).ok_or_else(missing);
-                std::future::ready(answer)
+                found.map(|pod| GetResponse { pod: Some(pod) }).ok_or_else(missing)
             };
-            grpc::unary(request, REQUEST, answer).await
+            grpc::unary(request, REQUEST, move |asked| std::future::ready(find(&asked))).await
         }
         _ => grpc::unimplemented(),
     }
