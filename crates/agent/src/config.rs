@@ -1,6 +1,7 @@
 //! What the agent's command line says, and where it keeps things.
 
 use crate::redacted::Redacted;
+use ferrovirt_node::devices;
 use std::path::{Path, PathBuf};
 
 /// Paths and names.
@@ -66,12 +67,12 @@ impl Config {
 
     /// Sockets of device plug-ins, and the one on which they register.
     pub fn device_plugins(&self) -> PathBuf {
-        self.data.join("device-plugins")
+        devices::plugins(&self.data)
     }
 
     /// The socket of the pod-resources API.
     pub fn pod_resources(&self) -> PathBuf {
-        self.data.join("pod-resources")
+        devices::resources(&self.data)
     }
 
     /// What pods have of device plug-ins.

@@ -15,22 +15,28 @@ use ferrovirt_handler::plug::{
     store::{Host, Store},
     table::{Holder, Record, State},
 };
+use ferrovirt_node::devices::{
+    self, Devices,
+    table::{Count, Holder as OfPod},
+};
 use ferrovirt_privilege::{
     Right, Scenario,
     scenario::{registered, witnessed},
 };
 use kubelet::{Kubelet, Pods};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, ChildStderr, Command},
+    task::JoinSet,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -378,4 +384,82 @@ async fn each_right_is_missed() {
     let mut plug = Plug::start_program(&program, &somebody, &node.arguments());
     let said = plug.says("registering devices.ferrovirt.io/machine").await;
     assert!(said.contains("Permission denied"), "{said}");
+}
+
+/// The pods that a node knows, once it knows any.
+type Known = Arc<Mutex<Option<Vec<Pod>>>>;
+
+/// The device manager of `ferrovirt up`, which ends with the tasks.
+fn manage(node: &Node, pods: &Known) -> (Arc<Devices>, JoinSet<()>) {
+    let devices = Devices::open(node.path("plugins"), node.path("devices.json"), []).unwrap();
+    let sockets = devices::listen(&node.path("plugins"), &node.path("resources")).unwrap();
+    let (mut tasks, pods) = (JoinSet::new(), Arc::clone(pods));
+    tasks.spawn(devices.clone().serve(sockets, move || pods.lock().unwrap().clone()));
+    (devices, tasks)
+}
+
+async fn offered(devices: &Devices, allocatable: usize) {
+    let wanted = Count { capacity: 3, allocatable };
+    until("the places", || (devices.counts().get(MACHINE) == Some(&wanted)).then_some(())).await;
+}
+
+/// One way for both worlds: what a kubelet of a cluster does here, the node agent does under `ferrovirt up`.
+#[tokio::test]
+async fn the_nodes_own_device_manager_gives_places_that_outlive_it_and_the_program() {
+    let node = Node::new();
+    let pods = Known::default();
+    let (devices, tasks) = manage(&node, &pods);
+    let mut arguments = node.arguments();
+    arguments.retain(|argument| !argument.starts_with("--pod-n"));
+    arguments.push("--with-device=tun".to_owned());
+    let mut plug = Plug::start(&["env"], &arguments);
+    offered(&devices, 3).await;
+
+    let give = async |devices: &Devices, name: &str| {
+        let holder =
+            OfPod { namespace: "vms".to_owned(), pod: name.to_owned(), container: "compute".to_owned() };
+        let wanted = BTreeMap::from([(MACHINE.to_owned(), 1)]);
+        let granted = devices.allocate(&format!("uid-{name}"), holder, &wanted).await.unwrap();
+        assert_eq!(granted.devices[0].path(), "/dev/net/tun");
+        assert_eq!(granted.mounts[0].destination, MOUNT_POINT);
+        assert!(granted.mounts[0].options.contains(&"ro".to_owned()));
+        granted.mounts[0].source.clone()
+    };
+    let own = |name: &str| {
+        let container = Container { name: "compute".to_owned(), devices: Vec::new() };
+        Pod { name: name.to_owned(), namespace: "vms".to_owned(), containers: vec![container] }
+    };
+    let first = give(&devices, "a").await;
+    // Nothing is said of the holder, and so nothing believed, before the node knows its pods.
+    plug.says("the node does not know its pods yet").await;
+    *pods.lock().unwrap() = Some(vec![own("a")]);
+    let holds = |name: &str| {
+        let state = held(name);
+        node.records().into_iter().any(|(_, record)| record.state == state).then_some(())
+    };
+    until("the holder", || holds("a")).await;
+
+    // Another agent, which does not know yet that the pod is there.
+    drop((devices, tasks));
+    *pods.lock().unwrap() = None;
+    let (devices, _tasks) = manage(&node, &pods);
+    offered(&devices, 3).await;
+    give(&devices, "b").await;
+    plug.says("the node does not know its pods yet").await;
+    *pods.lock().unwrap() = Some(vec![own("a"), own("b")]);
+    until("the other holder", || holds("b")).await;
+    assert!(first.is_dir() && holds("a").is_some(), "a running pod has lost its place");
+
+    // Without the program nothing is given; the next one knows who has what.
+    plug.child.kill().await.unwrap();
+    offered(&devices, 0).await;
+    let plug = Plug::start(&["env"], &arguments);
+    offered(&devices, 3).await;
+    assert!(first.is_dir() && holds("a").is_some(), "a running pod has lost its place");
+    devices.release("uid-a");
+    *pods.lock().unwrap() = Some(vec![own("b")]);
+    give(&devices, "c").await;
+    until("the end of the directory", || (!first.exists()).then_some(())).await;
+    assert_eq!(holds("b"), Some(()));
+    plug.stop().await;
 }

@@ -429,18 +429,22 @@ fn supervisor() {
     chown(&own, Some(API), Some(API)).unwrap();
     missed("supervisor-ownership", "DAC_OVERRIDE", DENIED, || text(File::open(&own)));
 
-    let start = |line: &'static str, directory: Option<&Path>| {
+    let start_as = |user: u32, line: &'static str, directory: Option<&Path>| {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", line]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let directory = directory.map(|path| File::open(path).unwrap().into());
-        ferrovirt_sys::process::spawn(command, Setup { directory, user: Some(API), ..Setup::default() })
+        ferrovirt_sys::process::spawn(command, Setup { directory, user: Some(user), ..Setup::default() })
     };
-    let starts = || match start("exit 0", None) {
+    let start = |line, directory| start_as(API, line, directory);
+    let starts = |user| match start_as(user, "exit 0", None) {
         Ok(mut child) => text(child.wait()),
         Err(error) => Err(error.to_string()),
     };
     for capability in ["SETUID", "SETGID", "SETPCAP"] {
-        missed("supervisor-identity", capability, DENIED, starts);
+        missed("supervisor-identity", capability, DENIED, || starts(API));
+    }
+    for capability in ["SETGID", "SETPCAP"] {
+        missed("supervisor-plug", capability, DENIED, || starts(0));
     }
     let mut other = start("exec sleep 1000", None).unwrap();
     let pid = rustix::process::Pid::from_child(&other);
@@ -539,6 +543,7 @@ fn each_step_on_the_node_is_refused_without_what_it_is_granted() {
         "supervisor-identity",
         "supervisor-oom",
         "supervisor-ownership",
+        "supervisor-plug",
         "supervisor-port",
         "tap-agent-creates",
         "tap-bridge",

@@ -172,6 +172,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("supervisor-identity", Scenario::Node),
     ("supervisor-oom", Scenario::Node),
     ("supervisor-ownership", Scenario::Node),
+    ("supervisor-plug", Scenario::Node),
     ("supervisor-port", Scenario::Node),
     ("tap-agent-creates", Scenario::Node),
     ("tap-bridge", Scenario::Node),

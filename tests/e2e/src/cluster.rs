@@ -252,9 +252,20 @@ impl Cluster {
 
     /// The node agent.
     pub fn agent(&self) -> Option<Process> {
+        self.handler(|word| word != "plug")
+    }
+
+    /// What offers places for machines to the node agent: `virt-handler plug`.
+    pub fn plug(&self) -> Option<Process> {
+        self.handler(|word| word == "plug")
+    }
+
+    /// The process of the handler whose first argument is such a word.
+    fn handler(&self, is: impl Fn(&str) -> bool) -> Option<Process> {
         let data = self.data.to_string_lossy().into_owned();
         Process::find(|arguments| {
             arguments.first().is_some_and(|program| program.ends_with("virt-handler"))
+                && arguments.get(1).is_some_and(|word| is(word))
                 && arguments.iter().any(|argument| argument.starts_with(&data))
         })
         .pop()

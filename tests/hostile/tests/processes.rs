@@ -107,6 +107,21 @@ fn the_api_server_has_no_right_of_root_and_the_agent_has_those_of_the_table() ->
         hidden(process)?;
     }
 
+    // Root, with no more than in its container on a cluster.
+    let plug = cluster.plug().context("no virt-handler plug")?;
+    for (field, wanted) in [("Uid", "0"), ("Gid", "0")] {
+        let ids = plug.status(field)?;
+        ensure!(ids.split_whitespace().all(|id| id == wanted), "{field}: {ids}");
+    }
+    ensure!(plug.status("Groups")?.is_empty(), "groups: {}", plug.status("Groups")?);
+    for name in SETS {
+        ensure!(set(&plug, name)? == 0, "{name}: {}", plug.status(name)?);
+    }
+    for (field, wanted) in [("NoNewPrivs", "1"), ("Seccomp", "2"), ("Threads", "1")] {
+        ensure!(plug.status(field)? == wanted, "{field}: {}", plug.status(field)?);
+    }
+    hidden(&plug)?;
+
     // A taken-over API server.
     let data = cluster.data().display();
     let open = fs::metadata(cluster.data())?.permissions();
@@ -157,7 +172,12 @@ fn score(process: &Process) -> Result<i64> {
 #[test]
 fn guests_end_before_the_system_when_memory_runs_out() -> Result<()> {
     let mut cluster = Cluster::start(Options::default())?;
-    let own = [cluster.up()?, cluster.api().context("no API server")?, cluster.agent().context("no agent")?];
+    let own = [
+        cluster.up()?,
+        cluster.api().context("no API server")?,
+        cluster.agent().context("no agent")?,
+        cluster.plug().context("no virt-handler plug")?,
+    ];
     let here: i64 = fs::read_to_string("/proc/self/oom_score_adj")?.trim().parse()?;
     // A nested root may lack the capability to go lower than it was started.
     let lacks = fs::read_to_string("/proc/self/status")?
@@ -365,7 +385,7 @@ fn whichever_process_is_killed_machines_go_on_and_are_adopted() -> Result<()> {
     let qemu = Process::qemu("default", "kept").pop().context("no QEMU")?;
 
     // The supervisor starts another one of each, and the machine is still obeyed.
-    for part in [Cluster::api as fn(&Cluster) -> Option<Process>, Cluster::agent] {
+    for part in [Cluster::api as fn(&Cluster) -> Option<Process>, Cluster::agent, Cluster::plug] {
         let killed = part(&cluster).context("not there")?;
         killed.signal(Signal::KILL)?;
         wait_for("another process in its place", Duration::from_secs(30), || {
@@ -375,7 +395,8 @@ fn whichever_process_is_killed_machines_go_on_and_are_adopted() -> Result<()> {
         obeyed(&cluster, "kept")?;
     }
 
-    let children = [cluster.api().context("no API server")?, cluster.agent().context("no agent")?];
+    let parts = [cluster.api(), cluster.agent(), cluster.plug()];
+    let children: Vec<_> = parts.into_iter().map(|part| part.context("not there")).collect::<Result<_>>()?;
     cluster.kill()?;
     for child in &children {
         wait_for("the parts to end with their supervisor", Duration::from_secs(30), || {

@@ -146,7 +146,7 @@ fn hours(dice: &mut Dice) -> Result<i64> {
 fn strike(cluster: &mut Cluster, disk: &Disk, clock: &Clock, dice: &mut Dice) -> Result<bool> {
     let victim = MACHINES.get(usize::try_from(dice.below(2))?).copied().unwrap_or_default();
     let qemu = || Process::qemu("default", victim).pop();
-    Ok(match dice.below(9) {
+    Ok(match dice.below(10) {
         0 => {
             cluster.kill()?;
             cluster.launch()?;
@@ -158,7 +158,8 @@ fn strike(cluster: &mut Cluster, disk: &Disk, clock: &Clock, dice: &mut Dice) ->
         4 => signal(qemu().and_then(|qemu| qemu.parent().ok()), Signal::KILL),
         5 => hold(cluster.api(), dice),
         6 => hold(cluster.agent(), dice),
-        7 => {
+        7 => signal(cluster.plug(), Signal::KILL),
+        8 => {
             clock.set(hours(dice)?)?;
             true
         }

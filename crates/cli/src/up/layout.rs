@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `api/` | the API server's user | store and keys: the only place that it can write to |
 //! | `agent/` | root | pods, network, unpacked images |
+//! | `plug/` | root | directories of places for machines, and who has which |
 //! | `run/` | root, the API server's group may pass | the agent's socket |
 //! | `images/` | root | images of this node |
 //! | `admin.kubeconfig` | root | |
@@ -41,6 +42,7 @@ pub(super) struct Layout {
     pub(super) api: PathBuf,
     pub(super) run: PathBuf,
     pub(super) agent: PathBuf,
+    pub(super) plug: PathBuf,
     pub(super) images: PathBuf,
     pub(super) programs: PathBuf,
     pub(super) node_name: String,
@@ -67,8 +69,8 @@ impl Layout {
         // No API server is left that works there.
         drop(self::lock(&data, API_LOCK, GONE)?);
         let images = options.image_dir.clone().unwrap_or_else(|| data.join("images"));
-        let (api, run, agent) = (data.join("api"), data.join("run"), data.join("agent"));
-        for dir in [&api, &run, &agent, &images] {
+        let [api, run, agent, plug] = ["api", "run", "agent", "plug"].map(|name| data.join(name));
+        for dir in [&api, &run, &agent, &plug, &images] {
             directory(dir, 0o700)?;
         }
         fs::set_permissions(&run, fs::Permissions::from_mode(0o710))?;
@@ -85,6 +87,7 @@ impl Layout {
             api,
             run,
             agent,
+            plug,
             programs,
             node_name: options.node_name.clone().unwrap_or(host),
             _lock: lock,

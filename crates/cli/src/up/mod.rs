@@ -1,20 +1,23 @@
-//! `ferrovirt up`: everything on this machine, in the foreground, as three processes.
+//! `ferrovirt up`: everything on this machine, in the foreground, as four processes.
 //!
 //! ```text
-//!   supervisor (root): starts the other two again when they end, owns the files of credentials; no network
+//!   supervisor (root): starts the others again when they end, owns the files of credentials; no network
 //!      │ listening sockets, one socket for credentials       │
 //!      ▼                                                     ▼
 //!   API server and controllers (a user of their own,  ──►  node agent, `virt-handler` (root, listed capabilities)
-//!   no capability, own directory)                  agent.sock
+//!   no capability, own directory)                  agent.sock    ▲ the sockets of a kubelet
+//!                                                                │
+//!                                                       `virt-handler plug` (root, no capability, own directory)
 //! ```
 //!
-//! Both end with the supervisor. Launchers are nobody's children here: they go on and are adopted by the next one.
+//! All end with the supervisor. Launchers are nobody's children here: they go on and are adopted by the next one.
 
 mod api;
 mod control;
 mod credentials;
 mod layout;
 mod output;
+mod part;
 mod supervisor;
 
 pub(crate) use api::api_server;

@@ -1,4 +1,4 @@
-//! The process that starts the other two. One thread, one loop: signals, and what the API server says.
+//! The process that starts the others. One thread, one loop: signals, and what the API server says.
 
 use super::{
     Options,
@@ -7,10 +7,12 @@ use super::{
     credentials::Credentials,
     layout::{self, Layout},
     output::write_only,
+    part::{Part, poll_for},
 };
 use anyhow::{Context, Result, bail, ensure};
 use ferrovirt_apiserver::server::bind;
-use ferrovirt_plan::render::capabilities;
+use ferrovirt_node::{devices, status::PODS};
+use ferrovirt_plan::render::{capabilities, handler};
 use ferrovirt_sys::{
     kvm,
     process::{Setup, spawn},
@@ -18,8 +20,8 @@ use ferrovirt_sys::{
     signal::SignalFd,
 };
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, Signal, kill_process},
+    event::{PollFd, PollFlags},
+    process::Signal,
 };
 use std::{
     io::{self, Write},
@@ -28,21 +30,14 @@ use std::{
         fd::OwnedFd,
         unix::{net::UnixStream, process::CommandExt},
     },
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-/// How long a process may take to end after SIGTERM.
-const END: Duration = Duration::from_secs(5);
 /// Exit code of an agent whose directory belongs to another cluster: starting it again does not help.
 const AGENT_REFUSES: i32 = 78;
-/// Pause before a process that ended is started again, doubled each time up to the longest one.
-const PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Messages of the API server that are heard before signals are looked at again.
 const AT_ONCE: usize = 16;
-/// A process that ran as long as this was well: its next pause is the shortest one.
-const WELL: Duration = Duration::from_secs(10);
 
 /// Runs until SIGINT or SIGTERM, or until the API server cannot be started at all.
 pub(super) fn run(options: &Options) -> Result<()> {
@@ -58,8 +53,11 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let listener = bind(options.listen)?;
     // Kept as long as this process runs: the agent goes on to connect to it after the API server was started again.
     let system = bind((Ipv4Addr::LOCALHOST, 0).into())?;
-    let mut api = Part::new("API server");
-    let mut agent = Part::new("node agent");
+    let mut parts = Parts {
+        api: Part::new("API server"),
+        agent: Part::new("node agent"),
+        plug: Part::new("part of the handler that offers places"),
+    };
     let mut supervisor = Supervisor {
         options,
         layout,
@@ -70,15 +68,15 @@ pub(super) fn run(options: &Options) -> Result<()> {
         credentials: Credentials::default(),
         spoken: false,
     };
-    let outcome = supervisor.supervise(&signals, &mut api, &mut agent);
+    let outcome = supervisor.supervise(&signals, &mut parts);
     if supervisor.spoken {
         print(&format!(
             "stopping; machines keep running and are adopted by the next `ferrovirt up` on {}",
             options.data_dir.display()
         ));
     }
-    // Both, whatever the first one does.
-    let ended = [agent.end(&signals), api.end(&signals)];
+    // All, whatever the first one does.
+    let ended = [parts.agent.end(&signals), parts.plug.end(&signals), parts.api.end(&signals)];
     ended.into_iter().fold(outcome, Result::and)
 }
 
@@ -114,12 +112,12 @@ fn wait(signals: &SignalFd, lines: Option<&Lines>, next: Option<Instant>) -> Res
     Ok(false)
 }
 
-fn poll_for(all: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<()> {
-    let timeout = timeout.map(Timespec::try_from).transpose()?;
-    match poll(all, timeout.as_ref()) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+/// The processes that are started.
+struct Parts {
+    api: Part,
+    agent: Part,
+    /// `virt-handler plug`.
+    plug: Part,
 }
 
 /// What the parts are started with.
@@ -138,8 +136,9 @@ struct Supervisor<'a> {
 }
 
 impl Supervisor<'_> {
-    /// Keeps both running until a signal says that this is to end.
-    fn supervise(&mut self, signals: &SignalFd, api: &mut Part, agent: &mut Part) -> Result<()> {
+    /// Keeps them running until a signal says that this is to end.
+    fn supervise(&mut self, signals: &SignalFd, parts: &mut Parts) -> Result<()> {
+        let Parts { api, agent, plug } = parts;
         let mut lines = Some(self.start_api(api)?);
         // It opens its store meanwhile.
         let limit = Duration::from_millis(self.options.kvm_timeout.into());
@@ -147,7 +146,7 @@ impl Supervisor<'_> {
         lines.iter().for_each(|lines| self.tell_kvm(lines));
         loop {
             if let Some(heard) = lines.as_mut() {
-                match self.listen(heard, agent) {
+                match self.listen(heard, [&mut *agent, &mut *plug]) {
                     Ok(true) => {}
                     Ok(false) => lines = None,
                     Err(error) => {
@@ -171,6 +170,9 @@ impl Supervisor<'_> {
                 Some(status) => agent.tell(status),
                 None => {}
             }
+            if let Some(status) = plug.ended()? {
+                plug.tell(status);
+            }
             if api.due() {
                 let started = self.start_api(api);
                 lines = api.again_unless(started)?;
@@ -180,8 +182,13 @@ impl Supervisor<'_> {
                 let started = self.start_agent(agent);
                 agent.again_unless(started)?;
             }
+            if plug.due() {
+                let started = self.start_plug(plug);
+                plug.again_unless(started)?;
+            }
             self.credentials.retry(Instant::now());
-            let next = [api.again, agent.again, self.credentials.again()].into_iter().flatten().min();
+            let next =
+                [api.again, agent.again, plug.again, self.credentials.again()].into_iter().flatten().min();
             if wait(signals, lines.as_ref(), next)? {
                 return Ok(());
             }
@@ -277,8 +284,38 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Does what the API server asks for, a few things at once; false when it is gone.
-    fn listen(&mut self, lines: &mut Lines, agent: &mut Part) -> Result<bool> {
+    /// Starts what offers places for machines to the node agent: root, whose sockets and directories it uses, without a
+    /// capability.
+    fn start_plug(&self, plug: &mut Part) -> Result<()> {
+        let layout = &self.layout;
+        let program = layout.programs.join("virt-handler");
+        let mut command = Command::new(&program);
+        command
+            .args(handler::plug_arguments(PODS))
+            .arg("--directory")
+            .arg(&layout.plug)
+            .arg("--device-plugins")
+            .arg(devices::plugins(&layout.agent))
+            .arg("--pod-resources")
+            .arg(devices::resources(&layout.agent).join(devices::SOCKET))
+            .stdin(Stdio::null())
+            .stdout(write_only(io::stdout()))
+            .stderr(write_only(io::stderr()));
+        let setup = Setup {
+            new_session: true,
+            user: Some(0),
+            // What it has given away is on disk.
+            parent_death: Some(Signal::KILL),
+            ..Setup::default()
+        };
+        let child = spawn(command, setup);
+        plug.started(child.with_context(|| format!("cannot start {}", program.display()))?);
+        Ok(())
+    }
+
+    /// Does what the API server asks for, a few things at once; false when it is gone. The others are started when it is
+    /// ready.
+    fn listen(&mut self, lines: &mut Lines, others: [&mut Part; 2]) -> Result<bool> {
         for _ in 0..AT_ONCE {
             match lines.next()? {
                 Heard::Closed => return Ok(false),
@@ -296,7 +333,10 @@ impl Supervisor<'_> {
                     if !self.spoken {
                         self.spoken = true;
                         self.speak()?;
-                        agent.again = Some(Instant::now());
+                        for part in others {
+                            part.again = Some(Instant::now());
+                        }
+                        return Ok(true);
                     }
                 }
             }
@@ -324,130 +364,9 @@ impl Supervisor<'_> {
     }
 }
 
-/// A process that is started again when it ends.
-struct Part {
-    name: &'static str,
-    child: Option<Child>,
-    /// It was started at least once.
-    known: bool,
-    since: Instant,
-    /// When it is to be started.
-    again: Option<Instant>,
-    pause: Duration,
-}
-
-impl Part {
-    fn new(name: &'static str) -> Self {
-        Self { name, child: None, known: false, since: Instant::now(), again: None, pause: PAUSE }
-    }
-
-    fn started(&mut self, child: Child) {
-        self.child = Some(child);
-        self.known = true;
-        self.since = Instant::now();
-        self.again = None;
-    }
-
-    /// How it ended, if it did since the last call; then its next start is planned.
-    fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() else {
-            return Ok(None);
-        };
-        self.child = None;
-        if self.since.elapsed() >= WELL {
-            self.pause = PAUSE;
-        }
-        self.plan();
-        Ok(Some(status))
-    }
-
-    fn plan(&mut self) {
-        self.again = Some(Instant::now() + self.pause);
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-    }
-
-    /// What a start gave. One that fails is tried again like one that ends: processes, memory or a program that is being
-    /// replaced are missing for a moment.
-    ///
-    /// # Errors
-    /// When it never started at all: that does not mend itself.
-    fn again_unless<T>(&mut self, started: Result<T>) -> Result<Option<T>> {
-        match started {
-            Err(error) if self.known => {
-                self.plan();
-                let pause = self.pause_left();
-                tracing::warn!("the {} cannot be started: {error:#}; trying again in {pause} ms", self.name);
-                Ok(None)
-            }
-            other => other.map(Some),
-        }
-    }
-
-    /// Milliseconds until it is started again.
-    fn pause_left(&self) -> u128 {
-        let pause = self.again.map(|again| again.saturating_duration_since(Instant::now()));
-        pause.unwrap_or_default().as_millis()
-    }
-
-    /// Tells people about an end after which it is started again.
-    fn tell(&self, status: ExitStatus) {
-        let pause = self.pause_left();
-        tracing::warn!("the {} ended ({status}); starting it again in {pause} ms", self.name);
-    }
-
-    fn due(&self) -> bool {
-        self.again.is_some_and(|again| again <= Instant::now())
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(child) = &self.child {
-            // It may be gone already; a child that was not waited for keeps its number.
-            let _ = kill_process(Pid::from_child(child), signal);
-        }
-    }
-
-    /// Asks it to end, and ends it when it does not.
-    fn end(&mut self, signals: &SignalFd) -> Result<()> {
-        self.signal(Signal::TERM);
-        let deadline = Instant::now() + END;
-        while let Some(child) = &mut self.child {
-            if child.try_wait()?.is_some() {
-                self.child = None;
-            } else if Instant::now() >= deadline {
-                child.kill()?;
-                child.wait()?;
-                self.child = None;
-            } else {
-                let left = deadline.saturating_duration_since(Instant::now());
-                poll_for(&mut [PollFd::new(signals, PollFlags::IN)], Some(left))?;
-                while signals.read()?.is_some() {}
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_start_that_fails_later_is_tried_again_after_ever_longer_pauses() {
-        let mut part = Part::new("part");
-        let fail = || -> Result<()> { bail!("no memory") };
-        assert!(part.again_unless(fail()).is_err(), "the first one says at once what is wrong");
-        part.started(Command::new("/bin/true").spawn().unwrap());
-        part.end(&SignalFd::new(&[Signal::CHILD]).unwrap()).unwrap();
-        let mut planned = Vec::new();
-        for _ in 0..3 {
-            assert!(matches!(part.again_unless(fail()), Ok(None)));
-            planned.push((part.again.is_some(), part.pause));
-        }
-        assert_eq!(planned, [(true, PAUSE * 2), (true, PAUSE * 4), (true, PAUSE * 8)]);
-        part.started(Command::new("/bin/true").spawn().unwrap());
-        assert!(part.again.is_none(), "it runs");
-        part.end(&SignalFd::new(&[Signal::CHILD]).unwrap()).unwrap();
-    }
 
     #[test]
     fn messages_that_were_read_already_are_not_waited_for() {

@@ -25,4 +25,16 @@ pub mod table;
 
 pub use error::Error;
 pub use manager::{Devices, Wanted};
-pub use serve::{Sockets, listen};
+pub use serve::{SOCKET, Sockets, listen};
+
+use std::path::{Path, PathBuf};
+
+/// Where plug-ins register, below the directory of a node.
+pub fn plugins(node: &Path) -> PathBuf {
+    node.join("device-plugins")
+}
+
+/// Where the pod-resources API is, below the directory of a node.
+pub fn resources(node: &Path) -> PathBuf {
+    node.join("pod-resources")
+}

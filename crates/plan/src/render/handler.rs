@@ -13,7 +13,7 @@ pub const NAME: &str = "virt-handler";
 /// Its account.
 pub const ACCOUNT: &str = "kubevirt-handler";
 /// Places for machines on a node: as many as the kubelet runs pods by default.
-const SLOTS: u16 = 110;
+const SLOTS: u32 = 110;
 /// The kubelet's directories.
 const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
 const POD_RESOURCES: &str = "/var/lib/kubelet/pod-resources";
@@ -73,20 +73,23 @@ pub fn daemon_set(image: &str, launcher: &str, profile: Profile, volume_group: O
     })
 }
 
+/// What `plug` is started with wherever it runs: its name, how many places there are (as many as the node has pods), and
+/// what comes with each.
+pub fn plug_arguments(places: u32) -> Vec<String> {
+    // A launcher opens it for `net`; runtimes do not always allow it by themselves.
+    vec!["plug".to_owned(), format!("--slots={places}"), "--with-device=tun".to_owned()]
+}
+
 /// No capability, no token, and nothing that is written but its own directory.
 fn plug(image: &str) -> Value {
+    let mut args = plug_arguments(SLOTS);
+    args.extend(
+        ["--offer-kvm", "--pod-name=$(POD_NAME)", "--pod-namespace=$(POD_NAMESPACE)"].map(str::to_owned),
+    );
     json!({
         "name": "plug",
         "image": image,
-        "args": [
-            "plug",
-            format!("--slots={SLOTS}"),
-            "--offer-kvm",
-            // A launcher opens it for `net`; runtimes do not always allow it by themselves.
-            "--with-device=tun",
-            "--pod-name=$(POD_NAME)",
-            "--pod-namespace=$(POD_NAMESPACE)",
-        ],
+        "args": args,
         "env": [
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},

@@ -24,6 +24,17 @@ pub(super) const GRANTS: &[Grant] = &[
         Subject::Supervisor,
         Phase::Install,
         &[
+            Right::Host { operation: "take root's groups from `virt-handler plug`", capability: "SETGID" },
+            Right::Host { operation: "empty its capability sets", capability: "SETPCAP" },
+        ],
+        "kernel: setgroups asks CAP_SETGID, cap_prctl_drop CAP_SETPCAP",
+        "what offers places for machines to the node agent is root without a capability, as in its container on a cluster",
+        "supervisor-plug",
+    ),
+    Grant::new(
+        Subject::Supervisor,
+        Phase::Install,
+        &[
             Right::Host { operation: "give the API server its directory", capability: "CHOWN" },
             Right::Host {
                 operation: "open that directory, which is another user's, for it",
