@@ -54,6 +54,7 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
     let mut profile = Profile::default();
     let mut network: Option<JoinHandle<()>> = None;
     let mut space = Space::default();
+    let mut early: Option<Instant> = None;
     loop {
         let due = beat.is_none_or(|last| last.elapsed() >= BEAT);
         if due {
@@ -97,7 +98,12 @@ pub async fn keep(shared: Arc<Shared>, installer: Option<Installer>) {
             Resources { capacity: capacity(shared.kvm, space), space, devices: shared.devices.counts() };
         let now = (resources, policy, shared.disk_pressure.load(Ordering::Relaxed));
         if !due && reported.as_ref() == Some(&now) {
-            tokio::time::sleep(LOOK).await;
+            // Machines may wait for devices that have just come. One that comes and goes without end is seen once in a while.
+            let may = early.is_none_or(|last| last.elapsed() >= LOOK);
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = shared.devices.changed(), if may => early = Some(Instant::now()),
+            }
             continue;
         }
         let node = match register(&nodes, &name, shared.kvm, now.1.state).await {

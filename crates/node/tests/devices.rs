@@ -399,3 +399,25 @@ async fn a_node_that_does_not_know_its_pods_yet_shows_none_and_says_so() {
         assert_eq!(answer.unwrap_err().code(), tonic::Code::Unavailable);
     }
 }
+
+#[tokio::test]
+async fn who_waits_for_devices_hears_of_each_change() {
+    let node = Node::new();
+    let wanted = async |capacity: usize, allocatable: usize| {
+        let wanted = Count { capacity, allocatable };
+        let until = async {
+            while node.devices.counts().get(THING) != Some(&wanted) {
+                node.devices.changed().await;
+            }
+        };
+        let late = tokio::time::timeout(LIMIT, until).await;
+        assert!(late.is_ok(), "{:?} and not {wanted:?}", node.devices.counts());
+    };
+    let plugin = Plugin::start(&node.plugin(), &[("a", true)], Ok(ContainerResponse::default()));
+    node.register(THING, VERSION).await.unwrap();
+    wanted(1, 1).await;
+    plugin.say.send_replace(list(&[("a", true), ("b", false)]));
+    wanted(2, 1).await;
+    drop(plugin);
+    wanted(2, 0).await;
+}

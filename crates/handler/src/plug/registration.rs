@@ -30,8 +30,11 @@ const LONGEST: Duration = Duration::from_secs(30);
 const LISTENS: Duration = Duration::from_secs(10);
 /// A registration that held this long begins with the first pause again.
 const STABLE: Duration = Duration::from_secs(60);
-/// How often the kubelet's socket is looked at.
+/// How often the kubelet's socket is looked at while it listens, and while it does not: then machines may wait for places.
 const LOOK: Duration = Duration::from_millis(500);
+const SOON: Duration = Duration::from_millis(50);
+/// How long there may be no kubelet without a word: it may start a moment later than this program.
+const MISSING: Duration = Duration::from_secs(5);
 /// How long a call may take; the kubelet connects to the plug-in meanwhile.
 const CALL: Duration = Duration::from_secs(15);
 /// Bytes of the kubelet's answer, which has no field.
@@ -143,7 +146,7 @@ impl Registration {
 
     /// When to look at it again, at the latest.
     pub fn next(&self, now: Instant) -> Instant {
-        let look = now + LOOK;
+        let look = now + if self.holds() { LOOK } else { SOON };
         match self.phase {
             Phase::Due(at) | Phase::Registered(at) if at > now => at.min(look),
             _ => look,
@@ -197,13 +200,15 @@ impl Entry {
         mut listens: impl FnMut(Option<Option<u64>>),
     ) {
         let mut state = Registration::new(Instant::now());
-        let mut missing = false;
+        let (mut missing, mut said) = (None, false);
         loop {
             let kubelet = self.look();
-            if kubelet.is_none() && !missing {
+            let since = *missing.get_or_insert_with(Instant::now);
+            if kubelet.is_some() {
+                (missing, said) = (None, false);
+            } else if since.elapsed() >= MISSING && !std::mem::replace(&mut said, true) {
                 tracing::warn!("there is no kubelet at {}: is that its directory?", self.kubelet.display());
             }
-            missing = kubelet.is_none();
             state.step(Event::Looked(kubelet), Instant::now());
             state.step(Event::Waited, Instant::now());
             if state.begin(Instant::now()) {

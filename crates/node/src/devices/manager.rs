@@ -25,6 +25,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    sync::Notify,
     task::{AbortHandle, spawn_blocking},
     time::{Instant, timeout, timeout_at},
 };
@@ -71,6 +72,8 @@ pub struct Devices {
     file: PathBuf,
     table: Mutex<Table>,
     plugins: Mutex<BTreeMap<String, Plugin>>,
+    /// Of counts.
+    changed: Notify,
 }
 
 impl Devices {
@@ -91,7 +94,7 @@ impl Devices {
         };
         let record = read.map_err(|source| Error::File { file: file.clone(), source })?;
         let table = Mutex::new(Table::new(record, reserved));
-        Ok(Arc::new(Self { directory, file, table, plugins: Mutex::default() }))
+        Ok(Arc::new(Self { directory, file, table, plugins: Mutex::default(), changed: Notify::new() }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -112,6 +115,11 @@ impl Devices {
     /// How many devices there are, by resource.
     pub fn counts(&self) -> BTreeMap<String, Count> {
         self.table().counts()
+    }
+
+    /// Waits until there may be other [`Self::counts`] than when it returned last. For one who waits.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// UIDs of the pods that have devices.
@@ -237,6 +245,7 @@ impl Devices {
                             if !self.table().listed(resource, generation, devices) {
                                 break "another one has registered".to_owned();
                             }
+                            self.changed.notify_one();
                         }
                         Err(error) => break error.to_string(),
                     },
@@ -249,6 +258,7 @@ impl Devices {
         };
         tracing::warn!(resource, "a device plug-in is not heard any more: {}", answer::cut(&why));
         self.table().ended(resource, generation);
+        self.changed.notify_one();
     }
 
     /// Pods as the API of pod-resources shows them: `pods` with what they hold.

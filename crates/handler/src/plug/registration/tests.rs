@@ -80,6 +80,17 @@ fn who_listens_no_more_is_registered_with_again() {
     assert!(state.begin(clock.after(210)));
 }
 
+/// Machines that start with their node wait for its places.
+#[test]
+fn a_kubelet_that_does_not_listen_is_looked_for_more_often() {
+    let clock = Clock(Instant::now());
+    let mut state = Registration::new(clock.after(0));
+    state.step(Event::Looked(None), clock.after(0));
+    assert_eq!(state.next(clock.after(0)), clock.after(0) + SOON);
+    let state = listening(&clock);
+    assert_eq!(state.next(clock.after(10)), clock.after(10) + LOOK);
+}
+
 #[test]
 fn a_socket_with_the_inode_of_the_one_before_is_another_kubelet() {
     let clock = Clock(Instant::now());
