@@ -5,6 +5,8 @@
 //! The guest is a kernel of Debian's with busybox, which says on its serial line what it sees. Nothing plays a part of ours.
 #![allow(clippy::indexing_slicing)]
 
+#[path = "machine/commands.rs"]
+mod commands;
 mod common;
 #[path = "machine/consoles.rs"]
 mod consoles;
@@ -343,6 +345,7 @@ fn a_machine_that_is_applied_runs_by_itself() -> Result<()> {
     reconfigured(&test)?;
     consoles::serve(&test)?;
     virtctl::serve(&test)?;
+    commands::serve(&test)?;
     not_ready(&test)?;
     changed(&test)?;
     stops_and_starts(&test)?;
