@@ -13,7 +13,7 @@ mod support;
 
 use ferrovirt_handler::net::talk::{Binding, ToApi, Wanted};
 use std::net::Ipv4Addr;
-use support::{Fake, Node, POD, Pod};
+use support::{Fake, Node, POD, Pod, Users};
 
 fn wanted(queues: u32) -> Wanted {
     Wanted { queues, binding: Binding::Masquerade { ports: vec![] }, mtu: None, addresses: vec![POD.into()] }
@@ -75,17 +75,22 @@ fn launchers_and_api_in_other_pid_namespaces_are_served() {
 
 #[test]
 fn with_bridge_binding_the_pods_interface_is_taken() {
-    let node = Node::start();
-    let pod = Pod::new();
-    let slot = node.slot(1);
-    let fake = Fake::connect(&node, &slot, &pod.ns);
+    let (node, users) = (Node::start(), Users::new());
+    taken_by_bridge(&node, 1, &Pod::new());
+    taken_by_bridge(&node, 2, &Pod::of(&users));
+}
+
+fn taken_by_bridge(node: &Node, number: u32, pod: &Pod) {
+    let slot = node.slot(number);
+    let fake = Fake::connect(node, &slot, &pod.ns);
     node.next();
     let wanted = Wanted { binding: Binding::Bridge, ..wanted(1) };
-    let ToApi::Ready { facts, .. } = prepare(&node, &slot, &fake, wanted) else { panic!("it is not made") };
+    let ToApi::Ready { facts, .. } = prepare(node, &slot, &fake, wanted) else { panic!("it is not made") };
     assert_eq!((facts.mac, facts.address), (pod.mac, POD));
     assert_eq!(facts.gateway, Some(Ipv4Addr::new(192, 0, 2, 1)));
     let shown = pod.ns.sh("ip -o link show eth0-nic; ip -o -4 addr");
     assert!(shown.contains("master k6t-eth0") && !shown.contains("192.0.2.7"), "{shown}");
+    node.gone(&slot);
 }
 
 #[test]

@@ -318,7 +318,8 @@ impl Node {
 
     /// The pod's slot goes.
     pub(crate) fn gone(&self, slot: &str) {
-        self.store.remove(slot).unwrap();
+        // The program may make its socket again meanwhile: what could not be removed is removed by another call, as by `plug`.
+        until("the slot's directory goes", || self.store.remove(slot).ok());
         let gone = ToApi::Gone { slot: slot.to_owned() };
         while self.next().0 != gone {}
     }
