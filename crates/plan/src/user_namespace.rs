@@ -123,8 +123,6 @@ fn of(feature: Feature) -> Option<Obstacle> {
         | Feature::Bridge
         | Feature::MultiQueue
         | Feature::Dhcp
-        // Memory without a file in the minimal profile.
-        | Feature::HugePages
         | Feature::ContainerDisk
         | Feature::KernelBoot
         | Feature::Overlay
@@ -152,6 +150,7 @@ fn of(feature: Feature) -> Option<Obstacle> {
             feature,
             "not every file system has idmapped mounts (NFS has none), and the pod would wait for ever",
         ),
+        Feature::HugePages => Obstacle::Unknown(feature, "they were not tried in one"),
         Feature::ServedImage | Feature::ServedImages => {
             Obstacle::Unknown(feature, "containers of images were not tried in one")
         }

@@ -105,7 +105,7 @@ crate::wire::wire! {
         volume_group: Option<i64>,
         /// Which launcher pods on a cluster have a user namespace of their own: `Never` (when absent), `Auto` (in the minimal
         /// profile those of which all is known to work in one, where every node that takes machines gives pods one) or
-        /// `Always` (also those with claims in file-system mode, /dev/kvm or served images, whatever nodes say). Not an
+        /// `Always` (also those with claims in file-system mode, /dev/kvm, huge pages or served images, whatever nodes say). Not an
         /// upstream field.
         user_namespaces: Option<String>,
     }
