@@ -10,13 +10,14 @@ const CHAOS: u64 = 5;
 /// Tests of `tests/cluster` that need no Kubernetes.
 const WITHOUT_KUBERNETES: [&str; 1] = ["remains"];
 /// Those on a real Kubernetes, in the order in which they run.
-const ON_KUBERNETES: [&str; 9] = [
+const ON_KUBERNETES: [&str; 10] = [
     "lifecycle",
     "manifests",
     "slots",
     "network",
     "machine",
     "volumes",
+    "user_namespaces",
     "machine_api",
     "subresources",
     "install",
