@@ -147,7 +147,9 @@ impl<'a> Cluster<'a> {
         let Some(asked) = machines::question(&subject, request, owner.as_ref(), &defaults) else {
             return Ok(());
         };
-        let answer = rights::decide(self.client, request, &asked, self.configuration.as_ref()).await;
+        let answer =
+            rights::decide(self.client, request, &self.review.user_info, &asked, self.configuration.as_ref())
+                .await;
         Ok(machines::settle(request, &asked, answer)?)
     }
 }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ferrovirt_machines::{self as machines, Asked, Request};
 use ferrovirt_plan::config::{ClusterConfig, LauncherRights, World};
 use ferrovirt_plan::scc::rights::{self, Decision, Problem, Question};
+use ferrovirt_scc::webhook::User;
 use ferrovirt_scc::{
     Authorizer, Constraints, NamespaceValues, SecurityContextConstraints, Subject, exempt_namespace,
 };
@@ -31,6 +32,7 @@ const ROUNDS: usize = 4;
 pub(crate) async fn decide(
     client: &Client,
     request: &Request<'_>,
+    user: &User,
     asked: &Asked,
     configuration: Option<&Value>,
 ) -> Result<Option<Decision>, Problem> {
@@ -65,7 +67,7 @@ pub(crate) async fn decide(
             return answer;
         }
         let answers: Vec<_> = stream::iter(open)
-            .map(|right| ask(client, request.namespace, right))
+            .map(|right| ask(client, request.namespace, user, right))
             .buffer_unordered(TOGETHER)
             .try_collect()
             .await?;
@@ -129,12 +131,30 @@ impl Authorizer for Reviews {
     }
 }
 
-async fn ask(client: &Client, namespace: &str, right: Right) -> Result<(Right, bool), Problem> {
-    let (user, groups, scc) = &right;
-    let review = SubjectAccessReview {
+async fn ask(
+    client: &Client,
+    namespace: &str,
+    requester: &User,
+    right: Right,
+) -> Result<(Right, bool), Problem> {
+    let review = review(namespace, requester, &right);
+    let answer =
+        Api::<SubjectAccessReview>::all(client.clone()).create(&PostParams::default(), &review).await;
+    let answer = answer.map_err(|why| unknown("the right to use a security context constraint", &why))?;
+    let allowed = answer.status.is_some_and(|status| status.allowed && status.denied != Some(true));
+    Ok((right, allowed))
+}
+
+/// The question whether somebody has a right. What is known of the requester alone says nothing about an account that the
+/// machine names.
+fn review(namespace: &str, requester: &User, (user, groups, scc): &Right) -> SubjectAccessReview {
+    let known = Some(requester).filter(|known| known.username == *user && known.groups == *groups);
+    SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
             user: Some(user.clone()),
             groups: Some(groups.clone()),
+            uid: known.map(|known| known.uid.clone()).filter(|uid| !uid.is_empty()),
+            extra: known.map(|known| known.extra.clone()).filter(|extra| !extra.is_empty()),
             resource_attributes: Some(ResourceAttributes {
                 group: Some(GROUP.to_owned()),
                 resource: Some(RESOURCE.to_owned()),
@@ -146,10 +166,37 @@ async fn ask(client: &Client, namespace: &str, right: Right) -> Result<(Right, b
             ..SubjectAccessReviewSpec::default()
         },
         ..SubjectAccessReview::default()
-    };
-    let answer =
-        Api::<SubjectAccessReview>::all(client.clone()).create(&PostParams::default(), &review).await;
-    let answer = answer.map_err(|why| unknown("the right to use a security context constraint", &why))?;
-    let allowed = answer.status.is_some_and(|status| status.allowed && status.denied != Some(true));
-    Ok((right, allowed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_authentication_has_said_of_the_requester_is_asked_with_and_of_nobody_else() {
+        let extra = BTreeMap::from([("scopes.example.com".to_owned(), vec!["user:info".to_owned()])]);
+        let requester = User {
+            username: "alice".to_owned(),
+            groups: vec!["a".to_owned()],
+            uid: "7".to_owned(),
+            extra: extra.clone(),
+        };
+        let right =
+            |user: &str, group: &str| (user.to_owned(), vec![group.to_owned()], "restricted".to_owned());
+        let asked = review("team", &requester, &right("alice", "a")).spec;
+        assert_eq!((asked.uid.as_deref(), asked.extra), (Some("7"), Some(extra)));
+        let attributes = asked.resource_attributes.unwrap();
+        assert_eq!(
+            (attributes.namespace.as_deref(), attributes.name.as_deref()),
+            (Some("team"), Some("restricted"))
+        );
+        for other in [right("system:serviceaccount:team:builder", "a"), right("alice", "b")] {
+            let asked = review("team", &requester, &other).spec;
+            assert_eq!((asked.uid, asked.extra), (None, None), "{other:?}");
+        }
+        let nothing = User { username: "bob".to_owned(), groups: vec!["a".to_owned()], ..User::default() };
+        let asked = review("team", &nothing, &right("bob", "a")).spec;
+        assert_eq!((asked.uid, asked.extra), (None, None));
+    }
 }

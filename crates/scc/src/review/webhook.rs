@@ -1,6 +1,7 @@
 //! The AdmissionReview of a webhook: bytes in, the request out; a decision in, the answer's bytes out.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use ferrovirt_kubernetes::difference::{Form, difference};
@@ -124,6 +125,13 @@ pub struct User {
     /// Groups.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// What tells accounts of one name from each other, if there is such a thing.
+    #[serde(default)]
+    pub uid: String,
+    /// What else authentication has said about the user, such as the scopes of a token; authorizers other than RBAC may decide
+    /// by it.
+    #[serde(default)]
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl Review {
