@@ -6,7 +6,7 @@ use clap::Args;
 use ferrovirt_kubernetes::{json, object};
 use ferrovirt_plan::{
     config::NAMESPACE,
-    decide::{FOREGROUND_FINALIZER, VM_FINALIZER},
+    decide::{FOREGROUND_FINALIZER, VM_FINALIZER, uninstall::MACHINES_FINALIZER},
     render::{self, cluster, controller, scc_webhook::MANAGED_BY},
 };
 use kube::{
@@ -25,7 +25,7 @@ pub(crate) struct Options {
 }
 
 /// Finalizers of ours: without controllers nobody removes them.
-const FINALIZERS: [&str; 2] = [FOREGROUND_FINALIZER, VM_FINALIZER];
+const FINALIZERS: [&str; 3] = [FOREGROUND_FINALIZER, VM_FINALIZER, MACHINES_FINALIZER];
 /// Kinds that have them; owners first, so that nobody makes what was removed.
 const MACHINES: [&str; 2] = ["VirtualMachine", "VirtualMachineInstance"];
 /// How long the cluster has to remove something.
@@ -63,6 +63,11 @@ pub(crate) async fn uninstall(options: Options) -> Result<()> {
             release(&of_kind, &machine.name_any()).await?;
             println!("deleted the {kind} {} and removed our finalizers", name(&machine));
         }
+    }
+    // It has one while there are machines, and goes with its definition.
+    for configuration in list(&client, "KubeVirt").await? {
+        let of_kind = api(&client, "kubevirt.io/v1", "KubeVirt", configuration.metadata.namespace.as_deref());
+        release(&of_kind, &configuration.name_any()).await?;
     }
     for manifest in &manifests {
         remove(&client, manifest).await?;

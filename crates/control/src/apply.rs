@@ -9,6 +9,7 @@ use ferrovirt_api::{
 };
 use ferrovirt_kubernetes::status::is_overtaken;
 use ferrovirt_plan::decide::{self, Action, CREATED_BY_LABEL, Dropped, Event, Refused};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Status;
@@ -173,7 +174,17 @@ impl Controller {
         }
     }
 
-    async fn patch<K>(&self, api: &Api<K>, name: &str, ops: &[Value]) -> Result<(), Failure>
+    /// Deletes a machine; one that is gone, or another one of its name, is left alone.
+    pub(crate) async fn end<K>(&self, name: &Name, uid: Option<String>) -> Result<(), Failure>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &name.namespace);
+        let params = deletion(uid.unwrap_or_default(), None);
+        gone_is_fine(api.delete(&name.name, &params).await.map(drop), "FailedDelete")
+    }
+
+    pub(crate) async fn patch<K>(&self, api: &Api<K>, name: &str, ops: &[Value]) -> Result<(), Failure>
     where
         K: Resource + Clone + DeserializeOwned + Debug,
     {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance};
 use ferrovirt_plan::config::{NAMESPACE, World};
+use ferrovirt_plan::decide::uninstall::{self, MACHINES_FINALIZER};
 use ferrovirt_plan::decide::{DOMAIN_ANNOTATION, claim_names};
 use ferrovirt_plan::render::{api, controller, handler};
 use futures::StreamExt;
@@ -125,21 +126,27 @@ impl Caches {
         let caches = Self { vms, vmis, pods, claims, clusters, nodes, parts };
 
         let all = watcher::Config::default;
+        let known = caches.clone();
         tasks.spawn(follow(
             Api::all(client.clone()),
             all(),
             vm_writer,
             keys.clone(),
-            |vm: &VirtualMachine| vec![Key::Vm(name_of(vm))],
+            move |vm: &VirtualMachine| {
+                let machine = known.counts().then_some(Key::Cluster);
+                machine.into_iter().chain([Key::Vm(name_of(vm))]).collect()
+            },
         ));
+        let known = caches.clone();
         tasks.spawn(follow(
             Api::all(client.clone()),
             all(),
             vmi_writer,
             keys.clone(),
-            |vmi: &VirtualMachineInstance| {
+            move |vmi: &VirtualMachineInstance| {
+                let machine = known.counts().then_some(Key::Cluster);
                 // The machine has the instance's name; one that does not exist is no harm.
-                vec![Key::Vmi(name_of(vmi)), Key::Vm(name_of(vmi))]
+                machine.into_iter().chain([Key::Vmi(name_of(vmi)), Key::Vm(name_of(vmi))]).collect()
             },
         ));
         let launchers = all().labels(LAUNCHER_SELECTOR);
@@ -184,6 +191,21 @@ impl Caches {
         let _ = self.claims.wait_until_ready().await;
         let _ = self.clusters.wait_until_ready().await;
         let _ = self.nodes.wait_until_ready().await;
+    }
+
+    /// Whether there are machines, as far as is known.
+    pub(crate) fn has_machines(&self) -> bool {
+        !self.vms.is_empty() || !self.vmis.is_empty()
+    }
+
+    /// Whether it concerns the KubeVirt object that a machine comes, changes or goes: it may be the first or the last one, or
+    /// one that the object's end waits for. Asked before the cache shows the change.
+    fn counts(&self) -> bool {
+        let few = self.vms.len() + self.vmis.len() <= 1;
+        few || self.clusters.state().iter().any(|cluster| {
+            let finalizers = cluster.finalizers();
+            uninstall::is_ending(cluster) || !finalizers.iter().any(|one| one == MACHINES_FINALIZER)
+        })
     }
 
     /// Instances and machines that name a claim.
@@ -239,6 +261,8 @@ async fn follow<K>(
         writer.apply_watcher_event(&event);
         if listed {
             changed.extend(reader.state().iter().flat_map(|o| concerned(o)));
+            // All may have gone unseen.
+            changed.push(Key::Cluster);
         }
         for key in changed {
             keys.send(key);

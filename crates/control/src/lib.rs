@@ -23,7 +23,7 @@
 //!
 //! | Group | Resource | Verbs |
 //! |---|---|---|
-//! | `kubevirt.io` | `virtualmachines` | list watch patch |
+//! | `kubevirt.io` | `virtualmachines` | list watch patch delete |
 //! | `kubevirt.io` | `virtualmachines/status` | patch |
 //! | `kubevirt.io` | `virtualmachines/finalizers`, `virtualmachineinstances/finalizers` | update (owner references that block) |
 //! | `kubevirt.io` | `virtualmachineinstances` | list watch create patch delete |
@@ -40,6 +40,7 @@
 //! | Group | Resource | Object | Verbs |
 //! |---|---|---|---|
 //! | `kubevirt.io` | `kubevirts` | | create |
+//! | `kubevirt.io` | `kubevirts` | `kubevirt` | patch |
 //! | `coordination.k8s.io` | `leases` | `kubevirt-controller` | get update |
 //! | `apps` | `deployments` | `kubevirt-controller` | list watch |
 //! | `apps` | `daemonsets` | `virt-handler` | list watch |
@@ -97,7 +98,7 @@ enum Key {
 }
 
 /// Namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Name {
     namespace: String,
     name: String,

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec};
 use ferrovirt_plan::config::{ClusterConfig, KUBEVIRT, NAMESPACE, World};
+use ferrovirt_plan::decide::uninstall::{self, Uninstall};
 use ferrovirt_plan::decide::{
     self, CREATED_BY_LABEL, Claim, ClaimState, DOMAIN_ANNOTATION, Decision, Parts, Refused, VmSnapshot,
     VmiSnapshot,
@@ -13,16 +15,24 @@ use ferrovirt_plan::render;
 use ferrovirt_plan::selinux::label::Mcs;
 use ferrovirt_plan::user_namespace;
 use futures::FutureExt as _;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::apply::{About, Failure};
-use crate::caches::{Caches, reference};
+use crate::caches::{Caches, name_of, reference};
 use crate::queue::{End, jitter};
 use crate::recorder::Recorder;
 use crate::{Key, Name};
+
+/// Machines that one round deletes.
+const AT_ONCE: usize = 100;
+/// Machines that a condition names.
+const SHOWN: usize = 5;
+/// When machines that end are looked at again, if nothing is heard of them.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What the rounds share.
 pub(crate) struct Controller {
@@ -118,6 +128,17 @@ impl Controller {
                 End::Done(None)
             };
         };
+        let (ending, done) = match self.uninstall(&api, &cluster).await {
+            Ok(ending) => {
+                let again = ending.is_some().then_some(LOOK);
+                (ending, End::Done(again))
+            }
+            Err(Failure::Overtaken) => return End::Overtaken,
+            Err(failure) => {
+                tracing::warn!("the uninstallStrategy of the KubeVirt object cannot be followed: {failure}");
+                (None, End::Failed)
+            }
+        };
         let problem = self.config().err();
         let found = match &self.caches.parts {
             Some(parts) => match parts.ready().now_or_never() {
@@ -135,18 +156,64 @@ impl Controller {
             validating: found.validating.as_deref(),
         });
         let (version, now) = (env!("CARGO_PKG_VERSION"), Timestamp::now());
-        let ops = decide::cluster_status(&cluster, version, problem.as_deref(), parts, now);
+        let ops =
+            decide::cluster_status(&cluster, version, problem.as_deref(), parts, ending.as_deref(), now);
         if ops.is_empty() {
-            return End::Done(None);
+            return done;
         }
         match self.patch_status(&api, KUBEVIRT, &ops).await {
-            Ok(()) => End::Done(None),
+            Ok(()) => done,
             Err(Failure::Overtaken) => End::Overtaken,
             Err(failure) => {
                 tracing::warn!("the status of the KubeVirt object cannot be written: {failure}");
                 End::Failed
             }
         }
+    }
+
+    /// What the KubeVirt object's `uninstallStrategy` asks for: its finalizer while there are machines, and their end with it.
+    /// Says what its end waits for.
+    async fn uninstall(&self, api: &Api<KubeVirt>, cluster: &KubeVirt) -> Result<Option<String>, Failure> {
+        let machines = self.caches.has_machines();
+        // Who goes with the namespace ends nothing any more.
+        let leaving = uninstall::is_ending(cluster) && machines && self.is_leaving().await?;
+        match uninstall::uninstall(cluster, machines, leaving) {
+            Uninstall::Nothing => Ok(None),
+            Uninstall::Patch(ops) => {
+                self.patch(api, KUBEVIRT, &ops).await?;
+                // What is decided now was decided about another version.
+                Err(Failure::Overtaken)
+            }
+            Uninstall::EndMachines => self.end_machines().await.map(Some),
+        }
+    }
+
+    /// Whether the namespace of the controllers is being deleted.
+    async fn is_leaving(&self) -> Result<bool, Failure> {
+        let own = Api::<Namespace>::all(self.client.clone()).get_opt(NAMESPACE).await;
+        let own = own.map_err(|why| Failure::Unavailable(Box::new(why)))?;
+        Ok(own.is_none_or(|own| own.metadata.deletion_timestamp.is_some()))
+    }
+
+    /// Deletes machines, owners first, so that nobody makes what was deleted; so many in a round. Those that are waited for, in
+    /// words.
+    async fn end_machines(&self) -> Result<String, Failure> {
+        let (vms, vmis) = (self.caches.vms.state(), self.caches.vmis.state());
+        let stays = |meta: &ObjectMeta| meta.deletion_timestamp.is_none();
+        for vm in vms.iter().filter(|vm| stays(&vm.metadata)).take(AT_ONCE) {
+            self.end::<VirtualMachine>(&name_of(&**vm), vm.uid()).await?;
+        }
+        if vms.iter().all(|vm| !stays(&vm.metadata)) {
+            for vmi in vmis.iter().filter(|vmi| stays(&vmi.metadata)).take(AT_ONCE) {
+                self.end::<VirtualMachineInstance>(&name_of(&**vmi), vmi.uid()).await?;
+            }
+        }
+        let names: BTreeSet<Name> =
+            vms.iter().map(|vm| name_of(&**vm)).chain(vmis.iter().map(|vmi| name_of(&**vmi))).collect();
+        let shown: Vec<_> =
+            names.iter().take(SHOWN).map(|name| format!("{}/{}", name.namespace, name.name)).collect();
+        let more = if names.len() > SHOWN { ", ..." } else { "" };
+        Ok(format!("waiting for the end of machines ({}): {}{more}", names.len(), shown.join(", ")))
     }
 
     /// Makes the KubeVirt object, with the profile that holds without one.

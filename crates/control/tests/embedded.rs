@@ -254,3 +254,64 @@ async fn a_pod_whose_maker_was_killed_before_it_was_recorded_is_recorded_by_the_
     assert_eq!(recorded.digest, digest(&whole(&cluster, &pod).await));
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_configuration_is_kept_while_there_are_machines_or_ends_them_as_its_strategy_says() {
+    let cluster = Cluster::start().await;
+    let configurations: Api<KubeVirt> = Api::namespaced(cluster.admin.clone(), "kubevirt");
+    let vms: Api<VirtualMachine> = cluster.api();
+    let now = async || configurations.get_opt("kubevirt").await.unwrap();
+    let patch = async |patch: Value| {
+        configurations.patch("kubevirt", &PatchParams::default(), &Patch::Merge(patch)).await
+    };
+    let finalizers = async |count: usize| {
+        eventually("as many finalizers", async || {
+            now().await.filter(|object| object.finalizers().len() == count)
+        })
+        .await
+    };
+    let strategy = now().await.unwrap().spec.uninstall_strategy;
+    assert_eq!(strategy.as_deref(), Some("BlockUninstallIfWorkloadsExist"), "it is said");
+
+    cluster.create_vm("Halted").await;
+    finalizers(1).await;
+    let Err(kube::Error::Api(refused)) = configurations.delete("kubevirt", &DeleteParams::default()).await
+    else {
+        panic!("it was deleted");
+    };
+    assert_eq!(refused.code, 403);
+    assert!(refused.message.contains("set spec.uninstallStrategy to RemoveWorkloads"), "{}", refused.message);
+    vms.delete("m", &DeleteParams::default()).await.unwrap();
+    finalizers(0).await;
+
+    // Somebody holds a machine, and tries to make another one meanwhile.
+    cluster.create_vm("Halted").await;
+    let held = json!({"metadata": {"finalizers": ["example.com/held", "kubevirt.io/virtualMachineControllerFinalize"]}});
+    vms.patch("m", &PatchParams::default(), &Patch::Merge(held)).await.unwrap();
+    finalizers(1).await;
+    let unknown = patch(json!({"spec": {"uninstallStrategy": "Remove"}})).await.unwrap_err().to_string();
+    assert!(unknown.contains("use BlockUninstallIfWorkloadsExist or RemoveWorkloads"), "{unknown}");
+    patch(json!({"spec": {"uninstallStrategy": "RemoveWorkloads"}})).await.unwrap();
+    configurations.delete("kubevirt", &DeleteParams::default()).await.unwrap();
+    eventually("what is waited for", async || {
+        let status = now().await?.status?;
+        let names = format!("waiting for the end of machines (1): {NAMESPACE}/m");
+        let said = |one: &str| one == names;
+        let waits = status
+            .conditions
+            .iter()
+            .any(|one| one.r#type == "Progressing" && one.message.as_deref().is_some_and(said));
+        (waits && status.phase.as_deref() == Some("Deleting")).then_some(())
+    })
+    .await;
+    let mut other = vms.get("m").await.unwrap();
+    assert!(other.metadata.deletion_timestamp.is_some(), "it is being deleted");
+    other.metadata = common::named("other");
+    let refused = vms.create(&PostParams::default(), &other).await.unwrap_err().to_string();
+    assert!(refused.contains("the KubeVirt object is being deleted"), "{refused}");
+    let free = json!({"metadata": {"finalizers": null}});
+    vms.patch("m", &PatchParams::default(), &Patch::Merge(free)).await.unwrap();
+    eventually("the configuration's end", async || now().await.is_none().then_some(())).await;
+    assert!(vms.get_opt("m").await.unwrap().is_none(), "the machine is still there");
+    cluster.end().await;
+}

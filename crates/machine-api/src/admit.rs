@@ -112,6 +112,7 @@ impl<'a> Cluster<'a> {
     async fn check(&self, operation: Operation, object: &mut Value) -> Result<(), Failure> {
         let defaults = machines::defaults(self.configuration.as_ref());
         let request = self.request(operation, object);
+        machines::uninstalling(&request, self.configuration.as_ref())?;
         let subject = request.subject()?;
         machines::check(&subject, &request, &defaults, || self.configuration.is_some())?;
         if matches!(subject, Subject::Configuration) {

@@ -1,9 +1,12 @@
 //! What is refused, and in which field it is wrong.
 
-use super::{Operation, Refusal, Request, Subject};
+use super::{CONFIGURATIONS, INSTANCES, MACHINES, Operation, Refusal, Request, Subject};
 use ferrovirt_api::{ClusterDefaults, kubevirt::KubeVirt, kubevirt::VirtualMachineInstance};
+use ferrovirt_kubernetes::json;
 use ferrovirt_plan::config::ClusterConfig;
+use ferrovirt_plan::decide::uninstall;
 use serde::Deserialize as _;
+use serde_json::Value;
 
 /// Validates machines.
 pub(crate) const MACHINE: &str = "virtualmachine-validator.kubevirt.io";
@@ -15,6 +18,25 @@ pub(crate) const UPDATE: &str = "virtualmachineinstances-update-validator.kubevi
 pub(crate) const ONE: &str = "kubevirt-create-validator.kubevirt.io";
 /// Validates the configuration.
 pub(crate) const CONFIGURATION: &str = "kubevirt-validator.kubevirt.io";
+
+/// Checks what the end of the KubeVirt object, `configuration` as stored, lets happen: no machine is made while all of them are
+/// being ended, and the object itself is kept as its `uninstallStrategy` says. (On a cluster the API server decides about the
+/// latter.)
+///
+/// # Errors
+/// The refusal.
+pub fn uninstalling(request: &Request<'_>, configuration: Option<&Value>) -> Result<(), Refusal> {
+    let why = match (request.resource, request.operation) {
+        (MACHINES | INSTANCES, Operation::Create) if configuration.is_some_and(uninstall::ends_machines) => {
+            uninstall::ENDING
+        }
+        (CONFIGURATIONS, Operation::Delete) if request.old.is_some_and(uninstall::is_kept) => {
+            uninstall::REFUSAL
+        }
+        _ => return Ok(()),
+    };
+    Err(Refusal::forbidden(request.resource, request.name, why))
+}
 
 /// Checks a request whose object is complete. `installed` says whether there is a configuration already.
 ///
@@ -64,6 +86,17 @@ fn changed(request: &Request<'_>) -> Result<(), Refusal> {
 /// A configuration that nothing could act on is refused where it is written; one from before may still be changed.
 fn configuration(request: &Request<'_>) -> Result<(), Refusal> {
     const FIELD: &str = "/spec/configuration";
+    const STRATEGY: &str = "/spec/uninstallStrategy";
+    let strategy = json::text(request.object, STRATEGY);
+    let same = request.old.is_some_and(|old| json::text(old, STRATEGY) == strategy);
+    if !same && !uninstall::is_known(strategy) {
+        let why = format!(
+            "spec.uninstallStrategy of the KubeVirt object is {strategy:?}: use {} or {}",
+            uninstall::BLOCK,
+            uninstall::REMOVE
+        );
+        return Err(Refusal::denied(CONFIGURATION, why));
+    }
     let before = request.old.and_then(|old| old.pointer(FIELD));
     if before == request.object.pointer(FIELD) {
         return Ok(());

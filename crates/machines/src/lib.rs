@@ -17,7 +17,7 @@ mod refusal;
 mod rights;
 pub mod subresource;
 
-pub use check::check;
+pub use check::{check, uninstalling};
 pub use complete::{Surroundings, complete};
 pub use refusal::Refusal;
 pub use rights::{Asked, configuration, defaults, owner, question, same_decision, settle};

@@ -90,6 +90,8 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("controller-finalizers", Scenario::Api),
     ("controller-instances", Scenario::Api),
     ("controller-kubevirts", Scenario::Api),
+    ("controller-uninstall", Scenario::Api),
+    ("controller-uninstall-finalizer", Scenario::Api),
     ("controller-configuration", Scenario::Cluster),
     ("controller-lease", Scenario::Replicas),
     ("controller-parts", Scenario::Cluster),

@@ -199,6 +199,82 @@ fn webhooks_are_missed(test: &Test) -> Result<()> {
     test.available()
 }
 
+/// The KubeVirt object stays while there are machines, or ends them, as its strategy says; whoever makes machines meanwhile.
+fn uninstall_strategy(test: &Test) -> Result<()> {
+    const DELETE: &str = "delete kubevirt kubevirt -n kubevirt --timeout=180s";
+    let finalizers = |wanted: Value| {
+        wait(&format!("the finalizers {wanted}"), TIMEOUT, || {
+            let object = test.json("get kubevirt kubevirt -n kubevirt")?;
+            Ok((object["metadata"]["finalizers"] == wanted).then_some(()))
+        })
+        .with_context(|| test.log())
+    };
+    finalizers(json!(["ferrovirt.io/machines"]))?;
+    // One by one, and in bulk.
+    for words in [DELETE, "delete kubevirt --all -n kubevirt --timeout=180s"] {
+        let Err(refused) = test.kubectl(words) else { bail!("{words}: it was deleted") };
+        let refused = format!("{refused:#}");
+        ensure!(refused.contains("set spec.uninstallStrategy to RemoveWorkloads"), "{refused}");
+    }
+    // What the controller may change of it is its finalizer.
+    let patch = |account: &str, patch: &str| {
+        let words = ["patch", "kubevirt", "kubevirt", "-n", "kubevirt", "--type=merge", "-p", patch];
+        test.cluster.output(&[&words[..], &[&format!("--as={account}")]].concat())
+    };
+    let controller = "system:serviceaccount:kubevirt:kubevirt-controller";
+    let profile = r#"{"spec":{"configuration":{"privilegeProfile":"documented"}}}"#;
+    let strategy = r#"{"spec":{"uninstallStrategy":"RemoveWorkloads"}}"#;
+    for change in [
+        profile,
+        strategy,
+        r#"{"metadata":{"labels":{"a":"b"}}}"#,
+        r#"{"metadata":{"finalizers":["a.b/c"]}}"#,
+    ] {
+        let Err(refused) = patch(controller, change) else { bail!("the controller has written {change}") };
+        let refused = format!("{refused:#}");
+        ensure!(refused.contains("its own finalizer alone"), "{refused}");
+    }
+    let write = |change: &str| {
+        test.cluster.output(&[
+            "patch",
+            "kubevirt",
+            "kubevirt",
+            "-n",
+            "kubevirt",
+            "--type=merge",
+            "-p",
+            change,
+        ])
+    };
+    let Err(refused) = write(r#"{"spec":{"uninstallStrategy":"Whatever"}}"#) else { bail!("it was taken") };
+    let refused = format!("{refused:#}");
+    ensure!(refused.contains("use BlockUninstallIfWorkloadsExist or RemoveWorkloads"), "{refused}");
+    write(strategy)?;
+    let before = test.json("get kubevirt kubevirt -n kubevirt")?;
+    // Somebody holds a machine.
+    let held = r#"[{"op":"add","path":"/metadata/finalizers/-","value":"example.com/held"}]"#;
+    test.cluster.output(&["patch", "vm", "first", "-n", "vms", "--type=json", "-p", held])?;
+    test.kubectl("delete kubevirt kubevirt -n kubevirt --wait=false")?;
+    wait("what is waited for", TIMEOUT, || {
+        let object = test.json("get kubevirt kubevirt -n kubevirt")?;
+        Ok(object["status"]["conditions"].to_string().contains("(1): vms/first").then_some(()))
+    })
+    .with_context(|| test.log())?;
+    let Err(refused) = test.machine("late") else { bail!("a machine was made meanwhile") };
+    ensure!(format!("{refused:#}").contains("the KubeVirt object is being deleted"), "{refused:#}");
+    let free = r#"{"metadata":{"finalizers":null}}"#;
+    test.cluster.output(&["patch", "vm", "first", "-n", "vms", "--type=merge", "-p", free])?;
+    wait("another configuration", TIMEOUT, || {
+        let Ok(now) = test.json("get kubevirt kubevirt -n kubevirt") else { return Ok(None) };
+        Ok((now["metadata"]["uid"] != before["metadata"]["uid"]).then_some(()))
+    })
+    .with_context(|| test.log())?;
+    let left = test.json("get vm,vmi -A")?;
+    ensure!(left["items"].as_array().is_some_and(Vec::is_empty), "{left}");
+    finalizers(Value::Null)?;
+    test.available()
+}
+
 /// Each verb that nothing but a cluster can miss is taken away, and named by the part that misses it.
 fn verbs_are_missed(test: &Test) -> Result<()> {
     let roles = [vec!["role", ROLE, "-n", "kubevirt"], vec!["clusterrole", ROLE]];
@@ -477,7 +553,10 @@ fn one_command_installs_it_machines_become_pods_and_its_removal_leaves_nothing()
     places_are_for_machines(&test)?;
     places_are_missed(&test)?;
     webhooks_are_missed(&test)?;
+    uninstall_strategy(&test)?;
     verbs_are_missed(&test)?;
+    test.emulate()?;
+    test.machine("fourth")?;
     removal(&test)?;
     uninstall(&test)
 }

@@ -41,6 +41,7 @@ pub(super) async fn admit(app: &App, request: &mut AdmissionRequest<'_>) -> Resu
     let refused = |refusal: Refusal| answer(refusal, resource, name);
     let around =
         Surroundings { defaults: &defaults, unique: &|| unique().unwrap_or_default(), now: &clock::stamp };
+    machines::uninstalling(&asking, stored).map_err(refused)?;
     let subject = machines::complete(&mut asking, &around).map_err(refused)?;
     let installed = || !app.store.list(&Prefix::resource(GROUP, "kubevirts")).entries.is_empty();
     machines::check(&subject, &asking, &defaults, installed).map_err(refused)?;

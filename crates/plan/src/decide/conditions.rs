@@ -111,19 +111,25 @@ fn name(deployment: &Deployment) -> &str {
 
 /// The patch of the status of the KubeVirt object that says whether machines can run, how far the installation is, and
 /// `problem`, what is wrong with its configuration; empty when the object says so already. On one machine there are no
-/// `parts`.
+/// `parts`. While machines end with the object, `ending` says which ones are waited for.
 pub fn cluster_status(
     cluster: &KubeVirt,
     version: &str,
     problem: Option<&str>,
     parts: Option<Parts<'_>>,
+    ending: Option<&str>,
     now: Timestamp,
 ) -> Vec<Value> {
     const ALL: (&str, &str) = ("AllComponentsReady", "All components are ready.");
     let mut new = cluster.clone();
     let (missing, pending) = parts.map_or_else(Default::default, |parts| (parts.missing(), parts.pending()));
     let status = new.status.get_or_insert_default();
-    status.phase = Some(if missing.is_empty() { "Deployed" } else { "Deploying" }.to_owned());
+    let phase = match (ending, missing.is_empty()) {
+        (Some(_), _) => "Deleting",
+        (None, true) => "Deployed",
+        (None, false) => "Deploying",
+    };
+    status.phase = Some(phase.to_owned());
     status.observed_generation = cluster.metadata.generation;
     status.observed_kube_virt_version = Some(version.to_owned());
     status.operator_version = Some(version.to_owned());
@@ -133,9 +139,10 @@ pub fn cluster_status(
         None => ("True", ALL),
         Some(text) => ("False", ("ComponentsMissing", text.as_str())),
     };
-    let (progressing, how) = match &pending {
-        None => ("False", ALL),
-        Some(text) => ("True", ("ComponentsNotReady", text.as_str())),
+    let (progressing, how) = match (ending, &pending) {
+        (Some(text), _) => ("True", ("DeletionInProgress", text)),
+        (None, None) => ("False", ALL),
+        (None, Some(text)) => ("True", ("ComponentsNotReady", text.as_str())),
     };
     let (degraded, what) = match problem {
         None => ("False", ALL),
@@ -214,7 +221,7 @@ mod tests {
             json!({"metadata": {"name": "kubevirt", "resourceVersion": "1"}, "spec": {}}),
         )
         .unwrap();
-        let ops = cluster_status(&cluster, "1", None, parts, Timestamp::UNIX_EPOCH);
+        let ops = cluster_status(&cluster, "1", None, parts, None, Timestamp::UNIX_EPOCH);
         let patch = serde_json::to_string(&ops).unwrap();
         let status = ops.iter().find(|op| op["path"] == "/status").map(|op| op["value"].clone());
         let conditions = status.unwrap_or_else(|| panic!("{patch}"))["conditions"].clone();

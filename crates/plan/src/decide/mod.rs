@@ -28,6 +28,7 @@ mod record;
 mod refusal;
 mod start;
 pub mod subresource;
+pub mod uninstall;
 mod vm;
 mod vm_status;
 mod vmi;

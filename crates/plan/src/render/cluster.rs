@@ -5,7 +5,7 @@
 
 use super::{
     api, applicable, controller, handler, install, own_node, places, rbac, replicas, run_alone,
-    scc_webhook::MANAGED_BY,
+    scc_webhook::MANAGED_BY, uninstall,
 };
 use crate::config::{ClusterConfig, World};
 use ferrovirt_kubernetes::object;
@@ -81,6 +81,7 @@ pub fn cluster(options: &Options) -> Vec<Value> {
     out.extend(places::policy());
     out.extend(own_node::policy());
     out.extend(run_alone::policy());
+    out.extend(uninstall::policy());
     out.extend([
         controller::lease(),
         controller::deployment(&image("ferrovirt"), &image("virt-launcher"), *profile, group),

@@ -2,6 +2,7 @@
 
 use super::{rbac, scc};
 use crate::config::{ClusterConfig, KUBEVIRT, NAMESPACE, World};
+use crate::decide::uninstall::BLOCK;
 use ferrovirt_kubernetes::subject;
 use ferrovirt_model::Profile;
 use ferrovirt_privilege::{Subject, cluster_grants};
@@ -134,6 +135,7 @@ pub fn kubevirt(config: &ClusterConfig) -> Value {
         "apiVersion": "kubevirt.io/v1",
         "kind": "KubeVirt",
         "metadata": {"name": KUBEVIRT, "namespace": NAMESPACE},
-        "spec": {"configuration": configuration},
+        // Said, since what is absent ends machines, as upstream has it.
+        "spec": {"configuration": configuration, "uninstallStrategy": BLOCK},
     })
 }

@@ -26,6 +26,7 @@ pub mod scc_crd;
 pub mod scc_webhook;
 pub mod seccomp;
 pub mod seed;
+pub mod uninstall;
 
 pub use cluster::cluster;
 pub use install::install;

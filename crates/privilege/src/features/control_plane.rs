@@ -68,6 +68,22 @@ const CONTROLLER: &[Grant] = &[
     Grant::new(
         Subject::Controller,
         Phase::Running,
+        named![Some("kubevirt"); "kubevirt.io" "kubevirts" "kubevirt": "patch"],
+        RBAC,
+        "while there are machines the KubeVirt object has its finalizer, so that it does not go without them",
+        "controller-uninstall-finalizer",
+    ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Running,
+        verbs!["kubevirt.io" "virtualmachines": "delete"],
+        RBAC,
+        "a KubeVirt object that is deleted ends all machines, where its uninstallStrategy says so",
+        "controller-uninstall",
+    ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Running,
         verbs!["" "pods": "get" "list" "watch" "create" "delete"],
         RBAC,
         "each instance runs in a virt-launcher pod, and before one is given up the server itself is asked for it",
