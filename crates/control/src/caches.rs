@@ -16,6 +16,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -48,6 +49,7 @@ pub(crate) struct Parts {
     daemons: Store<DaemonSet>,
     mutating: Store<MutatingWebhookConfiguration>,
     validating: Store<ValidatingWebhookConfiguration>,
+    services: Vec<Store<APIService>>,
 }
 
 /// What of the installation is there.
@@ -57,6 +59,7 @@ pub(crate) struct Found {
     pub(crate) handler: Option<Arc<DaemonSet>>,
     pub(crate) mutating: Option<Arc<MutatingWebhookConfiguration>>,
     pub(crate) validating: Option<Arc<ValidatingWebhookConfiguration>>,
+    pub(crate) services: Vec<Arc<APIService>>,
 }
 
 impl Parts {
@@ -67,8 +70,15 @@ impl Parts {
         let (daemons, daemon_writer) = reflector::store();
         let (mutating, mutating_writer) = reflector::store();
         let (validating, validating_writer) = reflector::store();
-        let parts = Self { controller, api, daemons, mutating, validating };
         let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let mut services = Vec::new();
+        for name in api::service_names() {
+            let (store, writer) = reflector::store();
+            let cluster = |_: &APIService| vec![Key::Cluster];
+            tasks.spawn(follow(Api::all(client.clone()), named(&name), writer, keys.clone(), cluster));
+            services.push(store);
+        }
+        let parts = Self { controller, api, daemons, mutating, validating, services };
         for (name, writer) in [(controller::NAME, controller_writer), (api::NAME, api_writer)] {
             let (api, config) = (Api::namespaced(client.clone(), NAMESPACE), named(name));
             tasks.spawn(follow(api, config, writer, keys.clone(), |_: &Deployment| vec![Key::Cluster]));
@@ -92,9 +102,13 @@ impl Parts {
         let _ = self.daemons.wait_until_ready().await;
         let _ = self.mutating.wait_until_ready().await;
         let _ = self.validating.wait_until_ready().await;
+        for service in &self.services {
+            let _ = service.wait_until_ready().await;
+        }
     }
 
-    /// The Deployments of controllers and machine API, the DaemonSet and the configurations of webhooks, each if there is one.
+    /// The Deployments of controllers and machine API, the DaemonSet, the configurations of webhooks and the APIServices, each if
+    /// there is one.
     pub(crate) fn now(&self) -> Found {
         let deployment = |store: &Store<Deployment>| store.state().first().cloned();
         let handler = self.daemons.state().first().cloned();
@@ -104,6 +118,7 @@ impl Parts {
             handler,
             mutating: self.mutating.state().first().cloned(),
             validating: self.validating.state().first().cloned(),
+            services: self.services.iter().filter_map(|store| store.state().first().cloned()).collect(),
         }
     }
 }

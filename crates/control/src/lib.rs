@@ -46,7 +46,8 @@
 //! | `apps` | `daemonsets` | `virt-handler` | list watch |
 //!
 //! and on a cluster of the whole of it list and watch of the `mutatingwebhookconfigurations` and
-//! `validatingwebhookconfigurations` (`admissionregistration.k8s.io`) `kubevirt-api`.
+//! `validatingwebhookconfigurations` (`admissionregistration.k8s.io`) `kubevirt-api`, and of the `apiservices`
+//! (`apiregistration.k8s.io`) of the subresources of machines.
 //!
 //! A verb that is missing makes its step fail alone: the refusal, which names verb and resource, goes into an event
 //! and, where the object can still be written, into a condition; the step is tried again after a growing pause.

@@ -154,6 +154,7 @@ impl Controller {
             handler: found.handler.as_deref(),
             mutating: found.mutating.as_deref(),
             validating: found.validating.as_deref(),
+            services: &found.services,
         });
         let (version, now) = (env!("CARGO_PKG_VERSION"), Timestamp::now());
         let ops =

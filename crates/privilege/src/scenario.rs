@@ -96,6 +96,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("controller-lease", Scenario::Replicas),
     ("controller-parts", Scenario::Cluster),
     ("controller-webhooks", Scenario::Cluster),
+    ("controller-services", Scenario::Cluster),
     ("slot-resource", Scenario::Cluster),
     ("slot-tun", Scenario::Cluster),
     ("controller-nodes", Scenario::Api),

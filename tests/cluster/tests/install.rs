@@ -199,6 +199,24 @@ fn webhooks_are_missed(test: &Test) -> Result<()> {
     test.available()
 }
 
+/// Whom the API server trusts to be the machine API is looked at, too.
+fn authorities_are_missed(test: &Test) -> Result<()> {
+    // Nobody writes it again.
+    test.kubectl("scale deployment/kubevirt-api -n kubevirt --replicas=0")?;
+    let patch = r#"{"spec":{"caBundle":null}}"#;
+    let service = "v1.subresources.kubevirt.io";
+    test.cluster.output(&["patch", "apiservice", service, "--type=merge", "-p", patch])?;
+    let said = wait("what is said of the authority", TIMEOUT, || {
+        let object = test.json("get kubevirt kubevirt -n kubevirt")?;
+        let said = object["status"]["conditions"].to_string();
+        Ok(said.contains(&format!("the APIService {service} names no authority")).then_some(said))
+    })?;
+    ensure!(said.contains("no replica of kubevirt-api is available"), "{said}");
+    test.kubectl("scale deployment/kubevirt-api -n kubevirt --replicas=2")?;
+    test.available()?;
+    test.kubectl("wait kubevirt/kubevirt -n kubevirt --for=condition=Degraded=false --timeout=180s").map(drop)
+}
+
 /// The KubeVirt object stays while there are machines, or ends them, as its strategy says; whoever makes machines meanwhile.
 fn uninstall_strategy(test: &Test) -> Result<()> {
     const DELETE: &str = "delete kubevirt kubevirt -n kubevirt --timeout=180s";
@@ -285,13 +303,14 @@ fn verbs_are_missed(test: &Test) -> Result<()> {
         test.cluster.output(&[&["patch"], role, &["--type=merge", "-p", &patch]].concat())
     };
     let all: Vec<_> = registered(Scenario::Cluster).filter_map(witnessed).flat_map(verbs).collect();
-    ensure!(all.len() == 11, "{all:?}");
+    ensure!(all.len() == 15, "{all:?}");
     for round in [&["create", "list"][..], &["watch"]] {
         for (role, full) in roles.iter().zip(&full) {
             let mut lesser = full["rules"].as_array().cloned().unwrap_or_default();
             // Of the cluster's role the witnessed rules alone: without the others the controllers do not begin.
+            let groups = ["admissionregistration.k8s.io", "apiregistration.k8s.io"];
             let own =
-                |rule: &Value| role[0] == "role" || rule["apiGroups"][0] == "admissionregistration.k8s.io";
+                |rule: &Value| role[0] == "role" || groups.iter().any(|group| rule["apiGroups"][0] == *group);
             for rule in lesser.iter_mut().filter(|rule| own(rule)) {
                 if let Some(verbs) = rule["verbs"].as_array_mut() {
                     verbs.retain(|verb| !round.iter().any(|gone| *verb == *gone));
@@ -553,6 +572,7 @@ fn one_command_installs_it_machines_become_pods_and_its_removal_leaves_nothing()
     places_are_for_machines(&test)?;
     places_are_missed(&test)?;
     webhooks_are_missed(&test)?;
+    authorities_are_missed(&test)?;
     uninstall_strategy(&test)?;
     verbs_are_missed(&test)?;
     test.emulate()?;

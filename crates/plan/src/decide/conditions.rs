@@ -1,17 +1,25 @@
 //! The conditions of the KubeVirt object.
 
+use std::sync::Arc;
+
 use ferrovirt_api::kubevirt::{KubeVirt, KubeVirtCondition};
+use ferrovirt_api::text::plain;
 use ferrovirt_kubernetes::typed_condition::{Condition as _, set};
 use ferrovirt_kubernetes::{json, object};
+use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use serde_json::Value;
 
 use super::patch;
 use crate::render::api;
+
+/// Most characters of what the API server says of a service.
+const LONGEST: usize = 512;
 
 /// What is installed on a cluster beside the controllers that decide.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,6 +34,16 @@ pub struct Parts<'a> {
     pub mutating: Option<&'a MutatingWebhookConfiguration>,
     /// By which it is asked to check them, and that nobody else writes their status.
     pub validating: Option<&'a ValidatingWebhookConfiguration>,
+    /// By which requests for the subresources of machines are forwarded to it.
+    pub services: &'a [Arc<APIService>],
+}
+
+/// What makes the API server ask `kubevirt-api` something, and whom it trusts for that.
+struct Entry {
+    /// Kind and name.
+    object: String,
+    /// The authorities, as PEM; empty where there are none.
+    bundle: String,
 }
 
 impl Parts<'_> {
@@ -33,8 +51,7 @@ impl Parts<'_> {
     fn missing(&self) -> Vec<String> {
         let mut out = Vec::new();
         for deployment in [self.controller, self.api].into_iter().flatten() {
-            let status = deployment.status.as_ref();
-            if status.and_then(|status| status.available_replicas).unwrap_or(0) < 1 {
+            if replicas(deployment) < 1 {
                 out.push(format!("no replica of {} is available", name(deployment)));
             }
         }
@@ -42,6 +59,7 @@ impl Parts<'_> {
             out.push("there is no Deployment kubevirt-api: apply the manifest again".to_owned());
         }
         out.extend(self.unasked());
+        out.extend(self.untrusted());
         let Some(handler) = self.handler else {
             out.push("there is no DaemonSet virt-handler: apply the manifest again".to_owned());
             return out;
@@ -62,6 +80,11 @@ impl Parts<'_> {
             found.webhooks.iter().flatten().map(|webhook| webhook.name.as_str()).collect::<Vec<_>>()
         });
         let mut out = Vec::new();
+        for name in api::service_names() {
+            if !self.services.iter().any(|service| service.metadata.name.as_ref() == Some(&name)) {
+                out.push(format!("there is no APIService {name}: apply the manifest again"));
+            }
+        }
         for (wanted, found) in api::configurations().iter().zip([mutating, validating]) {
             let (kind, name) = (object::kind(wanted), object::name(wanted));
             let Some(found) = found else {
@@ -73,6 +96,74 @@ impl Parts<'_> {
             if !missing.is_empty() {
                 let missing = missing.join(", ");
                 out.push(format!("the {kind} {name} lacks {missing}: apply the manifest again"));
+            }
+        }
+        out
+    }
+
+    /// Where the API server asks `kubevirt-api` something, an entry for each certificate bundle.
+    fn entries(&self) -> Vec<Entry> {
+        let text = |bundle: Option<&ByteString>| {
+            bundle.map(|bundle| String::from_utf8_lossy(&bundle.0).into_owned()).unwrap_or_default()
+        };
+        let services = self.services.iter().map(|service| Entry {
+            object: format!("APIService {}", service.metadata.name.as_deref().unwrap_or_default()),
+            bundle: text(service.spec.as_ref().and_then(|spec| spec.ca_bundle.as_ref())),
+        });
+        let mutating = self.mutating.into_iter().flat_map(|found| found.webhooks.iter().flatten());
+        let mutating = mutating.map(|webhook| ("MutatingWebhookConfiguration", &webhook.client_config));
+        let validating = self.validating.into_iter().flat_map(|found| found.webhooks.iter().flatten());
+        let validating = validating.map(|webhook| ("ValidatingWebhookConfiguration", &webhook.client_config));
+        let webhooks = mutating.chain(validating).map(|(kind, client)| Entry {
+            object: format!("{kind} {}", api::NAME),
+            bundle: text(client.ca_bundle.as_ref()),
+        });
+        services.chain(webhooks).collect()
+    }
+
+    /// Where the API server cannot know `kubevirt-api`, in words: it trusts nobody there, or somebody else than elsewhere. While a
+    /// certificate is replaced, the authority before the last one is still beside it.
+    fn untrusted(&self) -> Vec<String> {
+        let entries = self.entries();
+        let named = entries.iter().find(|entry| self.answers(&entry.object));
+        let current = named.or_else(|| entries.iter().find(|entry| !entry.bundle.is_empty()));
+        let mut out = Vec::new();
+        for entry in &entries {
+            if entry.bundle.is_empty() {
+                out.push(format!("the {} names no authority of kubevirt-api (caBundle)", entry.object));
+            } else if let Some(current) = current
+                && !agree(&entry.bundle, &current.bundle)
+            {
+                out.push(format!(
+                    "the {} names another authority of kubevirt-api than the {} (caBundle)",
+                    entry.object, current.object
+                ));
+            }
+        }
+        out.dedup();
+        out
+    }
+
+    /// Whether the API server has reached `kubevirt-api` by this entry.
+    fn answers(&self, object: &str) -> bool {
+        self.services.iter().any(|service| {
+            let name = service.metadata.name.as_deref().unwrap_or_default();
+            object.strip_prefix("APIService ") == Some(name) && available(service).is_ok_and(|known| known)
+        })
+    }
+
+    /// What is wrong with an installation of which `kubevirt-api` answers, in words: it writes its authorities itself, and then
+    /// the API server reaches it. Before that they are waited for.
+    fn degraded(&self) -> Vec<String> {
+        if self.api.is_none_or(|api| replicas(api) < 1) {
+            return Vec::new();
+        }
+        let mut out = self.unasked();
+        out.extend(self.untrusted());
+        for service in self.services {
+            if let Err(why) = available(service) {
+                let name = service.metadata.name.as_deref().unwrap_or_default();
+                out.push(format!("the API server cannot use the APIService {name}: {why}"));
             }
         }
         out
@@ -105,6 +196,34 @@ impl Parts<'_> {
     }
 }
 
+/// The replicas that are available.
+fn replicas(deployment: &Deployment) -> i32 {
+    deployment.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
+}
+
+/// Whether the API server says that it reaches a service; `false` where it has not tried.
+///
+/// # Errors
+/// Why it does not, in its words.
+fn available(service: &APIService) -> Result<bool, String> {
+    let status = service.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    match conditions.into_iter().find(|condition| condition.type_ == "Available") {
+        Some(condition) if condition.status == "False" => {
+            Err(plain(condition.message.as_deref().unwrap_or_default(), LONGEST))
+        }
+        Some(condition) => Ok(condition.status == "True"),
+        None => Ok(false),
+    }
+}
+
+/// Whether one of two bundles has the newest certificate of the other, which comes first.
+fn agree(one: &str, other: &str) -> bool {
+    const END: &str = "-----END CERTIFICATE-----";
+    let newest = |bundle: &str| bundle.split_inclusive(END).next().unwrap_or_default().trim().to_owned();
+    one.contains(&newest(other)) || other.contains(&newest(one))
+}
+
 fn name(deployment: &Deployment) -> &str {
     deployment.metadata.name.as_deref().unwrap_or_default()
 }
@@ -122,7 +241,8 @@ pub fn cluster_status(
 ) -> Vec<Value> {
     const ALL: (&str, &str) = ("AllComponentsReady", "All components are ready.");
     let mut new = cluster.clone();
-    let (missing, pending) = parts.map_or_else(Default::default, |parts| (parts.missing(), parts.pending()));
+    let (missing, pending, wrong) =
+        parts.map_or_else(Default::default, |parts| (parts.missing(), parts.pending(), parts.degraded()));
     let status = new.status.get_or_insert_default();
     let phase = match (ending, missing.is_empty()) {
         (Some(_), _) => "Deleting",
@@ -144,9 +264,11 @@ pub fn cluster_status(
         (None, None) => ("False", ALL),
         (None, Some(text)) => ("True", ("ComponentsNotReady", text.as_str())),
     };
-    let (degraded, what) = match problem {
-        None => ("False", ALL),
-        Some(problem) => ("True", ("InvalidConfiguration", problem)),
+    let wrong = Some(wrong.join("; ")).filter(|text| !text.is_empty());
+    let (degraded, what) = match (problem, &wrong) {
+        (None, None) => ("False", ALL),
+        (Some(problem), _) => ("True", ("InvalidConfiguration", problem)),
+        (None, Some(text)) => ("True", ("NotRegistered", text.as_str())),
     };
     for (kind, value, (reason, message)) in [
         ("Available", available, why),
@@ -185,16 +307,113 @@ mod tests {
         }))
         .unwrap();
         let [mutating, validating] = api::configurations();
-        let (mutating, validating) =
-            (serde_json::from_value(mutating).unwrap(), serde_json::from_value(validating).unwrap());
+        let (mutating, validating) = (
+            serde_json::from_value(trusting(mutating, OLD)).unwrap(),
+            serde_json::from_value(trusting(validating, OLD)).unwrap(),
+        );
+        let services = services(OLD, None);
         let parts = Parts {
             controller: Some(&controller),
             api: Some(&api),
             handler: Some(&handler),
             mutating: Some(&mutating),
             validating: Some(&validating),
+            services: &services,
         };
         read(kind, Some(parts))
+    }
+
+    const OLD: &str = "-----BEGIN CERTIFICATE-----\nb2xk\n-----END CERTIFICATE-----\n";
+    const NEW: &str = "-----BEGIN CERTIFICATE-----\nbmV3\n-----END CERTIFICATE-----\n";
+
+    /// An object of ours with a bundle wherever it has one.
+    fn trusting(mut object: Value, bundle: &str) -> Value {
+        let bundle = json!(ByteString(bundle.as_bytes().to_vec()));
+        if object["kind"] == "APIService" {
+            object["spec"]["caBundle"] = bundle.clone();
+        }
+        for webhook in object["webhooks"].as_array_mut().into_iter().flatten() {
+            webhook["clientConfig"]["caBundle"] = bundle.clone();
+        }
+        object
+    }
+
+    /// The APIServices, of which the API server may have said why it does not reach them.
+    fn services(bundle: &str, why: Option<&str>) -> Vec<Arc<APIService>> {
+        let one = |service| {
+            let mut service = trusting(service, bundle);
+            let status = if why.is_some() { "False" } else { "True" };
+            service["status"] =
+                json!({"conditions": [{"type": "Available", "status": status, "message": why}]});
+            Arc::new(serde_json::from_value(service).unwrap())
+        };
+        api::services().into_iter().map(one).collect()
+    }
+
+    /// What a part of an installation says in which both replicas of everything are there.
+    fn with(
+        services: &[Arc<APIService>],
+        mutating: &str,
+        validating: &str,
+        apis: i32,
+    ) -> (String, String, String) {
+        let deployment: Deployment = serde_json::from_value(json!({
+            "metadata": {"name": "kubevirt-api", "generation": 1},
+            "status": {"observedGeneration": 1, "availableReplicas": apis, "updatedReplicas": 2},
+        }))
+        .unwrap();
+        let [first, second] = api::configurations();
+        let first = serde_json::from_value(trusting(first, mutating)).unwrap();
+        let second = serde_json::from_value(trusting(second, validating)).unwrap();
+        let parts = Parts {
+            api: Some(&deployment),
+            mutating: Some(&first),
+            validating: Some(&second),
+            services,
+            ..Parts::default()
+        };
+        let (degraded, why) = read("Degraded", Some(parts));
+        (degraded, why, read("Available", Some(parts)).1)
+    }
+
+    #[test]
+    fn whom_the_api_server_does_not_trust_it_cannot_ask() {
+        let both = format!("{NEW}{OLD}");
+        // As it is, and in the middle of a change of certificates.
+        for bundles in [[OLD, OLD], [&both, OLD], [&both, &both]] {
+            let (degraded, why, available) = with(&services(OLD, None), bundles[0], bundles[1], 2);
+            assert_eq!(degraded, "False", "{why}");
+            assert!(!available.contains("authority"), "{available}");
+        }
+        for (mutating, validating, words) in [
+            ("", OLD, "the MutatingWebhookConfiguration kubevirt-api names no authority"),
+            (OLD, NEW, "the ValidatingWebhookConfiguration kubevirt-api names another authority"),
+        ] {
+            let (degraded, why, available) = with(&services(OLD, None), mutating, validating, 2);
+            assert_eq!(degraded, "True");
+            assert!(why.contains(words) && available.contains(words), "{why} {available}");
+            assert_eq!(why.matches("caBundle").count(), 1, "each is named once: {why}");
+            // Until it answers, it is waited for.
+            let (degraded, _, available) = with(&services(OLD, None), mutating, validating, 0);
+            assert!(degraded == "False" && available.contains(words), "{degraded} {available}");
+        }
+        // Of two that are not the same the one is right by which the API server reaches it.
+        let (_, why, _) = with(&services(NEW, None), OLD, OLD, 2);
+        assert!(why.contains("MutatingWebhookConfiguration kubevirt-api names another authority"), "{why}");
+        let (_, why, available) = with(&[], OLD, OLD, 2);
+        let words = "there is no APIService v1.subresources.kubevirt.io: apply the manifest again";
+        assert!(why.contains(words) && available.contains(words), "{why} {available}");
+    }
+
+    #[test]
+    fn subresources_that_are_not_reached_are_said_and_machines_can_run() {
+        let (degraded, why, available) = with(&services(OLD, Some("no route to host")), OLD, OLD, 2);
+        assert_eq!(degraded, "True");
+        assert!(
+            why.contains("cannot use the APIService v1.subresources.kubevirt.io: no route to host"),
+            "{why}"
+        );
+        assert!(!available.contains("APIService"), "{available}");
     }
 
     #[test]
@@ -202,8 +421,10 @@ mod tests {
         let [mutating, validating] = api::configurations();
         let mutating: MutatingWebhookConfiguration = serde_json::from_value(mutating).unwrap();
         let validating: ValidatingWebhookConfiguration = serde_json::from_value(validating).unwrap();
-        let said =
-            |mutating, validating| Parts { mutating, validating, ..Parts::default() }.unasked().join("; ");
+        let said = |mutating, validating| {
+            let services = services(OLD, None);
+            Parts { mutating, validating, services: &services, ..Parts::default() }.unasked().join("; ")
+        };
         assert_eq!(said(Some(&mutating), Some(&validating)), "");
         let none = said(None, None);
         for kind in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {

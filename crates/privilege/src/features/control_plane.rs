@@ -170,6 +170,18 @@ const CONTROLLER: &[Grant] = &[
         "the same condition says whether machines are completed and checked, and their status kept from others",
         "controller-webhooks",
     ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Running,
+        named![
+            None;
+            "apiregistration.k8s.io" "apiservices" "v1.subresources.kubevirt.io": "list" "watch",
+            "apiregistration.k8s.io" "apiservices" "v1alpha3.subresources.kubevirt.io": "list" "watch",
+        ],
+        RBAC,
+        "the conditions say whether machines can be started and entered through the cluster's API server",
+        "controller-services",
+    ),
 ];
 
 const AGENT: &[Grant] = &[
