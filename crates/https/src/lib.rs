@@ -20,6 +20,7 @@ mod secret;
 mod server;
 mod share;
 mod shown;
+mod stored;
 pub mod stream;
 
 pub use body::{Bodies, Room};
@@ -46,7 +47,7 @@ pub enum Certificate {
     },
     /// Made here and kept in a Secret that all replicas share.
     SelfSigned {
-        /// Namespace of the Secret, which must exist; it may be empty.
+        /// Namespace of the Secret, which may be empty.
         namespace: String,
         /// Its name.
         secret: String,

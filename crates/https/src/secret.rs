@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::identity::Identity;
+use crate::stored;
 
 /// How often Secret and configurations are looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -87,8 +88,7 @@ impl Keeper {
 
     async fn round(&self, identity: &Identity, used: &mut Vec<u8>) -> Result<(), String> {
         let name = &self.secret;
-        let found =
-            self.secrets.get(name).await.map_err(|why| format!("the Secret {name} cannot be read: {why}"))?;
+        let found = stored::secret(&self.secrets, name).await?;
         let now = OffsetDateTime::now_utc();
         let secret = if is_current(&found, now) {
             found

@@ -139,6 +139,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("machine-api-handlers", Scenario::MachineApi),
     ("machine-api-owner", Scenario::MachineApi),
     ("machine-api-registered", Scenario::Subresources),
+    ("machine-api-secrets", Scenario::Subresources),
     ("machine-api-rights", Scenario::MachineApi),
     ("machine-api-runs", Scenario::MachineApi),
     ("machine-api-trust", Scenario::MachineApi),

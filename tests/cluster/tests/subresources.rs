@@ -243,9 +243,10 @@ fn writes_nothing_else(test: &Test) -> Result<()> {
 fn verbs_are_missed(test: &Test) -> Result<()> {
     let full = test.json(&format!("get clusterrole {ROLE}"))?;
     let all: Vec<_> = registered(Scenario::Subresources).filter_map(witnessed).flat_map(verbs).collect();
-    ensure!(all.len() == 4 && all.iter().all(|(_, resource, _)| *resource == "apiservices"), "{all:?}");
+    ensure!(all.len() == 12, "{all:?}");
     for gone in ["get", "patch"] {
         let mut lesser = full["rules"].as_array().cloned().unwrap_or_default();
+        // Those of Secrets: below.
         for rule in lesser.iter_mut().filter(|rule| rule["resources"] == json!(["apiservices"])) {
             if let Some(verbs) = rule["verbs"].as_array_mut() {
                 verbs.retain(|verb| *verb != gone);
@@ -277,6 +278,94 @@ fn verbs_are_missed(test: &Test) -> Result<()> {
     registered_with_the_cluster(test)
 }
 
+/// A Secret that somebody has deleted comes back, with other certificates in it; by nobody who may not make it, and what is made
+/// is no token of an account.
+fn secrets_come_back(test: &Test) -> Result<()> {
+    const SECRETS: [&str; 4] = [
+        "kubevirt-api-certificate",
+        "kubevirt-handler-authority",
+        "virt-handler-certificate",
+        "kubevirt-api-client",
+    ];
+    const ACCOUNT: &str = "--as=system:serviceaccount:kubevirt:kubevirt-api";
+    let delete = |name: &str| -> Result<Value> {
+        let secret = test.json(&format!("get secret {name} -n kubevirt"))?;
+        test.kubectl(&format!("delete secret {name} -n kubevirt"))?;
+        Ok(secret["metadata"]["uid"].clone())
+    };
+    let comes_back = |name: &str, before: &Value| {
+        wait(&format!("another Secret {name}"), TIMEOUT, || {
+            let Ok(secret) = test.json(&format!("get secret {name} -n kubevirt")) else { return Ok(None) };
+            let whole = secret["data"]["ca.crt"].is_string() && secret["metadata"]["uid"] != *before;
+            Ok(whole.then_some(secret))
+        })
+        .with_context(|| test.log())
+    };
+    for name in SECRETS {
+        let before = delete(name)?;
+        let secret = comes_back(name, &before)?;
+        ensure!(secret["type"] == "Opaque", "{secret}");
+    }
+    registered_with_the_cluster(test)?;
+    // Each of the two verbs, of each Secret.
+    let full = test.json(&format!("get role {ROLE} -n kubevirt"))?;
+    for (name, gone) in SECRETS.into_iter().flat_map(|name| ["create", "patch"].map(|verb| (name, verb))) {
+        let mut lesser = full["rules"].clone();
+        for rule in lesser.as_array_mut().into_iter().flatten() {
+            if rule["resourceNames"] == json!([name])
+                && let Some(verbs) = rule["verbs"].as_array_mut()
+            {
+                verbs.retain(|verb| *verb != gone);
+            }
+        }
+        let rules = |rules: &Value| {
+            let patch = json!({"rules": rules}).to_string();
+            test.cluster.output(&["patch", "role", ROLE, "-n", "kubevirt", "--type=merge", "-p", &patch])
+        };
+        rules(&lesser)?;
+        let before = delete(name)?;
+        let words = format!("the Secret {name} was deleted, and cannot be made again");
+        let verb = format!("cannot {gone} resource \"secrets\"");
+        wait(&format!("{words}: {verb}"), TIMEOUT, || {
+            let log = test.log();
+            Ok(log.lines().any(|line| line.contains(&words) && line.contains(&verb)).then_some(()))
+        })
+        .with_context(|| test.log())?;
+        rules(&full["rules"])?;
+        comes_back(name, &before)?;
+    }
+    // By name alone, and no token.
+    let secret = |name: &str, kind: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Secret, metadata: {{name: {name}, namespace: kubevirt, annotations: \
+             {{kubernetes.io/service-account.name: kubevirt-controller}}}}, type: {kind}}}"
+        )
+    };
+    let file = test.cluster.layout().path("secret.yaml");
+    let path = file.display().to_string();
+    test.kubectl("scale deployment/kubevirt-api -n kubevirt --replicas=0")?;
+    wait("the end of the machine API", TIMEOUT, || {
+        let pods = test.json("get pods -n kubevirt -l kubevirt.io=kubevirt-api")?;
+        Ok(pods["items"].as_array().is_some_and(Vec::is_empty).then_some(()))
+    })?;
+    delete(SECRETS[3])?;
+    let apply = ["apply", "--server-side", "-f", &path, ACCOUNT];
+    for (name, kind, words) in [
+        (SECRETS[3], "kubernetes.io/service-account-token", "no token of an account"),
+        ("other", "Opaque", "cannot patch resource \"secrets\""),
+    ] {
+        std::fs::write(&file, secret(name, kind))?;
+        let said = refused(test.cluster.output(&apply))?;
+        ensure!(said.contains(words), "{name} {kind}: {said}");
+        let said = refused(test.cluster.output(&["create", "-f", &path, ACCOUNT]))?;
+        ensure!(said.contains("cannot create resource \"secrets\""), "{name} {kind}: {said}");
+    }
+    std::fs::write(&file, secret(SECRETS[3], "Opaque"))?;
+    test.cluster.output(&apply)?;
+    test.kubectl("scale deployment/kubevirt-api -n kubevirt --replicas=1")?;
+    comes_back(SECRETS[3], &Value::Null).map(drop)
+}
+
 /// What is not served yet is said so by its name, to who would have the right.
 fn unanswered(test: &Test) -> Result<()> {
     let on =
@@ -305,5 +394,6 @@ fn machines_are_started_and_stopped_through_the_clusters_api_server_by_who_may()
     forged(&test)?;
     writes_nothing_else(&test)?;
     unanswered(&test)?;
-    verbs_are_missed(&test)
+    verbs_are_missed(&test)?;
+    secrets_come_back(&test)
 }

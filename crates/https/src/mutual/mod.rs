@@ -33,6 +33,7 @@ use time::OffsetDateTime;
 
 use crate::clients::{Authorities, roots};
 use crate::shown::Shown;
+use crate::stored;
 
 /// How often the Secrets are looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -78,7 +79,7 @@ impl Life {
 /// The Secrets, and the names in the certificates.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    /// Namespace of the Secrets, which must exist; they may be empty.
+    /// Namespace of the Secrets, which may be empty.
     pub namespace: String,
     /// Secret of the authority.
     pub authority: String,
@@ -153,7 +154,7 @@ impl Pair {
         used: &mut Option<BTreeMap<String, ByteString>>,
     ) -> Result<(), String> {
         let now = OffsetDateTime::now_utc();
-        let authority = read(secrets, &self.authority).await?;
+        let authority = stored::secret(secrets, &self.authority).await?;
         let signer = match signer(&authority, now) {
             Some(signer) => signer,
             None => {
@@ -182,7 +183,7 @@ impl Pair {
         signer: &Signer,
         now: OffsetDateTime,
     ) -> Result<Secret, String> {
-        let mut secret = read(secrets, name).await?;
+        let mut secret = stored::secret(secrets, name).await?;
         let bundle = merged(&signer.bundle, part(&secret, BUNDLE));
         let usable = check(&secret, &bundle, dns, side);
         let due = !renew(&secret).is_some_and(|renew| LEAF.holds(renew, now));
@@ -202,10 +203,6 @@ impl Pair {
         put(BUNDLE, bundle);
         write(secrets, name, &secret).await
     }
-}
-
-async fn read(secrets: &Api<Secret>, name: &str) -> Result<Secret, String> {
-    secrets.get(name).await.map_err(|why| format!("the Secret {name} cannot be read: {why}"))
 }
 
 /// A conflict means that another replica was faster: what it has made is taken in the next round.

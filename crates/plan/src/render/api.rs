@@ -29,7 +29,7 @@ const TIMEOUT_SECONDS: u8 = 5;
 pub fn parts(image: &str) -> Vec<Value> {
     let metadata = json!({"name": NAME, "namespace": NAMESPACE, "labels": {"kubevirt.io": ""}});
     let labels = json!({"kubevirt.io": NAME});
-    // Made here so that the account needs no right to make any; the replicas fill them.
+    // The replicas fill them, and make one again that was deleted.
     let secret = |name: &str| {
         json!({
             "apiVersion": "v1",

@@ -4,7 +4,7 @@
 //! it where there is none.
 
 use super::{
-    api, applicable, controller, handler, install, own_node, places, rbac, replicas, run_alone,
+    api, applicable, controller, handler, install, own_node, own_secrets, places, rbac, replicas, run_alone,
     scc_webhook::MANAGED_BY, uninstall,
 };
 use crate::config::{ClusterConfig, World};
@@ -82,6 +82,7 @@ pub fn cluster(options: &Options) -> Vec<Value> {
     out.extend(own_node::policy());
     out.extend(run_alone::policy());
     out.extend(uninstall::policy());
+    out.extend(own_secrets::policy());
     out.extend([
         controller::lease(),
         controller::deployment(&image("ferrovirt"), &image("virt-launcher"), *profile, group),

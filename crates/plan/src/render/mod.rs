@@ -12,6 +12,7 @@ pub mod install;
 pub mod order;
 mod overhead;
 pub mod own_node;
+pub mod own_secrets;
 pub mod places;
 pub mod pod;
 mod pod_meta;

@@ -107,6 +107,21 @@ const GRANTS: &[Grant] = &[
     Grant::new(
         Subject::MachineApi,
         Phase::Running,
+        named![
+            Some("kubevirt");
+            "" "secrets" "kubevirt-api-certificate": "create" "patch",
+            "" "secrets" "kubevirt-handler-authority": "create" "patch",
+            "" "secrets" "virt-handler-certificate": "create" "patch",
+            "" "secrets" "kubevirt-api-client": "create" "patch",
+        ],
+        "authorizer: RBAC is asked for patch, and for create of the object that is named, by a server-side apply of what is not \
+         there",
+        "one of its Secrets that somebody has deleted is made again; by name, and no policy lets it be a token of an account",
+        "machine-api-secrets",
+    ),
+    Grant::new(
+        Subject::MachineApi,
+        Phase::Running,
         &[Right::Verb { group: "", resource: "pods", verb: "list", namespace: Some("kubevirt"), name: None }],
         RBAC,
         "pauses, consoles and screens are those of the handler on the instance's node, whose pod it looks for",
