@@ -166,6 +166,125 @@ fn nobody_answers(test: &Test) -> Result<()> {
     test.cluster.create_as("alice", &machine("third", "")).map(drop)
 }
 
+/// Lets alice use an SCC in a namespace.
+fn lend(test: &Test, namespace: &str, scc: &str) -> Result<()> {
+    test.cluster.apply(&format!(
+        "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {{name: lent, namespace: {namespace}}}
+rules:
+- {{apiGroups: [security.openshift.io], resources: [securitycontextconstraints], resourceNames: [{scc}], verbs: [use]}}
+"
+    ))?;
+    test.kubectl(&format!("create rolebinding lent -n {namespace} --role=lent --user=alice")).map(drop)
+}
+
+/// What stands on a machine about rights is not the word of who writes it, also while nobody asks us.
+fn records_are_not_made_up(test: &Test) -> Result<()> {
+    let files = ["mutating", "validating"].map(|kind| {
+        let path = test.cluster.layout().path(format!("{kind}.json"));
+        (format!("{kind}webhookconfiguration"), path)
+    });
+    for (kind, path) in &files {
+        let mut object = test.json(&format!("get {kind} kubevirt-api"))?;
+        object["metadata"]["resourceVersion"] = Value::Null;
+        object["metadata"]["uid"] = Value::Null;
+        std::fs::write(path, object.to_string())?;
+        test.kubectl(&format!("delete {kind} kubevirt-api"))?;
+    }
+    let noted = |name: &str, notes: &str| {
+        let manifest = machine(name, "");
+        manifest.replace("namespace: vms}", &format!("namespace: vms, annotations: {{{notes}}}}}"))
+    };
+    const SUBJECT: &str = "ferrovirt.io/scc-subject: user alice";
+    wait("machines that nobody is asked about", TIMEOUT, || {
+        Ok(test.cluster.create_as("alice", &machine("alone", "")).ok())
+    })?;
+    for notes in [
+        format!("ferrovirt.io/scc: privileged, ferrovirt.io/pod-scc: privileged, {SUBJECT}"),
+        "ferrovirt.io/pod-scc: privileged".to_owned(),
+        "ferrovirt.io/scc: a, ferrovirt.io/pod-scc: a, ferrovirt.io/scc-subject: serviceaccount vms/default"
+            .to_owned(),
+    ] {
+        let said = refused(test, &noted("forged", &notes))?;
+        ensure!(said.contains("neither you nor the machine's service account may use"), "{notes}: {said}");
+    }
+    let words = ["patch", "vm", "alone", "-n", "vms", "--as=alice", "--type=merge", "-p"];
+    let note = r#"{"metadata":{"annotations":{"ferrovirt.io/pod-scc":"privileged"}}}"#;
+    let said = fails(test, &[&words[..], &[note]].concat())?;
+    ensure!(said.contains("neither you nor the machine's service account may use"), "{said}");
+    // Of who may use one it is taken, with the one alone.
+    lend(test, "vms", "lent")?;
+    let own = format!("ferrovirt.io/scc: lent, ferrovirt.io/pod-scc: lent, {SUBJECT}");
+    wait("a record of what she may have", TIMEOUT, || {
+        Ok(test.cluster.create_as("alice", &noted("lent", &own)).ok())
+    })?;
+    test.kubectl("delete rolebinding lent -n vms")?;
+    // What stays as it is was decided before; what it is about must not change.
+    let label = r#"{"metadata":{"labels":{"a":"b"}}}"#;
+    let words = ["patch", "vm", "lent", "-n", "vms", "--as=alice", "--type=merge", "-p"];
+    test.cluster.output(&[&words[..], &[label]].concat())?;
+    let more = r#"{"spec":{"template":{"spec":{"hostname":"other"}}}}"#;
+    let said = wait("the refusal of a change", TIMEOUT, || {
+        Ok(test.cluster.output(&[&words[..], &[more]].concat()).err().map(|why| format!("{why:#}")))
+    })?;
+    ensure!(said.contains("neither you nor the machine's service account may use"), "{said}");
+    test.kubectl("delete vm alone lent -n vms --timeout=120s").with_context(|| log(test))?;
+    for (_, path) in &files {
+        test.kubectl(&format!("create -f {}", path.display()))?;
+    }
+    available(test, "True")
+}
+
+/// Where there are constraints, a pod is bound to what was decided about its machine, with the rights of its author.
+fn constraints(test: &Test) -> Result<()> {
+    let deploy = ferrovirt_e2e::root().join("deploy");
+    let apply = |file: &str| test.kubectl(&format!("apply -f {}", deploy.join(file).display()));
+    apply("scc-definition.yaml")?;
+    test.kubectl("wait --for=condition=Established crd --all --timeout=60s")?;
+    apply("kubevirt-scc.yaml")?;
+    apply("scc-webhook.yaml")?;
+    test.kubectl("rollout status deployment/scc-webhook -n scc-webhook --timeout=180s")
+        .with_context(|| log(test))?;
+    let gates = r#"{"spec":{"configuration":{"developerConfiguration":{"featureGates":["HostDisk"]}}}}"#;
+    test.cluster.output(&["patch", "kubevirt", "kubevirt", "-n", "kubevirt", "--type=merge", "-p", gates])?;
+    test.kubectl("create namespace lent")?;
+    test.kubectl("label namespace lent pod-security.kubernetes.io/enforce=privileged")?;
+    test.kubectl("create rolebinding alice -n lent --clusterrole=edit --user=alice")?;
+    let manifest = |name: &str| {
+        let disk = "volumes: [{name: root, hostDisk: {path: /srv/a.img, type: Disk}}], ";
+        machine(name, "")
+            .replace("namespace: vms", "namespace: lent")
+            .replace("spec: {domain", &format!("spec: {{{disk}domain"))
+            .replace("devices: {}", "devices: {disks: [{name: root}]}")
+    };
+    // Until the machine API sees gate and constraints.
+    let said =
+        wait("a refusal by rights", TIMEOUT, || match test.cluster.create_as("alice", &manifest("host")) {
+            Ok(said) => bail!("{said}"),
+            Err(error) => Ok(Some(format!("{error:#}")).filter(|said| said.contains("user \"alice\""))),
+        })?;
+    ensure!(said.contains("hostPath"), "{said}");
+    lend(test, "lent", "kubevirt-controller")?;
+    wait("her machine", TIMEOUT, || Ok(test.cluster.create_as("alice", &manifest("host")).ok()))?;
+    test.cluster.create_as("alice", &machine("plain", "").replace("namespace: vms", "namespace: lent"))?;
+    for (name, scc) in [("host", "kubevirt-controller"), ("plain", "restricted-v2")] {
+        let vm = test.json(&format!("get vm {name} -n lent"))?;
+        ensure!(vm["metadata"]["annotations"]["ferrovirt.io/pod-scc"] == scc, "{vm}");
+        let pod = wait(&format!("the pod of {name}"), TIMEOUT, || {
+            let pods = test.json(&format!("get pods -n lent -l vm.kubevirt.io/name={name}"))?;
+            Ok(pods["items"].as_array().and_then(|all| all.first()).cloned())
+        })
+        .with_context(|| log(test))?;
+        for key in ["openshift.io/required-scc", "openshift.io/scc"] {
+            ensure!(pod["metadata"]["annotations"][key] == scc, "{name} {key}: {pod}");
+        }
+    }
+    test.kubectl("delete vm --all -n lent --timeout=120s").with_context(|| log(test))?;
+    test.kubectl(&format!("delete -f {}", deploy.join("scc-webhook.yaml").display())).map(drop)
+}
+
 /// Its pods have what the table says, and are what an ordinary namespace admits.
 fn pods(test: &Test) -> Result<()> {
     let pods = test.json("get pods -n kubevirt -l kubevirt.io=kubevirt-api")?;
@@ -219,6 +338,8 @@ fn machines_are_completed_and_checked_and_nothing_of_ours_waits_for_who_does_it(
     machines(&test)?;
     refusals(&test)?;
     pods(&test)?;
+    records_are_not_made_up(&test)?;
     nobody_answers(&test)?;
+    constraints(&test)?;
     removal(&test)
 }

@@ -4,8 +4,8 @@
 //! it where there is none.
 
 use super::{
-    api, applicable, controller, handler, install, own_node, own_secrets, places, rbac, replicas, run_alone,
-    scc_webhook::MANAGED_BY, uninstall,
+    api, applicable, controller, handler, install, machine_rights, own_node, own_secrets, places, rbac,
+    replicas, run_alone, scc_webhook::MANAGED_BY, uninstall,
 };
 use crate::config::{ClusterConfig, World};
 use ferrovirt_kubernetes::object;
@@ -82,6 +82,7 @@ pub fn cluster(options: &Options) -> Vec<Value> {
     out.extend(own_node::policy());
     out.extend(run_alone::policy());
     out.extend(uninstall::policy());
+    out.extend(machine_rights::policy());
     out.extend(own_secrets::policy());
     out.extend([
         controller::lease(),

@@ -9,6 +9,7 @@ pub mod controller;
 pub mod handler;
 pub(crate) mod images;
 pub mod install;
+pub mod machine_rights;
 pub mod order;
 mod overhead;
 pub mod own_node;

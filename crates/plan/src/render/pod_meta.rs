@@ -2,7 +2,7 @@
 
 use super::scc;
 use crate::{
-    config::{ClusterConfig, LauncherRights, World},
+    config::{ClusterConfig, LauncherRights},
     scc::rights,
     user_namespace,
 };
@@ -84,12 +84,7 @@ pub(super) fn metadata(
     );
     // The controller may use more than the requester: the pod is bound to what was found for the machine.
     if config.rights() == LauncherRights::Requester {
-        let recorded = match config.world {
-            World::Machine => rights::pod_scc(owner.metadata.annotations.as_ref()),
-            // Nobody records it on a cluster yet: what stands there is the word of the one who wrote the machine.
-            World::Cluster => rights::EVERYBODYS,
-        };
-        let bound = match recorded {
+        let bound = match rights::pod_scc(owner.metadata.annotations.as_ref()) {
             // The same, and a label of the machine's own.
             rights::EVERYBODYS if surroundings.label.is_some() => scc::MACHINE,
             other => other,

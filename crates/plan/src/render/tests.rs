@@ -156,7 +156,7 @@ fn installation_has_one_object_of_a_name() {
 }
 
 #[test]
-fn on_a_cluster_a_machine_cannot_name_its_own_constraint() {
+fn a_pod_is_bound_to_what_was_decided_about_its_machine() {
     let mut owner = VirtualMachineInstance::default();
     let recorded = |owner: &VirtualMachineInstance, world| {
         let config = ClusterConfig { world, ..emulated() };
@@ -164,9 +164,13 @@ fn on_a_cluster_a_machine_cannot_name_its_own_constraint() {
         pod.metadata.annotations.unwrap().remove(ferrovirt_scc::REQUIRED_SCC).unwrap()
     };
     let name = crate::scc::rights::POD_SCC.to_owned();
+    for world in [World::Machine, World::Cluster] {
+        assert_eq!(recorded(&owner, world), "restricted-v2", "nothing is recorded");
+    }
     owner.metadata.annotations = Some([(name, "kubevirt-controller".to_owned())].into());
-    assert_eq!(recorded(&owner, World::Machine), "kubevirt-controller");
-    assert_eq!(recorded(&owner, World::Cluster), "restricted-v2");
+    for world in [World::Machine, World::Cluster] {
+        assert_eq!(recorded(&owner, world), "kubevirt-controller");
+    }
 }
 
 #[test]
