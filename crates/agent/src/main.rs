@@ -148,7 +148,8 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if std::env::args_os().nth(1).is_some_and(|word| word == api_part::COMMAND) {
         ferrovirt_log::start("info,kube=warn");
-        return api_part::run(std::env::args_os().skip(2)).map(|()| ExitCode::SUCCESS);
+        return api_part::run(std::env::args_os().skip(2), ferrovirt_log::verbosity)
+            .map(|()| ExitCode::SUCCESS);
     }
     let options = Options::parse();
     ferrovirt_log::start("info");

@@ -5,6 +5,7 @@ use ferrovirt_qemu::text::Escaping;
 use std::{
     fmt::{self, Write as _},
     io::{IsTerminal as _, stderr},
+    sync::{Mutex, OnceLock, PoisonError},
 };
 use tracing::field::Field;
 use tracing_subscriber::{
@@ -16,18 +17,62 @@ use tracing_subscriber::{
     },
 };
 
-/// Logs to standard error from now on: what `RUST_LOG` says, or `filter`.
-pub fn start(filter: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| filter.into());
-    tracing_subscriber::fmt()
+/// Logs to standard error from now on: what `RUST_LOG` says, or `filter`, and then as much more as [`verbosity`] says.
+pub fn start(filter: &'static str) {
+    let given = EnvFilter::try_from_default_env().ok();
+    let changes = given.is_none();
+    let builder = tracing_subscriber::fmt()
         .fmt_fields(fields())
         .with_writer(stderr)
-        .with_env_filter(filter)
+        .with_env_filter(given.unwrap_or_else(|| filter.into()))
         .with_ansi(stderr().is_terminal())
         .with_target(false)
         // What cannot be written, to a file on a full disk for one, would be said by a panic.
         .log_internal_errors(false)
-        .init();
+        .with_filter_reloading();
+    let reload = builder.reload_handle();
+    builder.init();
+    if changes {
+        // A second start has ended with a panic above.
+        let _ = RELOAD.set(Reload { filter, change: Box::new(move |to| reload.reload(to).is_ok()) });
+    }
+}
+
+/// How the filter of the program is changed.
+struct Reload {
+    filter: &'static str,
+    change: Box<dyn Fn(EnvFilter) -> bool + Send + Sync>,
+}
+
+static RELOAD: OnceLock<Reload> = OnceLock::new();
+/// What was asked for last.
+static VERBOSITY: Mutex<Option<u32>> = Mutex::new(None);
+
+/// Says as much as `level`, of KubeVirt's scale, asks for: up to 2, and without one, what the program was started with; up to 5
+/// also what our own parts decide, and above also each step of theirs. What other people's libraries say stays as it is: it may
+/// hold what is on its way. Where `RUST_LOG` says what is logged it does nothing.
+pub fn verbosity(level: Option<u32>) {
+    let Some(reload) = RELOAD.get() else { return };
+    let mut last = VERBOSITY.lock().unwrap_or_else(PoisonError::into_inner);
+    if *last == level {
+        return;
+    }
+    *last = level;
+    if (reload.change)(filter(reload.filter, level).into()) {
+        tracing::info!(
+            "the log has verbosity {}",
+            level.map_or_else(|| "2".to_owned(), |level| level.to_string())
+        );
+    }
+}
+
+fn filter(base: &str, level: Option<u32>) -> String {
+    match level {
+        None | Some(0..=2) => base.to_owned(),
+        // The beginning of all of our crates' names.
+        Some(3..=5) => format!("{base},ferrovirt=debug"),
+        Some(_) => format!("{base},ferrovirt=trace"),
+    }
 }
 
 /// Writes the fields of an event: the message, and the others behind their names.
@@ -74,6 +119,37 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn verbosity_is_that_of_our_own_parts() {
+        let said = |level: Option<u32>| {
+            let sink = Sink::default();
+            let writer = sink.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_writer(move || writer.clone())
+                .with_env_filter(super::filter("info,kube=warn", level))
+                .finish();
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::info!(target: "ferrovirt_control::queue", "a");
+                tracing::debug!(target: "ferrovirt_control::queue", "b");
+                tracing::trace!(target: "ferrovirt_control", "c");
+                tracing::info!(target: "kube_client::client", "d");
+                tracing::debug!(target: "hyper::proto", "e");
+            });
+            let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+            text.lines().filter_map(|line| line.chars().last()).collect::<String>()
+        };
+        for (level, lines) in [
+            (None, "a"),
+            (Some(0), "a"),
+            (Some(2), "a"),
+            (Some(3), "ab"),
+            (Some(5), "ab"),
+            (Some(u32::MAX), "abc"),
+        ] {
+            assert_eq!(said(level), lines, "{level:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{CONFIGURATIONS, INSTANCES, MACHINES, Operation, Refusal, Request, Subject};
 use ferrovirt_api::{ClusterDefaults, kubevirt::KubeVirt, kubevirt::VirtualMachineInstance};
 use ferrovirt_kubernetes::json;
-use ferrovirt_plan::config::ClusterConfig;
+use ferrovirt_plan::config::{ClusterConfig, verbosity};
 use ferrovirt_plan::decide::uninstall;
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -102,6 +102,7 @@ fn configuration(request: &Request<'_>) -> Result<(), Refusal> {
         return Ok(());
     }
     let object: KubeVirt = request.read(CONFIGURATION)?;
+    verbosity::check(&object).map_err(|why| Refusal::denied(CONFIGURATION, why))?;
     ClusterConfig::from_kubevirt(&object)
         .map(|_| ())
         .map_err(|error| Refusal::denied(CONFIGURATION, whole(&error)))

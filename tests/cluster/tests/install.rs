@@ -199,6 +199,48 @@ fn webhooks_are_missed(test: &Test) -> Result<()> {
     test.available()
 }
 
+/// More is logged while somebody wants it, by parts that run on.
+fn log_verbosity(test: &Test) -> Result<()> {
+    let write = |level: Value| {
+        let verbosity =
+            json!({"logVerbosity": {"virtController": level, "virtAPI": level, "virtHandler": level}});
+        let patch = json!({"spec": {"configuration": {"developerConfiguration": verbosity}}}).to_string();
+        test.cluster.output(&[
+            "patch",
+            "kubevirt",
+            "kubevirt",
+            "-n",
+            "kubevirt",
+            "--type=merge",
+            "-p",
+            &patch,
+        ])
+    };
+    let said = |count: usize, level: u8| {
+        for part in ["kubevirt-controller", "kubevirt-api", "virt-handler"] {
+            let words = format!("the log has verbosity {level}");
+            wait(&format!("{part}: {words}"), TIMEOUT, || {
+                let log = test.kubectl(&format!(
+                    "logs -n kubevirt -l kubevirt.io={part} --all-containers --tail=-1 --prefix"
+                ))?;
+                Ok((log.lines().filter(|line| line.contains(&words)).count() == count).then_some(()))
+            })
+            .with_context(|| test.log())?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    ensure!(write(json!("much")).is_err(), "no number was taken");
+    ensure!(!test.log().contains(" DEBUG "), "{}", test.log());
+    write(json!(5))?;
+    // Both replicas, and the handlers of both nodes.
+    said(2, 5)?;
+    test.machine("loud")?;
+    wait("what the controllers decide", TIMEOUT, || Ok(test.log().contains(" DEBUG ").then_some(())))
+        .with_context(|| test.log())?;
+    write(Value::Null)?;
+    said(2, 2)
+}
+
 /// Whom the API server trusts to be the machine API is looked at, too.
 fn authorities_are_missed(test: &Test) -> Result<()> {
     // Nobody writes it again.
@@ -571,6 +613,7 @@ fn one_command_installs_it_machines_become_pods_and_its_removal_leaves_nothing()
     takeover(&test)?;
     places_are_for_machines(&test)?;
     places_are_missed(&test)?;
+    log_verbosity(&test)?;
     webhooks_are_missed(&test)?;
     authorities_are_missed(&test)?;
     uninstall_strategy(&test)?;

@@ -1,13 +1,13 @@
 //! `ferrovirt serve api`: the machine API beside another Kubernetes, as one of several replicas that know nothing of each
 //! other.
 
-use super::{CertificateOptions, client, stop};
+use super::{CertificateOptions, client, stop, verbosity};
 use anyhow::Result;
 use clap::Args;
 use ferrovirt_https::mutual::Pair;
 use ferrovirt_machine_api as machine_api;
 use ferrovirt_plan::{
-    config::NAMESPACE,
+    config::{NAMESPACE, verbosity::Program},
     render::{
         api::{self, NAME},
         handler,
@@ -34,6 +34,7 @@ pub(super) struct Options {
 pub(super) async fn run(options: Options) -> Result<()> {
     let certificate = options.certificate.certificate(NAME, NAMESPACE, NAME, api::service_names())?;
     let client = client(options.kubeconfig.as_deref()).await?;
+    tokio::spawn(verbosity::follow(client.clone(), Program::Api));
     let secret = |secret: &str, name: &str| (secret.to_owned(), name.to_owned());
     let handlers = Pair {
         namespace: NAMESPACE.to_owned(),

@@ -1,11 +1,11 @@
 //! `ferrovirt serve controller`: the controllers against a cluster, as one of several replicas.
 
-use super::{client, health, stop};
+use super::{client, health, stop, verbosity};
 use anyhow::{Context, Result};
 use clap::Args;
 use ferrovirt_control::lease::{Election, Standing, Timing};
 use ferrovirt_model::Profile;
-use ferrovirt_plan::config::ClusterConfig;
+use ferrovirt_plan::config::{ClusterConfig, verbosity::Program};
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     net::SocketAddr,
@@ -45,6 +45,7 @@ pub(super) async fn run(options: Options) -> Result<()> {
         .await
         .with_context(|| format!("cannot listen on {listen}; choose another address with --listen"))?;
     let health = tokio::spawn(health::serve(listener, seen));
+    tokio::spawn(verbosity::follow(client.clone(), Program::Controller));
     let mut election = Election::new(client.clone(), identity(), Timing::default(), standing.clone());
     tokio::select! {
         () = election.acquire() => tracing::info!("this replica leads"),

@@ -3,6 +3,7 @@
 mod api;
 mod controller;
 mod health;
+mod verbosity;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};

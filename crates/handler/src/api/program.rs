@@ -7,8 +7,12 @@ use crate::{
 };
 use anyhow::Context as _;
 use clap::Parser;
+use ferrovirt_api::kubevirt::KubeVirt;
 use ferrovirt_model::Profile;
-use ferrovirt_plan::config::ClusterConfig;
+use ferrovirt_plan::config::{
+    ClusterConfig, KUBEVIRT, NAMESPACE,
+    verbosity::{Program, verbosity},
+};
 use ferrovirt_sys::rights;
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -18,6 +22,8 @@ use tokio::{
 
 /// The word after the program's name that starts it.
 pub const COMMAND: &str = "api";
+/// How often the KubeVirt object is looked at for how much is logged.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Reads machines and their pods, has `virt-handler net` make what they need, and reports their state
 #[derive(Debug, Parser)]
@@ -46,20 +52,21 @@ struct Options {
     certificate_directory: Option<PathBuf>,
 }
 
-/// Runs until it is asked to end, with the arguments after [`COMMAND`].
+/// Runs until it is asked to end, with the arguments after [`COMMAND`]. `log` is told how much to say, as the KubeVirt object
+/// has it.
 ///
 /// # Errors
 /// What keeps it from running, in words for an administrator.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
+pub fn run(arguments: impl IntoIterator<Item = OsString>, log: fn(Option<u32>)) -> anyhow::Result<()> {
     let options = Options::parse_from(std::iter::once(OsString::from("virt-handler api")).chain(arguments));
     anyhow::ensure!(options.net_socket.is_absolute(), "{} is no absolute path", options.net_socket.display());
     rights::hide_memory().context("keeping memory out of core dumps")?;
     rights::give_up().context("giving up rights")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(options))
+    runtime.block_on(serve(options, log))
 }
 
-async fn serve(options: Options) -> anyhow::Result<()> {
+async fn serve(options: Options, log: fn(Option<u32>)) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut config = kube::Config::incluster()
         .context("this is not a pod of a cluster, or it has no token of its service account")?;
@@ -78,6 +85,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     } = options;
     let defaults = ClusterConfig::on_cluster(profile, launcher_image, volume_group);
     let (net, outgoing) = net::channel();
+    let verbosity = follow_verbosity(client.clone(), node_name.clone(), log);
     let shared = Shared {
         reader: Reader { pods: client.clone(), machines: client.clone(), node: node_name.clone(), defaults },
         events: Recorder::new(client, "virt-handler", node_name.clone()),
@@ -96,8 +104,21 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     tokio::select! {
         () = node.clone().run(&net_socket, outgoing) => {}
         () = served => {}
+        () = verbosity => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+/// Tells how much is to be logged, again and again: the account may read the KubeVirt object, and not follow it. Never ends.
+async fn follow_verbosity(client: kube::Client, node: String, log: fn(Option<u32>)) {
+    let objects: kube::Api<KubeVirt> = kube::Api::namespaced(client, NAMESPACE);
+    loop {
+        // What was said last holds while nobody answers.
+        if let Ok(found) = objects.get_opt(KUBEVIRT).await {
+            log(found.and_then(|object| verbosity(&object, Program::Handler, &node)));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }

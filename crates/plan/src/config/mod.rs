@@ -1,6 +1,7 @@
 //! What the cluster is configured to do, read from the KubeVirt object.
 
 pub mod pod_network;
+pub mod verbosity;
 
 use self::pod_network::PodNetwork;
 use crate::user_namespace::{UnknownUserNamespaces, UserNamespaces};
