@@ -12,7 +12,11 @@ use ferrovirt_kubelet_api::{
 };
 use rustix::process::Signal;
 use serde_json::json;
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::Path,
+};
 
 const PLACES: &str = "devices.ferrovirt.io/machine";
 const THING: &str = "vendor.example/thing";
@@ -51,6 +55,22 @@ fn a_node_has_places_for_machines_whichever_of_its_processes_was_killed() -> Res
     cluster.wait_ready()?;
     has(&cluster, PLACES, all)?;
     ensure!(Process::qemu("default", "kept") == [qemu], "it is another QEMU");
+    cluster.stop()
+}
+
+/// `virt-handler plug` is root without a capability: the way to the programs is closed to it.
+#[test]
+fn programs_in_somebodys_home_offer_places() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    for program in ["virt-handler", "virt-launcher"] {
+        fs::copy(Cluster::binaries()?.join(program), home.path().join(program))?;
+    }
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700))?;
+    chown(home.path(), Some(1000), Some(1000))?;
+    let directory = home.path().to_str().context("no text")?.to_owned();
+    let arguments = vec!["--program-dir".to_owned(), directory];
+    let mut cluster = Cluster::start(Options { arguments, ..Options::default() })?;
+    has(&cluster, PLACES, ("110", "110"))?;
     cluster.stop()
 }
 

@@ -78,13 +78,18 @@ impl Part {
     pub(super) fn again_unless<T>(&mut self, started: Result<T>) -> Result<Option<T>> {
         match started {
             Err(error) if self.known => {
-                self.plan();
-                let pause = self.pause_left();
-                tracing::warn!("the {} cannot be started: {error:#}; trying again in {pause} ms", self.name);
+                self.later(&error);
                 Ok(None)
             }
             other => other.map(Some),
         }
+    }
+
+    /// Plans another try after a start that failed.
+    pub(super) fn later(&mut self, error: &anyhow::Error) {
+        self.plan();
+        let pause = self.pause_left();
+        tracing::warn!("the {} cannot be started: {error:#}; trying again in {pause} ms", self.name);
     }
 
     /// Milliseconds until it is started again.

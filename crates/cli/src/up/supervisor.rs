@@ -21,13 +21,14 @@ use ferrovirt_sys::{
 };
 use rustix::{
     event::{PollFd, PollFlags},
+    fs::{Mode, OFlags, open},
     process::Signal,
 };
 use std::{
     io::{self, Write},
     net::{Ipv4Addr, TcpListener},
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd as _, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
     },
     process::{Command, Stdio},
@@ -183,8 +184,10 @@ impl Supervisor<'_> {
                 agent.again_unless(started)?;
             }
             if plug.due() {
-                let started = self.start_plug(plug);
-                plug.again_unless(started)?;
+                // Nothing else needs it: without it the node has no places.
+                if let Err(error) = self.start_plug(plug) {
+                    plug.later(&error);
+                }
             }
             self.credentials.retry(Instant::now());
             let next =
@@ -289,8 +292,12 @@ impl Supervisor<'_> {
     fn start_plug(&self, plug: &mut Part) -> Result<()> {
         let layout = &self.layout;
         let program = layout.programs.join("virt-handler");
-        let mut command = Command::new(&program);
+        // Opened here: the way to it may be closed to root without a capability, as that to somebody's home is.
+        let opened = open(&program, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        let opened = opened.with_context(|| format!("opening {}", program.display()))?;
+        let mut command = Command::new(format!("/proc/self/fd/{}", opened.as_raw_fd()));
         command
+            .arg0(&program)
             .args(handler::plug_arguments(PODS))
             .arg("--directory")
             .arg(&layout.plug)
