@@ -101,7 +101,7 @@ fn types(base: &Base) -> Result<Vec<Lacking>> {
             .filter(|right| !matches!(right, Right::SelinuxAttribute { .. }))
             .map(|right| right.map(&|text| text.replace(name, "X")))
             .collect();
-        let known: Vec<Right<String>> = all.iter().filter_map(|outcome| outcome.lacks.clone()).collect();
+        let known: Vec<Right<String>> = all.iter().filter_map(|lacking| lacking.lacks.clone()).collect();
         let new = rights.iter().filter(|right| !known.contains(right)).cloned().map(Some);
         for lacks in std::iter::once(None).chain(new) {
             let domain = format!("without.r{}", all.len());

@@ -239,7 +239,7 @@ impl Manager {
                 .spec
                 .iter()
                 .flat_map(|spec| &spec.containers)
-                .map(|status| status.name.clone())
+                .map(|container| container.name.clone())
                 .collect(),
             machine: super::pipeline::owner(&pod),
             sender,
