@@ -80,14 +80,11 @@ impl Scenario {
 /// Every witness of the table that is not about SELinux alone.
 pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("administrator-machines", Scenario::Api),
-    ("administrator-unanswered", Scenario::Api),
     ("anybody-version", Scenario::Api),
     ("editor-enters", Scenario::Api),
     ("editor-runs", Scenario::Api),
-    ("editor-unanswered", Scenario::Api),
     ("editor-writes", Scenario::Api),
     ("viewer-reads", Scenario::Api),
-    ("viewer-unanswered", Scenario::Api),
     ("controller-claims", Scenario::Api),
     ("controller-events", Scenario::Api),
     ("controller-finalizers", Scenario::Api),

@@ -5,9 +5,6 @@ use super::Table;
 use crate::grant::{Grant, Phase, Subject, verbs};
 
 const RBAC: &str = "authorizer: RBAC refuses a verb that no role of the user has";
-/// Of what upstream's roles have and nothing answers yet. An API server authorizes before it forwards.
-const UNANSWERED: &str = "upstream's role has these, and nothing answers them yet: whoever asks reads that, and not that a \
-     right is missing";
 
 pub(super) const TABLE: Table = Table {
     both: &[&[
@@ -35,20 +32,6 @@ pub(super) const TABLE: Table = Table {
             RBAC,
             "a viewer sees machines, also with what they refer to, and cannot enter them: no console, no screen",
             "viewer-reads",
-        ),
-        Grant::new(
-            Subject::Viewer,
-            Phase::Running,
-            verbs![
-                "subresources.kubevirt.io" "virtualmachineinstances/guestosinfo": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/filesystemlist": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/userlist": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/objectgraph": "get",
-                "subresources.kubevirt.io" "virtualmachines/objectgraph": "get",
-            ],
-            RBAC,
-            UNANSWERED,
-            "viewer-unanswered",
         ),
         Grant::new(
             Subject::Editor,
@@ -89,33 +72,6 @@ pub(super) const TABLE: Table = Table {
             "editor-enters",
         ),
         Grant::new(
-            Subject::Editor,
-            Phase::Running,
-            verbs![
-                "subresources.kubevirt.io" "virtualmachineinstances/portforward": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/guestosinfo": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/filesystemlist": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/userlist": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/usbredir": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/objectgraph": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/addvolume": "update",
-                "subresources.kubevirt.io" "virtualmachineinstances/removevolume": "update",
-                "subresources.kubevirt.io" "virtualmachineinstances/freeze": "update",
-                "subresources.kubevirt.io" "virtualmachineinstances/unfreeze": "update",
-                "subresources.kubevirt.io" "virtualmachineinstances/softreboot": "update",
-                "subresources.kubevirt.io" "virtualmachineinstances/reset": "update",
-                "subresources.kubevirt.io" "virtualmachines/portforward": "get",
-                "subresources.kubevirt.io" "virtualmachines/objectgraph": "get",
-                "subresources.kubevirt.io" "virtualmachines/addvolume": "update",
-                "subresources.kubevirt.io" "virtualmachines/removevolume": "update",
-                "subresources.kubevirt.io" "virtualmachines/memorydump": "update",
-                "subresources.kubevirt.io" "virtualmachines/removememorydump": "update",
-            ],
-            RBAC,
-            UNANSWERED,
-            "editor-unanswered",
-        ),
-        Grant::new(
             Subject::Administrator,
             Phase::Running,
             verbs![
@@ -136,33 +92,6 @@ pub(super) const TABLE: Table = Table {
             RBAC,
             "the owner of a namespace does all that an editor does, and removes machines in bulk",
             "administrator-machines",
-        ),
-        Grant::new(
-            Subject::Administrator,
-            Phase::Running,
-            verbs![
-                "subresources.kubevirt.io" "virtualmachineinstances/portforward": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/guestosinfo": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/filesystemlist": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/userlist": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/usbredir": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/objectgraph": "get",
-                "subresources.kubevirt.io" "virtualmachineinstances/addvolume": "update",
-                "subresources.kubevirt.io" "virtualmachineinstances/removevolume": "update",
-                "subresources.kubevirt.io" "virtualmachineinstances/freeze": "update",
-                "subresources.kubevirt.io" "virtualmachineinstances/unfreeze": "update",
-                "subresources.kubevirt.io" "virtualmachineinstances/softreboot": "update",
-                "subresources.kubevirt.io" "virtualmachineinstances/reset": "update",
-                "subresources.kubevirt.io" "virtualmachines/portforward": "get",
-                "subresources.kubevirt.io" "virtualmachines/objectgraph": "get",
-                "subresources.kubevirt.io" "virtualmachines/addvolume": "update",
-                "subresources.kubevirt.io" "virtualmachines/removevolume": "update",
-                "subresources.kubevirt.io" "virtualmachines/memorydump": "update",
-                "subresources.kubevirt.io" "virtualmachines/removememorydump": "update",
-            ],
-            RBAC,
-            UNANSWERED,
-            "administrator-unanswered",
         ),
     ]],
     ..Table::NONE
