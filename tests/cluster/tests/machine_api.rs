@@ -204,6 +204,9 @@ fn records_are_not_made_up(test: &Test) -> Result<()> {
     for notes in [
         format!("ferrovirt.io/scc: privileged, ferrovirt.io/pod-scc: privileged, {SUBJECT}"),
         "ferrovirt.io/pod-scc: privileged".to_owned(),
+        // Which would bind the pod to none.
+        "ferrovirt.io/pod-scc: ''".to_owned(),
+        "ferrovirt.io/scc: '', ferrovirt.io/pod-scc: ''".to_owned(),
         "ferrovirt.io/scc: a, ferrovirt.io/pod-scc: a, ferrovirt.io/scc-subject: serviceaccount vms/default"
             .to_owned(),
     ] {
@@ -220,6 +223,10 @@ fn records_are_not_made_up(test: &Test) -> Result<()> {
     wait("a record of what she may have", TIMEOUT, || {
         Ok(test.cluster.create_as("alice", &noted("lent", &own)).ok())
     })?;
+    // It leads to nothing that the controller may use and she may not.
+    let led = format!("ferrovirt.io/scc: lent, ferrovirt.io/pod-scc: kubevirt-controller, {SUBJECT}");
+    let said = refused(test, &noted("forged", &led))?;
+    ensure!(said.contains("neither you nor the machine's service account may use"), "{said}");
     test.kubectl("delete rolebinding lent -n vms")?;
     // What stays as it is was decided before; what it is about must not change.
     let label = r#"{"metadata":{"labels":{"a":"b"}}}"#;

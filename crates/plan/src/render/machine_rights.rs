@@ -8,7 +8,7 @@
 use super::policy::{bound, validation};
 use crate::config::NAMESPACE;
 use crate::render::{api, controller, handler};
-use crate::scc::rights::{POD_SCC, SCC, SUBJECT};
+use crate::scc::rights::{EVERYBODYS, POD_SCC, SCC, SUBJECT};
 use ferrovirt_kubernetes::subject;
 use serde_json::{Value, json};
 
@@ -22,12 +22,13 @@ pub fn policy() -> [Value; 2] {
     let own = own.map(|name| format!("'{}'", subject::service_account(NAMESPACE, name))).join(", ");
     let noted = |object: &str, key: &str| format!("{object}.metadata.?annotations[?'{key}'].orValue('')");
     let before = |key: &str| format!("oldObject == null ? '' : {}", noted("oldObject", key));
-    let may = |who: String| {
+    let may_use = |who: &str, constraint: &str| {
         format!(
             "{who}.group('security.openshift.io').resource('securitycontextconstraints').namespace(request.namespace)\
-             .name(variables.scc).check('use').allowed()"
+             .name({constraint}).check('use').allowed()"
         )
     };
+    let may = |who: &str| may_use(who, "variables.scc");
     let variable = |name: &str, expression: String| json!({"name": name, "expression": expression});
     let of = |object: &str| {
         format!(
@@ -43,13 +44,20 @@ pub fn policy() -> [Value; 2] {
     ];
     let account = [
         "variables.subject.startsWith('serviceaccount ' + request.namespace + '/')".to_owned(),
-        may("authorizer.serviceAccount(request.namespace, variables.subject.split('/')[1])".to_owned()),
+        may("authorizer.serviceAccount(request.namespace, variables.subject.split('/')[1])"),
     ];
-    let controller = may(format!("authorizer.serviceAccount('{NAMESPACE}', '{}')", controller::NAME));
-    // Another one for the pod only where the controller cannot make it under the same.
-    let pod = "variables.scc != '' && (variables.pod == variables.scc || !variables.controller)";
+    let controller = may(&format!("authorizer.serviceAccount('{NAMESPACE}', '{}')", controller::NAME));
+    // Another one for the pod only where the controller cannot make it under the same: everybody's, or one that the author may
+    // use, too. The right to use one that the controller has not must not lead to what the controller has.
+    let pod = format!(
+        "variables.scc != '' && (variables.pod == variables.scc || !variables.controller && \
+         (variables.pod == '{EVERYBODYS}' || variables.pod != '' && variables.authorOfPod))"
+    );
+    let absent = |key: &str| format!("!('{key}' in object.metadata.?annotations.orValue({{}}))");
     let rule = format!(
-        "(variables.scc == '' && variables.pod == '') || ({}) || ({pod} && (variables.author || variables.account))",
+        "({} && {}) || ({}) || ({pod} && (variables.author || variables.account))",
+        absent(SCC),
+        absent(POD_SCC),
         kept.join(" && ")
     );
     bound(
@@ -74,7 +82,8 @@ pub fn policy() -> [Value; 2] {
                 variable("podBefore", before(POD_SCC)),
                 variable("subjectBefore", before(SUBJECT)),
                 // Each by itself: an expression may ask twice at the most.
-                variable("author", may("authorizer".to_owned())),
+                variable("author", may("authorizer")),
+                variable("authorOfPod", may_use("authorizer", "variables.pod")),
                 variable("account", account.join(" && ")),
                 variable("controller", controller),
             ],

@@ -69,7 +69,9 @@ impl Decision {
 
 /// The SCC that the pod of a machine with these annotations is bound to.
 pub fn pod_scc(annotations: Option<&BTreeMap<String, String>>) -> &str {
-    annotations.and_then(|all| all.get(POD_SCC)).map_or(EVERYBODYS, String::as_str)
+    // An empty name would bind it to none.
+    let recorded = annotations.and_then(|all| all.get(POD_SCC)).filter(|scc| !scc.is_empty());
+    recorded.map_or(EVERYBODYS, String::as_str)
 }
 
 /// Whose rights count.
