@@ -6,7 +6,7 @@ use clap::Args;
 use ferrovirt_kubernetes::{json, object};
 use ferrovirt_plan::{
     config::NAMESPACE,
-    decide::{FOREGROUND_FINALIZER, VM_FINALIZER, uninstall::MACHINES_FINALIZER},
+    decide::{FOREGROUND_FINALIZER, VM_FINALIZER, uninstall},
     render::{self, cluster, controller, scc_webhook::MANAGED_BY},
 };
 use kube::{
@@ -25,7 +25,7 @@ pub(crate) struct Options {
 }
 
 /// Finalizers of ours: without controllers nobody removes them.
-const FINALIZERS: [&str; 3] = [FOREGROUND_FINALIZER, VM_FINALIZER, MACHINES_FINALIZER];
+const FINALIZERS: [&str; 3] = [FOREGROUND_FINALIZER, VM_FINALIZER, uninstall::MACHINES];
 /// Kinds that have them; owners first, so that nobody makes what was removed.
 const MACHINES: [&str; 2] = ["VirtualMachine", "VirtualMachineInstance"];
 /// How long the cluster has to remove something.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance};
 use ferrovirt_plan::config::{NAMESPACE, World};
-use ferrovirt_plan::decide::uninstall::{self, MACHINES_FINALIZER};
+use ferrovirt_plan::decide::uninstall;
 use ferrovirt_plan::decide::{DOMAIN_ANNOTATION, claim_names};
 use ferrovirt_plan::render::{api, controller, handler};
 use futures::StreamExt;
@@ -214,13 +214,11 @@ impl Caches {
     }
 
     /// Whether it concerns the KubeVirt object that a machine comes, changes or goes: it may be the first or the last one, or
-    /// one that the object's end waits for. Asked before the cache shows the change.
+    /// one that the object's end waits for. Asked before the cache shows the change, for machines and instances at the same time.
     fn counts(&self) -> bool {
-        let few = self.vms.len() + self.vmis.len() <= 1;
-        few || self.clusters.state().iter().any(|cluster| {
-            let finalizers = cluster.finalizers();
-            uninstall::is_ending(cluster) || !finalizers.iter().any(|one| one == MACHINES_FINALIZER)
-        })
+        let few = self.vms.len() + self.vmis.len() <= 2;
+        let clusters = self.clusters.state();
+        few || clusters.iter().any(|cluster| uninstall::is_ending(cluster) || !uninstall::is_marked(cluster))
     }
 
     /// Instances and machines that name a claim.

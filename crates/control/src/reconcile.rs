@@ -31,6 +31,8 @@ use crate::{Key, Name};
 const AT_ONCE: usize = 100;
 /// Machines that a condition names.
 const SHOWN: usize = 5;
+/// Characters of the reason why one cannot be deleted.
+const REASON: usize = 300;
 /// When machines that end are looked at again, if nothing is heard of them.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -201,12 +203,22 @@ impl Controller {
     async fn end_machines(&self) -> Result<String, Failure> {
         let (vms, vmis) = (self.caches.vms.state(), self.caches.vmis.state());
         let stays = |meta: &ObjectMeta| meta.deletion_timestamp.is_none();
+        // One whose deletion somebody refuses holds up no other one.
+        let mut refused = String::new();
+        let mut look = |name: &Name, ended: Result<(), Failure>| {
+            if let (Err(why), true) = (ended, refused.is_empty()) {
+                let why: String = why.to_string().chars().take(REASON).collect();
+                refused = format!("; {}/{} cannot be deleted: {why}", name.namespace, name.name);
+            }
+        };
         for vm in vms.iter().filter(|vm| stays(&vm.metadata)).take(AT_ONCE) {
-            self.end::<VirtualMachine>(&name_of(&**vm), vm.uid()).await?;
+            let name = name_of(&**vm);
+            look(&name, self.end::<VirtualMachine>(&name, vm.uid()).await);
         }
         if vms.iter().all(|vm| !stays(&vm.metadata)) {
             for vmi in vmis.iter().filter(|vmi| stays(&vmi.metadata)).take(AT_ONCE) {
-                self.end::<VirtualMachineInstance>(&name_of(&**vmi), vmi.uid()).await?;
+                let name = name_of(&**vmi);
+                look(&name, self.end::<VirtualMachineInstance>(&name, vmi.uid()).await);
             }
         }
         let names: BTreeSet<Name> =
@@ -214,7 +226,8 @@ impl Controller {
         let shown: Vec<_> =
             names.iter().take(SHOWN).map(|name| format!("{}/{}", name.namespace, name.name)).collect();
         let more = if names.len() > SHOWN { ", ..." } else { "" };
-        Ok(format!("waiting for the end of machines ({}): {}{more}", names.len(), shown.join(", ")))
+        let shown = shown.join(", ");
+        Ok(format!("waiting for the end of machines ({}): {shown}{more}{refused}", names.len()))
     }
 
     /// Makes the KubeVirt object, with the profile that holds without one.

@@ -264,9 +264,9 @@ async fn the_configuration_is_kept_while_there_are_machines_or_ends_them_as_its_
     let patch = async |patch: Value| {
         configurations.patch("kubevirt", &PatchParams::default(), &Patch::Merge(patch)).await
     };
-    let finalizers = async |count: usize| {
-        eventually("as many finalizers", async || {
-            now().await.filter(|object| object.finalizers().len() == count)
+    let marked = async |wanted: bool| {
+        eventually("the annotation", async || {
+            now().await.filter(|object| object.annotations().contains_key("ferrovirt.io/machines") == wanted)
         })
         .await
     };
@@ -274,7 +274,8 @@ async fn the_configuration_is_kept_while_there_are_machines_or_ends_them_as_its_
     assert_eq!(strategy.as_deref(), Some("BlockUninstallIfWorkloadsExist"), "it is said");
 
     cluster.create_vm("Halted").await;
-    finalizers(1).await;
+    let object = marked(true).await;
+    assert!(object.finalizers().is_empty(), "its namespace could not be deleted without the controllers");
     let Err(kube::Error::Api(refused)) = configurations.delete("kubevirt", &DeleteParams::default()).await
     else {
         panic!("it was deleted");
@@ -282,16 +283,17 @@ async fn the_configuration_is_kept_while_there_are_machines_or_ends_them_as_its_
     assert_eq!(refused.code, 403);
     assert!(refused.message.contains("set spec.uninstallStrategy to RemoveWorkloads"), "{}", refused.message);
     vms.delete("m", &DeleteParams::default()).await.unwrap();
-    finalizers(0).await;
+    marked(false).await;
 
     // Somebody holds a machine, and tries to make another one meanwhile.
     cluster.create_vm("Halted").await;
     let held = json!({"metadata": {"finalizers": ["example.com/held", "kubevirt.io/virtualMachineControllerFinalize"]}});
     vms.patch("m", &PatchParams::default(), &Patch::Merge(held)).await.unwrap();
-    finalizers(1).await;
+    marked(true).await;
     let unknown = patch(json!({"spec": {"uninstallStrategy": "Remove"}})).await.unwrap_err().to_string();
     assert!(unknown.contains("use BlockUninstallIfWorkloadsExist or RemoveWorkloads"), "{unknown}");
     patch(json!({"spec": {"uninstallStrategy": "RemoveWorkloads"}})).await.unwrap();
+    eventually("the finalizer", async || now().await.filter(|object| object.finalizers().len() == 1)).await;
     configurations.delete("kubevirt", &DeleteParams::default()).await.unwrap();
     eventually("what is waited for", async || {
         let status = now().await?.status?;

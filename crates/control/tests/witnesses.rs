@@ -153,9 +153,9 @@ async fn life(cluster: &Cluster) {
     // And it ends with the configuration.
     cluster.create_vm("Always").await;
     cluster.wait_phase("Running").await;
-    marked(cluster).await;
     let strategy = json!({"spec": {"uninstallStrategy": "RemoveWorkloads"}});
     request(&cluster.admin, "PATCH", KUBEVIRT, &strategy).await.unwrap();
+    marked(cluster).await;
     request(&cluster.admin, "DELETE", KUBEVIRT, &Value::Null).await.unwrap();
     eventually("the configuration's end", async || {
         request(&cluster.admin, "GET", KUBEVIRT, &Value::Null).await.is_err().then_some(())

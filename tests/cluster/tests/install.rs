@@ -269,14 +269,20 @@ fn uninstall_strategy(test: &Test) -> Result<()> {
         })
         .with_context(|| test.log())
     };
-    finalizers(json!(["ferrovirt.io/machines"]))?;
+    wait("the annotation", TIMEOUT, || {
+        let object = test.json("get kubevirt kubevirt -n kubevirt")?;
+        Ok((object["metadata"]["annotations"]["ferrovirt.io/machines"] == "true").then_some(()))
+    })
+    .with_context(|| test.log())?;
+    // A namespace that is deleted must not wait for controllers that have gone before.
+    finalizers(Value::Null)?;
     // One by one, and in bulk.
     for words in [DELETE, "delete kubevirt --all -n kubevirt --timeout=180s"] {
         let Err(refused) = test.kubectl(words) else { bail!("{words}: it was deleted") };
         let refused = format!("{refused:#}");
         ensure!(refused.contains("set spec.uninstallStrategy to RemoveWorkloads"), "{refused}");
     }
-    // What the controller may change of it is its finalizer.
+    // What the controller may change of it is its finalizer and its annotation.
     let patch = |account: &str, patch: &str| {
         let words = ["patch", "kubevirt", "kubevirt", "-n", "kubevirt", "--type=merge", "-p", patch];
         test.cluster.output(&[&words[..], &[&format!("--as={account}")]].concat())
@@ -288,11 +294,12 @@ fn uninstall_strategy(test: &Test) -> Result<()> {
         profile,
         strategy,
         r#"{"metadata":{"labels":{"a":"b"}}}"#,
+        r#"{"metadata":{"annotations":{"a":"b"}}}"#,
         r#"{"metadata":{"finalizers":["a.b/c"]}}"#,
     ] {
         let Err(refused) = patch(controller, change) else { bail!("the controller has written {change}") };
         let refused = format!("{refused:#}");
-        ensure!(refused.contains("its own finalizer alone"), "{refused}");
+        ensure!(refused.contains("its own finalizer and annotation alone"), "{refused}");
     }
     let write = |change: &str| {
         test.cluster.output(&[
@@ -310,6 +317,7 @@ fn uninstall_strategy(test: &Test) -> Result<()> {
     let refused = format!("{refused:#}");
     ensure!(refused.contains("use BlockUninstallIfWorkloadsExist or RemoveWorkloads"), "{refused}");
     write(strategy)?;
+    finalizers(json!(["ferrovirt.io/machines"]))?;
     let before = test.json("get kubevirt kubevirt -n kubevirt")?;
     // Somebody holds a machine.
     let held = r#"[{"op":"add","path":"/metadata/finalizers/-","value":"example.com/held"}]"#;

@@ -1,12 +1,12 @@
 //! The end of the KubeVirt object: by its `uninstallStrategy` it is refused while there are machines, or ends them first.
 //!
 //! ```text
-//!   machines are there ──► the object has our finalizer ──► BlockUninstallIfWorkloadsExist: its deletion is refused
-//!                                                       └─► RemoveWorkloads: it waits until the controller has ended them
+//!   machines are there ─┬─► the object has our annotation: by any strategy but RemoveWorkloads its deletion is refused
+//!                       └─► RemoveWorkloads: it has our finalizer, too, and waits until the controller has ended them
 //! ```
 //!
-//! The finalizer says both to the API server, which so decides about deletions without asking any part of ours
-//! ([`crate::render::uninstall`]). Without machines there is none: what removes everything is then kept by nobody.
+//! The API server decides by the annotation without asking any part of ours ([`crate::render::uninstall`]). A finalizer there is
+//! by `RemoveWorkloads` alone: a namespace that is deleted loses its pods first, and then nobody would take it away.
 
 use ferrovirt_api::kubevirt::KubeVirt;
 use ferrovirt_kubernetes::{json, object};
@@ -14,11 +14,12 @@ use serde_json::Value;
 
 use super::patch;
 
-/// Finalizer of the KubeVirt object while there are machines.
-pub const MACHINES_FINALIZER: &str = "ferrovirt.io/machines";
-/// Strategy that refuses the deletion while there are machines; upstream's name.
+/// Annotation of the KubeVirt object while there are machines; and its finalizer, where it ends them.
+pub const MACHINES: &str = "ferrovirt.io/machines";
+/// Strategy that refuses the deletion while there are machines; upstream's name. Also where none is named, which upstream takes
+/// for the other one: nobody loses every machine of a cluster by saying nothing.
 pub const BLOCK: &str = "BlockUninstallIfWorkloadsExist";
-/// Strategy that ends machines first, also where none is named, as upstream does.
+/// Strategy that ends machines first; upstream's name.
 pub const REMOVE: &str = "RemoveWorkloads";
 /// What is said to anyone who deletes the object of a strategy that refuses it.
 pub const REFUSAL: &str = "there are virtual machines, and uninstallStrategy of the KubeVirt object keeps it while there are: \
@@ -33,7 +34,7 @@ pub const ENDING: &str = "the KubeVirt object is being deleted, and all machines
 pub enum Uninstall {
     /// Nothing.
     Nothing,
-    /// The object's finalizer comes or goes, by this patch.
+    /// The object's annotation or finalizer comes or goes, by this patch.
     Patch(Vec<Value>),
     /// Every machine is to be deleted.
     EndMachines,
@@ -43,22 +44,33 @@ pub enum Uninstall {
 /// could end machines.
 pub fn uninstall(cluster: &KubeVirt, machines: bool, leaving: bool) -> Uninstall {
     let finalizers = cluster.metadata.finalizers.as_deref().unwrap_or_default();
-    let marked = finalizers.iter().any(|one| one == MACHINES_FINALIZER);
+    let waits = finalizers.iter().any(|finalizer| finalizer == MACHINES);
+    let marked = is_marked(cluster);
     let deleting = is_ending(cluster);
     let removes = removes(cluster.spec.uninstall_strategy.as_deref().unwrap_or_default());
-    if marked && machines && deleting && removes && !leaving {
+    if waits && machines && deleting && removes && !leaving {
         return Uninstall::EndMachines;
     }
-    let wanted = if deleting { false } else { machines };
-    if wanted == marked {
+    // An object that is being deleted gets no finalizer any more: the API server refuses that.
+    let wanted = machines && removes && !deleting;
+    if (machines, wanted) == (marked, waits) {
         return Uninstall::Nothing;
     }
     let mut new = cluster.clone();
     let mut finalizers = finalizers.to_vec();
-    finalizers.retain(|one| one != MACHINES_FINALIZER);
-    finalizers.extend(wanted.then(|| MACHINES_FINALIZER.to_owned()));
+    finalizers.retain(|finalizer| finalizer != MACHINES);
+    finalizers.extend(wanted.then(|| MACHINES.to_owned()));
     new.metadata.finalizers = Some(finalizers);
+    let mut annotations = cluster.metadata.annotations.clone().unwrap_or_default();
+    annotations.remove(MACHINES);
+    annotations.extend(machines.then(|| (MACHINES.to_owned(), "true".to_owned())));
+    new.metadata.annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
     Uninstall::Patch(patch::between(&cluster.metadata, cluster, &new))
+}
+
+/// Whether the object says that there are machines.
+pub fn is_marked(cluster: &KubeVirt) -> bool {
+    cluster.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MACHINES))
 }
 
 /// Whether the object was deleted and is still there.
@@ -73,18 +85,18 @@ pub fn ends_machines(cluster: &Value) -> bool {
 
 /// Whether the object must not be deleted now.
 pub fn is_kept(cluster: &Value) -> bool {
-    let marked = json::list(cluster, "/metadata/finalizers").any(|one| one == MACHINES_FINALIZER);
+    let marked = json::fields(cluster, "/metadata/annotations").is_some_and(|all| all.contains_key(MACHINES));
     marked && !removes(json::text(cluster, "/spec/uninstallStrategy"))
 }
 
 /// Whether there is such a strategy.
 pub fn is_known(strategy: &str) -> bool {
-    strategy == BLOCK || removes(strategy)
+    strategy.is_empty() || strategy == BLOCK || removes(strategy)
 }
 
 /// Whatever is no word for it keeps machines.
 fn removes(strategy: &str) -> bool {
-    strategy.is_empty() || strategy == REMOVE
+    strategy == REMOVE
 }
 
 #[cfg(test)]
@@ -92,11 +104,16 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn cluster(strategy: &str, marked: bool, deleting: bool) -> Value {
-        let mut metadata =
-            json!({"name": "kubevirt", "resourceVersion": "7", "finalizers": ["example.com/other"]});
+    const OTHER: &str = "example.com/other";
+
+    /// `marked`: it has the annotation; `waits`: it has the finalizer.
+    fn cluster(strategy: &str, marked: bool, waits: bool, deleting: bool) -> Value {
+        let mut metadata = json!({"name": "kubevirt", "resourceVersion": "7", "finalizers": [OTHER], "annotations": {"a": "b"}});
         if marked {
-            metadata["finalizers"] = json!(["example.com/other", MACHINES_FINALIZER]);
+            metadata["annotations"][MACHINES] = json!("true");
+        }
+        if waits {
+            metadata["finalizers"] = json!([OTHER, MACHINES]);
         }
         if deleting {
             metadata["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
@@ -104,60 +121,60 @@ mod tests {
         json!({"metadata": metadata, "spec": {"uninstallStrategy": strategy}})
     }
 
-    fn decided(object: &Value, machines: bool, leaving: bool) -> String {
+    /// Whether it ends machines, or the object's annotation and finalizer afterwards.
+    fn decided(object: &Value, machines: bool, leaving: bool) -> Option<(bool, bool)> {
         let cluster: KubeVirt = serde_json::from_value(object.clone()).unwrap();
+        let mut after = object.clone();
         match uninstall(&cluster, machines, leaving) {
-            Uninstall::Nothing => "nothing".to_owned(),
-            Uninstall::EndMachines => "end".to_owned(),
+            Uninstall::Nothing => {}
+            Uninstall::EndMachines => return None,
             Uninstall::Patch(ops) => {
                 assert_eq!(ops[0], json!({"op": "test", "path": "/metadata/resourceVersion", "value": "7"}));
-                assert_eq!(ops.len(), 2, "{ops:?}");
-                assert_eq!(ops[1]["path"], "/metadata/finalizers");
-                assert_eq!(ops[1]["value"][0], "example.com/other");
-                if ops[1]["value"][1] == MACHINES_FINALIZER { "mark" } else { "release" }.to_owned()
+                let ops: json_patch::Patch = serde_json::from_value(ops.into()).unwrap();
+                json_patch::patch(&mut after, &ops).unwrap();
             }
         }
+        let (finalizers, annotations) = (&after["metadata"]["finalizers"], &after["metadata"]["annotations"]);
+        assert_eq!((&finalizers[0], &annotations["a"]), (&json!(OTHER), &json!("b")), "of others");
+        Some((annotations.get(MACHINES).is_some(), finalizers[1] == MACHINES))
     }
 
     #[test]
-    fn the_finalizer_is_there_while_machines_are() {
-        for strategy in ["", REMOVE, BLOCK] {
-            for (machines, marked, says) in [
-                (true, false, "mark"),
-                (true, true, "nothing"),
-                (false, true, "release"),
-                (false, false, "nothing"),
-            ] {
-                assert_eq!(decided(&cluster(strategy, marked, false), machines, false), says, "{strategy}");
+    fn the_annotation_is_there_while_machines_are_and_the_finalizer_where_they_go_with_it() {
+        for strategy in ["", BLOCK, "Other", REMOVE] {
+            for before in [(false, false), (true, false), (true, true), (false, true)] {
+                for machines in [false, true] {
+                    let after = decided(&cluster(strategy, before.0, before.1, false), machines, false);
+                    assert_eq!(after, Some((machines, machines && strategy == REMOVE)), "{strategy} {before:?}");
+                }
             }
         }
     }
 
     #[test]
     fn a_deleted_object_ends_machines_where_its_strategy_says_so_and_its_namespace_stays() {
-        for (strategy, machines, leaving, says) in [
-            (REMOVE, true, false, "end"),
-            ("", true, false, "end"),
-            (REMOVE, false, false, "release"),
-            (REMOVE, true, true, "release"),
-            (BLOCK, true, false, "release"),
-            ("Other", true, false, "release"),
+        for (strategy, machines, leaving, after) in [
+            (REMOVE, true, false, None),
+            (REMOVE, false, false, Some((false, false))),
+            (REMOVE, true, true, Some((true, false))),
+            ("", true, false, Some((true, false))),
+            (BLOCK, true, false, Some((true, false))),
+            ("Other", true, false, Some((true, false))),
         ] {
-            assert_eq!(decided(&cluster(strategy, true, true), machines, leaving), says, "{strategy}");
+            assert_eq!(decided(&cluster(strategy, true, true, true), machines, leaving), after, "{strategy}");
             // An object that has none must get none: the API server refuses that.
-            assert_eq!(decided(&cluster(strategy, false, true), machines, leaving), "nothing", "{strategy}");
+            let without = decided(&cluster(strategy, true, false, true), machines, leaving);
+            assert_eq!(without, Some((machines, false)), "{strategy}");
         }
     }
 
     #[test]
     fn it_is_kept_by_the_strategy_alone_and_machines_are_made_until_they_are_ended() {
-        for (strategy, kept, ends) in
-            [("", false, true), (REMOVE, false, true), (BLOCK, true, false), ("Other", true, false)]
-        {
-            assert_eq!(is_kept(&cluster(strategy, true, false)), kept, "{strategy}");
-            assert!(!is_kept(&cluster(strategy, false, false)), "{strategy}");
-            assert_eq!(ends_machines(&cluster(strategy, true, true)), ends, "{strategy}");
-            assert!(!ends_machines(&cluster(strategy, true, false)), "{strategy}");
+        for (strategy, ends) in [("", false), (REMOVE, true), (BLOCK, false), ("Other", false)] {
+            assert_eq!(is_kept(&cluster(strategy, true, ends, false)), !ends, "{strategy}");
+            assert!(!is_kept(&cluster(strategy, false, false, false)), "{strategy}");
+            assert_eq!(ends_machines(&cluster(strategy, true, ends, true)), ends, "{strategy}");
+            assert!(!ends_machines(&cluster(strategy, true, ends, false)), "{strategy}");
         }
     }
 }

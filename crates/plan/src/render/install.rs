@@ -135,7 +135,7 @@ pub fn kubevirt(config: &ClusterConfig) -> Value {
         "apiVersion": "kubevirt.io/v1",
         "kind": "KubeVirt",
         "metadata": {"name": KUBEVIRT, "namespace": NAMESPACE},
-        // Said, since what is absent ends machines, as upstream has it.
+        // Said, since upstream ends machines where it is absent.
         "spec": {"configuration": configuration, "uninstallStrategy": BLOCK},
     })
 }

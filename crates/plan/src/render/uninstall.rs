@@ -6,31 +6,39 @@
 use super::controller;
 use super::policy::{bound, same, validation};
 use crate::config::NAMESPACE;
-use crate::decide::uninstall::{MACHINES_FINALIZER, REFUSAL, REMOVE};
+use crate::decide::uninstall::{MACHINES, REFUSAL, REMOVE};
 use ferrovirt_kubernetes::subject;
 use serde_json::{Value, json};
 
 /// The policy and its binding.
 pub const NAME: &str = "kubevirt-uninstall";
 
-/// The policy and its binding. Of the object the controller changes its own finalizer alone, since a role knows no fields, and
-/// the configuration is the administrator's.
+/// The policy and its binding. Of the object the controller changes its own finalizer and annotation alone, since a role knows no
+/// fields, and the configuration is the administrator's.
 pub fn policy() -> [Value; 2] {
     let account = subject::service_account(NAMESPACE, controller::NAME);
     let finalizers = |object: &str| format!("{object}.metadata.?finalizers.orValue([])");
-    let others = |object: &str| format!("{}.filter(f, f != '{MACHINES_FINALIZER}')", finalizers(object));
+    let others = |object: &str| format!("{}.filter(f, f != '{MACHINES}')", finalizers(object));
+    let annotations = |object: &str| format!("{object}.metadata.?annotations.orValue({{}})");
     let kept = [
         "request.operation != 'DELETE'".to_owned(),
         "oldObject == null".to_owned(),
         "namespaceObject.?metadata.?deletionTimestamp.hasValue()".to_owned(),
-        format!("oldObject.?spec.?uninstallStrategy.orValue('') in ['', '{REMOVE}']"),
-        format!("!('{MACHINES_FINALIZER}' in {})", finalizers("oldObject")),
+        format!("oldObject.?spec.?uninstallStrategy.orValue('') == '{REMOVE}'"),
+        format!("!('{MACHINES}' in {})", annotations("oldObject")),
     ];
-    let metadata = ["labels", "annotations", "ownerReferences"].map(|field| same("metadata", field));
+    let metadata = ["labels", "ownerReferences"].map(|field| same("metadata", field));
+    // Everything that the first has, the second has, too.
+    let kept_by = |first: &str, second: &str| {
+        let (first, second) = (annotations(first), annotations(second));
+        format!("{first}.all(k, k == '{MACHINES}' || {second}[?k] == {first}[?k])")
+    };
     let own = [
         "object.?spec == oldObject.?spec".to_owned(),
         metadata.join(" && "),
         format!("{} == {}", others("object"), others("oldObject")),
+        kept_by("object", "oldObject"),
+        kept_by("oldObject", "object"),
     ];
     bound(
         NAME,
@@ -50,7 +58,7 @@ pub fn policy() -> [Value; 2] {
                         "request.operation != 'UPDATE' || request.userInfo.username != '{account}' || ({})",
                         own.join(" && ")
                     ),
-                    "the controller changes of the KubeVirt object its own finalizer alone",
+                    "the controller changes of the KubeVirt object its own finalizer and annotation alone",
                 ),
             ],
         }),

@@ -70,7 +70,7 @@ const CONTROLLER: &[Grant] = &[
         Phase::Running,
         named![Some("kubevirt"); "kubevirt.io" "kubevirts" "kubevirt": "patch"],
         RBAC,
-        "while there are machines the KubeVirt object has its finalizer, so that it does not go without them",
+        "while there are machines the KubeVirt object says so, or has its finalizer, so that it does not go without them",
         "controller-uninstall-finalizer",
     ),
     Grant::new(
