@@ -259,7 +259,7 @@ fn authorities_are_missed(test: &Test) -> Result<()> {
     test.kubectl("wait kubevirt/kubevirt -n kubevirt --for=condition=Degraded=false --timeout=180s").map(drop)
 }
 
-/// The KubeVirt object stays while there are machines, or ends them, as its strategy says; whoever makes machines meanwhile.
+/// The KubeVirt object stays while there are machines, or ends them, as its strategy says; no matter who makes machines meanwhile.
 fn uninstall_strategy(test: &Test) -> Result<()> {
     const DELETE: &str = "delete kubevirt kubevirt -n kubevirt --timeout=180s";
     let finalizers = |wanted: Value| {

@@ -52,7 +52,7 @@ struct Options {
     certificate_directory: Option<PathBuf>,
 }
 
-/// Runs until it is asked to end, with the arguments after [`COMMAND`]. `log` is told how much to say, as the KubeVirt object
+/// Runs until it is asked to end, with the arguments after [`COMMAND`]. `log` learns how much to say, as the KubeVirt object
 /// has it.
 ///
 /// # Errors

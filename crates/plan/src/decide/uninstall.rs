@@ -145,7 +145,11 @@ mod tests {
             for before in [(false, false), (true, false), (true, true), (false, true)] {
                 for machines in [false, true] {
                     let after = decided(&cluster(strategy, before.0, before.1, false), machines, false);
-                    assert_eq!(after, Some((machines, machines && strategy == REMOVE)), "{strategy} {before:?}");
+                    assert_eq!(
+                        after,
+                        Some((machines, machines && strategy == REMOVE)),
+                        "{strategy} {before:?}"
+                    );
                 }
             }
         }
