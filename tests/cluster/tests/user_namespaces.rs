@@ -105,7 +105,12 @@ fn images(test: &Test) -> Result<()> {
 fn configure(test: &Test, user_namespaces: &str) -> Result<()> {
     let patch = json!({"spec": {"configuration": {"userNamespaces": user_namespaces}}}).to_string();
     let words = ["patch", "kubevirt", "kubevirt", "-n", "kubevirt", "--type=merge", "-p", &patch];
-    test.cluster.output(&words).map(drop)
+    test.cluster.output(&words)?;
+    wait("the controller to have seen it", TIMEOUT, || {
+        let object = test.json("get kubevirt kubevirt -n kubevirt")?;
+        Ok((object["status"]["observedGeneration"] == object["metadata"]["generation"]).then_some(()))
+    })
+    .with_context(|| test.log())
 }
 
 /// QEMU of the machine when its guest is up and has used its disks, and the pod.
@@ -200,7 +205,12 @@ fn a_guest_that_breaks_out_is_nobody_on_the_node_where_pods_have_users_of_their_
     let words =
         ["create", "secret", "generic", "user", "-n", "vms", &format!("--from-literal=userdata={USER_DATA}")];
     test.cluster.output(&words)?;
-    let node = test.json(&format!("get node {}", test.node.name))?;
+    // The controller decides by what nodes say: this one has to say first that it takes machines.
+    let node = wait("places on the node", TIMEOUT, || {
+        let node = test.json(&format!("get node {}", test.node.name))?;
+        Ok(node["status"]["capacity"]["devices.ferrovirt.io/machine"].is_string().then_some(node))
+    })
+    .with_context(|| test.log())?;
     let handlers = node["status"]["runtimeHandlers"].as_array().context("the node names no runtime")?;
     let default = handlers.iter().find(|handler| handler["name"].as_str().unwrap_or_default().is_empty());
     ensure!(default.is_some_and(|default| default["features"]["userNamespaces"] == true), "{handlers:?}");
