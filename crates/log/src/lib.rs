@@ -48,9 +48,8 @@ static RELOAD: OnceLock<Reload> = OnceLock::new();
 /// What was asked for last.
 static VERBOSITY: Mutex<Option<u32>> = Mutex::new(None);
 
-/// Says as much as `level`, of KubeVirt's scale, asks for: up to 2, and without one, what the program was started with; up to 5
-/// also what our own parts decide, and above also each step of theirs. What other people's libraries say stays as it is: it may
-/// hold what is on its way. Where `RUST_LOG` says what is logged it does nothing.
+/// Says as much as `level`, of KubeVirt's scale, asks for: up to 2, and without one, what the program was started with; above
+/// also what our own parts decide. What other people's libraries say stays as it is: it may hold what is on its way. Where `RUST_LOG` says what is logged it does nothing.
 pub fn verbosity(level: Option<u32>) {
     let Some(reload) = RELOAD.get() else { return };
     let mut last = VERBOSITY.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,8 +69,7 @@ fn filter(base: &str, level: Option<u32>) -> String {
     match level {
         None | Some(0..=2) => base.to_owned(),
         // The beginning of all of our crates' names.
-        Some(3..=5) => format!("{base},ferrovirt=debug"),
-        Some(_) => format!("{base},ferrovirt=trace"),
+        Some(_) => format!("{base},ferrovirt=debug"),
     }
 }
 
@@ -147,7 +145,7 @@ mod tests {
             (Some(2), "a"),
             (Some(3), "ab"),
             (Some(5), "ab"),
-            (Some(u32::MAX), "abc"),
+            (Some(u32::MAX), "ab"),
         ] {
             assert_eq!(said(level), lines, "{level:?}");
         }
