@@ -104,8 +104,8 @@ crate::wire::wire! {
         /// when absent, as where security context constraints give pods a group of their namespace. Not an upstream field.
         volume_group: Option<i64>,
         /// Which launcher pods on a cluster have a user namespace of their own: `Never` (when absent), `Auto` (in the minimal
-        /// profile those of which all is known to work in one, where every node that takes machines gives pods one) or
-        /// `Always` (also those with claims in file-system mode, /dev/kvm, huge pages or served images, whatever nodes say). Not an
+        /// profile those of which all is known to work in one, where every node that takes machines gives pods one: none with KVM)
+        /// or `Always` (also those with claims in file-system mode, /dev/kvm, huge pages or served images, whatever nodes say). Not an
         /// upstream field.
         user_namespaces: Option<String>,
     }
