@@ -165,6 +165,8 @@ fn virtctl(test: &Test) -> Result<()> {
 /// Anybody who goes to a pod directly is nobody, whatever the headers say; with the front proxy's own certificate it is the same
 /// request that works.
 fn forged(test: &Test) -> Result<()> {
+    // One that has just been started has no certificate yet.
+    test.kubectl("rollout status deployment/kubevirt-api -n kubevirt --timeout=180s")?;
     let pods = test.json("get pods -n kubevirt -l kubevirt.io=kubevirt-api")?;
     let address = pods["items"][0]["status"]["podIP"].as_str().context("no address")?.to_owned();
     let url = format!("https://{address}:8443{ROOT}/version");
