@@ -224,7 +224,9 @@ mod tests {
             let mut words =
                 line.split_whitespace().map(|word| word.trim_end_matches([',', '.', ':', '"', '\'']));
             let command = words.next().unwrap_or_default().to_owned();
-            let options = words.take_while(|word| *word != "--").filter(|word| word.starts_with("--"));
+            // What follows is another program's.
+            let own = words.take_while(|word| !["--", "kubectl"].contains(word));
+            let options = own.filter(|word| word.starts_with("--"));
             (command, options.map(|option| option.split('=').next().unwrap_or_default().to_owned()).collect())
         });
         calls.filter(|(command, _): &(String, Vec<String>)| !command.is_empty()).collect()
