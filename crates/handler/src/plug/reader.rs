@@ -4,7 +4,11 @@ use super::{
     store::{self, Host},
     table::{Holder, Record, State},
 };
-use rustix::fs::{Mode, OFlags, fstat, openat};
+use rustix::fs::{
+    Mode, OFlags, fstat,
+    inotify::{self, CreateFlags, WatchFlags},
+    openat,
+};
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -29,6 +33,8 @@ pub struct Reader {
     own: OwnedFd,
     slots: OwnedFd,
     records: OwnedFd,
+    /// Of the records.
+    news: Option<OwnedFd>,
     boot: String,
 }
 
@@ -41,8 +47,29 @@ impl Reader {
         let own = rustix::fs::open(path, store::DIRECTORY, Mode::empty())?;
         let below = |name| openat(&own, name, store::DIRECTORY, Mode::empty());
         let (slots, records) = (below("slots")?, below("records")?);
+        let news = watch(&path.join("records"));
+        let news = news.inspect_err(|error| {
+            tracing::warn!("the kernel does not report changes of {}: {error}", path.display());
+        });
         // Now: later no other file may be opened.
-        Ok(Self { path: path.to_owned(), own, slots, records, boot: store::boot()? })
+        Ok(Self { path: path.to_owned(), own, slots, records, news: news.ok(), boot: store::boot()? })
+    }
+
+    /// Readable when a record has changed; none where the kernel does not report that.
+    pub fn news(&self) -> Option<&OwnedFd> {
+        self.news.as_ref()
+    }
+
+    /// Whether the kernel has reported a change since this was asked last.
+    pub fn hear(&self) -> bool {
+        let mut bytes = [0; 4096];
+        let mut heard = false;
+        let read =
+            |news: &OwnedFd, bytes: &mut [u8]| rustix::io::read(news, bytes).is_ok_and(|count| count > 0);
+        while self.news.as_ref().is_some_and(|news| read(news, &mut bytes)) {
+            heard = true;
+        }
+        heard
     }
 
     /// The directory itself.
@@ -105,6 +132,13 @@ impl Reader {
     }
 }
 
+/// Has the kernel report what comes into a directory under its name, and what goes.
+fn watch(directory: &Path) -> io::Result<OwnedFd> {
+    let news = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&news, directory, WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR)?;
+    Ok(news)
+}
+
 /// A file of the directory; `None` where there is none.
 fn read(directory: &OwnedFd, name: &str) -> io::Result<Option<Vec<u8>>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -155,8 +189,12 @@ mod tests {
         let of_another_start = "{\"networkNamespace\":7,\"boot\":\"another\"}";
         std::fs::write(directory.path().join(store::HOST), of_another_start).unwrap();
         assert_eq!(reader.host().unwrap(), None);
+        assert!(!reader.hear());
         let before = reader.stamp().unwrap();
         store.remove(&now).unwrap();
+        assert!(reader.hear() && !reader.hear());
+        add("5", State::Waiting);
+        assert!(reader.hear());
         assert!(!reader.held().unwrap().contains_key(&now));
         assert!(reader.stamp().unwrap() >= before);
     }

@@ -30,8 +30,10 @@ use std::{
 };
 use streams::Streams;
 
-/// Between two looks at what `plug` knows.
+/// Between two looks at deadlines, and at what `plug` knows where the kernel does not report changes.
 const PERIOD: Duration = Duration::from_millis(100);
+/// Between two looks at what `plug` knows where the kernel reports changes, too.
+const SLOW: Duration = Duration::from_secs(2);
 /// How long a network may take: the launcher's part, and the kernel's exchanges.
 const PREPARE: Duration = Duration::from_secs(60);
 
@@ -93,6 +95,8 @@ impl Slot {
 #[derive(Clone)]
 enum Source {
     Signals,
+    /// What `plug` knows.
+    Records,
     Entry,
     Api,
     Control(String),
@@ -124,6 +128,8 @@ pub(super) struct Server {
     stamp: Option<(i64, u64)>,
     changed: Instant,
     looked: Option<Instant>,
+    /// Something has changed since.
+    informed: bool,
     failed: bool,
     stop: bool,
 }
@@ -154,6 +160,7 @@ impl Server {
             stamp: None,
             changed: Instant::now(),
             looked: None,
+            informed: false,
             failed: false,
             stop: false,
         })
@@ -164,6 +171,7 @@ impl Server {
         for source in self.wait()? {
             match source {
                 Source::Signals => self.stop |= self.signals.read()?.is_some(),
+                Source::Records => self.informed |= self.reader.hear(),
                 Source::Entry => self.accept(),
                 Source::Api => self.serve_api(),
                 Source::Control(name) => drop(self.hear_child(&name)),
@@ -188,6 +196,7 @@ impl Server {
             (Source::Signals, self.signals.as_fd(), PollFlags::IN),
             (Source::Entry, self.entry.as_fd(), PollFlags::IN),
         ];
+        watched.extend(self.reader.news().map(|news| (Source::Records, news.as_fd(), PollFlags::IN)));
         watched.extend(self.api.iter().map(|api| (Source::Api, api.as_fd(), api.awaited())));
         for (name, slot) in &self.slots {
             if let Some(child) = &slot.child {

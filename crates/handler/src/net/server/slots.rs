@@ -2,7 +2,7 @@
 
 use super::{
     super::child::{self, Worker},
-    Child, Job, PERIOD, Server, Slot, ToApi,
+    Child, Job, PERIOD, SLOW, Server, Slot, ToApi,
 };
 use ferrovirt_sys::{
     fork::Process,
@@ -15,9 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// For how long after a change of what `plug` knows everything is read again: within one tick of the kernel's clock two
-/// changes look like one.
-const AFTER: Duration = Duration::from_secs(1);
+/// For how long after a change of what `plug` knows everything is read again with each look: within one tick of the kernel's
+/// clock two changes look like one.
+const AFTER: Duration = Duration::from_secs(3);
 /// Between the end of a link and the next child, at first and at most.
 const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(5);
@@ -53,13 +53,15 @@ impl Server {
 
     /// Follows the slots.
     pub(super) fn look(&mut self, now: Instant) {
+        let informed = mem::take(&mut self.informed);
+        let period = if self.reader.news().is_some() && !self.failed { SLOW } else { PERIOD };
         // Who makes rounds begin, launchers and api among them, does not make this one read.
-        if self.looked.is_some_and(|looked| now.duration_since(looked) < PERIOD) {
+        if !informed && self.looked.is_some_and(|looked| now.duration_since(looked) < period) {
             return;
         }
         self.looked = Some(now);
         let stamp = self.reader.stamp().ok();
-        if stamp != self.stamp {
+        if informed || stamp != self.stamp {
             (self.stamp, self.changed) = (stamp, now);
         } else if !self.failed && now.duration_since(self.changed) > AFTER {
             return;
