@@ -16,8 +16,9 @@ use std::{
 
 /// The socket's name in the directory.
 const SOCKET: &str = "machine.sock";
-/// Between two tries to connect, at first and at most. Each failure doubles it, and a request begins again.
-const FIRST: Duration = Duration::from_millis(50);
+/// Between two tries to connect, at first and at most. Each failure doubles it, and a request begins again. The handler may
+/// learn of a container a moment after it has started, and a guest waits for that.
+const FIRST: Duration = Duration::from_millis(10);
 const LAST: Duration = Duration::from_secs(2);
 /// What goes with the descriptors of a TAP's queues.
 const OTHERS: usize = 3;
