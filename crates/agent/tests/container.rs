@@ -38,7 +38,7 @@ impl Running {
     fn with(id: &str, security: Value, resources: Value, line: &str, granted: &Granted) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("rootfs");
-        rootfs::prepare(&root).unwrap();
+        rootfs::prepare(&root, "").unwrap();
         let layout = Layout::detect().unwrap();
         let crun = Crun::new(directory.path().join("crun"), layout.hide_v2());
         fs::create_dir(directory.path().join("crun")).unwrap();
@@ -57,6 +57,7 @@ impl Running {
             rootfs: &root,
             sources: &Sources::default(),
             program: rootfs::program(Path::new("/bin/true")),
+            own_ports: true,
             hostname: "p",
             granted,
             usr: Path::new("/usr"),
@@ -70,7 +71,7 @@ impl Running {
         let log = File::create(directory.path().join("log")).unwrap();
         let listener = Listener::bind(&directory.path().join("sock")).unwrap();
         let mut running = Self { directory, crun, layout, id: id.to_owned(), pid: 0 };
-        running.pid = match running.crun.run(id, &bundle, log, listener.into()) {
+        running.pid = match running.crun.run(id, &bundle, log, Some(listener.into())) {
             Ok(pid) => pid,
             Err(error) => panic!("{error}"),
         };
@@ -213,7 +214,7 @@ fn a_container_name_is_used_once_and_a_refusal_says_why() {
         &running.id,
         &bundle,
         File::create(running.directory.path().join("log2")).unwrap(),
-        Listener::bind(&running.directory.path().join("sock2")).unwrap().into(),
+        Some(Listener::bind(&running.directory.path().join("sock2")).unwrap().into()),
     );
     assert!(again.unwrap_err().to_string().contains("already exists"));
     assert_eq!(running.crun.state(&running.id).unwrap().unwrap().status, "running");

@@ -29,6 +29,10 @@ use ferrovirt_node::{
         identity::Identity,
         sources::Sources,
     },
+    volumes::{
+        Claim,
+        marks::{Mark, Name},
+    },
 };
 use ferrovirt_privilege::{
     Access, Right, Scenario,
@@ -48,7 +52,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Write},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, UdpSocket},
     os::{
         fd::{AsFd, OwnedFd},
         unix::{
@@ -71,6 +75,7 @@ const USER: u32 = 107;
 fn set(capability: &str) -> CapabilitySet {
     match capability {
         "CHOWN" => CapabilitySet::CHOWN,
+        "FOWNER" => CapabilitySet::FOWNER,
         "DAC_OVERRIDE" => CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH,
         "KILL" => CapabilitySet::KILL,
         "MKNOD" => CapabilitySet::MKNOD,
@@ -288,7 +293,7 @@ impl Once {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let root = directory.path().join("rootfs");
-        rootfs::prepare(&root).unwrap();
+        rootfs::prepare(&root, "").unwrap();
         let layout = Layout::detect().unwrap();
         let crun = Crun::new(directory.path().join("crun"), layout.hide_v2());
         for name in ["crun", "bundle"] {
@@ -314,6 +319,7 @@ impl Once {
             rootfs: &root,
             sources: &Sources::default(),
             program: rootfs::program(Path::new("/bin/true")),
+            own_ports: true,
             hostname: "p",
             granted: &Granted::default(),
             usr: Path::new("/usr"),
@@ -331,7 +337,7 @@ impl Once {
         let log = File::create(directory.path().join("log")).unwrap();
         let listener = Listener::bind(&directory.path().join("sock")).unwrap();
         let once = Self { directory, layout, crun, id: id.to_owned() };
-        once.crun.run(id, &bundle, log, listener.into()).map_err(|error| error.to_string())?;
+        once.crun.run(id, &bundle, log, Some(listener.into())).map_err(|error| error.to_string())?;
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         loop {
             let said = fs::read_to_string(once.directory.path().join("log")).unwrap();
@@ -367,6 +373,15 @@ fn containers() {
     missed("node-identity", "SETGID", DENIED, ordinary("witness-setgid", false));
     missed("node-identity", "SETPCAP", DENIED, ordinary("witness-setpcap", false));
 
+    // `node-ports`: a new network namespace, and a container's own.
+    let lost = set("NET_BIND_SERVICE");
+    let ports = Namespace::new();
+    let bind = || without(lost, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 67)).map(drop));
+    let refused = netns::run_in(&ports.open, || Ok(bind())).unwrap().unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    let line = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start; echo over";
+    assert!(Once::run("witness-ports", line, &[], false).unwrap().starts_with("0\n"));
+
     // `base-sockets`: the same line with and without the two directories.
     let line = "for d in /var/run/kubevirt /var/run/kubevirt/sockets; do (: > $d/made); done; ls /var/run/kubevirt/made; echo over";
     let said = Once::run("witness-no-sockets", line, &[], false).unwrap();
@@ -399,6 +414,18 @@ fn ownership() {
     chown(&secret, Some(USER), Some(USER)).unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o400)).unwrap();
     missed("node-ownership", "DAC_OVERRIDE", DENIED, || text(fs::read(&secret)));
+    let claim = directory.path().join("claim");
+    fs::create_dir(&claim).unwrap();
+    chown(&claim, Some(USER), Some(USER)).unwrap();
+    let mark = Mark {
+        file: directory.path().join("mark"),
+        claim: Name { namespace: "n".to_owned(), name: "c".to_owned() },
+    };
+    let claim =
+        Claim { mark, volume: "pv".to_owned(), path: claim, block: false, create: false, capacity: 1 };
+    let pod = Pod::default();
+    let identity = Identity::of(&pod, &Container::default(), USER + 1).unwrap();
+    missed("node-ownership", "FOWNER", DENIED, || text(claim.hand_over("v", &identity)));
 
     let mut other = Command::new("sleep").arg("1000").uid(USER).gid(USER).spawn().unwrap();
     let pid = rustix::process::Pid::from_child(&other);
@@ -536,6 +563,7 @@ fn each_step_on_the_node_is_refused_without_what_it_is_granted() {
         "node-mounts",
         "node-network",
         "node-ownership",
+        "node-ports",
         "node-rules",
         "node-oom",
         "api-descriptors",

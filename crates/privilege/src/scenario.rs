@@ -169,6 +169,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("node-mounts", Scenario::Node),
     ("node-network", Scenario::Node),
     ("node-ownership", Scenario::Node),
+    ("node-ports", Scenario::Node),
     ("node-rules", Scenario::Node),
     ("node-oom", Scenario::Node),
     ("api-descriptors", Scenario::Node),

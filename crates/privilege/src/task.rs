@@ -57,6 +57,7 @@ const TASKS: &[(&str, Task)] = &[
     ("node-network", Task::Network),
     ("node-oom", Task::Containers),
     ("node-ownership", Task::Volumes),
+    ("node-ports", Task::Network),
     ("node-read-policy", Task::Labels),
     ("node-rules", Task::Network),
     ("tap-agent-creates", Task::Network),

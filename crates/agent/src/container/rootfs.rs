@@ -17,11 +17,11 @@ pub fn program(file: &Path) -> Program<'_> {
     Program { image: IMAGE_COMMAND, container: REAL_COMMAND, file }
 }
 
-/// Makes the skeleton, or completes it. Idempotent.
+/// Makes the skeleton, or completes it, with what the pod knows of name servers. Idempotent.
 ///
 /// # Errors
 /// What the file system says.
-pub fn prepare(root: &Path) -> io::Result<()> {
+pub fn prepare(root: &Path, resolver: &str) -> io::Result<()> {
     for directory in ["proc", "sys", "dev", "run", "var", "usr", "etc", "tmp", "etc/alternatives"] {
         fs::create_dir_all(root.join(directory))?;
     }
@@ -38,6 +38,7 @@ pub fn prepare(root: &Path) -> io::Result<()> {
     );
     fs::write(root.join("etc/passwd"), passwd)?;
     fs::write(root.join("etc/group"), format!("root:x:0:\nqemu:x:{IMAGE_ID}:\n"))?;
+    fs::write(root.join("etc/resolv.conf"), resolver)?;
     for file in ["etc/ld.so.cache", "virt-launcher"] {
         if !root.join(file).exists() {
             fs::write(root.join(file), "")?;

@@ -26,12 +26,12 @@ fn path(console: Console) -> &'static str {
 /// Upgrades the connection and copies in both directions until one side is done.
 pub(super) fn answer(target: Target, console: Console, mut request: Request<Incoming>) -> Response<Body> {
     let running = target.record().filter(|record| record.exit.is_none() && target.is_served());
-    let Some(record) = running else {
+    let Some(order) = running.and_then(|record| record.order) else {
         return refuse(StatusCode::CONFLICT, NOT_RUNNING);
     };
     let there = match console {
-        Console::Serial => record.order.serial,
-        Console::Vnc => record.order.graphics,
+        Console::Serial => order.serial,
+        Console::Vnc => order.graphics,
     };
     if !there {
         return refuse(StatusCode::BAD_REQUEST, no_console(console));

@@ -1,10 +1,14 @@
 //! Whether a pod of this node is what the controller makes of a machine: asked when it is started, at every connection of its
 //! launcher, and before descriptors and an order are handed out. A container is made of the very object that was accepted.
 
-use super::{Shared, pipeline::Failure, record::Record};
+use super::{
+    Shared,
+    pipeline::{Failure, has_place},
+    record::Record,
+};
 use crate::machine::disks;
-use ferrovirt_api::kubevirt::VirtualMachineInstance;
-use ferrovirt_handler::machine::accept::{self, Asked, Lasts, Owner, Reader, Refusal, owner, stranger};
+pub(super) use ferrovirt_handler::machine::accept::owner;
+use ferrovirt_handler::machine::accept::{self, Asked, Lasts, Owner, Reader, Refusal, stranger};
 use ferrovirt_kubernetes::{object::is_deleting, segment::segment};
 use ferrovirt_model::Machine;
 use ferrovirt_node::volumes::{self, Claim, Objects};
@@ -12,7 +16,10 @@ use ferrovirt_plan::{config::ClusterConfig, decide::accept::Step};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Secret};
 use kube::Api;
 use serde_json::Value;
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use tokio::task::spawn_blocking;
 
 /// A pod that is what the controller makes, its machine and what both name.
@@ -21,7 +28,6 @@ pub(super) struct Accepted {
     pub(super) pod: Arc<Pod>,
     /// What later looks compare it with.
     pub(super) essence: Value,
-    pub(super) vmi: VirtualMachineInstance,
     pub(super) machine: Machine,
     pub(super) config: ClusterConfig,
     pub(super) objects: Objects,
@@ -78,7 +84,7 @@ pub(super) async fn accept(shared: &Arc<Shared>, pod: &Pod, step: Step) -> Resul
         }
     };
     let accepted = reader(shared).accept(&asked, step, knows).await?;
-    let accept::Accepted { pod, essence, vmi, machine, config, claims, .. } = accepted;
+    let accept::Accepted { pod, essence, machine, config, claims, .. } = accepted;
     let mut objects = Objects::default();
     let volumes: Api<PersistentVolume> = Api::all(shared.node.client.0.clone());
     let marks = shared.config.claims();
@@ -88,7 +94,7 @@ pub(super) async fn accept(shared: &Arc<Shared>, pod: &Pod, step: Step) -> Resul
         let Some(volume) = volumes.get_opt(&segment(bound)).await.map_err(failed)? else { continue };
         objects.claims.extend(Claim::of(claim, &volume, &marks).map(|claim| (name.clone(), claim)));
     }
-    Ok(Accepted { pod, essence, vmi, machine, config, objects })
+    Ok(Accepted { pod, essence, machine, config, objects })
 }
 
 /// Whether a pod that was accepted is still the same.
@@ -122,12 +128,25 @@ fn failed(error: kube::Error) -> Failure {
 /// Reads the secrets that the machine and its pod name, as far as they exist.
 pub(super) async fn secrets(shared: &Shared, accepted: &mut Accepted) -> Result<(), Failure> {
     let namespace = accepted.pod.metadata.namespace.clone().unwrap_or_default();
-    let secrets: Api<Secret> = Api::namespaced(shared.node.client.0.clone(), &namespace);
     let mut names = volumes::names(&accepted.pod).secrets;
-    names.extend(disks::secrets(&accepted.machine));
+    if !has_place(&accepted.pod) {
+        names.extend(disks::secrets(&accepted.machine));
+    }
+    accepted.objects.secrets = read_secrets(shared, &namespace, names).await?;
+    Ok(())
+}
+
+/// Reads secrets, as far as they exist.
+pub(super) async fn read_secrets(
+    shared: &Shared,
+    namespace: &str,
+    names: BTreeSet<String>,
+) -> Result<BTreeMap<String, Secret>, Failure> {
+    let secrets: Api<Secret> = Api::namespaced(shared.node.client.0.clone(), namespace);
+    let mut all = BTreeMap::new();
     for name in names {
         let found = secrets.get_opt(&segment(&name)).await.map_err(failed)?;
-        accepted.objects.secrets.extend(found.map(|secret| (name, secret)));
+        all.extend(found.map(|secret| (name, secret)));
     }
-    Ok(())
+    Ok(all)
 }

@@ -89,7 +89,7 @@ impl Worker {
         if self.shared.disk_pressure.load(Ordering::Relaxed) {
             return Event::ShortOfDisk;
         }
-        match pipeline::start(&self.shared, &self.pod).await {
+        match pipeline::start(&self.shared, &self.pod, &self.writer).await {
             Ok(Started { record, descriptors }) => {
                 let event = format!("Started container compute with address {}", record.address.ip);
                 let event = self.shared.config.redacted(&event);
@@ -111,7 +111,9 @@ impl Worker {
 
     /// Sees to it that bridge and rules know the port of a pod that was taken over: its guest reaches nobody without.
     pub(super) async fn admit_port(&mut self) -> Event {
-        let Some(record) = self.record.as_ref().filter(|record| !record.wired.is_empty()) else {
+        // Where a guest is met here, one without an interface needs none.
+        let needed = |record: &&Record| record.order.is_none() || !record.wired.is_empty();
+        let Some(record) = self.record.as_ref().filter(needed) else {
             return Event::PortAdmitted(true);
         };
         let (shared, uid, port) = (self.shared.clone(), self.uid.clone(), record.port.clone());
@@ -145,8 +147,13 @@ impl Worker {
             }
         };
         self.writer.write(Known::Running { ip: record.address.ip, started: record.started.clone() });
+        let fresh = self.fresh.is_some();
+        let descriptors = self.fresh.take().unwrap_or_default();
+        let Some(order) = &record.order else {
+            self.container = Some(Container { process, link: None, descriptors, ended: None });
+            return Event::Runs { fresh };
+        };
         if let Some(reporter) = &self.reporter {
-            let order = &record.order;
             reporter.update(|known| {
                 known.trouble = None;
                 known.interfaces = facts::interfaces(order, &record.wired);
@@ -155,13 +162,11 @@ impl Worker {
                 known.machine_type.clone_from(&order.machine);
             });
         }
-        let fresh = self.fresh.is_some();
-        let descriptors = self.fresh.take().unwrap_or_default();
         let hold = Hold {
             fresh,
             descriptors: !descriptors.is_empty(),
             ran: record.ran,
-            grace_seconds: record.order.grace_seconds,
+            grace_seconds: order.grace_seconds,
         };
         self.container = Some(Container { process, link: None, descriptors, ended: None });
         Event::Held(hold)

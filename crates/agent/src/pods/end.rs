@@ -2,7 +2,7 @@
 
 use super::{
     exit,
-    record::{self, Exit, Record},
+    record::{self, Exit, Record, VOLUMES},
     status::Known,
     teardown,
     worker::{SETTLE, Worker},
@@ -13,7 +13,7 @@ use crate::{
     redacted::Redacted,
 };
 use ferrovirt_model::{Bytes, PageSize};
-use ferrovirt_node::disk::remove_tree;
+use ferrovirt_node::volumes;
 use ferrovirt_plan::decide::life::{self, Outcome};
 use ferrovirt_qemu::{
     order::Backing,
@@ -28,6 +28,9 @@ use tokio::task::spawn_blocking;
 
 /// Most of the launcher's last state that is read.
 const LAST_STATE: u64 = 64 << 10;
+/// Most of a log that a kubelet has in a pod's status.
+const LAST_WORDS: usize = 2048;
+const LAST_LINES: usize = 80;
 
 impl Worker {
     /// The container has ended: reports the machine's and the pod's end and takes down what it had on the node.
@@ -44,15 +47,18 @@ impl Worker {
     async fn end_evicted(&mut self, record: Record, message: Redacted) {
         self.shared.metrics.eviction();
         self.shared.node.events.tell(&self.pod_reference(), Kind::Warning, "Evicted", &message);
-        let volumes = self.shared.pod_directory(&self.uid).join("volumes");
+        let volumes = self.shared.pod_directory(&self.uid).join(VOLUMES);
         let exit = Exit { evicted: true, ..exit::exit(Some(137), message) };
         self.take_down(record, exit, Outcome::Failed("Evicted")).await;
-        if let Ok(Err(error)) = spawn_blocking(move || remove_tree(&volumes)).await {
+        if let Ok(Err(error)) = spawn_blocking(move || volumes::remove(&volumes)).await {
             tracing::warn!(pod = self.name(), "removing the volumes of an evicted pod: {error}");
         }
     }
 
     async fn over(&mut self, record: Record, code: Option<i32>, end: Option<(Ending, String)>) {
+        if record.order.is_none() {
+            return self.ordinary_over(record, code).await;
+        }
         let end = end.or_else(|| last_state(&record));
         let ending = end.as_ref().map(|(ending, _)| *ending);
         let message = end.map_or_else(|| self.last_words(code), |(_, message)| message);
@@ -62,6 +68,24 @@ impl Worker {
         };
         let exit = exit::exit(life::exit_code(code, ending), self.shared.config.redacted_foreign(&message));
         self.take_down(record, exit, life::outcome(ending)).await;
+    }
+
+    /// The end of a pod that others serve, in a kubelet's words. Where an earlier agent started its container nobody has seen
+    /// how it ended; what it left behind says more than nothing.
+    async fn ordinary_over(&mut self, record: Record, code: Option<i32>) {
+        let end = if code.is_none() { last_state(&record) } else { None };
+        let code = life::exit_code(code, end.as_ref().map(|(ending, _)| *ending));
+        let message = match (code, end) {
+            (Some(0), _) => String::new(),
+            (_, Some((_, message))) => message,
+            // terminationMessagePolicy: FallbackToLogsOnError
+            _ => {
+                let log = record::log(&self.shared.pod_directory(&self.uid));
+                exit::last_lines(&log, LAST_WORDS, LAST_LINES).unwrap_or_default()
+            }
+        };
+        let exit = exit::exit(code, self.shared.config.redacted_foreign(&message));
+        self.take_down(record, exit, life::outcome(None)).await;
     }
 
     /// What the record of an earlier agent says of the end.
@@ -181,13 +205,14 @@ fn ended(record: &Record, exit: Exit) -> Known {
 
 /// What to say and do where an end is a lack of huge pages.
 fn missing_pages(record: &Record, ending: Option<Ending>) -> Option<String> {
-    let page = match &record.order.memory.backing {
+    let memory = &record.order.as_ref()?.memory;
+    let page = match &memory.backing {
         Backing::Anonymous => None,
         Backing::HugeMemfd { page_bytes } => PageSize::new(*page_bytes),
         Backing::HugeDirectory { .. } => PageSize::new(2 << 20),
     };
     let page = page.filter(|_| life::may_lack_pages(ending, record.ran))?;
-    huge_pages::missing(Bytes(record.order.memory.bytes), page)
+    huge_pages::missing(Bytes(memory.bytes), page)
 }
 
 /// What a launcher that ended while no agent listened left behind.

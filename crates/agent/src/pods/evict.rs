@@ -134,7 +134,7 @@ impl Manager {
             return;
         };
         self.send(&measured.uid, short.message(&measured.pod, candidate));
-        let volumes = self.shared.pod_directory(&measured.uid).join("volumes");
+        let volumes = self.shared.pod_directory(&measured.uid).join(record::VOLUMES);
         let begin = Instant::now();
         while volumes.exists() && begin.elapsed() < GIVE_BACK {
             sleep(LOOK).await;
@@ -177,7 +177,7 @@ fn held(shared: &Shared, pod: &Pod, directory: &Path, record: &Record) -> io::Re
         let on_disk =
             volume.empty_dir.as_ref().is_some_and(|dir| dir.medium.as_deref().unwrap_or_default().is_empty());
         if on_disk {
-            let usage = disk::usage(&directory.join("volumes").join(&volume.name))?;
+            let usage = disk::usage(&directory.join(record::VOLUMES).join(&volume.name))?;
             held.volumes.push((volume.name.clone(), usage));
         }
     }

@@ -16,14 +16,19 @@ use tokio::io::unix::AsyncFd;
 
 /// The last line of a log, of which the launcher may have written any amount of anything.
 pub(super) fn last_line(log: &Path) -> io::Result<String> {
+    Ok(last_lines(log, MESSAGE, 1)?.trim_end_matches('\n').to_owned())
+}
+
+/// The end of a log without its time stamps: at most so many bytes and lines.
+pub(super) fn last_lines(log: &Path, bytes: usize, lines: usize) -> io::Result<String> {
     let mut file = File::open(log)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(MESSAGE as u64)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes as u64)))?;
     let mut end = Vec::new();
-    file.take(MESSAGE as u64).read_to_end(&mut end)?;
-    let end = end.strip_suffix(b"\n").unwrap_or(&end);
-    let last = end.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    Ok(String::from_utf8_lossy(stamp::split(last).1).into_owned())
+    file.take(bytes as u64).read_to_end(&mut end)?;
+    let all: Vec<&[u8]> = end.split_inclusive(|byte| *byte == b'\n').collect();
+    let last = all.get(all.len().saturating_sub(lines)..).unwrap_or_default();
+    Ok(last.iter().map(|line| String::from_utf8_lossy(stamp::split(line).1)).collect())
 }
 
 /// A container's first process.
@@ -35,6 +40,12 @@ impl Process {
     pub(super) fn open(pid: u32) -> io::Result<Self> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
         Ok(Self(crate::poll::watch(pidfd_open(pid, PidfdFlags::empty())?)?))
+    }
+
+    /// Asks it to end.
+    pub(super) fn terminate(&self) {
+        // It may be gone already.
+        let _gone = pidfd_send_signal(self.0.get_ref(), Signal::TERM);
     }
 
     /// Ends it at once, and with it everything in its process namespace.
@@ -91,5 +102,8 @@ mod tests {
             std::fs::write(&log, bytes).unwrap();
             assert_eq!(last_line(&log).unwrap(), line);
         }
+        std::fs::write(&log, "0\n1790000000.000000000 1\n2\n3").unwrap();
+        assert_eq!(last_lines(&log, MESSAGE, 3).unwrap(), "1\n2\n3");
+        assert_eq!(last_lines(&log, 3, 3).unwrap(), "2\n3");
     }
 }

@@ -164,7 +164,7 @@ impl Manager {
                 self.shared.room.hold(&uid, &pod);
             }
         }
-        tokio::join!(self.clone().watch_pods(), self.watch_machines(), self.keep_disk());
+        tokio::join!(self.clone().watch_pods(), self.watch_machines(), self.keep_disk(), self.keep_volumes());
     }
 
     async fn watch_pods(self: Arc<Self>) {
@@ -241,7 +241,7 @@ impl Manager {
                 .flat_map(|spec| &spec.containers)
                 .map(|container| container.name.clone())
                 .collect(),
-            machine: super::pipeline::owner(&pod),
+            machine: super::pipeline::machine(&pod),
             sender,
         };
         pods.insert(uid.clone(), handle);

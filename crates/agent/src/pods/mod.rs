@@ -2,6 +2,7 @@
 
 mod accept;
 mod begin;
+mod direct;
 mod end;
 mod evict;
 mod exit;
@@ -9,6 +10,7 @@ mod inbox;
 mod manager;
 mod pipeline;
 mod record;
+mod refresh;
 mod report;
 mod room;
 mod status;

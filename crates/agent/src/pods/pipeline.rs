@@ -4,9 +4,11 @@
 use super::{
     Shared,
     accept::{self, Accepted},
-    record,
-    record::Record,
+    direct, record,
+    record::{Record, VOLUMES},
+    status::Known,
     teardown,
+    writer::Writer,
 };
 use crate::{
     clock,
@@ -16,14 +18,14 @@ use crate::{
     },
     labels,
     machine::{
-        disks, facts, huge_pages, link,
+        disks, facts, link,
         network::{self, Wired},
     },
     node::policy_of,
 };
 use ferrovirt_model::{
-    Machine, Profile,
-    machine::{Binding, Disk, Source},
+    Machine,
+    machine::{Disk, Source},
 };
 use ferrovirt_node::{
     devices::{manager::wanted, table::Holder},
@@ -33,30 +35,36 @@ use ferrovirt_node::{
         cgroup::{self, HugeLimit},
         granted::Granted,
         identity::Identity,
+        resolver,
     },
     selinux::{self, Label},
-    volumes::{self, Prepared},
+    volumes::{self, Prepared, Written},
 };
 use ferrovirt_plan::{
     decide::accept::Step,
-    render::order::{DiskFacts, order},
+    render::{order::DiskFacts, places::RESOURCE},
 };
 use ferrovirt_qemu::protocol::Purpose;
 use ferrovirt_sys::netns;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs, io,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    path::Path,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::{
+    sync::oneshot,
+    task::{JoinHandle, spawn_blocking},
+};
 use tracing::debug;
 
 /// How long the API server may take for everything that a pod is made of.
 const READ: Duration = Duration::from_secs(15);
+/// What the node knows of name servers.
+const RESOLVER: &str = "/etc/resolv.conf";
 
 /// Why a pod could not be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,9 +98,9 @@ pub(super) struct Started {
 }
 
 /// Starts a pod that has nothing on this node. On failure it has nothing there afterwards either.
-pub(super) async fn start(shared: &Arc<Shared>, pod: &Arc<Pod>) -> Result<Started, Failure> {
+pub(super) async fn start(shared: &Arc<Shared>, pod: &Arc<Pod>, writer: &Writer) -> Result<Started, Failure> {
     let uid = pod.metadata.uid.clone().unwrap_or_default();
-    let started = attempt(shared, pod, &uid).await;
+    let started = attempt(shared, pod, &uid, writer).await;
     if started.is_err() {
         let (shared, uid) = (shared.clone(), uid);
         let cleaned = spawn_blocking(move || teardown::forget(&shared, &uid)).await;
@@ -103,7 +111,12 @@ pub(super) async fn start(shared: &Arc<Shared>, pod: &Arc<Pod>) -> Result<Starte
     started
 }
 
-async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Started, Failure> {
+async fn attempt(
+    shared: &Arc<Shared>,
+    pod: &Arc<Pod>,
+    uid: &str,
+    writer: &Writer,
+) -> Result<Started, Failure> {
     let begin = Instant::now();
     // For what is no launcher pod at all there are plainer words.
     compute(pod)?;
@@ -111,44 +124,23 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
     let pod = &fetched.pod.clone();
     debug!(elapsed = ?begin.elapsed(), "accepted");
     let container = compute(pod)?;
-    let mut identity = Identity::of(pod, &container, rootfs::IMAGE_ID)
-        .map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
-    identity.label = Label::of(&shared.selinux, pod, &container).map_err(|refused| {
-        let (reason, message) = labels::refusal(&refused);
-        Failure::new(reason, message, true)
-    })?;
+    let ordinary = has_place(pod);
+    let identity = identity(shared, pod, &container)?;
     let directory = shared.pod_directory(uid);
-    for (path, mode) in [("", 0o700), ("volumes", 0o711), ("sockets", 0o711)] {
-        let made = fs::DirBuilder::new().mode(mode).create(directory.join(path));
-        let labelled = |label: &Label| selinux::label_path(&directory.join(path), &label.files);
-        let made = made.and_then(|()| identity.label.as_ref().map_or(Ok(()), labelled));
-        made.map_err(|error| Failure::node(format!("{}: {error}", directory.join(path).display())))?;
-    }
-    let netns = shared.netns(uid);
+    make_directories(&directory, &identity)?;
     let (made, is_made) = oneshot::channel();
-    let address = {
-        let (shared, uid, netns) = (shared.clone(), uid.to_owned(), netns.clone());
-        spawn_blocking(move || {
-            netns::create(&netns).map_err(|e| Failure::node(format!("network namespace: {e}")))?;
-            debug!(elapsed = ?begin.elapsed(), "namespace");
-            // Nobody waits any more when something else has failed.
-            let _failed = made.send(());
-            let attachment = shared.network.attach(&uid, &netns).map_err(Failure::node);
-            debug!(elapsed = ?begin.elapsed(), "address");
-            attachment
-        })
-    };
+    let address = attach(shared, uid, made, begin);
     let (address_tx, address_rx) = oneshot::channel();
     let rest = async {
-        in_time(accept::secrets(shared, &mut fetched)).await?;
+        // Neither depends on the other, and plug-ins write to the disk.
+        let (objects, granted) =
+            tokio::join!(in_time(accept::secrets(shared, &mut fetched)), grant(shared, pod, &container, uid));
+        objects?;
         let fetched = Arc::new(fetched);
         debug!(elapsed = ?begin.elapsed(), "objects");
-        let memory = &fetched.machine.memory;
-        if let Some(message) = memory.huge_pages.and_then(|page| huge_pages::missing(memory.guest, page)) {
-            return Err(Failure::new("InsufficientHugePages", message, true));
-        }
-        let seeds = disks::seeds(&fetched.machine, &fetched.objects).map_err(unusable)?;
-        let granted = grant(shared, pod, &container, uid).await?;
+        let seeds = if ordinary { Vec::new() } else { direct::seeds(&fetched)? };
+        let granted = granted?;
+        debug!(elapsed = ?begin.elapsed(), "devices");
         // Where there is no namespace, the task that makes it says why.
         is_made.await.map_err(Failure::node)?;
         let contained = {
@@ -158,36 +150,39 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         };
         let connected = {
             let (shared, pod, fetched, user) = (shared.clone(), pod.clone(), fetched.clone(), identity.uid);
-            spawn_blocking(move || connect(&shared, &pod, &fetched, address_rx, user))
+            spawn_blocking(move || {
+                if ordinary {
+                    return admit_alone(&shared, &pod, &fetched, address_rx);
+                }
+                direct::connect(&shared, &pod, &fetched, address_rx, user)
+            })
         };
         // Both have to end before anything is taken down.
         let (contained, connected) = tokio::join!(contained, connected);
-        Ok((fetched, seeds, contained.map_err(Failure::node)??, connected.map_err(Failure::node)?))
+        let (contained, connected) = (contained.map_err(Failure::node)??, connected.map_err(Failure::node)??);
+        Ok::<_, Failure>((fetched, seeds, contained, connected))
     };
     let address = async {
         let address = address.await.map_err(Failure::node)?;
+        if let (true, Ok(attachment)) = (ordinary, &address) {
+            // Anyone who serves it in its place begins with that.
+            writer.write(Known::Creating { ip: attachment.address.ip });
+        }
         // The receiver is gone when something else has failed.
         let _failed = address_tx.send(address.as_ref().ok().cloned());
         address
     };
     let (address, rest) = tokio::join!(address, rest);
     let address = address?.address;
-    let (fetched, seeds, (pid, prepared, disks), connected) = rest?;
-    let (port, wired, descriptors) = connected?;
+    let (fetched, seeds, contained, Connected { port, wired, descriptors }) = rest?;
     debug!(elapsed = ?begin.elapsed(), "container and network");
 
-    let block = fetched.objects.claims.iter().filter(|(_, claim)| claim.block).map(|(name, _)| name.clone());
-    let block: BTreeSet<String> = block.collect();
-    let facts =
-        facts::collect(&fetched.machine, shared.kvm && !fetched.config.use_emulation, block, disks, &wired);
-    let order = order(&fetched.machine, &fetched.config, &facts)
-        .map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
+    let Contained { pid, prepared, disks, written } = contained;
+    let order = if ordinary { None } else { Some(direct::order_of(shared, &fetched, disks, &wired)?) };
     let record = Record {
         uid: uid.to_owned(),
         namespace: pod.metadata.namespace.clone().unwrap_or_default(),
         name: pod.metadata.name.clone().unwrap_or_default(),
-        vmi_uid: fetched.vmi.metadata.uid.clone().unwrap_or_default(),
-        vmi_name: fetched.vmi.metadata.name.clone().unwrap_or_default(),
         user: identity.uid,
         group: identity.gid,
         accepted: Some(fetched.essence.clone()),
@@ -197,6 +192,7 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
         port: Some(port),
         wired,
         places: prepared.places,
+        written,
         order,
         seeds,
         declared: Some(declared(&fetched.machine)),
@@ -207,14 +203,62 @@ async fn attempt(shared: &Arc<Shared>, pod: &Arc<Pod>, uid: &str) -> Result<Star
     Ok(Started { record, descriptors })
 }
 
+/// Whether a pod asks for a place: then it is an ordinary one for this node, and others meet its launcher.
+pub(super) fn has_place(pod: &Pod) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let resources = containers.filter_map(|container| container.resources.as_ref());
+    resources.flat_map(|all| [&all.limits, &all.requests]).flatten().any(|all| all.contains_key(RESOURCE))
+}
+
+/// What the container's process is allowed to be and do.
+pub(super) fn identity(shared: &Shared, pod: &Pod, container: &Container) -> Result<Identity, Failure> {
+    let mut identity = Identity::of(pod, container, rootfs::IMAGE_ID)
+        .map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
+    identity.label = Label::of(&shared.selinux, pod, container).map_err(|refused| {
+        let (reason, message) = labels::refusal(&refused);
+        Failure::new(reason, message, true)
+    })?;
+    Ok(identity)
+}
+
+fn make_directories(directory: &Path, identity: &Identity) -> Result<(), Failure> {
+    for (path, mode) in [("", 0o700), (VOLUMES, 0o711), ("sockets", 0o711)] {
+        let path = directory.join(path);
+        let made = fs::DirBuilder::new().mode(mode).create(&path);
+        let labelled = |label: &Label| selinux::label_path(&path, &label.files);
+        let made = made.and_then(|()| identity.label.as_ref().map_or(Ok(()), labelled));
+        made.map_err(|error| Failure::node(format!("{}: {error}", path.display())))?;
+    }
+    Ok(())
+}
+
+/// Begins to make the pod's network namespace, says when it is made, and gives it an address.
+fn attach(
+    shared: &Arc<Shared>,
+    uid: &str,
+    made: oneshot::Sender<()>,
+    begin: Instant,
+) -> JoinHandle<Result<Attachment, Failure>> {
+    let (shared, uid, netns) = (shared.clone(), uid.to_owned(), shared.netns(uid));
+    spawn_blocking(move || {
+        netns::create(&netns).map_err(|e| Failure::node(format!("network namespace: {e}")))?;
+        debug!(elapsed = ?begin.elapsed(), "namespace");
+        // Nobody waits any more when something else has failed.
+        let _failed = made.send(());
+        let attachment = shared.network.attach(&uid, &netns).map_err(Failure::node);
+        debug!(elapsed = ?begin.elapsed(), "address");
+        attachment
+    })
+}
+
 /// Reading what a pod is made of, within a time: while the API server hangs, the pod's deletion has to be seen.
-async fn in_time<T>(read: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(super) async fn in_time<T>(read: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let late = |_| Err(Failure::node("the API server does not answer"));
     tokio::time::timeout(READ, read).await.unwrap_or_else(late)
 }
 
 /// The container that is run: the only one, of the launcher's image.
-fn compute(pod: &Pod) -> Result<Container, Failure> {
+pub(super) fn compute(pod: &Pod) -> Result<Container, Failure> {
     let spec = pod.spec.clone().unwrap_or_default();
     if !spec.init_containers.unwrap_or_default().is_empty() || spec.containers.len() != 1 {
         let message = "this node runs launcher pods only, with one container and no init containers";
@@ -232,9 +276,12 @@ fn compute(pod: &Pod) -> Result<Container, Failure> {
     Ok(container)
 }
 
-/// Name and UID of the instance that a pod belongs to.
-pub(super) fn owner(pod: &Pod) -> Option<(String, String)> {
-    ferrovirt_handler::machine::accept::owner(&pod.metadata).map(|owner| (owner.name, owner.uid))
+/// Name and UID of the instance that a pod belongs to, and which is served here.
+pub(super) fn machine(pod: &Pod) -> Option<(String, String)> {
+    if has_place(pod) {
+        return None;
+    }
+    accept::owner(&pod.metadata).map(|owner| (owner.name, owner.uid))
 }
 
 /// Bytes of the disks that the machine asks for in its scratch space.
@@ -246,9 +293,25 @@ fn declared(machine: &Machine) -> u64 {
     machine.disks.iter().map(of).fold(0, u64::saturating_add)
 }
 
-type Contained = (u32, Prepared, BTreeMap<String, DiskFacts>);
+/// A container that runs.
+struct Contained {
+    pid: u32,
+    prepared: Prepared,
+    /// Disks of a launcher that is met here.
+    disks: BTreeMap<String, DiskFacts>,
+    /// Claims that an ordinary pod writes to.
+    written: Vec<Written>,
+}
 
-fn unusable(error: volumes::Error) -> Failure {
+/// A pod's network, and what a launcher that is met here gets of it.
+pub(super) struct Connected {
+    pub(super) port: Port,
+    pub(super) wired: Vec<Wired>,
+    /// What goes with the order.
+    pub(super) descriptors: Vec<(Purpose, OwnedFd)>,
+}
+
+pub(super) fn unusable(error: volumes::Error) -> Failure {
     Failure::new(error.reason(), &error, error.may_pass())
 }
 
@@ -279,7 +342,7 @@ fn contain(
 ) -> Result<Contained, Failure> {
     let begin = Instant::now();
     let directory = shared.pod_directory(uid);
-    let volumes = directory.join("volumes");
+    let volumes = directory.join(VOLUMES);
     let context = volumes::Context {
         pod,
         directory: &volumes,
@@ -289,16 +352,25 @@ fn contain(
         objects: &fetched.objects,
     };
     let mut prepared = volumes::prepare(&context, container).map_err(unusable)?;
-    let disks =
-        disks::prepare(&fetched.machine, &prepared.places, identity, &fetched.objects).map_err(unusable)?;
+    let ordinary = has_place(pod);
+    let (mut disks, mut written) = (BTreeMap::new(), Vec::new());
+    if ordinary {
+        written = hand_over(pod, identity, fetched)?;
+    } else {
+        disks = disks::prepare(&fetched.machine, &prepared.places, identity, &fetched.objects)
+            .map_err(unusable)?;
+    }
     let wrong = |error: bundle::Error| Failure::new("CreateContainerConfigError", error, false);
     let mut devices = devices(container).map_err(wrong)?;
+    // Two resources may come with one device node.
+    devices.retain(|device| !granted.devices.contains(device));
     devices.append(&mut prepared.devices);
     places::check(&prepared.mounts, &devices)
         .map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
     let huge = shared.cgroups.huge_limit();
     let root = directory.join("rootfs");
-    let made = rootfs::prepare(&root).and_then(|()| match identity.label {
+    let resolver = resolver::file(pod, &fs::read_to_string(RESOLVER).unwrap_or_default());
+    let made = rootfs::prepare(&root, &resolver).and_then(|()| match identity.label {
         Some(_) => selinux::label_tree(&root, selinux::SHARED_FILES),
         None => Ok(()),
     });
@@ -309,6 +381,7 @@ fn contain(
         program: rootfs::program(&shared.config.launcher),
         usr: &shared.config.usr,
         netns: &shared.netns(uid),
+        own_ports: ordinary,
         hostname: &facts::hostname(pod),
         granted,
         huge,
@@ -320,9 +393,12 @@ fn contain(
     let run = || -> io::Result<_> {
         fs::write(directory.join("config.json"), serde_json::to_vec(&config)?)?;
         let log = fs::OpenOptions::new().append(true).create(true).open(record::log(&directory))?;
+        if ordinary {
+            return Ok((log, None));
+        }
         let label = identity.label.as_ref().map(|label| label.files.as_str());
         let listener = link::listen(&directory.join("sockets"), identity.uid, label)?;
-        Ok((log, OwnedFd::from(listener)))
+        Ok((log, Some(OwnedFd::from(listener))))
     };
     let (log, listener) = run().map_err(Failure::node)?;
     let pid = shared
@@ -336,69 +412,57 @@ fn contain(
             .and_then(|limits| cgroup::limit_huge_pages(uid, pid, &limits))
             .map_err(|error| Failure::node(format!("limit of huge pages: {error}")))?;
     }
-    Ok((pid, prepared, disks))
+    Ok(Contained { pid, prepared, disks, written })
 }
 
-type Connected = (Port, Vec<Wired>, Vec<(Purpose, OwnedFd)>);
+/// Hands the claims over that an ordinary pod writes to.
+fn hand_over(pod: &Pod, identity: &Identity, fetched: &Accepted) -> Result<Vec<Written>, Failure> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let sources = volumes.filter_map(|volume| Some((volume, volume.persistent_volume_claim.as_ref()?)));
+    let mut written = Vec::new();
+    for (volume, source) in sources.filter(|(_, source)| source.read_only != Some(true)) {
+        let claim = fetched.objects.claims.get(&source.claim_name).filter(|claim| !claim.block);
+        if let Some(claim) = claim {
+            written.push(claim.hand_over(&volume.name, identity).map_err(unusable)?);
+        }
+    }
+    Ok(written)
+}
 
-/// The guest's network. What needs the pod's address comes last: the plug-in that finds one is the slowest part. The
-/// pod's port is in the rules before any order can go out.
-fn connect(
+/// The address of a pod, once it has one.
+pub(super) fn attached(attachment: oneshot::Receiver<Option<Attachment>>) -> Result<Attachment, Failure> {
+    let attachment = attachment.blocking_recv().ok().flatten();
+    attachment.ok_or_else(|| Failure::node("the pod got no address"))
+}
+
+/// Puts the pod's port into the rules.
+pub(super) fn admit(
+    shared: &Shared,
+    pod: &Pod,
+    fetched: &Accepted,
+    attachment: &Attachment,
+) -> Result<Port, Failure> {
+    let port = Port {
+        name: attachment.port.clone(),
+        mac: network::hardware(&fetched.machine.interfaces, attachment),
+        ip: attachment.address.ip,
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+    };
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let admitted = shared.network.admit(uid, port.clone(), &policy_of(&fetched.config.pod_network));
+    admitted.map_err(|error| Failure::node(network::advice(&error)))?;
+    Ok(port)
+}
+
+/// The network of an ordinary pod.
+fn admit_alone(
     shared: &Shared,
     pod: &Pod,
     fetched: &Accepted,
     attachment: oneshot::Receiver<Option<Attachment>>,
-    user: u32,
 ) -> Result<Connected, Failure> {
-    let begin = Instant::now();
-    let uid = pod.metadata.uid.clone().unwrap_or_default();
-    let namespace = netns::open(&shared.netns(&uid)).map_err(Failure::node)?;
-    let interfaces = &fetched.machine.interfaces;
-    network::prepare(&namespace, interfaces).map_err(Failure::node)?;
-    let passed = fetched.config.profile == Profile::Minimal;
-    let queues: Vec<_> = interfaces.iter().map(|nic| (nic.name.clone(), nic.queues, passed)).collect();
-    let open = || descriptors(&namespace, &queues, user).map_err(Failure::node);
-    let early = interfaces.iter().all(|nic| nic.binding == Binding::Masquerade);
-    let opened = early.then(open).transpose()?;
-    debug!(elapsed = ?begin.elapsed(), "guest network");
-    let attachment = attachment.blocking_recv().ok().flatten();
-    let attachment = attachment.ok_or_else(|| Failure::node("the pod got no address"))?;
-    let port = Port {
-        name: attachment.port.clone(),
-        mac: network::hardware(interfaces, &attachment),
-        ip: attachment.address.ip,
-        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-    };
-    let hostname = facts::hostname(pod);
-    let policy = policy_of(&fetched.config.pod_network);
-    let (wired, admitted) = thread::scope(|scope| {
-        let admitted = scope.spawn(|| shared.network.admit(&uid, port.clone(), &policy));
-        let wired = network::wire(&namespace, interfaces, &attachment, &hostname);
-        (wired, admitted.join())
-    });
-    debug!(elapsed = ?begin.elapsed(), "rules");
-    admitted
-        .map_err(|_| Failure::node("the pod's port could not be put into the rules"))?
-        .map_err(|error| Failure::node(network::advice(&error)))?;
-    let wired = wired.map_err(Failure::node)?;
-    Ok((port, wired, opened.map_or_else(open, Ok)?))
-}
-
-/// Opens what goes with an order: for each interface its queues, where they are passed, and its DHCP socket.
-pub(super) fn descriptors(
-    namespace: &OwnedFd,
-    nics: &[(String, u32, bool)],
-    user: u32,
-) -> Result<Vec<(Purpose, OwnedFd)>, network::Error> {
-    let mut all = Vec::new();
-    for (nic, queues, passed) in nics {
-        if *passed {
-            let fds = network::queues(namespace, *queues, user)?;
-            all.extend(fds.into_iter().map(|fd| (Purpose::TapQueue { nic: nic.clone() }, fd)));
-        }
-        all.push((Purpose::Dhcp { nic: nic.clone() }, network::dhcp(namespace)?));
-    }
-    Ok(all)
+    let port = admit(shared, pod, fetched, &attached(attachment)?)?;
+    Ok(Connected { port, wired: Vec::new(), descriptors: Vec::new() })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::{machine::network::Wired, redacted::Redacted};
 use ferrovirt_node::{
     network::{Port, cni::Address},
-    volumes::Places,
+    volumes::{Places, Written},
 };
 use ferrovirt_qemu::{order::Order, seed};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ use std::{
 };
 
 const FILE: &str = "record.json";
+/// Directory of a pod's volumes, in its own.
+pub(super) const VOLUMES: &str = "volumes";
 
 /// A started pod. Written before its guest is started: where there is none, there is no guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,10 +27,6 @@ pub struct Record {
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// UID of the machine's instance.
-    pub vmi_uid: String,
-    /// Name of the machine's instance.
-    pub vmi_name: String,
     /// User of the launcher.
     pub user: u32,
     /// Its group.
@@ -46,12 +44,17 @@ pub struct Record {
     /// Its port on the node's bridge; absent in records of agents that kept it in the file of ports alone.
     #[serde(default)]
     pub port: Option<Port>,
-    /// What the guest's interfaces are connected to.
+    /// What the guest's interfaces are connected to, where its launcher is met here.
+    #[serde(default)]
     pub wired: Vec<Wired>,
     /// Where paths of the container are.
     pub places: Places,
-    /// The order.
-    pub order: Order,
+    /// Claims that a pod with a place writes to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub written: Vec<Written>,
+    /// The order; none of a pod with a place, which others serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
     /// The files of its seeds, until its guest runs: a restarted agent may have to send them. Absent in records of
     /// agents that made the seeds themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -60,6 +63,7 @@ pub struct Record {
     #[serde(default)]
     pub declared: Option<u64>,
     /// The guest was seen to run, and users were informed.
+    #[serde(default)]
     pub ran: bool,
     /// How the container ended.
     pub exit: Option<Exit>,

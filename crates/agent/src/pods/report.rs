@@ -147,7 +147,7 @@ impl Worker {
     }
 
     fn machine_reference(&self) -> Option<ObjectReference> {
-        let (name, uid) = pipeline::owner(&self.pod)?;
+        let (name, uid) = pipeline::machine(&self.pod)?;
         Some(ObjectReference {
             api_version: Some("kubevirt.io/v1".to_owned()),
             kind: Some("VirtualMachineInstance".to_owned()),

@@ -11,6 +11,8 @@ use std::net::Ipv4Addr;
 pub(super) enum Known {
     /// Not started: reason and message for the waiting container.
     Waiting { reason: &'static str, message: Redacted },
+    /// Its container is about to run, at this address.
+    Creating { ip: Ipv4Addr },
     /// The node does not take it, as a kubelet says it.
     Rejected { reason: String, message: Redacted },
     /// Its container runs.
@@ -26,14 +28,14 @@ pub(super) fn patch(pod: &Pod, known: &Known, now: &str) -> Value {
         return json!({"status": {"phase": "Failed", "reason": reason, "message": message, "startTime": now}});
     }
     let phase = match known {
-        Known::Waiting { .. } => "Pending",
+        Known::Waiting { .. } | Known::Creating { .. } => "Pending",
         Known::Running { .. } => "Running",
         Known::Ended { exit, .. } if exit.code == 0 && !exit.evicted => "Succeeded",
         Known::Ended { .. } | Known::Rejected { .. } => "Failed",
     };
     let ready = matches!(known, Known::Running { .. });
     let ip = match known {
-        Known::Running { ip, .. } => Some(*ip),
+        Known::Running { ip, .. } | Known::Creating { ip } => Some(*ip),
         Known::Ended { ip, .. } => *ip,
         _ => None,
     };
@@ -64,6 +66,7 @@ fn containers(pod: &Pod, known: &Known, ready: bool) -> Value {
     let all = pod.spec.iter().flat_map(|spec| &spec.containers);
     let state = match known {
         Known::Waiting { reason, message } => json!({"waiting": {"reason": reason, "message": message}}),
+        Known::Creating { .. } => json!({"waiting": {"reason": "ContainerCreating"}}),
         Known::Running { started, .. } => json!({"running": {"startedAt": started}}),
         Known::Ended { started, exit, .. } => json!({"terminated": {
             "exitCode": exit.code,
@@ -75,7 +78,7 @@ fn containers(pod: &Pod, known: &Known, ready: bool) -> Value {
         }}),
         Known::Rejected { .. } => Value::Null,
     };
-    let there = !matches!(known, Known::Waiting { .. });
+    let there = !matches!(known, Known::Waiting { .. } | Known::Creating { .. });
     all.map(|container| {
         json!({
             "name": container.name,
@@ -161,6 +164,15 @@ mod tests {
         assert_eq!(status["conditions"][0]["lastTransitionTime"], "2025-01-01T00:00:00Z");
         assert!(status["conditions"].as_array().unwrap().iter().all(|c| c["status"] == "True"));
         assert_eq!(status["containerStatuses"][0]["ready"], true);
+    }
+
+    #[test]
+    fn the_address_of_a_pod_is_known_before_its_container_runs() {
+        let status = &patch(&pod(), &Known::Creating { ip: Ipv4Addr::new(10, 244, 0, 2) }, NOW)["status"];
+        assert_eq!((&status["phase"], &status["podIPs"][0]["ip"]), (&json!("Pending"), &json!("10.244.0.2")));
+        let container = &status["containerStatuses"][0];
+        assert_eq!((&container["ready"], &container["containerID"]), (&json!(false), &Value::Null));
+        assert_eq!(container["state"]["waiting"]["reason"], "ContainerCreating");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     accept::{self, Look},
-    pipeline,
+    direct,
     worker::{Worker, at},
 };
 use crate::machine::link::Link;
@@ -66,11 +66,13 @@ impl Worker {
             return Event::Ordered(false);
         };
         let descriptors = std::mem::take(&mut container.descriptors);
-        let Some(link) = &container.link else { return Event::Ordered(false) };
+        let (Some(link), Some(order)) = (&container.link, &record.order) else {
+            return Event::Ordered(false);
+        };
         let sent = async {
             link.give(&record.seeds).await?;
             link.pass(&descriptors).await?;
-            link.send(&Request::Start { order: Box::new(record.order.clone()) }).await
+            link.send(&Request::Start { order: Box::new(order.clone()) }).await
         };
         let sent = sent.await;
         if let Err(error) = &sent {
@@ -84,12 +86,12 @@ impl Worker {
         let Some(record) = &self.record else { return Event::Opened(false) };
         let path = self.shared.netns(&self.uid);
         let user = record.user;
-        let nics = record.order.nics.iter();
+        let nics = record.order.iter().flat_map(|order| &order.nics);
         let nics: Vec<_> =
             nics.map(|nic| (nic.name.clone(), nic.queues, matches!(nic.tap, Tap::Passed))).collect();
         let opened = spawn_blocking(move || {
             let namespace = netns::open(&path).map_err(|error| error.to_string())?;
-            pipeline::descriptors(&namespace, &nics, user).map_err(|error| error.to_string())
+            direct::descriptors(&namespace, &nics, user).map_err(|error| error.to_string())
         });
         match opened.await.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(descriptors) => {

@@ -1,7 +1,7 @@
 //! Taking down what a pod has on the node. Every step is fine when there is nothing to take down.
 
-use super::Shared;
-use ferrovirt_node::{disk::remove_tree, oci::cgroup};
+use super::{Shared, record::VOLUMES};
+use ferrovirt_node::{disk::remove_tree, oci::cgroup, volumes};
 use ferrovirt_sys::netns;
 use std::{thread, time::Duration};
 
@@ -41,5 +41,7 @@ pub(super) fn down(shared: &Shared, uid: &str) -> Result<(), String> {
 /// As [`down`].
 pub(super) fn forget(shared: &Shared, uid: &str) -> Result<(), String> {
     down(shared, uid)?;
-    remove_tree(&shared.pod_directory(uid)).map_err(|error| format!("pod directory: {error}"))
+    let directory = shared.pod_directory(uid);
+    volumes::remove(&directory.join(VOLUMES)).map_err(|error| format!("volumes: {error}"))?;
+    remove_tree(&directory).map_err(|error| format!("pod directory: {error}"))
 }

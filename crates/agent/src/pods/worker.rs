@@ -90,7 +90,7 @@ impl Worker {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let writer = Writer::start(&shared, pod.clone());
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-        let reporter = pipeline::owner(&pod).map(|(name, uid)| {
+        let reporter = pipeline::machine(&pod).map(|(name, uid)| {
             Reporter::start(Api::namespaced(shared.handler.client.0.clone(), &namespace), name, uid)
         });
         Self {
@@ -253,6 +253,11 @@ impl Worker {
             Action::Switch { ticket, pause } => {
                 let sent = self.ask(if pause { &Request::Pause } else { &Request::Unpause }).await;
                 return (!sent).then_some(Event::NotSwitched { ticket });
+            }
+            Action::Terminate => {
+                if let Some(container) = &self.container {
+                    container.process.terminate();
+                }
             }
             Action::Kill => {
                 if let Some(container) = &self.container {

@@ -6,7 +6,7 @@ mod unlinked;
 mod usage;
 
 pub use limits::{Candidate, Held, Pressure, Short, Threshold, Thresholds, first, over_limit, requested};
-pub use remove::remove_tree;
+pub use remove::{remove_tree, unmount};
 pub use unlinked::{MOST_OPEN, Processes, unlinked};
 pub use usage::{Free, Usage, free, usage};
 

@@ -3,11 +3,26 @@
 use rustix::{
     fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, renameat, unlinkat},
     io::Errno,
+    mount::UnmountFlags,
 };
 use std::{io, os::fd::OwnedFd, path::Path};
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Unmounts everything that is mounted on a directory. Fine where nothing is, and without a directory.
+///
+/// # Errors
+/// What the kernel says.
+pub fn unmount(path: &Path) -> io::Result<()> {
+    loop {
+        match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
 
 /// Removes `path` and everything below it, through no link. What is not there is fine.
 ///

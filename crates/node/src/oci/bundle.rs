@@ -49,7 +49,7 @@ const MASKED: [&str; 22] = [
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The pod asks for what this node gives to none.
-    #[error("{field} is set, but no pod of this node has it: remove it from the pod")]
+    #[error("{field} is set, but no pod of this node has that: remove it from the pod")]
     Refused {
         /// Path in the pod.
         field: &'static str,
@@ -207,6 +207,8 @@ pub struct Node<'a> {
     pub usr: &'a Path,
     /// The pod's network namespace.
     pub netns: &'a Path,
+    /// Every user of the pod may have every port of its namespace, as containerd gives it to pods.
+    pub own_ports: bool,
     /// The container's host name.
     pub hostname: &'a str,
     /// What device plug-ins give with the container's resources.
@@ -267,6 +269,11 @@ pub fn config(
         "maskedPaths": MASKED,
         "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
     });
+    if node.own_ports
+        && let Some(linux) = linux.as_object_mut()
+    {
+        linux.insert("sysctl".to_owned(), json!({"net.ipv4.ip_unprivileged_port_start": "0"}));
+    }
     if identity.runtime_default_seccomp
         && let Some(linux) = linux.as_object_mut()
     {

@@ -59,18 +59,22 @@ impl Crun {
     }
 
     /// Creates and starts a container and returns its first process. The container's output goes to `log`; it gets
-    /// `listen` as descriptor 3. Blocks for some 20 ms.
+    /// `listen` as descriptor 3, where there is such a thing. Blocks for some 20 ms.
     ///
     /// # Errors
     /// When the runtime refuses; nothing is running then.
-    pub fn run(&self, id: &str, bundle: &Path, log: File, listen: OwnedFd) -> Result<u32, Error> {
+    pub fn run(&self, id: &str, bundle: &Path, log: File, listen: Option<OwnedFd>) -> Result<u32, Error> {
         let pid_file = bundle.join("pid");
         let mut command = self.command(&bundle.join(LOG));
-        command.args(["run", "--detach", "--preserve-fds=1", "--bundle"]).arg(bundle);
+        command.args(["run", "--detach", "--bundle"]).arg(bundle);
+        if listen.is_some() {
+            command.arg("--preserve-fds=1");
+        }
         command.arg("--pid-file").arg(&pid_file).arg(id);
         let also = log.try_clone().map_err(Error::Start)?;
         command.stdin(Stdio::null()).stdout(log).stderr(also);
-        let setup = Setup { fds: vec![(listen, 3)], hide_unified_cgroups: self.hide_v2, ..Setup::default() };
+        let fds = listen.into_iter().map(|socket| (socket, 3)).collect();
+        let setup = Setup { fds, hide_unified_cgroups: self.hide_v2, ..Setup::default() };
         let status = spawn(command, setup).and_then(|mut child| child.wait()).map_err(Error::Start)?;
         if !status.success() {
             return Err(Error::Failed { verb: "run", message: self.words(bundle) });

@@ -198,6 +198,7 @@ mod tests {
                 program: Program { image: "/usr/bin/a", container: "/a", file: Path::new("/bin/true") },
                 usr: Path::new("/usr"),
                 netns: Path::new("/nonexistent"),
+                own_ports: true,
                 hostname: "p",
                 granted,
                 huge: HugeLimit::Agent,

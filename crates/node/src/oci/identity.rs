@@ -64,6 +64,10 @@ impl Identity {
                 return Err(Error::Refused { field });
             }
         }
+        // Without users of its own it would have more rights than it says.
+        if spec.host_users == Some(false) {
+            return Err(Error::Refused { field: "spec.hostUsers: false" });
+        }
         let pod = spec.security_context.unwrap_or_default();
         let own = container.security_context.clone().unwrap_or_default();
         if own.privileged == Some(true) {

@@ -6,4 +6,5 @@ pub mod crun;
 pub mod granted;
 pub mod identity;
 pub mod oom;
+pub mod resolver;
 pub mod sources;

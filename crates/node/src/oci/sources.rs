@@ -4,11 +4,8 @@
 //! root in whatever lies below. Here the directories that all pods share are read-only before the runtime sees them, with
 //! everything that is mounted in them, so that neither a pod's fields nor a fault of the runtime's can change them.
 
+use crate::disk::unmount;
 use ferrovirt_sys::mount::read_only_copy;
-use rustix::{
-    io::Errno,
-    mount::{UnmountFlags, unmount},
-};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -28,7 +25,7 @@ impl Sources {
         let mut all = Vec::new();
         for (name, path) in shared.iter().filter(|(_, path)| path.is_dir()) {
             let copy = directory.join(name);
-            gone(&copy)?;
+            unmount(&copy)?;
             fs::create_dir_all(&copy)?;
             read_only_copy(path, &copy)?;
             all.push(((*path).to_owned(), copy));
@@ -50,18 +47,7 @@ impl Sources {
     /// # Errors
     /// What the kernel says.
     pub fn remove(&self) -> io::Result<()> {
-        self.0.iter().try_for_each(|(_, copy)| gone(copy).and_then(|()| fs::remove_dir(copy)))
-    }
-}
-
-/// Unmounts everything that is mounted on a directory.
-fn gone(copy: &Path) -> io::Result<()> {
-    loop {
-        match unmount(copy, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            Ok(()) => {}
-            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
+        self.0.iter().try_for_each(|(_, copy)| unmount(copy).and_then(|()| fs::remove_dir(copy)))
     }
 }
 

@@ -1,9 +1,20 @@
 //! Claims bound to volumes of this node.
 
-use super::marks::{Mark, Name};
+use super::{
+    Error, group, io_error, lost,
+    marks::{Mark, Name},
+};
+use crate::oci::identity::Identity;
 use ferrovirt_kubernetes::quantity::Amount;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use std::path::{Path, PathBuf};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// What the directory of a new file system holds.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// A bound claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +73,55 @@ impl Claim {
             capacity: capacity.unwrap_or_default(),
         })
     }
+}
+
+/// A claim that a pod writes to, as long as the pod has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// What says that it was in use.
+    pub mark: Mark,
+}
+
+impl Written {
+    /// Keeps that there is something in the claim: were its directory empty later, something else would be in its place.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn look(&self) -> io::Result<()> {
+        if !self.mark.exists() && !is_empty(&self.directory)? {
+            self.mark.set()?;
+        }
+        Ok(())
+    }
+}
+
+impl Claim {
+    /// Hands the claim's directory to a pod of this identity, which writes to it: to its group, or where the pod names
+    /// none for volumes, to that of its user.
+    ///
+    /// # Errors
+    /// What was in it is gone, or what the file system says.
+    pub fn hand_over(&self, volume: &str, identity: &Identity) -> Result<Written, Error> {
+        let written = Written { directory: self.path.clone(), mark: self.mark.clone() };
+        let failed = |source| io_error(volume, &self.path, source);
+        if self.mark.exists() && is_empty(&self.path).map_err(failed)? {
+            return Err(lost(volume, self, "the content"));
+        }
+        written.look().map_err(failed)?;
+        group::follow(&self.path, identity.fs_group.unwrap_or(identity.gid)).map_err(failed)?;
+        Ok(written)
+    }
+}
+
+fn is_empty(directory: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(directory)? {
+        if entry?.file_name() != LOST_AND_FOUND {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

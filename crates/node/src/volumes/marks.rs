@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_secs(3600);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The mark of one claim.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     /// The file, which need not exist.
     pub file: PathBuf,

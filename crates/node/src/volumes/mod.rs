@@ -1,14 +1,16 @@
 //! A pod's volumes: directories of the agent's own, of the node and of images, turned into mounts of the container.
 
 mod claim;
+mod group;
 pub mod marks;
-mod payload;
 mod place;
+mod secret;
 
-pub use claim::Claim;
+pub use claim::{Claim, Written};
 pub use place::Places;
 
 use crate::{
+    disk::{remove_tree, unmount},
     image::{self, Store},
     oci::{
         bundle::{self, Device, Mount},
@@ -133,9 +135,6 @@ pub fn names(pod: &Pod) -> Names {
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         names.secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
         names.claims.extend(volume.persistent_volume_claim.iter().map(|c| c.claim_name.clone()));
-        for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
-            names.secrets.extend(source.secret.iter().map(|s| s.name.clone()));
-        }
     }
     names
 }
@@ -279,10 +278,15 @@ impl Context<'_> {
             }
             return Ok(Backing::Directory { path, read_only });
         }
-        match payload::files(self.pod, volume, self.objects)? {
-            Some(files) => Ok(Backing::Directory { path: self.write(name, &files)?, read_only: true }),
-            None => Err(unsupported(name, "a volume of this kind is not supported on this node")),
+        if let Some(source) = &volume.secret {
+            let files = secret::files(volume, source, self.objects)?;
+            let path = self.directory.join(name);
+            let written =
+                secret::make(&path).and_then(|()| secret::write(&path, &files, self.identity.into()));
+            written.map_err(|source| io_error(name, &path, source))?;
+            return Ok(Backing::Directory { path, read_only: true });
         }
+        Err(unsupported(name, "a volume of this kind is not supported on this node"))
     }
 
     fn empty_dir(
@@ -349,34 +353,6 @@ impl Context<'_> {
     fn label(&self, path: &Path) -> io::Result<()> {
         self.identity.label.as_ref().map_or(Ok(()), |label| selinux::label_path(path, &label.files))
     }
-
-    /// Writes projected files, readable for the pod's group, writable for nobody.
-    fn write(&self, name: &str, files: &[payload::File]) -> Result<PathBuf, Error> {
-        let root = self.directory.join(name);
-        let group = self.identity.fs_group.unwrap_or(self.identity.gid);
-        self.directory_for(name, &root, 0, group, 0o750)?;
-        for file in files {
-            let mut directory = root.clone();
-            let mut parts: Vec<&str> = file.path.split('/').collect();
-            let leaf = parts.pop().unwrap_or_default();
-            if parts.iter().chain([&leaf]).any(|part| matches!(*part, "" | "." | "..")) {
-                return Err(unsupported(name, &format!("path {:?} leaves the volume", file.path)));
-            }
-            for part in parts {
-                directory.push(part);
-                self.directory_for(name, &directory, 0, group, 0o750)?;
-            }
-            let path = directory.join(leaf);
-            let write = || -> io::Result<()> {
-                fs::write(&path, &file.bytes)?;
-                fs::set_permissions(&path, fs::Permissions::from_mode((file.mode & 0o555) | 0o440))?;
-                chown(&path, Some(0), Some(group))?;
-                self.label(&path)
-            };
-            write().map_err(|source| io_error(name, &path, source))?;
-        }
-        Ok(root)
-    }
 }
 
 fn host_path(name: &str, source: &HostPathVolumeSource) -> Result<Backing, Error> {
@@ -407,6 +383,39 @@ fn host_path(name: &str, source: &HostPathVolumeSource) -> Result<Backing, Error
         other => return Err(unsupported(name, &format!("hostPath.type {other:?} is unknown"))),
     }
     Ok(Backing::Directory { path, read_only: false })
+}
+
+/// Gives the secrets of a pod that runs, whose volumes are in `directory`, what they hold now.
+///
+/// # Errors
+/// As [`prepare`]; what was there before stays.
+pub fn refresh(pod: &Pod, directory: &Path, identity: &Identity, objects: &Objects) -> Result<(), Error> {
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        let Some(source) = &volume.secret else { continue };
+        let path = directory.join(&volume.name);
+        let files = secret::files(volume, source, objects)?;
+        let written = secret::exchange(&path, &files, identity.into());
+        if written.map_err(|source| io_error(&volume.name, &path, source))? {
+            tracing::debug!(volume = volume.name, "a secret has changed");
+        }
+    }
+    Ok(())
+}
+
+/// Removes the volumes of a pod: what is mounted there first.
+///
+/// # Errors
+/// What the kernel says.
+pub fn remove(directory: &Path) -> io::Result<()> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => {
+            for entry in entries? {
+                unmount(&entry?.path())?;
+            }
+        }
+    }
+    remove_tree(directory)
 }
 
 /// Something of a claim's volume is not there. It is never made in place of what may hold somebody's data.

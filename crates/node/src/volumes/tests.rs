@@ -81,22 +81,97 @@ fn memory_volumes_are_mounted_in_the_container_alone() {
     assert!(out.mounts[1].options.iter().any(|option| option == "size=1048576"));
 }
 
+/// Needs root.
 #[test]
-fn payloads_become_files_that_the_group_reads() {
+fn secrets_become_files_in_memory_as_a_kubelet_makes_them_and_are_exchanged() {
     let mut setup = Setup::new();
-    let secret = json!({"metadata": {"name": "s"}, "data": {"key": "dmFsdWU="}});
-    setup.objects.secrets.insert("s".to_owned(), serde_json::from_value(secret).unwrap());
+    let set = |setup: &mut Setup, data: Value| {
+        let secret = json!({"metadata": {"name": "s"}, "data": data});
+        setup.objects.secrets.insert("s".to_owned(), serde_json::from_value(secret).unwrap());
+    };
+    set(&mut setup, json!({"key": "dmFsdWU=", "other": "eA=="}));
+    setup.identity.fs_group = Some(1234);
+    let items = json!([{"key": "key", "path": "key"}, {"key": "none", "path": "none"}]);
     let volumes = json!([
-        {"name": "s", "secret": {"secretName": "s", "defaultMode": 256}},
-        {"name": "d", "downwardAPI": {"items": [{"path": "x/labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+        {"name": "s", "secret": {"secretName": "s", "optional": true, "items": items}},
+        {"name": "all", "secret": {"secretName": "s", "defaultMode": 256}},
+        {"name": "none", "secret": {"secretName": "nowhere", "optional": true}},
     ]);
-    let mounts = json!({"name": "c", "volumeMounts": [{"name": "s", "mountPath": "/s"}, {"name": "d", "mountPath": "/d"}]});
-    let out = setup.prepare(volumes, mounts).unwrap();
-    assert_eq!(fs::read_to_string(out.mounts[0].source.join("x/labels")).unwrap(), "a=\"b\"");
-    let key = out.mounts[1].source.join("key");
-    assert_eq!(fs::read_to_string(&key).unwrap(), "value");
-    let data = fs::metadata(key).unwrap();
-    assert_eq!((data.uid(), data.gid(), data.mode() & 0o777), (0, 107, 0o440));
+    let mounts = json!({"name": "c", "volumeMounts": [
+        {"name": "s", "mountPath": "/s"}, {"name": "all", "mountPath": "/t"}, {"name": "none", "mountPath": "/u"},
+    ]});
+    let out = setup.prepare(volumes.clone(), mounts.clone()).unwrap();
+    let [one, all, none] = [0, 1, 2].map(|index| out.mounts[index].source.clone());
+    assert!(out.mounts.iter().all(|mount| mount.options.contains(&"ro".to_owned())));
+    assert_eq!(rustix::fs::statfs(&one).unwrap().f_type, 0x0102_1994, "tmpfs");
+    let names = |path: &Path| -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(path)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.retain(|name| !name.starts_with(".."));
+        names.sort();
+        names
+    };
+    assert_eq!(
+        (names(&one), names(&all), names(&none)),
+        (vec!["key".to_owned()], vec!["key".to_owned(), "other".to_owned()], vec![])
+    );
+    assert!(none.join("..data").is_dir());
+    let of = |path: PathBuf| {
+        let data = fs::metadata(path).unwrap();
+        (data.uid(), data.gid(), data.mode() & 0o777)
+    };
+    assert_eq!(of(one.join("..data/key")), (0, 1234, 0o644));
+    assert_eq!(of(all.join("..data/key")), (0, 1234, 0o440), "the group may read it");
+
+    set(&mut setup, json!({"none": "eQ=="}));
+    let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [], "volumes": volumes}})).unwrap();
+    let directory = setup.directory.path().join("volumes");
+    refresh(&pod, &directory, &setup.identity, &setup.objects).unwrap();
+    assert_eq!((names(&one), names(&all)), (vec!["none".to_owned()], vec!["none".to_owned()]));
+    assert_eq!(fs::read_to_string(one.join("none")).unwrap(), "y");
+    // Also where an attempt to start the pod has left it.
+    setup.prepare(volumes, mounts).unwrap();
+    remove(&directory).unwrap();
+    assert!(!directory.exists());
+    remove(&directory).unwrap();
+}
+
+/// Needs root.
+#[test]
+fn a_claim_that_is_handed_over_is_the_groups_and_its_loss_is_seen() {
+    let setup = Setup::new();
+    let path = setup.directory.path().join("volume");
+    fs::create_dir(&path).unwrap();
+    let mark = marks::Mark {
+        file: setup.directory.path().join("mark"),
+        claim: marks::Name { namespace: "n".to_owned(), name: "c".to_owned() },
+    };
+    let claim = Claim {
+        mark: mark.clone(),
+        volume: "pv".to_owned(),
+        path: path.clone(),
+        block: false,
+        create: false,
+        capacity: 1,
+    };
+    let written = claim.hand_over("v", &setup.identity).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().gid(), 107, "without a group of the pod's own, its user's");
+    let grouped = Identity { fs_group: Some(1234), ..setup.identity.clone() };
+    claim.hand_over("v", &grouped).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().gid(), 1234);
+    // What a new file system has is nothing.
+    fs::create_dir(path.join("lost+found")).unwrap();
+    written.look().unwrap();
+    assert!(!mark.exists());
+    fs::write(path.join("file"), "").unwrap();
+    written.look().unwrap();
+    assert!(mark.exists());
+    claim.hand_over("v", &grouped).unwrap();
+    fs::remove_file(path.join("file")).unwrap();
+    let said = claim.hand_over("v", &grouped).unwrap_err().to_string();
+    assert!(said.contains("the content of PersistentVolume pv is missing"), "{said}");
 }
 
 #[test]
@@ -143,7 +218,9 @@ fn a_part_of_a_volume_is_not_mounted() {
 
 #[test]
 fn what_is_missing_or_strange_is_named() {
-    let setup = Setup::new();
+    let mut setup = Setup::new();
+    let secret = json!({"metadata": {"name": "t"}, "data": {"key": "eA=="}});
+    setup.objects.secrets.insert("t".to_owned(), serde_json::from_value(secret).unwrap());
     let mount = json!({"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v"}]});
     for (volume, reason, words) in [
         (json!({"secret": {"secretName": "nope"}}), "CreateContainerConfigError", "secret nope not found"),
@@ -157,10 +234,18 @@ fn what_is_missing_or_strange_is_named() {
         (json!({"nfs": {"server": "x", "path": "/"}}), "CreateContainerConfigError", "not supported"),
         (json!({"persistentVolumeClaim": {"claimName": "c"}}), "CreateContainerConfigError", "c not found"),
         (
-            json!({"downwardAPI": {"items": [{"path": "../x", "fieldRef": {"fieldPath": "metadata.name"}}]}}),
+            json!({"secret": {"secretName": "t", "items": [{"key": "none", "path": "x"}]}}),
+            "CreateContainerConfigError",
+            "no key \"none\"",
+        ),
+        (
+            json!({"secret": {"secretName": "t", "items": [{"key": "key", "path": "../x"}]}}),
             "CreateContainerConfigError",
             "leaves the volume",
         ),
+        (json!({"downwardAPI": {}}), "CreateContainerConfigError", "not supported"),
+        (json!({"configMap": {"name": "c"}}), "CreateContainerConfigError", "not supported"),
+        (json!({"projected": {}}), "CreateContainerConfigError", "not supported"),
     ] {
         let mut volume = volume;
         volume["name"] = json!("v");

@@ -230,8 +230,13 @@ const HOST: &[Grant] = &[
         &[
             Right::Host { operation: "give volumes and sockets to the launcher's user", capability: "CHOWN" },
             Right::Host { operation: "reach files of every launcher's user", capability: "DAC_OVERRIDE" },
+            Right::Host {
+                operation: "let the pod's group use what others have made in a claim",
+                capability: "FOWNER",
+            },
         ],
-        "kernel: chown_common asks capable_wrt_inode_uidgid(CAP_CHOWN); generic_permission asks CAP_DAC_OVERRIDE",
+        "kernel: chown_common asks capable_wrt_inode_uidgid(CAP_CHOWN); generic_permission asks CAP_DAC_OVERRIDE; \
+         setattr_prepare asks inode_owner_or_capable(CAP_FOWNER)",
         "the launcher is not root, so that somebody has to give it what it may write",
         "node-ownership",
     ),
@@ -342,6 +347,15 @@ const HOST: &[Grant] = &[
         "kernel: rtnetlink_rcv_msg asks netlink_net_capable(CAP_NET_ADMIN)",
         "the pod has an address of the node's pod network",
         "node-network",
+    ),
+    Grant::new(
+        Subject::Node,
+        Phase::Start,
+        &[Right::Sysctl { name: "net.ipv4.ip_unprivileged_port_start", value: "0" }],
+        "kernel: __inet_bind asks ns_capable(CAP_NET_BIND_SERVICE) for ports under ip_unprivileged_port_start of the pod's \
+         network namespace",
+        "a launcher that has no capability answers DHCP on port 67 of its own pod; containerd gives the same to every pod",
+        "node-ports",
     ),
     Grant::new(
         Subject::Node,

@@ -18,7 +18,8 @@ pub enum Action {
     Start,
     /// See to it that bridge and rules know the port of a pod that was taken over: [`super::Event::PortAdmitted`].
     AdmitPort,
-    /// Take hold of the container's process and report that it runs: [`super::Event::Held`] or [`super::Event::NotHeld`].
+    /// Take hold of the container's process and report that it runs: [`super::Event::Held`], [`super::Event::Runs`] or
+    /// [`super::Event::NotHeld`].
     Hold,
     /// Compare the pod in the API server with what was accepted: [`super::Event::Checked`].
     Check,
@@ -42,6 +43,8 @@ pub enum Action {
         /// Stop, rather than run.
         pause: bool,
     },
+    /// Ask the container's first process to end.
+    Terminate,
     /// End the container's first process, and with it everything in the container.
     Kill,
     /// Answer a request.

@@ -69,6 +69,11 @@ pub enum Event {
     },
     /// Of [`super::Action::Hold`].
     Held(Hold),
+    /// Of [`super::Action::Hold`], for a pod that asks for a place: it is served elsewhere.
+    Runs {
+        /// Its container was just started.
+        fresh: bool,
+    },
     /// Of [`super::Action::Hold`].
     NotHeld {
         /// The node lacks memory or descriptors: another try can succeed.

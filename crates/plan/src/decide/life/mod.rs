@@ -21,6 +21,9 @@
 //!     └────────────────┴────────────────────────────────────┴────────────┴────────────────────────────────┘
 //! ```
 //!
+//! A pod that asks for a place is served elsewhere: for its node it is an ordinary one. `Held` leads it to Running instead of
+//! Serving, where nothing is said to its container but to end.
+//!
 //! The shell performs the actions in order. Some of them have an answer; it comes back as an event before anything else
 //! does, so that no decision is made from a state that is being changed.
 
@@ -28,6 +31,7 @@ mod action;
 pub(in crate::decide) mod conduct;
 mod end;
 mod event;
+mod running;
 mod service;
 pub(in crate::decide) mod switches;
 #[cfg(test)]
@@ -38,6 +42,7 @@ pub use conduct::Wrong;
 pub use end::{Outcome, exit_code, may_lack_pages, outcome};
 pub use event::{Change, Check, Container, Event, Hold, PodPhase, Record, Then};
 
+use running::Running;
 use service::Service;
 use std::time::Duration;
 
@@ -63,6 +68,7 @@ enum Stage {
     Starting(Retry),
     Holding { retry_at: Option<Duration> },
     Serving(Box<Service>),
+    Running(Running),
     Ended,
     Leaving { retry_at: Option<Duration> },
     Over,
@@ -109,6 +115,7 @@ impl Life {
             Stage::Reading(retry) | Stage::Looking(retry) | Stage::Starting(retry) => retry.at,
             Stage::Holding { retry_at } | Stage::Leaving { retry_at } => *retry_at,
             Stage::Serving(service) => service.wake(),
+            Stage::Running(running) => running.wake(),
             Stage::Admitting | Stage::Ended | Stage::Over => None,
         }
     }
@@ -117,6 +124,7 @@ impl Life {
     pub fn kill_at(&self) -> Option<Duration> {
         match &self.stage {
             Stage::Serving(service) => service.kill_at(),
+            Stage::Running(running) => running.kill_at(),
             _ => None,
         }
     }
@@ -135,13 +143,14 @@ impl Life {
                 }
             }
             (_, Event::Gone) => self.lost_from_api(out),
-            (Stage::Serving(_), Event::Died { code }) => self.died(code, out),
+            (Stage::Serving(_) | Stage::Running(_), Event::Died { code }) => self.died(code, out),
             (Stage::Serving(service), event) => {
                 service.take(event, self.deletion.is_some(), now, out);
             }
             (_, Event::Switch { ticket, .. }) => {
                 out.push(Action::Answer { ticket, answer: Answer::NotRunning });
             }
+            (Stage::Running(running), event) => running.take(&event, now, out),
             (_, Event::Tick) => self.tick(now, out),
             (Stage::Reading(_), Event::Bound) => out.push(Action::ReadRecord),
             (Stage::Reading(_), Event::Record(record)) => self.recorded(record, now, out),
@@ -162,6 +171,9 @@ impl Life {
             (Stage::Starting(_), event) => self.starting(event, now, out),
             (Stage::Holding { .. }, Event::Held(hold)) => {
                 self.stage = Stage::Serving(Box::new(Service::new(hold, now)));
+            }
+            (Stage::Holding { .. }, Event::Runs { fresh }) => {
+                self.stage = Stage::Running(Running::new(fresh, now));
             }
             (Stage::Holding { retry_at }, Event::NotHeld { short }) => {
                 if short && !self.gone {
@@ -195,6 +207,14 @@ impl Life {
                 match deletion {
                     _ if self.gone => out.push(Action::Kill),
                     Some(grace) => service.stop(grace, now, out),
+                    None => {}
+                }
+            }
+            Stage::Running(running) => {
+                running.admit_port(now, out);
+                match deletion {
+                    _ if self.gone => out.push(Action::Kill),
+                    Some(grace) => running.stop(grace, now, out),
                     None => {}
                 }
             }
@@ -300,7 +320,7 @@ impl Life {
                 *retry_at = None;
                 out.push(Action::DeletePod);
             }
-            Stage::Serving(_) | Stage::Admitting | Stage::Ended | Stage::Over => {}
+            Stage::Serving(_) | Stage::Running(_) | Stage::Admitting | Stage::Ended | Stage::Over => {}
         }
     }
 
@@ -314,13 +334,20 @@ impl Life {
                 out.push(Action::Hold);
             }
             Stage::Leaving { .. } => self.stage = Stage::Over,
-            Stage::Admitting | Stage::Starting(_) | Stage::Serving(_) | Stage::Ended | Stage::Over => {}
+            Stage::Admitting
+            | Stage::Starting(_)
+            | Stage::Serving(_)
+            | Stage::Running(_)
+            | Stage::Ended
+            | Stage::Over => {}
         }
     }
 
     fn died(&mut self, code: Option<i32>, out: &mut Vec<Action>) {
-        if let Stage::Serving(service) = std::mem::replace(&mut self.stage, Stage::Ended) {
-            service.end(code, out);
+        match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Serving(service) => service.end(code, out),
+            Stage::Running(running) => running.end(code, out),
+            _ => {}
         }
     }
 

@@ -49,6 +49,8 @@ struct World {
     chances: VecDeque<u8>,
     held: bool,
     held_at: Duration,
+    /// It is served elsewhere: nothing is said to it here.
+    ordinary: bool,
     linked: bool,
     compared: bool,
     deletion: Option<(i64, Duration)>,
@@ -101,6 +103,10 @@ impl World {
             Action::Hold if often => {
                 prop_assert!(!self.held);
                 (self.held, self.held_at, self.holds) = (true, self.now, self.holds + 1);
+                self.ordinary = chance % 8 >= 6;
+                if self.ordinary {
+                    return Ok(Some(Event::Runs { fresh: chance.is_multiple_of(2) }));
+                }
                 Some(Event::Held(Hold {
                     fresh: chance.is_multiple_of(2),
                     descriptors: chance.is_multiple_of(2),
@@ -110,7 +116,7 @@ impl World {
             }
             Action::Hold => Some(Event::NotHeld { short: chance % 8 == 1 }),
             Action::Check => {
-                prop_assert!(self.held);
+                prop_assert!(self.held && !self.ordinary);
                 let check = match chance % 5 {
                     1 => Check::Differs("field".to_owned()),
                     2 => Check::Unknown("late".to_owned()),
@@ -153,6 +159,10 @@ impl World {
             }
             Action::Answer { ticket, .. } => {
                 prop_assert!(self.unanswered.remove(ticket), "answered twice");
+                None
+            }
+            Action::Terminate => {
+                prop_assert!(self.ordinary && self.held && self.deletion.is_some());
                 None
             }
             Action::Kill => {
@@ -275,7 +285,10 @@ impl World {
         prop_assert!(self.ends <= self.holds + 1);
         prop_assert!(!(self.gone && self.held) || self.killed, "a guest without a pod lives on");
         if self.held {
-            prop_assert!(self.linked || life.wake().is_some(), "nothing would connect to the launcher again");
+            prop_assert!(
+                self.ordinary || self.linked || life.wake().is_some(),
+                "nothing would connect to the launcher again"
+            );
             if let Some((grace, since)) = self.deletion {
                 let end = since.max(self.held_at) + Duration::from_secs(grace.unsigned_abs());
                 let bounded = life.kill_at().is_some_and(|at| at <= end.max(self.now));
@@ -294,6 +307,7 @@ fn run(outside: &[Outside], chances: Vec<u8>) -> Result<(), TestCaseError> {
         chances: chances.into(),
         held: false,
         held_at: Duration::ZERO,
+        ordinary: false,
         linked: false,
         compared: false,
         deletion: None,

@@ -112,6 +112,65 @@ fn a_machine_starts_runs_shuts_down_and_leaves() {
 }
 
 #[test]
+fn a_pod_that_is_served_elsewhere_is_asked_to_end_by_a_signal_and_killed_after_its_grace() {
+    let begun = || play(started(), [(0, Event::Runs { fresh: true }, vec![])]);
+    let died = |code| Event::Died { code: Some(code) };
+    let end = |code, evicted| Action::End { code: Some(code), end: None, evicted };
+    let last = [Action::Leave, Action::DeletePod];
+    let life = play(
+        begun(),
+        [
+            (
+                100,
+                Event::Switch { ticket: 1, pause: true },
+                vec![Action::Answer { ticket: 1, answer: Answer::NotRunning }],
+            ),
+            // Whatever becomes of the pod is for who serves it.
+            (
+                100,
+                Event::Pod {
+                    phase: PodPhase::Running,
+                    deletion: None,
+                    change: Change::Differs("x".to_owned()),
+                },
+                vec![],
+            ),
+            (200, pod(Some(30)), vec![Action::Terminate]),
+            (300, pod(Some(30)), vec![]),
+            (400, died(0), [vec![end(0, false)], last.to_vec()].concat()),
+            (500, Event::Deleted(true), vec![]),
+        ],
+    );
+    assert!(life.is_over());
+    play(
+        begun(),
+        [
+            (0, pod(Some(30)), vec![Action::Terminate]),
+            // A shorter grace counts, a longer one does not.
+            (1000, pod(Some(5)), vec![Action::Terminate]),
+            (1000, pod(Some(60)), vec![]),
+            (5999, Event::Tick, vec![]),
+            (6000, Event::Tick, vec![Action::Kill]),
+            (6100, died(137), [vec![end(137, false)], last.to_vec()].concat()),
+        ],
+    );
+    play(begun(), [(0, pod(Some(0)), vec![Action::Kill])]);
+    play(begun(), [(0, Event::Gone, vec![Action::Kill])]);
+    play(begun(), [(0, Event::Evict, vec![Action::Kill]), (9, died(137), vec![end(137, true)])]);
+    // One that was taken over has its port admitted until it is.
+    play(
+        started(),
+        [
+            (0, Event::Runs { fresh: false }, vec![Action::AdmitPort]),
+            (0, Event::PortAdmitted(false), vec![]),
+            (2000, Event::Tick, vec![Action::AdmitPort]),
+            (2000, Event::PortAdmitted(true), vec![]),
+            (9000, Event::Tick, vec![]),
+        ],
+    );
+}
+
+#[test]
 fn what_an_earlier_agent_left_decides_how_a_life_goes_on() {
     let begin = |phase, record, actions: Vec<Action>| {
         let life = Life::new(phase, None);
