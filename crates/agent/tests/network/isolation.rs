@@ -1,6 +1,6 @@
 //! Who reaches whom.
 
-use crate::support::{Namespace, Node, soon};
+use crate::support::{Namespace, Node, Pod, TableSize, soon};
 use ferrovirt_node::network::{Isolation, Policy};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
@@ -131,6 +131,22 @@ fn the_node_answers_pods_as_listed_and_nothing_else() {
     assert!(!pod.ns.connects(pod.gateway(), port));
 }
 
+/// As many packets, each of which is a connection of its own to the node.
+fn takes_all(pod: &Pod, to: Ipv4Addr, count: u16) {
+    pod.ns.inside(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for port in 1..=count {
+            // Refusals of the other side come back as errors.
+            let _refused = socket.send_to(b"x", (to, port));
+        }
+    });
+}
+
+/// Connections that the node keeps track of.
+fn connections(node: &Node) -> u32 {
+    node.ns.sh("cat /proc/sys/net/netfilter/nf_conntrack_count").trim().parse().unwrap()
+}
+
 #[test]
 fn one_machine_cannot_use_up_the_nodes_connections() {
     let node = Node::new();
@@ -138,19 +154,29 @@ fn one_machine_cannot_use_up_the_nodes_connections() {
     let outside = Outside::new(&node, "near", 100);
     let (_there, port) = outside.ns.listen();
     assert!(greedy.ns.connects(outside.ip, port));
-    // Each is a connection of its own to the node.
-    greedy.ns.inside(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        for port in 1..=10_000 {
-            // Refusals of the other side come back as errors.
-            let _refused = socket.send_to(b"x", (outside.ip, port));
-        }
-    });
-    let count =
-        || -> u32 { node.ns.sh("cat /proc/sys/net/netfilter/nf_conntrack_count").trim().parse().unwrap() };
+    takes_all(&greedy, outside.ip, 10_000);
+    let count = || connections(&node);
     // Half of the table is for as many pods as a node takes.
     let most: u32 = node.ns.sh("cat /proc/sys/net/netfilter/nf_conntrack_max").trim().parse().unwrap();
     assert!(count() <= most / 2 / 110 + 16, "{} of {most}", count());
     assert!(!greedy.ns.connects(outside.ip, port), "there is no limit");
     assert!(other.ns.connects(outside.ip, port), "the limit is everybody's");
+}
+
+#[test]
+fn all_machines_together_fill_half_of_the_table_and_each_has_its_part_of_that() {
+    let node = Node::new();
+    let _size = TableSize::new(&node, 16);
+    let greedy: Vec<Pod> = (1..8).map(|number| node.pod(&format!("a{number}"), "alpha")).collect();
+    let (last, beyond) = (node.pod("b1", "beta"), node.pod("b2", "beta"));
+    let outside = Outside::new(&node, "near", 100);
+    let (_there, port) = outside.ns.listen();
+    for pod in &greedy {
+        takes_all(pod, outside.ip, 1000);
+    }
+    assert_eq!(connections(&node), 7, "one for each of them");
+    assert!(last.ns.connects(outside.ip, port), "a machine of another namespace has its part");
+    assert!(!beyond.ns.connects(outside.ip, port), "machines have more than half of the table");
+    assert!(node.ns.connects(outside.ip, port), "the other half is the node's");
+    assert!(connections(&node) < 16);
 }

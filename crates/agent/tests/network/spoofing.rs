@@ -225,6 +225,7 @@ fn who_is_no_port_of_a_machine_is_not_heard_and_taken_off_the_bridge() {
     assert!(node.ns.pings(ip));
     let before = (node.learned(), node.neighbour(ip));
     let free = |last: u32| Ipv4Addr::from(u32::from(gateway) + last);
+    nobody_hears_what_is_for_everybody(&node, &pod, free(201));
     let (first, second) = (stranger(&node, "str1", free(199)), stranger(&node, "str2", free(200)));
     assert!(!first.pings(gateway), "a stranger reaches the node");
     assert_eq!(node.neighbour(free(199)), None, "the node knows a stranger");
@@ -241,6 +242,23 @@ fn who_is_no_port_of_a_machine_is_not_heard_and_taken_off_the_bridge() {
     assert!(!members().contains("str") && members().contains(&pod.attachment.port), "{}", members());
     assert!(!first.pings(free(200)) && !second.pings(free(199)), "strangers reach each other");
     assert!(node.ns.pings(ip));
+}
+
+/// The node and a machine ask everybody on the bridge for an address, before the stranger there is taken off.
+fn nobody_hears_what_is_for_everybody(node: &Node, pod: &Pod, nobody: Ipv4Addr) {
+    let listener = stranger(node, "str0", nobody);
+    let rules = "add table arp probe; add counter arp probe heard; \
+        add chain arp probe in { type filter hook input priority 0; }; add rule arp probe in counter name heard";
+    listener.sh(&format!("nft '{rules}'"));
+    let heard = || listener.sh("nft list counter arp probe heard");
+    let other = Ipv4Addr::from(u32::from(nobody) + 1);
+    node.ns.shell(&format!("busybox arping -c2 -w2 -I {} {other}", node.bridge()));
+    pod.ns.shell(&format!("busybox arping -c2 -w2 -I eth0 {other}"));
+    assert!(heard().contains("packets 0 "), "a stranger hears what is asked on the bridge: {}", heard());
+    // It would hear it: the link works.
+    node.ns.sh("ip link set str0 nomaster && ip addr add 192.0.2.1/24 dev str0");
+    node.ns.shell("busybox arping -c2 -w2 -I str0 192.0.2.2");
+    assert!(!heard().contains("packets 0 "), "it hears nothing at all");
 }
 
 /// What the bridge knows of one address.

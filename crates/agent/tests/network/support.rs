@@ -194,6 +194,27 @@ impl Node {
     }
 }
 
+/// How many connections a node keeps track of, as it reads there: the number itself is one for the whole machine, and
+/// other tests need it as it is. What is below /proc/sys/net is another file in each network namespace.
+pub(crate) struct TableSize<'a>(&'a Node);
+
+impl<'a> TableSize<'a> {
+    const FILE: &'static str = "/proc/sys/net/netfilter/nf_conntrack_max";
+
+    pub(crate) fn new(node: &'a Node, most: u32) -> Self {
+        let file = node.directory.path().join("most");
+        std::fs::write(&file, format!("{most}\n")).unwrap();
+        node.ns.sh(&format!("mount --bind {} {}", file.display(), Self::FILE));
+        Self(node)
+    }
+}
+
+impl Drop for TableSize<'_> {
+    fn drop(&mut self) {
+        self.0.ns.shell(&format!("umount {}", Self::FILE));
+    }
+}
+
 /// Looks until it holds.
 pub(crate) fn soon(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + SOON;

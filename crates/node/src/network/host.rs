@@ -159,6 +159,7 @@ impl Host {
             table: &self.table(),
             subnet: (self.network(), PREFIX),
             gateway: self.gateway(),
+            mac: self.mac(),
             connections: connections(),
             others: others.as_ref(),
         })

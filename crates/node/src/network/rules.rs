@@ -4,10 +4,12 @@
 //! Interface names, addresses and numbers in it are ours or the plug-in's; nothing of it is text of a pod or a user.
 //! A rule of the bridge family cannot ask for a port's bridge on every kernel (`CONFIG_NFT_BRIDGE_META`), so rules name
 //! ports; a port gets its names before its pod is used. What a port may say gets a mark, and the node hears
-//! nothing from its bridge that has none: anything else that becomes a member of the bridge is not heard.
+//! nothing from its bridge that has none: anything else that becomes a member of the bridge is not heard. What the node says
+//! there comes from its bridge's own hardware address and goes to ports alone: such a member hears nothing of it, either.
 
 use super::{Isolation, Policy, ports::Port};
 use crate::status::PODS;
+use ferrovirt_netlink::mac::MacAddress;
 use ferrovirt_netlink::nft::{Batch, Element, Family, Field, Hook, Kind, Rule, Set, Table, Type, key, name};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -70,6 +72,8 @@ pub(super) struct Facts<'a> {
     pub(super) subnet: (Ipv4Addr, u8),
     /// The node's address on it.
     pub(super) gateway: Ipv4Addr,
+    /// The bridge's hardware address, from which all comes that the node says there.
+    pub(super) mac: MacAddress,
     /// What pods may take of the table of connections.
     pub(super) connections: Connections,
     /// Who else bridges on this node, when forwarding was off before we came.
@@ -187,6 +191,9 @@ fn bridge(batch: &mut Batch, facts: &Facts<'_>, isolation: Isolation) {
         }
         Isolation::None => add("forward", rule().accept()),
     }
+    // What the node asks everybody, above all.
+    let own = rule().is(Field::EtherSaddr, facts.mac.0);
+    add("postrouting", own.not_among(&[Field::Oifname], "ports").counter().drop());
     let elsewhere = unicast(rule().among(&[Field::Oifname], "ports"));
     add("postrouting", elsewhere.not_among(&[Field::Oifname, Field::EtherDaddr], "hardware").drop());
 }
