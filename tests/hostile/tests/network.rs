@@ -2,7 +2,7 @@
 #![allow(clippy::indexing_slicing)]
 
 use anyhow::{Context, Result, ensure};
-use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, wait_for};
+use ferrovirt_e2e::{Cluster, Options, cluster::TIMEOUT, process::Process, wait_for};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
     fs::{self, File},
@@ -248,4 +248,32 @@ echo all was opened
     let left = sh("nft list tables; ip -o link")?;
     ensure!(!left.contains(tag) && !left.contains("ferrovirt_router"), "{left}");
     Ok(())
+}
+
+#[test]
+fn an_address_comes_back_whatever_became_of_its_pods_network() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    cluster.apply(&ferrovirt_e2e::machine("m", "Always", 0))?;
+    cluster.wait_phase("default", "m", "Running")?;
+    let agent = cluster.data().join("agent");
+    let names = |directory: &str| -> Result<Vec<String>> {
+        let entries = fs::read_dir(agent.join(directory))?.flatten();
+        Ok(entries.filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    };
+    // The address plug-in has a directory for its one network, and a file for each address there.
+    let network = names("cni")?.pop().context("no network")?;
+    let leases = || -> Result<usize> {
+        let all = names(&format!("cni/{network}"))?;
+        Ok(all.iter().filter(|name| name.parse::<Ipv4Addr>().is_ok()).count())
+    };
+    ensure!(leases()? == 1, "{:?}", names(&format!("cni/{network}")));
+    for name in names("netns")? {
+        let path = agent.join("netns").join(name);
+        rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH)?;
+        fs::remove_file(path)?;
+    }
+    cluster.kubectl(&["delete", "vm", "m", "--timeout=90s"])?;
+    wait_for("the guest to be gone", TIMEOUT, || Ok(Process::qemu("default", "m").is_empty().then_some(())))?;
+    wait_for("the address to be given back", TIMEOUT, || Ok((leases()? == 0).then_some(())))?;
+    cluster.stop()
 }

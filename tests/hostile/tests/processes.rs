@@ -199,9 +199,11 @@ fn guests_end_before_the_system_when_memory_runs_out() -> Result<()> {
         }
         let ids: Vec<String> = process.status("Gid")?.split_whitespace().map(str::to_owned).collect();
         ensure!(ids.iter().all(|id| id != "107" && id != "0"), "groups {ids:?} are not its own");
-        // The node's own command line is not the machine's to read.
-        let hidden = fs::read(format!("/proc/{}/root/proc/cmdline", process.pid))?;
-        ensure!(hidden.is_empty(), "it sees the node's command line");
+        // What the node was started with and has is not the machine's to read.
+        for file in ["cmdline", "interrupts", "partitions"] {
+            let seen = fs::read(format!("/proc/{}/root/proc/{file}", process.pid))?;
+            ensure!(seen.is_empty(), "it sees the node's {file}");
+        }
     }
     cluster.stop()
 }

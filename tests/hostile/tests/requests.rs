@@ -8,6 +8,7 @@ use ferrovirt_e2e::{
     wait_for,
 };
 use ferrovirt_hostile::Users;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -288,6 +289,47 @@ fn bindings_of_many_subjects_cost_their_author_alone() -> Result<()> {
     ensure!(may()?, "carol may list");
     cluster.kubectl(&["delete", "rolebindings", "--all", "-n", "alpha"])?;
     ensure!(!may()?, "carol may list without a binding");
+    drop(users);
+    cluster.stop()
+}
+
+#[test]
+fn connections_without_end_cost_their_user_alone() -> Result<()> {
+    // As a login shell would start it.
+    let own = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(1024), ..own })?;
+    let started = Cluster::start(Options::default());
+    setrlimit(Resource::Nofile, own)?;
+    let mut cluster = started?;
+    let users = Users::new(&cluster)?;
+    let server = Server::of(&cluster.kubeconfig())?;
+
+    let mut held = (0..150)
+        .map(|_| {
+            let mut connection = server.connect()?;
+            connection.send(&users.carol.token, "GET", MAPS, "application/json", b"")?;
+            Ok((connection.answer()?.code, connection))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let served = held.iter().filter(|(code, _)| *code == 200).count();
+    ensure!(served == 100, "carol has {served} connections");
+    let mut refused = held.iter_mut().filter(|(code, _)| *code != 200);
+    ensure!(refused.all(|(code, connection)| *code == 429 && connection.is_ended()), "the others are closed");
+    // Those who say nothing give way to others.
+    let silent = (0..300).map(|_| server.connect()).collect::<Result<Vec<_>>>()?;
+    (0..3).try_for_each(|turn| bob_is_served(&server, &users.bob, turn))?;
+    drop((held, silent));
+    wait_for("carol to be served again", Duration::from_secs(60), || {
+        Ok((server.get(&users.carol.token, MAPS)?.code == 200).then_some(()))
+    })?;
+
+    for process in [cluster.api().context("no API server")?, cluster.agent().context("no agent")?] {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.pid))?;
+        let files = limits.lines().find(|line| line.starts_with("Max open files")).context("no limit")?;
+        let numbers: Vec<u64> = files.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [soft, hard] = numbers[..] else { anyhow::bail!("{files}") };
+        ensure!(soft == hard.min(1 << 20), "{:?}: {files}", process.arguments);
+    }
     drop(users);
     cluster.stop()
 }
