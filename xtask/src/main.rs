@@ -198,7 +198,11 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
-    use std::{collections::BTreeSet, fs, path::Path};
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        fs,
+        path::Path,
+    };
 
     /// Every Markdown file that people read, and what CI runs, but for the changelog, which is about other versions too.
     fn texts(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
@@ -273,6 +277,58 @@ mod tests {
             (name.to_owned(), options.iter().map(|o| (*o).to_owned()).collect())
         };
         assert_eq!(calls, [of("images", &["--built"]), of("cluster", &["--nodes"]), of("kubectl", &[])]);
+    }
+
+    /// All Rust files below a directory, one after another.
+    fn sources(directory: &Path, text: &mut String) {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                sources(&path, text);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                *text += &fs::read_to_string(&path).unwrap();
+            }
+        }
+    }
+
+    /// Anybody who reads that a test shows something looks for that test: the column `tests` says `crate: name`.
+    #[test]
+    fn tests_that_documents_name_are_there() {
+        let mut known = BTreeMap::new();
+        for document in ["docs/threat-model.md", "docs/faults.md"] {
+            let text = fs::read_to_string(root().join(document)).unwrap();
+            let rows: Vec<Vec<&str>> = text
+                .lines()
+                .filter_map(|line| Some(line.strip_prefix('|')?.split('|').map(str::trim).collect()))
+                .collect();
+            let place = rows[0].iter().position(|head| head.starts_with("tests")).unwrap();
+            let mut count = 0;
+            for part in rows.iter().flat_map(|row| row[place].split(';')) {
+                let Some((crate_name, names)) = part.split_once(": ") else { continue };
+                let crate_name = crate_name.trim();
+                let text = known.entry(crate_name.to_owned()).or_insert_with(|| {
+                    let mut text = String::new();
+                    for above in ["crates", "tests", ""] {
+                        sources(&root().join(above).join(crate_name), &mut text);
+                    }
+                    text
+                });
+                for name in names.split('`').skip(1).step_by(2) {
+                    count += 1;
+                    let there = match (crate_name, name.ends_with(".rs")) {
+                        ("fuzz", _) => root().join(format!("fuzz/fuzz_targets/{name}.rs")).exists(),
+                        (_, true) => {
+                            ["", &format!("tests/{crate_name}/tests/"), &format!("crates/{crate_name}/")]
+                                .iter()
+                                .any(|above| root().join(above).join(name).exists())
+                        }
+                        (_, false) => text.contains(&format!("fn {name}(")),
+                    };
+                    assert!(there, "{document}: {crate_name}: {name}");
+                }
+            }
+            assert!(count > 50, "{document} names {count} tests");
+        }
     }
 
     /// A program that fails, or is not there, is named with what it was asked for.
