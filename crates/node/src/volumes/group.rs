@@ -83,7 +83,7 @@ fn give(file: &OwnedFd, data: &Stat, group: Gid, bits: u32) -> io::Result<()> {
     let own = |group| chownat(file, "", None, Some(group), AtFlags::EMPTY_PATH);
     // Setting the set-group-ID bit of another's group would take CAP_FSETID; a directory keeps it when its group changes.
     own(Gid::ROOT)?;
-    let mode = Mode::from_raw_mode(data.st_mode & 0o3777 | bits);
+    let mode = Mode::from_raw_mode(data.st_mode & 0o1777 | bits);
     chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), mode)?;
     Ok(own(group)?)
 }

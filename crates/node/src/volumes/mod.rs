@@ -281,8 +281,8 @@ impl Context<'_> {
         if let Some(source) = &volume.secret {
             let files = secret::files(volume, source, self.objects)?;
             let path = self.directory.join(name);
-            let written =
-                secret::make(&path).and_then(|()| secret::write(&path, &files, self.identity.into()));
+            let readers = self.identity.into();
+            let written = secret::make(&path, readers).and_then(|()| secret::write(&path, &files, readers));
             written.map_err(|source| io_error(name, &path, source))?;
             return Ok(Backing::Directory { path, read_only: true });
         }

@@ -117,7 +117,7 @@ fn is_inside(path: &str) -> bool {
 }
 
 /// Makes the volume, in memory that is never written to the disk where the kernel can promise that (6.4).
-pub(super) fn make(directory: &Path) -> io::Result<()> {
+pub(super) fn make(directory: &Path, readers: Readers<'_>) -> io::Result<()> {
     match fs::create_dir(directory) {
         // Of an attempt that was interrupted.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => unmount(directory)?,
@@ -126,9 +126,10 @@ pub(super) fn make(directory: &Path) -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let tmpfs = |options: &CStr| mount("tmpfs", directory, "tmpfs", flags, Some(options));
     match tmpfs(&CString::new(format!("{SIZE},noswap"))?) {
-        Err(Errno::INVAL) => Ok(tmpfs(&CString::new(SIZE)?)?),
-        other => Ok(other?),
+        Err(Errno::INVAL) => tmpfs(&CString::new(SIZE)?)?,
+        other => other?,
     }
+    give(directory, readers)
 }
 
 /// Gives a volume of a container that runs these files and no others. Whether anything has changed. Fine where there is no
@@ -178,15 +179,15 @@ pub(super) fn write(directory: &Path, files: &Files, readers: Readers<'_>) -> io
     let next = directory.join(NEXT);
     match fs::remove_file(&next) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => symlink(&version, &next)?,
+        _ => link(Path::new(&version), &next, readers)?,
     }
     fs::rename(&next, &data)?;
-    shape(directory, files, &version)?;
+    shape(directory, files, &version, readers)?;
     Ok(true)
 }
 
 /// Has links to what there is now, and neither others nor an earlier version.
-fn shape(directory: &Path, files: &Files, version: &str) -> io::Result<()> {
+fn shape(directory: &Path, files: &Files, version: &str, readers: Readers<'_>) -> io::Result<()> {
     let tops = files.keys().filter_map(|path| path.split('/').next()).map(OsString::from);
     let mut missing: std::collections::BTreeSet<OsString> = tops.collect();
     for entry in fs::read_dir(directory)? {
@@ -199,7 +200,7 @@ fn shape(directory: &Path, files: &Files, version: &str) -> io::Result<()> {
             fs::remove_file(directory.join(name))?;
         }
     }
-    missing.iter().try_for_each(|name| symlink(Path::new(DATA).join(name), directory.join(name)))
+    missing.iter().try_for_each(|name| link(&Path::new(DATA).join(name), &directory.join(name), readers))
 }
 
 fn own_directory(path: &Path, readers: Readers<'_>) -> io::Result<()> {
@@ -208,9 +209,19 @@ fn own_directory(path: &Path, readers: Readers<'_>) -> io::Result<()> {
     give(path, readers)
 }
 
-fn give(path: &Path, Readers { group, label }: Readers<'_>) -> io::Result<()> {
-    chown(path, None, group)?;
-    label.map_or(Ok(()), |label| selinux::label_path(path, label))
+fn link(target: &Path, path: &Path, readers: Readers<'_>) -> io::Result<()> {
+    symlink(target, path)?;
+    label(path, readers)
+}
+
+fn give(path: &Path, readers: Readers<'_>) -> io::Result<()> {
+    chown(path, None, readers.group)?;
+    label(path, readers)
+}
+
+/// Of a link its own.
+fn label(path: &Path, readers: Readers<'_>) -> io::Result<()> {
+    readers.label.map_or(Ok(()), |label| selinux::label_path(path, label))
 }
 
 /// Whether a version has these files and no others.
