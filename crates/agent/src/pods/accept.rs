@@ -12,7 +12,10 @@ use ferrovirt_handler::machine::accept::{self, Asked, Lasts, Owner, Reader, Refu
 use ferrovirt_kubernetes::{object::is_deleting, segment::segment};
 use ferrovirt_model::Machine;
 use ferrovirt_node::volumes::{self, Claim, Objects};
-use ferrovirt_plan::{config::ClusterConfig, decide::accept::Step};
+use ferrovirt_plan::{
+    config::{ClusterConfig, World},
+    decide::accept::Step,
+};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Secret};
 use kube::Api;
 use serde_json::Value;
@@ -52,12 +55,15 @@ impl From<Refusal> for Failure {
     }
 }
 
-fn reader(shared: &Shared) -> Reader {
+/// `place`: the pod that is asked about has one. It is compared with what is made of its machine where launchers have places,
+/// as on a cluster; a pod without one with what is made where they have none.
+fn reader(shared: &Shared, place: bool) -> Reader {
+    let world = if place { World::Cluster } else { World::Machine };
     Reader {
         pods: shared.node.client.0.clone(),
         machines: shared.handler.client.0.clone(),
         node: shared.config.node.clone(),
-        defaults: ClusterConfig::default(),
+        defaults: ClusterConfig { world, ..ClusterConfig::default() },
     }
 }
 
@@ -83,7 +89,7 @@ pub(super) async fn accept(shared: &Arc<Shared>, pod: &Pod, step: Step) -> Resul
             look.await.map_err(|error| error.to_string())
         }
     };
-    let accepted = reader(shared).accept(&asked, step, knows).await?;
+    let accepted = reader(shared, has_place(pod)).accept(&asked, step, knows).await?;
     let accept::Accepted { pod, essence, machine, config, claims, .. } = accepted;
     let mut objects = Objects::default();
     let volumes: Api<PersistentVolume> = Api::all(shared.node.client.0.clone());
@@ -107,7 +113,7 @@ pub(super) async fn look(shared: &Arc<Shared>, pod: &Pod, record: &Record) -> Lo
             Err(failure) => Look::Unknown(failure.message),
         };
     };
-    match reader(shared).fresh(&asked(pod, None)).await {
+    match reader(shared, has_place(pod)).fresh(&asked(pod, None)).await {
         Ok(actual) => match compare(shared, &actual, should) {
             Some(text) => Look::Differs(text),
             None => Look::Same { deleting: is_deleting(&actual) },
@@ -118,7 +124,7 @@ pub(super) async fn look(shared: &Arc<Shared>, pod: &Pod, record: &Record) -> Lo
 
 /// What has changed since a pod was accepted, as a sentence.
 pub(super) fn compare(shared: &Shared, actual: &Value, accepted: &Value) -> Option<String> {
-    reader(shared).changes(actual, accepted)
+    reader(shared, false).changes(actual, accepted)
 }
 
 fn failed(error: kube::Error) -> Failure {
