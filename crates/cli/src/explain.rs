@@ -39,7 +39,7 @@ pub(crate) struct Options {
     #[arg(long)]
     cluster: bool,
     /// userNamespaces of that cluster's KubeVirt object: Auto, Always or Never. Its nodes are taken to give pods one
-    #[arg(long, default_value = "Never", requires = "cluster")]
+    #[arg(long, default_value = "Auto", requires = "cluster")]
     user_namespaces: UserNamespaces,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
@@ -66,7 +66,7 @@ pub(crate) fn explain(options: &Options) -> Result<()> {
         profile: options.profile,
         use_emulation: options.emulation,
         user_namespaces: options.user_namespaces,
-        nodes_have_user_namespaces: true,
+        cluster_has_user_namespaces: true,
         ..if options.cluster { cluster() } else { ClusterConfig::default() }
     };
     let surroundings = config.surroundings(&BTreeSet::new());

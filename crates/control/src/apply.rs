@@ -1,7 +1,7 @@
 //! Performing actions: one request each, no choices left.
 
 use std::fmt::Debug;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferrovirt_api::{
     kubevirt::{VirtualMachine, VirtualMachineInstance},
@@ -9,6 +9,7 @@ use ferrovirt_api::{
 };
 use ferrovirt_kubernetes::status::is_overtaken;
 use ferrovirt_plan::decide::{self, Action, CREATED_BY_LABEL, Dropped, Event, Refused};
+use ferrovirt_plan::user_namespace::UserNamespaces;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -17,8 +18,8 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::Name;
 use crate::reconcile::Controller;
+use crate::{Key, Name};
 
 /// Most characters of a refusal in a condition.
 const LONGEST: usize = 4096;
@@ -109,18 +110,24 @@ impl Controller {
         }
     }
 
-    /// Makes a launcher pod, whole or not at all. Of a pod with image volumes the API server is asked first what it would
-    /// make: one that was made without its disks would begin to run, and its end would count as the machine's. Where it takes
-    /// them out of it, the pod is decided again, with containers that give out what is in the images.
+    /// Makes a launcher pod, whole or not at all. Of a pod with image volumes or a user namespace the API server is asked first
+    /// what it would make: one that was made without its disks would begin to run, and its end would count as the machine's.
+    /// Where it takes them out of it, the pod is decided again, with containers that give out what is in the images, or as one
+    /// with users of the node.
     async fn create_pod(&self, pods: &Api<Pod>, pod: &Pod) -> Result<(), Failure> {
         let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         let served = pod.spec.as_ref().is_some_and(|spec| spec.init_containers.is_some());
         let images = served || volumes.any(|volume| volume.image.is_some());
-        if images && !self.keeps_images.load(Ordering::Relaxed) {
+        let own_users = pod.spec.as_ref().is_some_and(|spec| spec.host_users == Some(false));
+        let unknown = |wanted: bool, keeps: &AtomicBool| wanted && !keeps.load(Ordering::Relaxed);
+        if unknown(images, &self.keeps_images) || unknown(own_users, &self.keeps_users) {
             let dry_run = PostParams { dry_run: true, ..PostParams::default() };
             match pods.create(&dry_run, pod).await {
                 Ok(made) => match decide::dropped(pod, &made) {
-                    None => self.keeps_images.store(true, Ordering::Relaxed),
+                    None => {
+                        self.keeps_images.fetch_or(images, Ordering::Relaxed);
+                        self.keeps_users.fetch_or(own_users, Ordering::Relaxed);
+                    }
                     Some(dropped) => return Err(self.dropped(dropped)),
                 },
                 Err(kube::Error::Api(status)) if status.code == 409 => return self.existing(pods, pod).await,
@@ -136,6 +143,7 @@ impl Controller {
                 Some(dropped) => {
                     // Another API server than the one that was asked, or one that was started with other features.
                     self.keeps_images.store(false, Ordering::Relaxed);
+                    self.keeps_users.store(false, Ordering::Relaxed);
                     let params = deletion(made.uid().unwrap_or_default(), None);
                     let deleted = pods.delete(&made.name_any(), &params).await.map(drop);
                     gone_is_fine(deleted, "FailedDelete")?;
@@ -147,17 +155,39 @@ impl Controller {
         }
     }
 
-    /// What follows from a pod without some of its volumes.
+    /// What follows from a pod without some of its volumes, or its user namespace.
     fn dropped(&self, dropped: Dropped) -> Failure {
         match dropped {
             Dropped::Images => {
-                if !self.serves_images.swap(true, Ordering::Relaxed) {
-                    tracing::info!("the cluster mounts no images: containers give out what is in them");
-                }
+                self.lacks(&self.serves_images, "NoImageVolumes", decide::NO_IMAGE_VOLUMES);
                 Failure::Overtaken
+            }
+            Dropped::UserNamespace => {
+                self.lacks(&self.drops_users, "NoUserNamespaces", decide::NO_USER_NAMESPACE);
+                match self.config().map(|config| config.user_namespaces) {
+                    Ok(UserNamespaces::Always) => {
+                        let message = decide::NO_USER_NAMESPACE.to_owned();
+                        Failure::Refused(Refused { code: 422, message })
+                    }
+                    _ => Failure::Overtaken,
+                }
             }
             Dropped::Others(message) => Failure::Refused(Refused { code: 422, message }),
         }
+    }
+
+    /// Notes that the cluster lacks something, and says it once: in an event of the KubeVirt object and, by a round about it, in
+    /// its conditions.
+    fn lacks(&self, flag: &AtomicBool, reason: &'static str, message: &str) {
+        if flag.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tracing::warn!("{message}");
+        if let Some(cluster) = self.kubevirt() {
+            let event = Event { warning: true, reason, message: message.to_owned() };
+            self.recorder.tell(cluster.object_ref(&()), event);
+        }
+        self.pending.send(Key::Cluster);
     }
 
     /// A pod of the name exists: ours, which the cache does not show yet, or somebody else's in our way.

@@ -10,6 +10,7 @@ use ferrovirt_plan::config::{NAMESPACE, World};
 use ferrovirt_plan::decide::uninstall;
 use ferrovirt_plan::decide::{DOMAIN_ANNOTATION, claim_names};
 use ferrovirt_plan::render::{api, controller, handler};
+use ferrovirt_plan::user_namespace;
 use futures::StreamExt;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
@@ -159,7 +160,8 @@ impl Caches {
             vmi_writer,
             keys.clone(),
             move |vmi: &VirtualMachineInstance| {
-                let machine = known.counts().then_some(Key::Cluster);
+                let said = known.counts() || user_namespace::gave_up(vmi);
+                let machine = said.then_some(Key::Cluster);
                 // The machine has the instance's name; one that does not exist is no harm.
                 machine.into_iter().chain([Key::Vmi(name_of(vmi)), Key::Vm(name_of(vmi))]).collect()
             },
@@ -191,9 +193,9 @@ impl Caches {
                 waiting.iter().map(|vmi| Key::Vmi(name_of(&**vmi))).chain([Key::Cluster]).collect()
             },
         ));
-        // No machine waits for a node: what its label says holds for the next pod.
-        tasks
-            .spawn(follow(Api::all(client.clone()), all(), node_writer, keys.clone(), |_: &Node| Vec::new()));
+        // No machine waits for a node, what it says holds for the next pod; but the KubeVirt object says what nodes say.
+        let cluster = |_: &Node| vec![Key::Cluster];
+        tasks.spawn(follow(Api::all(client.clone()), all(), node_writer, keys.clone(), cluster));
         caches
     }
 

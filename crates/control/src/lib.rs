@@ -158,7 +158,17 @@ pub async fn run_and_tell(
     // Our own API server keeps them.
     let keeps_images = AtomicBool::new(defaults.world == World::Machine);
     let serves_images = AtomicBool::new(false);
-    let controller = Controller { client, caches, recorder, defaults, keeps_images, serves_images };
+    let controller = Controller {
+        client,
+        caches,
+        recorder,
+        defaults,
+        keeps_images,
+        serves_images,
+        keeps_users: AtomicBool::new(false),
+        drops_users: AtomicBool::new(false),
+        pending: pending.clone(),
+    };
     let controller = Arc::new(controller);
     let mut queue: Queue<Key> = Queue::default();
     queue.add(Key::Cluster);

@@ -1,28 +1,33 @@
 //! One round for one key: a snapshot of the caches, a decision, its actions.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec};
+use ferrovirt_api::kubevirt::{
+    KubeVirt, KubeVirtCondition, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec,
+};
 use ferrovirt_plan::config::{ClusterConfig, KUBEVIRT, NAMESPACE, World};
 use ferrovirt_plan::decide::uninstall::{self, Uninstall};
 use ferrovirt_plan::decide::{
-    self, CREATED_BY_LABEL, Claim, ClaimState, DOMAIN_ANNOTATION, Decision, Parts, Refused, VmSnapshot,
-    VmiSnapshot,
+    self, CREATED_BY_LABEL, Claim, ClaimState, DOMAIN_ANNOTATION, Decision, NodeLack, Parts, Refused,
+    VmSnapshot, VmiSnapshot,
 };
 use ferrovirt_plan::render;
 use ferrovirt_plan::selinux::label::Mcs;
-use ferrovirt_plan::user_namespace;
+use ferrovirt_plan::user_namespace::{self, UserNamespaces};
 use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::apply::{About, Failure};
 use crate::caches::{Caches, name_of, reference};
+use crate::pending::Pending;
 use crate::queue::{End, jitter};
 use crate::recorder::Recorder;
 use crate::{Key, Name};
@@ -46,6 +51,11 @@ pub(crate) struct Controller {
     pub(crate) keeps_images: AtomicBool,
     /// It has made one without them: from then on containers give out what is in images.
     pub(crate) serves_images: AtomicBool,
+    /// It has made a pod with its user namespace.
+    pub(crate) keeps_users: AtomicBool,
+    /// It has made one without: from then on pods have none, unless an administrator wants it so.
+    pub(crate) drops_users: AtomicBool,
+    pub(crate) pending: Pending<Key>,
 }
 
 impl Controller {
@@ -107,7 +117,14 @@ impl Controller {
         let decision = {
             let (taken, launcher) = (taken.as_ref(), &launcher);
             let look = look.as_ref().ok().and_then(Option::as_ref);
-            decide::vmi(&VmiSnapshot { vmi: &vmi, pods: &pods, claims: &claims, taken, launcher, look }, now)
+            let lack = |name: &str| {
+                let node = self.caches.nodes.get(&ObjectRef::new(name))?;
+                user_namespace::lack(&node)
+            };
+            let auto = config.as_ref().is_ok_and(|config| config.user_namespaces == UserNamespaces::Auto);
+            let lack: Option<&NodeLack<'_>> = if auto { Some(&lack) } else { None };
+            let claims = &claims;
+            decide::vmi(&VmiSnapshot { vmi: &vmi, pods: &pods, claims, taken, launcher, lack, look }, now)
         };
         let end = self.perform(&about, decision, |refused| decide::vmi_refused(&vmi, refused, now)).await;
         match (end, look) {
@@ -141,7 +158,9 @@ impl Controller {
                 (None, End::Failed)
             }
         };
-        let problem = self.config().err();
+        let config = self.config();
+        let lacks = config.as_ref().map(|config| self.found(config)).unwrap_or_default();
+        let problem = config.err();
         let found = match &self.caches.parts {
             Some(parts) => match parts.ready().now_or_never() {
                 Some(()) => Some(parts.now()),
@@ -159,8 +178,15 @@ impl Controller {
             services: &found.services,
         });
         let (version, now) = (env!("CARGO_PKG_VERSION"), Timestamp::now());
-        let ops =
-            decide::cluster_status(&cluster, version, problem.as_deref(), parts, ending.as_deref(), now);
+        let ops = decide::cluster_status(
+            &cluster,
+            version,
+            problem.as_deref(),
+            parts,
+            ending.as_deref(),
+            lacks,
+            now,
+        );
         if ops.is_empty() {
             return done;
         }
@@ -290,20 +316,43 @@ impl Controller {
         tracing::warn!("{kind} {}/{}: {message}", about.name.namespace, about.name.name);
     }
 
-    fn kubevirt(&self) -> Option<std::sync::Arc<KubeVirt>> {
+    pub(crate) fn kubevirt(&self) -> Option<Arc<KubeVirt>> {
         let name = Name { namespace: NAMESPACE.to_owned(), name: KUBEVIRT.to_owned() };
         self.caches.clusters.get(&reference::<KubeVirt>(&name))
     }
 
     /// The configuration in force, or what is wrong with it.
-    fn config(&self) -> Result<ClusterConfig, String> {
+    pub(crate) fn config(&self) -> Result<ClusterConfig, String> {
         let config = ClusterConfig::in_force(self.kubevirt().as_deref(), &self.defaults)?;
-        let nodes = self.caches.nodes.state();
+        let keeps_users = !self.drops_users.load(Ordering::Relaxed);
         Ok(ClusterConfig {
             serves_images: self.serves_images.load(Ordering::Relaxed),
-            nodes_have_user_namespaces: user_namespace::all_have(nodes.iter().map(|node| &**node)),
+            cluster_has_user_namespaces: keeps_users && self.nodes().may_have(),
             ..config
         })
+    }
+
+    fn nodes(&self) -> user_namespace::Nodes {
+        let nodes = self.caches.nodes.state();
+        user_namespace::nodes(nodes.iter().map(|node| &**node))
+    }
+
+    /// What the cluster gives launcher pods, and what it lacks, for the KubeVirt object.
+    fn found(&self, config: &ClusterConfig) -> Vec<KubeVirtCondition> {
+        if config.world == World::Machine {
+            return Vec::new();
+        }
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let given_up = self.caches.vmis.state_filter(user_namespace::gave_up);
+        let name = |vmi: &Arc<VirtualMachineInstance>| {
+            let name = name_of(&**vmi);
+            format!("{}/{}", name.namespace, name.name)
+        };
+        let mut names: Vec<_> = given_up.iter().map(name).collect();
+        names.sort();
+        let users = user_namespace::condition(config, !is(&self.drops_users), &self.nodes(), &names);
+        let images = decide::images(is(&self.keeps_images), is(&self.serves_images));
+        images.into_iter().chain(users).collect()
     }
 
     /// The MCS pairs of all other instances and of their pods.

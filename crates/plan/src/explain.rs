@@ -417,7 +417,7 @@ mod tests {
     fn what_keeps_a_pod_from_a_user_namespace_is_named_and_what_that_means() {
         let cluster = |user_namespaces| ClusterConfig {
             user_namespaces,
-            nodes_have_user_namespaces: true,
+            cluster_has_user_namespaces: true,
             ..ClusterConfig::on_cluster(Profile::Minimal, "launcher".to_owned(), Some(107))
         };
         let on = |config: &ClusterConfig| {

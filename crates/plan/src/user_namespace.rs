@@ -1,13 +1,16 @@
 //! Which launcher pods on a cluster have a user namespace of their own (`hostUsers: false`), and what keeps others from it.
 //!
-//! A pod that a node cannot start is worse than one without a user namespace. So with `Auto` a pod has one where all that its
-//! machine uses is known to work in one, and every node that takes machines gives pods one. An administrator who knows more
-//! about the cluster says `Always`.
+//! A pod that a node cannot start is worse than one without a user namespace. So with `Auto`, the default, a pod has one where
+//! all that its machine uses is known to work in one, the API server keeps it, and every node that takes machines gives pods
+//! one. A pod that does not start in one all the same is made again without. An administrator who knows more about the cluster
+//! says `Always`.
 
 use crate::{
     config::{ClusterConfig, World},
     render::places,
 };
+use ferrovirt_api::kubevirt::{KubeVirtCondition, VirtualMachineInstance};
+use ferrovirt_kubernetes::typed_condition::Condition as _;
 use ferrovirt_model::{Machine, Profile};
 use ferrovirt_privilege::{Feature, Surroundings, features};
 use k8s_openapi::api::core::v1::Node;
@@ -20,16 +23,24 @@ pub const CONSTRAINT: &str = "restricted-v3";
 pub(crate) const USERS: std::ops::RangeInclusive<u32> = 1000..=65534;
 /// The first Linux whose tmpfs has idmapped mounts; secrets are in one.
 const LINUX: (u32, u32) = (6, 3);
+/// The first kubelet that gives pods one where nobody has changed its feature gates.
+const KUBELET: (u32, u32) = (1, 33);
+/// Nodes that a sentence names.
+const SHOWN: usize = 3;
+/// Condition of an instance whose pod did not start in a user namespace of its own, and is made again without.
+pub const CONDITION: &str = "UserNamespace";
+/// Its reason.
+pub const NOT_STARTED: &str = "NotStarted";
 
 /// Which launcher pods have a user namespace of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UserNamespaces {
     /// Those of which everything is known to work in one, where every node that takes machines gives pods one.
+    #[default]
     Auto,
     /// Those, and those of which an administrator has to know it, whatever nodes say.
     Always,
     /// None.
-    #[default]
     Never,
 }
 
@@ -62,8 +73,8 @@ pub enum Obstacle {
     Documented,
     /// Security context constraints give pods their users; with `Auto` only.
     Constraints,
-    /// Not every node that takes machines has said that it gives pods one; with `Auto` only.
-    Nodes,
+    /// The cluster has not shown that it gives pods one; with `Auto` only.
+    Cluster,
     /// A feature that cannot work in one.
     Feature(Feature, &'static str),
     /// A feature of which an administrator has to know whether it works in one; with `Auto` only.
@@ -81,7 +92,9 @@ impl fmt::Display for Obstacle {
             Self::Constraints => f.write_str(
                 "security context constraints give pods their users, which userNamespaces Always changes",
             ),
-            Self::Nodes => f.write_str("not every node that takes machines gives pods one"),
+            Self::Cluster => f.write_str(
+                "the cluster does not give pods one: the condition UserNamespaces of the KubeVirt object says why",
+            ),
             Self::Feature(feature, why) => write!(f, "{feature}: {why}"),
             Self::Unknown(feature, why) => write!(f, "{feature}: {why}, unless userNamespaces is Always"),
         }
@@ -99,7 +112,7 @@ pub fn obstacles(machine: &Machine, config: &ClusterConfig, surroundings: &Surro
         (config.user_namespaces == UserNamespaces::Never, Obstacle::Never),
         (config.profile == Profile::Documented, Obstacle::Documented),
         (auto && config.image_user.is_none(), Obstacle::Constraints),
-        (auto && !config.nodes_have_user_namespaces, Obstacle::Nodes),
+        (auto && !config.cluster_has_user_namespaces, Obstacle::Cluster),
     ] {
         out.extend(is_so.then_some(obstacle));
     }
@@ -168,12 +181,43 @@ fn of(feature: Feature) -> Option<Obstacle> {
     })
 }
 
-/// Whether every node that takes machines, and there is one, gives pods without a runtime class a user namespace.
+/// Which nodes that take machines give pods without a runtime class a user namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nodes {
+    /// No node takes machines, so that nobody knows.
+    None,
+    /// Every one.
+    All,
+    /// Not all: names of those that do not, and what each lacks.
+    Lacking(Vec<(String, String)>),
+}
+
+impl Nodes {
+    /// Whether pods get one: also where no node takes machines yet. A node that comes and has none gets another pod.
+    pub fn may_have(&self) -> bool {
+        !matches!(self, Self::Lacking(_))
+    }
+}
+
+/// What nodes say of user namespaces.
 ///
 /// Those that are cordoned count, too: a pod that waits may be bound to one later.
-pub fn all_have<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> bool {
-    let mut takers = nodes.into_iter().filter(|node| takes_machines(node)).peekable();
-    takers.peek().is_some() && takers.all(has)
+pub fn nodes<'a>(all: impl IntoIterator<Item = &'a Node>) -> Nodes {
+    let mut found = Nodes::None;
+    for node in all.into_iter().filter(|node| takes_machines(node)) {
+        let Some(why) = lack(node) else {
+            if found == Nodes::None {
+                found = Nodes::All;
+            }
+            continue;
+        };
+        let row = (node.metadata.name.clone().unwrap_or_default(), why);
+        match &mut found {
+            Nodes::Lacking(rows) => rows.push(row),
+            other => *other = Nodes::Lacking(vec![row]),
+        }
+    }
+    found
 }
 
 /// A handler's device plug-in has registered there, also one that is away for a while.
@@ -182,18 +226,105 @@ fn takes_machines(node: &Node) -> bool {
     capacity.is_some_and(|capacity| capacity.contains_key(places::RESOURCE))
 }
 
-/// Kubelet, runtime (KEP-127: `status.runtimeHandlers`) and kernel can do it.
-fn has(node: &Node) -> bool {
-    let Some(status) = &node.status else { return false };
-    let mut handlers = status.runtime_handlers.iter().flatten();
+/// What keeps a node from giving pods one, by what it says of its kubelet, its runtime (KEP-127: `status.runtimeHandlers`) and
+/// its kernel, and what to change.
+pub fn lack(node: &Node) -> Option<String> {
+    let status = node.status.as_ref();
+    let info = status.and_then(|status| status.node_info.as_ref());
+    let kubelet = info.map(|info| info.kubelet_version.as_str()).unwrap_or_default();
+    if version(kubelet.trim_start_matches('v')).is_none_or(|version| version < KUBELET) {
+        return Some(format!("its kubelet is {kubelet:?}: use 1.33 or later"));
+    }
+    let mut handlers = status.iter().flat_map(|status| status.runtime_handlers.iter().flatten());
     let default = handlers.find(|handler| handler.name.as_deref().unwrap_or_default().is_empty());
     let features = default.and_then(|handler| handler.features.as_ref());
-    let kernel = status.node_info.as_ref().map(|info| info.kernel_version.as_str());
-    features.is_some_and(|features| features.user_namespaces == Some(true))
-        && kernel.and_then(version).is_some_and(|version| version >= LINUX)
+    if features.is_none_or(|features| features.user_namespaces != Some(true)) {
+        let why = "its container runtime has none: use containerd 2 or CRI-O, with runc 1.2 or crun 1.9, or later ones";
+        return Some(why.to_owned());
+    }
+    let kernel = info.map(|info| info.kernel_version.as_str()).unwrap_or_default();
+    let old = version(kernel).is_none_or(|version| version < LINUX);
+    old.then(|| format!("its kernel is {kernel:?}: use Linux 6.3 or later"))
 }
 
-/// The first two numbers of a kernel's version.
+/// Whether the pod of an instance did not start in one. With `Auto` it gets none any more.
+pub fn gave_up(vmi: &VirtualMachineInstance) -> bool {
+    let conditions = vmi.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.r#type == CONDITION && condition.status == "False")
+}
+
+/// Whether launcher pods of the cluster can have user namespaces, and what to change: the KubeVirt object's condition
+/// `UserNamespaces`. `given_up`: names of machines whose pods did not start in one. Nothing where our own node agent
+/// runs the pods.
+pub fn condition(
+    config: &ClusterConfig,
+    api_server_keeps: bool,
+    nodes: &Nodes,
+    given_up: &[String],
+) -> Option<KubeVirtCondition> {
+    if config.world == World::Machine {
+        return None;
+    }
+    let say = |status, reason, message: &str| {
+        Some(KubeVirtCondition::new("UserNamespaces", status, reason, message))
+    };
+    let off = |reason, message| say("False", reason, message);
+    match config.user_namespaces {
+        UserNamespaces::Never => {
+            return off("Never", "spec.configuration.userNamespaces is Never: use Auto or Always");
+        }
+        _ if config.profile == Profile::Documented => {
+            let why = "the documented profile needs a capability of the node's user namespace (SYS_NICE): \
+                       spec.configuration.privilegeProfile minimal does not";
+            return off("DocumentedProfile", why);
+        }
+        _ if !api_server_keeps => {
+            let why = "the API server takes hostUsers out of pods: switch its feature gate UserNamespacesSupport on (it is from \
+                       Kubernetes 1.33), and that of all kubelets, and start the controllers again";
+            return off("ApiServer", why);
+        }
+        UserNamespaces::Always => {
+            let on = "launcher pods have a user namespace of their own, whatever nodes say, but for those of machines with what \
+                      cannot work in one";
+            return say("True", "Always", on);
+        }
+        UserNamespaces::Auto => {}
+    }
+    if config.image_user.is_none() {
+        let why = "security context constraints give pods users of their namespaces' ranges, which a user namespace has not: \
+                   with spec.configuration.userNamespaces Always launcher pods are bound to restricted-v3, which has others";
+        return off("Constraints", why);
+    }
+    match nodes {
+        Nodes::None => {
+            let why =
+                "no node takes machines yet, so that none has said whether it gives pods user namespaces";
+            return say("Unknown", "NoNodes", why);
+        }
+        Nodes::Lacking(rows) => {
+            let named = rows.iter().take(SHOWN).map(|(node, why)| format!("{node} gives pods none ({why})"));
+            let more = rows.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!("; and {more} more nodes") } else { String::new() };
+            return off("Nodes", &format!("{}{more}", named.collect::<Vec<_>>().join("; ")));
+        }
+        Nodes::All => {}
+    }
+    if !given_up.is_empty() {
+        let named: Vec<_> = given_up.iter().take(SHOWN).map(String::as_str).collect();
+        let message = format!(
+            "launcher pods have a user namespace of their own, but for {} machines whose pods did not start in one ({}{}): their \
+             condition {CONDITION} says where and why; mend that and start them again, or use userNamespaces Never",
+            given_up.len(),
+            named.join(", "),
+            if given_up.len() > SHOWN { ", ..." } else { "" }
+        );
+        return off(NOT_STARTED, &message);
+    }
+    let on = "launcher pods have a user namespace of their own where all that their machines use is known to work in one";
+    say("True", "Auto", on)
+}
+
+/// The first two numbers of a version.
 fn version(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.split(['.', '-', '+']);
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
@@ -210,7 +341,7 @@ mod tests {
         lift, samples,
         scc::admission,
     };
-    use ferrovirt_api::kubevirt::{KubeVirt, VirtualMachineInstance};
+    use ferrovirt_api::kubevirt::KubeVirt;
     use ferrovirt_model::machine::{Disk, Source};
     use ferrovirt_privilege::{Label, Surface, machine_grants};
     use serde_json::{Value, json};
@@ -220,7 +351,7 @@ mod tests {
         ClusterConfig {
             user_namespaces,
             use_emulation: true,
-            nodes_have_user_namespaces: true,
+            cluster_has_user_namespaces: true,
             ..ClusterConfig::on_cluster(Profile::Minimal, "launcher".to_owned(), Some(107))
         }
     }
@@ -286,8 +417,8 @@ mod tests {
         let auto = config(UserNamespaces::Auto);
         for (config, by_default, always) in [
             (
-                ClusterConfig { nodes_have_user_namespaces: false, ..auto.clone() },
-                vec![Obstacle::Nodes],
+                ClusterConfig { cluster_has_user_namespaces: false, ..auto.clone() },
+                vec![Obstacle::Cluster],
                 vec![],
             ),
             (ClusterConfig { image_user: None, ..auto.clone() }, vec![Obstacle::Constraints], vec![]),
@@ -314,12 +445,15 @@ mod tests {
     }
 
     fn node(capacity: Value, handlers: Value, kernel: &str) -> Node {
+        node_of("v1.33.0", capacity, handlers, kernel)
+    }
+
+    fn node_of(kubelet: &str, capacity: Value, handlers: Value, kernel: &str) -> Node {
         let info: Value = [
             "architecture",
             "bootID",
             "containerRuntimeVersion",
             "kubeProxyVersion",
-            "kubeletVersion",
             "machineID",
             "operatingSystem",
             "osImage",
@@ -327,7 +461,7 @@ mod tests {
         ]
         .map(|field| (field.to_owned(), json!("")))
         .into_iter()
-        .chain([("kernelVersion".to_owned(), json!(kernel))])
+        .chain([("kernelVersion".to_owned(), json!(kernel)), ("kubeletVersion".to_owned(), json!(kubelet))])
         .collect::<serde_json::Map<_, _>>()
         .into();
         let status = json!({"capacity": capacity, "runtimeHandlers": handlers, "nodeInfo": info});
@@ -346,18 +480,73 @@ mod tests {
             "6.18+deb14",
         );
         let elsewhere = node(json!({"cpu": "2"}), json!(null), "4.18");
-        assert!(all_have([&good, &away, &elsewhere]));
-        assert!(!all_have([&elsewhere]) && !all_have([]), "nobody has said it");
-        for bad in [
-            node(places(), own(false), "6.18.0"),
-            node(places(), json!([{"name": "userns", "features": {"userNamespaces": true}}]), "6.18.0"),
-            node(places(), json!(null), "6.18.0"),
-            node(places(), own(true), "6.2.16"),
-            node(places(), own(true), "5.14.0-570.el9"),
-            node(places(), own(true), "unknown"),
+        assert_eq!(nodes([&good, &away, &elsewhere]), Nodes::All);
+        assert_eq!(nodes([&elsewhere]), Nodes::None);
+        assert_eq!(nodes([]), Nodes::None, "nobody has said it");
+        for (bad, why) in [
+            (node(places(), own(false), "6.18.0"), "container runtime"),
+            (
+                node(places(), json!([{"name": "userns", "features": {"userNamespaces": true}}]), "6.18.0"),
+                "container runtime",
+            ),
+            (node(places(), json!(null), "6.18.0"), "container runtime"),
+            (node(places(), own(true), "6.2.16"), "6.2.16"),
+            (node(places(), own(true), "5.14.0-570.el9"), "Linux 6.3"),
+            (node(places(), own(true), "unknown"), "unknown"),
+            // Its runtime has them, and it uses them only where a feature gate was switched on.
+            (node_of("v1.32.9+k3s1", places(), own(true), "6.18.0"), "v1.32.9"),
         ] {
-            assert!(!all_have([&good, &bad]), "{bad:?}");
+            let Nodes::Lacking(found) = nodes([&good, &bad]) else { panic!("{bad:?}") };
+            assert!(found.len() == 1 && found[0].0 == "n" && found[0].1.contains(why), "{found:?}");
         }
+    }
+
+    #[test]
+    fn the_kubevirt_object_says_why_there_are_none_and_what_to_change() {
+        let auto = config(UserNamespaces::default());
+        let lacking =
+            Nodes::Lacking(["a", "b", "c", "d"].map(|name| (name.to_owned(), "old".to_owned())).to_vec());
+        let documented = ClusterConfig { profile: Profile::Documented, ..auto.clone() };
+        let constraints = ClusterConfig { image_user: None, ..auto.clone() };
+        let given_up = ["vms/guest".to_owned()];
+        let (never, always) = (config(UserNamespaces::Never), config(UserNamespaces::Always));
+        for (config, keeps, nodes, given_up, wanted) in [
+            (&auto, true, &Nodes::All, &[][..], ("True", "Auto", "where all")),
+            (
+                &auto,
+                true,
+                &Nodes::All,
+                &given_up[..],
+                ("False", "NotStarted", "1 machines whose pods did not start in one (vms/guest)"),
+            ),
+            (&auto, true, &Nodes::None, &[], ("Unknown", "NoNodes", "no node")),
+            (&auto, true, &lacking, &[], ("False", "Nodes", "c gives pods none (old); and 1 more nodes")),
+            (&auto, false, &Nodes::All, &[], ("False", "ApiServer", "UserNamespacesSupport")),
+            (&always, false, &Nodes::All, &[], ("False", "ApiServer", "UserNamespacesSupport")),
+            (&always, true, &lacking, &[], ("True", "Always", "whatever nodes say")),
+            (&constraints, true, &Nodes::All, &[], ("False", "Constraints", "userNamespaces Always")),
+            (&documented, true, &Nodes::All, &[], ("False", "DocumentedProfile", "privilegeProfile minimal")),
+            (&never, true, &Nodes::All, &[], ("False", "Never", "use Auto")),
+        ] {
+            let said = condition(config, keeps, nodes, given_up).unwrap();
+            assert_eq!((said.status.as_str(), said.reason()), (wanted.0, wanted.1), "{said:?}");
+            assert!(said.message.as_deref().is_some_and(|text| text.contains(wanted.2)), "{said:?}");
+        }
+        let machine = ClusterConfig { world: World::Machine, ..auto };
+        assert_eq!(condition(&machine, true, &Nodes::All, &[]), None);
+    }
+
+    #[test]
+    fn a_pod_that_did_not_start_in_one_has_none_but_where_an_administrator_says_so() {
+        let mut vmi = instance();
+        let has = |vmi: &VirtualMachineInstance, user_namespaces| {
+            let pod = decide::launcher_pod(vmi, &config(user_namespaces), &[], false).unwrap();
+            pod.spec.unwrap().host_users == Some(false)
+        };
+        assert!(has(&vmi, UserNamespaces::Auto));
+        let conditions = json!([{"type": CONDITION, "status": "False", "reason": NOT_STARTED}]);
+        vmi.status = serde_json::from_value(json!({"conditions": conditions})).unwrap();
+        assert!(gave_up(&vmi) && !has(&vmi, UserNamespaces::Auto) && has(&vmi, UserNamespaces::Always));
     }
 
     fn instance() -> VirtualMachineInstance {
@@ -443,7 +632,7 @@ mod tests {
         let auto = config(UserNamespaces::Auto);
         assert_eq!(forms(&auto), [true, false]);
         assert_eq!(
-            forms(&ClusterConfig { nodes_have_user_namespaces: false, ..auto.clone() }),
+            forms(&ClusterConfig { cluster_has_user_namespaces: false, ..auto.clone() }),
             [false, true]
         );
         assert_eq!(forms(&ClusterConfig { use_emulation: false, ..auto }), [false]);

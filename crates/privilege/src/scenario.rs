@@ -44,6 +44,8 @@ pub enum Scenario {
     Machine,
     /// `tests/cluster/tests/subresources.rs`: the aggregated API on a real Kubernetes. Root.
     Subresources,
+    /// `tests/cluster/tests/user_namespaces.rs`: launchers with users of their own on a real Kubernetes. Root.
+    Users,
     /// `ferrovirt selinux prove`: a kernel that enforces the policy, in a virtual machine.
     Selinux,
     /// None: the documents grant it, nothing of ours uses it, so that nothing can fail. The text says what they want
@@ -71,6 +73,7 @@ impl Scenario {
             Self::Cluster => "cluster",
             Self::Machine => "machine",
             Self::Subresources => "subresources",
+            Self::Users => "users",
             Self::Selinux => "selinux",
             Self::DocumentedOnly(_) => "none: documented only",
         }
@@ -149,7 +152,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("net-calls", Scenario::Net),
     ("net-slots", Scenario::Net),
     ("net-user", Scenario::Net),
-    ("user-namespace", Scenario::Net),
+    ("user-namespace", Scenario::Users),
     ("plug-calls", Scenario::Plug),
     ("plug-holders", Scenario::Plug),
     ("plug-registers", Scenario::Plug),

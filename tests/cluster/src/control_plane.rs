@@ -46,7 +46,7 @@ pub fn etcd(layout: &Layout) -> Line {
     .file("data-dir", &layout.path("etcd"))
 }
 
-/// The API server, which behaves as an earlier version where one is named.
+/// The API server, which behaves as an earlier version where one is named: one that knows nothing of user namespaces either.
 pub fn api_server(layout: &Layout, behaves_as: Option<&str>) -> Line {
     let pki = |name: &str| layout.path("pki").join(name);
     let mut line = Line::new(
@@ -80,7 +80,11 @@ pub fn api_server(layout: &Layout, behaves_as: Option<&str>) -> Line {
     .file("proxy-client-key-file", &pki("front-proxy-client.key"))
     .file("service-account-key-file", &pki("service-accounts.pub"))
     .file("service-account-signing-key-file", &pki("service-accounts.key"));
-    line.arguments.extend(behaves_as.map(|version| format!("--emulated-version={version}")));
+    if let Some(version) = behaves_as {
+        line.arguments.push(format!("--emulated-version={version}"));
+        // The second one depends on the first.
+        line.arguments.push("--feature-gates=UserNamespacesSupport=false,ProcMountType=false".to_owned());
+    }
     line
 }
 

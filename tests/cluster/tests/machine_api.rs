@@ -276,7 +276,10 @@ fn constraints(test: &Test) -> Result<()> {
     lend(test, "lent", "kubevirt-controller")?;
     wait("her machine", TIMEOUT, || Ok(test.cluster.create_as("alice", &manifest("host")).ok()))?;
     test.cluster.create_as("alice", &machine("plain", "").replace("namespace: vms", "namespace: lent"))?;
-    for (name, scc) in [("host", "kubevirt-controller"), ("plain", "restricted-v2")] {
+    // Who has a user namespace gets the users of the same with one.
+    let both =
+        [("host", "kubevirt-controller", "kubevirt-controller"), ("plain", "restricted-v2", "restricted-v3")];
+    for (name, scc, of_pod) in both {
         let vm = test.json(&format!("get vm {name} -n lent"))?;
         ensure!(vm["metadata"]["annotations"]["ferrovirt.io/pod-scc"] == scc, "{vm}");
         let pod = wait(&format!("the pod of {name}"), TIMEOUT, || {
@@ -285,7 +288,7 @@ fn constraints(test: &Test) -> Result<()> {
         })
         .with_context(|| log(test))?;
         for key in ["openshift.io/required-scc", "openshift.io/scc"] {
-            ensure!(pod["metadata"]["annotations"][key] == scc, "{name} {key}: {pod}");
+            ensure!(pod["metadata"]["annotations"][key] == of_pod, "{name} {key}: {pod}");
         }
     }
     test.kubectl("delete vm --all -n lent --timeout=120s").with_context(|| log(test))?;

@@ -12,11 +12,13 @@ use ferrovirt_cluster::{
     wait,
 };
 use ferrovirt_e2e::process::Process;
+use ferrovirt_privilege::{Scenario, scenario::registered};
 use serde_json::{Value, json};
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 const KERNEL: &str = "localhost/guest:1";
@@ -25,6 +27,8 @@ const DISK: &str = "localhost/guest-disk:1";
 const UNIT: u32 = 65_536;
 /// The launcher's, in its pod.
 const USER: u32 = 107;
+/// What is in a file of the node's user of that number.
+const SECRET: &str = "of the node's user 107\n";
 
 /// A machine whose volumes are mounted images, scratch space, a secret and, where there is one, a claim.
 fn manifest(claim: bool) -> String {
@@ -166,6 +170,78 @@ fn has_own_users(test: &Test) -> Result<Process> {
     Ok(guest)
 }
 
+/// Whether who the guest's process is on the node may read a file of the node's user 107: not where its pod has users of its own.
+fn reads(process: &Process, file: &Path) -> Result<bool> {
+    let number = |field: &str| -> Result<u32> {
+        Ok(process.status(field)?.split_whitespace().next().context("no number")?.parse()?)
+    };
+    let output = Command::new("setpriv")
+        .args([format!("--reuid={}", number("Uid")?), format!("--regid={}", number("Gid")?)])
+        .args(["--clear-groups", "cat"])
+        .arg(file)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success() || said.contains("Permission denied"), "{said}");
+    Ok(output.status.success() && output.stdout == SECRET.as_bytes())
+}
+
+/// The condition of an object.
+fn condition(object: &Value, kind: &str) -> Value {
+    let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    all.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default()
+}
+
+fn cluster_says(test: &Test, status: &str, reason: &str, words: &str) -> Result<()> {
+    let said = || {
+        Ok::<_, anyhow::Error>(condition(&test.json("get kubevirt kubevirt -n kubevirt")?, "UserNamespaces"))
+    };
+    wait(&format!("UserNamespaces={status}, {reason}"), TIMEOUT, || {
+        let said = said()?;
+        let has = said["message"].as_str().is_some_and(|message| message.contains(words));
+        Ok((said["status"] == status && said["reason"] == reason && has).then_some(()))
+    })
+    .with_context(|| format!("{:#}", said().unwrap_or_default()))
+}
+
+/// A runtime that cannot make user namespaces, as where `user.max_user_namespaces` of the node is 0, and says nothing of it.
+fn break_runtime(test: &Test) -> Result<()> {
+    let runc = test.cluster.layout().path("bin/runc");
+    let real = fs::canonicalize(&runc)?;
+    fs::remove_file(&runc)?;
+    let script = format!(
+        "#!/bin/sh
+for word in \"$@\"; do
+  if [ \"$before\" = --bundle ] && grep -q '\"type\":\"user\"' \"$word/config.json\"; then
+    echo 'no user namespaces' >&2
+    exit 1
+  fi
+  before=$word
+done
+exec {} \"$@\"
+",
+        real.display()
+    );
+    fs::write(&runc, script)?;
+    Ok(fs::set_permissions(&runc, fs::Permissions::from_mode(0o755))?)
+}
+
+/// A pod that does not start in a user namespace is made again without one, and it is said.
+fn falls_back(test: &Test) -> Result<()> {
+    break_runtime(test)?;
+    test.cluster.apply(&manifest(false))?;
+    let (guest, pod) = runs(test)?;
+    ensure!(pod["spec"]["hostUsers"].is_null() && user(&guest)? == USER, "{pod:#}");
+    let vmi = test.json("get vmi guest -n vms")?;
+    let said = condition(&vmi, "UserNamespace");
+    ensure!(said["status"] == "False" && said["reason"] == "NotStarted", "{vmi:#}");
+    ensure!(said["message"].as_str().is_some_and(|text| text.contains(&test.node.name)), "{said:#}");
+    let events = test.json("get events -n vms --field-selector=reason=NotStarted")?;
+    ensure!(events["items"][0]["involvedObject"]["name"] == "guest", "{events:#}");
+    cluster_says(test, "False", "NotStarted", "vms/guest")?;
+    test.kubectl("delete vm guest -n vms --wait=true --timeout=180s")?;
+    cluster_says(test, "True", "Auto", "have a user namespace")
+}
+
 fn restart(test: &Test, before: &Process) -> Result<()> {
     test.kubectl("delete vmi guest -n vms --wait=true --timeout=180s")?;
     wait("the end of QEMU", TIMEOUT, || Ok((!before.alive()).then_some(())))
@@ -215,12 +291,23 @@ fn a_guest_that_breaks_out_is_nobody_on_the_node_where_pods_have_users_of_their_
     let default = handlers.iter().find(|handler| handler["name"].as_str().unwrap_or_default().is_empty());
     ensure!(default.is_some_and(|default| default["features"]["userNamespaces"] == true), "{handlers:?}");
 
-    configure(&test, "Auto")?;
+    let host = tempfile::Builder::new().prefix("ferrovirt-users-").tempdir()?;
+    fs::set_permissions(host.path(), fs::Permissions::from_mode(0o755))?;
+    let file = host.path().join("of-107");
+    fs::write(&file, SECRET)?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+    std::os::unix::fs::chown(&file, Some(USER), Some(USER))?;
+
+    // By default. The witness of the privilege, and of no other one: with it who breaks out of QEMU reads nothing of the node's users.
+    cluster_says(&test, "True", "Auto", "have a user namespace")?;
     test.cluster.apply(&manifest(false))?;
     let guest = has_own_users(&test)?;
+    ensure!(registered(Scenario::Users).eq(["user-namespace"]));
+    ensure!(!reads(&guest, &file)?, "it is a user of the node");
 
-    // Without the field the guest is a user of the node that others there are, too.
+    // Without it the guest is a user of the node that others there are, too.
     configure(&test, "Never")?;
+    cluster_says(&test, "False", "Never", "use Auto or Always")?;
     restart(&test, &guest)?;
     let (guest, pod) = runs(&test)?;
     ensure!(pod["spec"]["hostUsers"].is_null(), "{pod:#}");
@@ -229,13 +316,12 @@ fn a_guest_that_breaks_out_is_nobody_on_the_node_where_pods_have_users_of_their_
     let its = fs::read_to_string(format!("/proc/{}/uid_map", guest.pid))?;
     ensure!(its.split_whitespace().eq(own.iter().map(String::as_str)), "{its}");
     ensure!(user(&guest)? == USER, "{}", user(&guest)?);
+    ensure!(reads(&guest, &file)?, "another user of the node");
 
     // A claim keeps a pod from it, unless the administrator knows its file system. What the guest writes belongs to the
     // launcher as the pod numbers it, and on the disk to the number without the pod's.
-    let host = tempfile::Builder::new().prefix("ferrovirt-users-").tempdir()?;
     let directory = host.path().join("files");
     fs::create_dir(&directory)?;
-    fs::set_permissions(host.path(), fs::Permissions::from_mode(0o755))?;
     claim(&test, &directory)?;
     configure(&test, "Auto")?;
     test.kubectl("delete vm guest -n vms --wait=true --timeout=180s")?;
@@ -249,5 +335,7 @@ fn a_guest_that_breaks_out_is_nobody_on_the_node_where_pods_have_users_of_their_
     ensure!(disk.uid() == USER, "{}", disk.uid());
     let written = fs::read(directory.join("disk.img"))?;
     ensure!(written.starts_with(b"written to vdd"), "{:?}", &written[..16]);
-    test.kubectl("delete vm guest -n vms --wait=true --timeout=180s").map(drop)
+    test.kubectl("delete vm guest -n vms --wait=true --timeout=180s")?;
+    configure(&test, "Auto")?;
+    falls_back(&test)
 }

@@ -357,6 +357,7 @@ spec:
     }
     let vmi = test.json("get vmi images -n vms")?;
     ensure!(vmi["status"]["launcherPod"]["uid"] == pod["metadata"]["uid"], "no record: {vmi:#}");
+    no_user_namespaces(&test)?;
     // The containers end with the guest.
     test.kubectl("delete vm images -n vms --timeout=60s").with_context(|| test.log())?;
     wait("the pod to go", TIMEOUT, || {
@@ -364,4 +365,47 @@ spec:
         Ok(pods["items"].as_array().is_some_and(Vec::is_empty).then_some(()))
     })
     .with_context(|| test.log())
+}
+
+/// The API server takes user namespaces out of pods: a machine that would have one starts without, and the KubeVirt object says
+/// both, that and what of images.
+fn no_user_namespaces(test: &Test) -> Result<()> {
+    test.cluster.apply(
+        "
+apiVersion: kubevirt.io/v1
+kind: VirtualMachine
+metadata: {name: plain, namespace: vms}
+spec:
+  runStrategy: Always
+  template:
+    spec: {terminationGracePeriodSeconds: 0, domain: {memory: {guest: 64Mi}, devices: {}}}
+",
+    )?;
+    wait("the plain machine to run", TIMEOUT, || {
+        let Ok(vmi) = test.json("get vmi plain -n vms") else { return Ok(None) };
+        Ok((vmi["status"]["phase"] == "Running").then_some(()))
+    })
+    .with_context(|| test.log())?;
+    for (kind, words, reason) in [
+        ("ImageVolumes", "feature gate ImageVolume", "NoImageVolumes"),
+        ("UserNamespaces", "feature gate UserNamespacesSupport", "NoUserNamespaces"),
+    ] {
+        wait(&format!("the condition {kind}"), TIMEOUT, || {
+            let object = test.json("get kubevirt kubevirt -n kubevirt")?;
+            let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let said = all.iter().find(|condition| condition["type"] == kind);
+            Ok(said
+                .filter(|said| said["status"] == "False" && said["reason"] == "ApiServer")
+                .filter(|said| said["message"].as_str().is_some_and(|text| text.contains(words)))
+                .map(drop))
+        })
+        .with_context(|| test.log())?;
+        let events = test.json(&format!("get events -n kubevirt --field-selector=reason={reason}"))?;
+        ensure!(events["items"].as_array().is_some_and(|all| all.len() == 1), "{reason}: {events:#}");
+    }
+    let pods = test.json("get pods -n vms -l kubevirt.io=virt-launcher")?;
+    let with =
+        pods["items"].as_array().into_iter().flatten().filter(|pod| !pod["spec"]["hostUsers"].is_null());
+    ensure!(with.count() == 0, "{pods:#}");
+    test.kubectl("delete vm plain -n vms --timeout=60s").map(drop)
 }

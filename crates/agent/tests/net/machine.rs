@@ -148,7 +148,7 @@ exec nsenter ${USERS:+--user=$USERS} --net=\"$NET\" setpriv --reuid 107 --regid 
     --inh-caps=-all --no-new-privs \"$DIR/virt-launcher\" --run-dir \"$DIR/run\" --overlay-dir \"$DIR/run\" --slot \"$DIR/slot\"";
 
 /// Its network namespace belongs to the user namespace, which is not the handler's: the capability that counts there is that of
-/// the namespace above. Without one of its own (the witness `user-namespace`) everything is as before, and who breaks out of QEMU
+/// the namespace above. Without one of its own everything is as before, and who breaks out of QEMU
 /// is a user of the node that others are, too.
 #[test]
 fn a_launcher_in_a_user_namespace_of_its_own_runs_a_guest() {

@@ -179,8 +179,7 @@ fn every_call_of_the_program_is_granted_and_every_granted_one_has_its_use() {
 
 #[test]
 fn each_right_is_missed() {
-    // The launcher's own, `user-namespace`, is missed where it has it: `machine`.
-    let all = ["net-admin", "net-calls", "net-slots", "net-user", "user-namespace"];
+    let all = ["net-admin", "net-calls", "net-slots", "net-user"];
     assert_eq!(registered(Scenario::Net).collect::<Vec<_>>(), all);
 
     // net-admin, and the kernel's rule is asked for at the start.

@@ -103,10 +103,10 @@ crate::wire::wire! {
         /// The group, as `fsGroup` of their pods, by which launchers on a cluster use the claims of their machines; none
         /// when absent, as where security context constraints give pods a group of their namespace. Not an upstream field.
         volume_group: Option<i64>,
-        /// Which launcher pods on a cluster have a user namespace of their own: `Never` (when absent), `Auto` (in the minimal
-        /// profile those of which all is known to work in one, where every node that takes machines gives pods one: none with KVM)
-        /// or `Always` (also those with claims in file-system mode, /dev/kvm, huge pages or served images, whatever nodes say). Not an
-        /// upstream field.
+        /// Which launcher pods on a cluster have a user namespace of their own: `Auto` (when absent: in the minimal profile those
+        /// of which all is known to work in one, where every node that takes machines gives pods one: none with KVM), `Always`
+        /// (also those with claims in file-system mode, /dev/kvm, huge pages or served images, whatever nodes say) or `Never`.
+        /// Not an upstream field.
         user_namespaces: Option<String>,
     }
 

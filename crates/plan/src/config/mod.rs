@@ -49,8 +49,8 @@ pub struct ClusterConfig {
     pub volume_group: Option<u32>,
     /// Which launcher pods on a cluster have a user namespace of their own (`userNamespaces`).
     pub user_namespaces: UserNamespaces,
-    /// Every node that takes machines gives pods one. The controllers find it out.
-    pub nodes_have_user_namespaces: bool,
+    /// The API server keeps them, and every node that takes machines gives pods one. The controllers find it out.
+    pub cluster_has_user_namespaces: bool,
     /// What lies under the machines. Anyone who starts the controllers knows it; it is no field of the KubeVirt object.
     pub world: World,
     /// The cluster mounts no container images, so that containers give out what is in them. The controllers find it out.
@@ -114,7 +114,7 @@ impl Default for ClusterConfig {
             pod_network: PodNetwork::default(),
             volume_group: None,
             user_namespaces: UserNamespaces::default(),
-            nodes_have_user_namespaces: false,
+            cluster_has_user_namespaces: false,
             world: World::default(),
             serves_images: false,
             image_user: None,
@@ -240,7 +240,7 @@ impl ClusterConfig {
         Ok(Self {
             launcher_image: defaults.launcher_image.clone(),
             world: defaults.world,
-            nodes_have_user_namespaces: defaults.nodes_have_user_namespaces,
+            cluster_has_user_namespaces: defaults.cluster_has_user_namespaces,
             serves_images: defaults.serves_images,
             image_user: defaults.image_user,
             ..read

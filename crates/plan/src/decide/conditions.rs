@@ -228,15 +228,33 @@ fn name(deployment: &Deployment) -> &str {
     deployment.metadata.name.as_deref().unwrap_or_default()
 }
 
+/// What the cluster lacks without image volumes, and what to change.
+pub const NO_IMAGE_VOLUMES: &str = "the API server takes image volumes out of pods: containers of the images, beside the launcher, \
+    give out what is in them; to have volumes again switch the feature gate ImageVolume of API server and kubelets on (it is from \
+    Kubernetes 1.35) and start the controllers again";
+
+/// Whether the cluster mounts images into launcher pods: the KubeVirt object's condition `ImageVolumes`. Nothing before a pod
+/// needed one.
+pub fn images(keeps: bool, drops: bool) -> Option<KubeVirtCondition> {
+    let say = |status, reason, message| KubeVirtCondition::new("ImageVolumes", status, reason, message);
+    match (keeps, drops) {
+        (_, true) => Some(say("False", "ApiServer", NO_IMAGE_VOLUMES)),
+        (true, false) => Some(say("True", "Mounted", "the API server keeps image volumes in launcher pods")),
+        (false, false) => None,
+    }
+}
+
 /// The patch of the status of the KubeVirt object that says whether machines can run, how far the installation is, and
 /// `problem`, what is wrong with its configuration; empty when the object says so already. On one machine there are no
-/// `parts`. While machines end with the object, `ending` says which ones are waited for.
+/// `parts`. While machines end with the object, `ending` says which ones are waited for. `found` is what
+/// [`images`] and [`crate::user_namespace::condition`] say.
 pub fn cluster_status(
     cluster: &KubeVirt,
     version: &str,
     problem: Option<&str>,
     parts: Option<Parts<'_>>,
     ending: Option<&str>,
+    found: Vec<KubeVirtCondition>,
     now: Timestamp,
 ) -> Vec<Value> {
     const ALL: (&str, &str) = ("AllComponentsReady", "All components are ready.");
@@ -277,6 +295,9 @@ pub fn cluster_status(
         ("Created", "True", ("AllResourcesCreated", "All resources were created.")),
     ] {
         set(&mut status.conditions, KubeVirtCondition::new(kind, value, reason, message), now);
+    }
+    for condition in found {
+        set(&mut status.conditions, condition, now);
     }
     patch::between(&cluster.metadata, cluster, &new)
 }
@@ -442,7 +463,7 @@ mod tests {
             json!({"metadata": {"name": "kubevirt", "resourceVersion": "1"}, "spec": {}}),
         )
         .unwrap();
-        let ops = cluster_status(&cluster, "1", None, parts, None, Timestamp::UNIX_EPOCH);
+        let ops = cluster_status(&cluster, "1", None, parts, None, Vec::new(), Timestamp::UNIX_EPOCH);
         let patch = serde_json::to_string(&ops).unwrap();
         let status = ops.iter().find(|op| op["path"] == "/status").map(|op| op["value"].clone());
         let conditions = status.unwrap_or_else(|| panic!("{patch}"))["conditions"].clone();

@@ -30,6 +30,11 @@ pub fn launcher_pod(
     let level = vmi.status.as_ref().and_then(|status| status.selinux_level.clone()).filter(|_| labelled);
     surroundings.label =
         level.map(|level| Label { kind: config.launcher_type(&machine, &surroundings), level });
-    surroundings.user_namespace = user_namespace::pod_has_one(&machine, config, &surroundings);
+    // One whose pod did not start in a user namespace gets another one without.
+    let auto = ClusterConfig {
+        cluster_has_user_namespaces: config.cluster_has_user_namespaces && !user_namespace::gave_up(vmi),
+        ..config.clone()
+    };
+    surroundings.user_namespace = user_namespace::pod_has_one(&machine, &auto, &surroundings);
     Ok(render::pod_in(&machine, vmi, config, &surroundings))
 }

@@ -27,6 +27,7 @@ mod pods;
 mod record;
 mod refusal;
 mod start;
+mod start_in_vain;
 pub mod subresource;
 pub mod uninstall;
 mod vm;
@@ -43,12 +44,13 @@ use ferrovirt_api::kubevirt::VirtualMachineInstance;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
-pub use conditions::{Parts, cluster_status};
+pub use conditions::{NO_IMAGE_VOLUMES, Parts, cluster_status, images};
 pub use launcher::launcher_pod;
 pub use record::{Look, unrecorded};
-pub use refusal::{Dropped, dropped, misses_images};
+pub use refusal::{Dropped, NO_USER_NAMESPACE, dropped, misses_images};
 pub use start::{back_off_seconds, is_final};
 pub(crate) use start::{phase, strategy};
+pub use start_in_vain::NodeLack;
 pub use vm::{VmSnapshot, vm, vm_gone, vm_refused};
 pub use vmi::{VmiSnapshot, claim_names, held_pair, pod_pair, vmi, vmi_refused};
 

@@ -1,9 +1,13 @@
 //! What a launcher pod says about itself.
 
+use ferrovirt_api::text::plain;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{CREATED_BY_LABEL, DOMAIN_ANNOTATION};
+
+/// Most characters of what a runtime says.
+const LONGEST: usize = 512;
 
 /// Container in which the launcher runs.
 const COMPUTE: &str = "compute";
@@ -72,6 +76,33 @@ pub(super) fn ended_well(pod: &Pod) -> bool {
 
 pub(super) fn ended_at(pod: &Pod) -> Option<Timestamp> {
     ended(pod)?.finished_at.as_ref().map(|t| t.0)
+}
+
+/// The pod has a user namespace of its own.
+pub(super) fn has_own_users(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false)
+}
+
+/// What the runtime said when it could not start the launcher's container at all.
+pub(super) fn start_trouble(pod: &Pod) -> Option<String> {
+    const STATES: [&str; 4] =
+        ["CreateContainerError", "RunContainerError", "StartError", "ContainerCannotRun"];
+    let state = compute(pod)?.state.as_ref()?;
+    let waiting = state.waiting.as_ref().map(|waiting| (&waiting.reason, &waiting.message));
+    let ended = state.terminated.as_ref().map(|ended| (&ended.reason, &ended.message));
+    let (reason, message) = waiting.or(ended)?;
+    let reason = reason.as_deref().filter(|reason| STATES.contains(reason))?;
+    Some(format!("{reason}: {}", plain(message.as_deref().unwrap_or_default(), LONGEST)))
+}
+
+/// Since when the pod is bound and its kubelet has made nothing for its containers to run in (kubelets from 1.29 say so).
+pub(super) fn waits_for_sandbox(pod: &Pod) -> Option<Timestamp> {
+    let find = |kind: &str| {
+        pod.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == kind)
+    };
+    find("PodReadyToStartContainers").filter(|condition| condition.status == "False")?;
+    let bound = find("PodScheduled").filter(|condition| condition.status == "True")?;
+    bound.last_transition_time.as_ref().map(|time| time.0)
 }
 
 /// What the pod says about a bad end, for people.

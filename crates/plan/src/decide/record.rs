@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::place::NOT_AS_RENDERED;
 use super::pods;
 use super::start::{is_final, uid};
+use super::start_in_vain;
 use super::vmi_status::Trouble;
 use crate::decide::accept::{Difference, Standing, record_of, refusal};
 use crate::render::pod::pod_name;
@@ -24,7 +25,9 @@ pub fn unrecorded<'a>(vmi: &VirtualMachineInstance, pods: &[&'a Pod]) -> Option<
         return None;
     }
     let name = pod_name(vmi.metadata.name.as_deref().unwrap_or_default(), uid(&vmi.metadata));
-    pods.iter().copied().find(|pod| pods::name(pod) == name && !pods::is_down(pod))
+    pods.iter()
+        .copied()
+        .find(|pod| pods::name(pod) == name && !pods::is_down(pod) && !start_in_vain::is_given_up(vmi, pod))
 }
 
 /// Writes down what was found; what is wrong, as long as no node says it.

@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::Pod;
 pub enum Dropped {
     /// Volumes that are images.
     Images,
+    /// Its user namespace: it would run as a user of the node.
+    UserNamespace,
     /// Something else; the message says what.
     Others(String),
 }
@@ -35,9 +37,18 @@ pub fn dropped(wanted: &Pod, made: &Pod) -> Option<Dropped> {
     if beside(made) < beside(wanted) {
         return Some(Dropped::Others(NO_IMAGES.to_owned()));
     }
+    let own_users = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false);
+    if own_users(wanted) && !own_users(made) {
+        return Some(Dropped::UserNamespace);
+    }
     let text = || format!("the cluster has taken the volumes {} out of it or changed them", names(&others));
     (!others.is_empty()).then(|| Dropped::Others(text()))
 }
+
+/// What an administrator can do who has said that every pod has a user namespace.
+pub const NO_USER_NAMESPACE: &str = "the API server takes hostUsers out of the pod: switch the feature gate UserNamespacesSupport of \
+    API server and kubelets on (it is from Kubernetes 1.33), or set spec.configuration.userNamespaces of the KubeVirt object to \
+    Auto or Never";
 
 /// What an administrator can do about it.
 const NO_IMAGES: &str = "the cluster mounts no images, and its API server has taken out of the pod that containers of images run \
@@ -122,6 +133,18 @@ mod tests {
             ("FieldValueInvalid", "spec.affinity: spec.volumes[1]: must specify a volume type"),
         ] {
             assert!(!misses(reason, field), "{reason} {field}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_has_lost_its_user_namespace_is_noticed() {
+        let of = |own: Value| -> Pod {
+            serde_json::from_value(json!({"spec": {"containers": [], "hostUsers": own}})).unwrap()
+        };
+        assert_eq!(dropped(&of(json!(false)), &of(json!(false))), None);
+        assert_eq!(dropped(&of(Value::Null), &of(Value::Null)), None);
+        for other in [Value::Null, json!(true)] {
+            assert_eq!(dropped(&of(json!(false)), &of(other)), Some(Dropped::UserNamespace));
         }
     }
 

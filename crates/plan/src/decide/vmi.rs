@@ -9,12 +9,14 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::refusal::hint;
 use super::start::{is_final, phase, uid};
+use super::start_in_vain::{self, NodeLack, Verdict};
 use super::vm::{push_patch, without};
 use super::vmi_status::{self, Trouble};
 use super::{
     Action, Claim, ClaimState, Decision, Event, FOREGROUND_FINALIZER, Look, Refused, patch, pods, record,
 };
 use crate::selinux::label::Mcs;
+use crate::user_namespace;
 
 /// How long the node agent may take to report the end of a guest whose launcher has ended. Generous: it only matters
 /// when the agent is down, and then nothing runs that could be run twice.
@@ -41,6 +43,8 @@ pub struct VmiSnapshot<'a> {
     /// Renders the launcher pod, or says why this is no valid machine. Pure, and the pod's name depends on the
     /// instance's UID alone, so that creating it twice is impossible.
     pub launcher: &'a dyn Fn(&VirtualMachineInstance) -> Result<Pod, Vec<String>>,
+    /// What keeps a node from giving pods a user namespace, where `userNamespaces` is Auto.
+    pub lack: Option<&'a NodeLack<'a>>,
     /// What the API server has said of the pod that is not recorded yet ([`super::unrecorded`]), where it was asked.
     pub look: Option<&'a Look>,
 }
@@ -75,6 +79,8 @@ struct Step {
     level: Option<Mcs>,
     /// Let the instance go.
     release: bool,
+    /// Why its pod is given up, and made again without a user namespace.
+    given_up: Option<String>,
     requeue_after: Option<Duration>,
     why: String,
 }
@@ -120,7 +126,7 @@ pub fn vmi(snapshot: &VmiSnapshot<'_>, now: Timestamp) -> Decision {
                 let blocked = earlier.iter().any(|pod| !pods::is_down(pod));
                 create(snapshot, blocked)
             }
-            ("" | "Pending" | "Scheduling", Some(pod)) => schedule(pod),
+            ("" | "Pending" | "Scheduling", Some(pod)) => schedule(snapshot, pod, now),
             (_, Some(pod)) => running(pod, now),
             (_, None) => vanished(snapshot),
         }
@@ -134,6 +140,9 @@ pub fn vmi(snapshot: &VmiSnapshot<'_>, now: Timestamp) -> Decision {
     }
     if let Some(level) = step.level {
         new.status.get_or_insert_default().selinux_level = Some(level.to_string());
+    }
+    if let Some(why) = &step.given_up {
+        vmi_status::give_up(&mut new, why, now);
     }
     let unfit = snapshot.look.and_then(|look| record::note(&mut new, &own, look));
     step.trouble = step.trouble.or(unfit);
@@ -253,7 +262,22 @@ pub fn pod_pair(pod: &Pod) -> Option<Mcs> {
 }
 
 /// The pod exists, the guest does not.
-fn schedule(pod: &Pod) -> Step {
+fn schedule(snapshot: &VmiSnapshot<'_>, pod: &Pod, now: Timestamp) -> Step {
+    if start_in_vain::is_given_up(snapshot.vmi, pod) {
+        let actions = if pods::is_going(pod) { Vec::new() } else { vec![delete(pod, None)] };
+        return Step { actions, ..Step::wait("waiting for the end of the pod that did not start") };
+    }
+    let again = match snapshot.lack.filter(|_| !pods::is_up(pod)) {
+        None => None,
+        Some(lack) => match start_in_vain::judge(pod, lack, now) {
+            Verdict::Wait(again) => again,
+            Verdict::GiveUp(why) => {
+                let events = vec![Event::warning(user_namespace::NOT_STARTED, why.clone())];
+                let given_up = Some(why.clone());
+                return Step { events, given_up, ..Step::to("Pending", why) };
+            }
+        },
+    };
     if pods::is_down(pod) {
         let message = format!("the launcher pod ended before the guest started: {}", pods::last_words(pod));
         return Step {
@@ -268,7 +292,7 @@ fn schedule(pod: &Pod) -> Step {
         return Step::to("Scheduled", "the launcher runs: handing over to the node agent");
     }
     let trouble = pods::image_trouble(pod).map(|(reason, message)| Trouble { reason, message });
-    Step { trouble, ..Step::to("Scheduling", "waiting for the launcher's container") }
+    Step { trouble, requeue_after: again, ..Step::to("Scheduling", "waiting for the launcher's container") }
 }
 
 /// The node agent owns the instance; only the end of the pod matters here.
@@ -370,7 +394,7 @@ fn confirm(snapshot: &VmiSnapshot<'_>) -> Vec<Action> {
 
 /// What is left of a period that began at `start`. Clocks of two nodes may differ by as much as the period; a start that
 /// is further ahead was written before the clock was set back, and nobody waits until it comes again.
-fn remaining(start: Timestamp, period: Duration, now: Timestamp) -> Option<Duration> {
+pub(super) fn remaining(start: Timestamp, period: Duration, now: Timestamp) -> Option<Duration> {
     match Duration::try_from(now.duration_since(start)) {
         Ok(passed) => period.checked_sub(passed).filter(|rest| !rest.is_zero()),
         Err(_) => {

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::{Claim, ClaimState, NODE_LABEL, pods};
+use crate::user_namespace;
 use ferrovirt_kubernetes::typed_condition::{Condition, find, remove, set};
 
 /// Reasons of `Synchronized=False` that are the controller's alone; they end when there is a pod.
@@ -135,6 +136,19 @@ pub(super) fn set_trouble(vmi: &mut VirtualMachineInstance, trouble: &Trouble, n
     let condition =
         VirtualMachineInstanceCondition::new("Synchronized", "False", trouble.reason, &trouble.message);
     set(&mut vmi.status.get_or_insert_default().conditions, condition, now);
+}
+
+/// Writes down that the pod did not start in a user namespace of its own; another pod will be recorded.
+pub(super) fn give_up(vmi: &mut VirtualMachineInstance, why: &str, now: Timestamp) {
+    let condition = VirtualMachineInstanceCondition::new(
+        user_namespace::CONDITION,
+        "False",
+        user_namespace::NOT_STARTED,
+        why,
+    );
+    let status = vmi.status.get_or_insert_default();
+    set(&mut status.conditions, condition, now);
+    status.launcher_pod = None;
 }
 
 /// The instance did not say so before.

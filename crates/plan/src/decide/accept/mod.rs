@@ -113,11 +113,11 @@ pub fn candidates(
         World::Cluster => &[config.serves_images, !config.serves_images],
     };
     for serves_images in serves {
-        // What all nodes have it finds out, too.
-        for own_users in [config.nodes_have_user_namespaces, !config.nodes_have_user_namespaces] {
+        // Whether the cluster gives pods users of their own it finds out, too.
+        for own_users in [config.cluster_has_user_namespaces, !config.cluster_has_user_namespaces] {
             let config = ClusterConfig {
                 serves_images: *serves_images,
-                nodes_have_user_namespaces: own_users,
+                cluster_has_user_namespaces: own_users,
                 ..config.clone()
             };
             for labelled in labels {

@@ -152,6 +152,7 @@ fn round(
         claims: &[],
         taken: Some(&taken),
         launcher: &launcher,
+        lack: None,
         look: None,
     };
     for action in vmi(&snapshot, time(0)).actions {

@@ -240,6 +240,7 @@ fn deletions(vmi_grace: Option<i64>, pod: &mut Pod) -> Vec<Option<i64>> {
         claims: &[],
         taken: None,
         launcher: &launcher,
+        lack: None,
         look: None,
     };
     vmi(&snapshot, time(0))
@@ -356,4 +357,93 @@ fn what_kept_a_pod_from_a_node_is_over_when_it_is_recorded() {
     world.settle();
     assert_eq!(unfit(&world), None);
     assert!(recorded(&world).is_some());
+}
+
+/// A pod that is bound, as a kubelet says that it has made nothing for its containers to run in.
+fn bind(world: &mut World, sandbox: &str) {
+    let condition = |kind: &str, status: &str| PodCondition {
+        type_: kind.into(),
+        status: status.into(),
+        last_transition_time: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now)),
+        ..PodCondition::default()
+    };
+    let conditions = vec![condition("PodScheduled", "True"), condition("PodReadyToStartContainers", sandbox)];
+    let pod = &mut world.stored.pods[0];
+    pod.spec.as_mut().unwrap().node_name = Some("node".into());
+    pod.status = Some(PodStatus { conditions: Some(conditions), ..PodStatus::default() });
+}
+
+/// The pod is deleted, and another one without a user namespace takes its place when it is gone.
+fn is_made_again(world: &mut World, why: &str) {
+    world.settle();
+    let said = condition(world, "UserNamespace").unwrap_or_else(|| panic!("nothing is said: {why}"));
+    assert!(said.status == "False" && said.message.as_deref().unwrap().contains(why), "{said:?}");
+    assert!(world.events.contains(&"NotStarted"));
+    assert_eq!(world.phase(), "Pending");
+    let pod = &world.stored.pods[0];
+    assert!(pod.metadata.deletion_timestamp.is_some() && world.stored.pods.len() == 1);
+    assert_eq!(world.vmi().status.as_ref().unwrap().launcher_pod, None);
+    world.stored.pods.clear();
+    world.settle();
+    assert_eq!(world.stored.pods[0].spec.as_ref().unwrap().host_users, None);
+    world.run_pod(0);
+    world.settle();
+    assert_eq!(world.phase(), "Scheduled");
+    assert_eq!(world.created_for.len(), 2);
+    assert!(world.vmi().status.as_ref().unwrap().launcher_pod.is_some(), "the second one is recorded");
+}
+
+#[test]
+fn a_pod_that_does_not_start_in_a_user_namespace_is_made_again_without_one() {
+    let own = || {
+        let mut world = World::new(machine("Always"));
+        world.own_users = Some(None);
+        world.settle();
+        assert_eq!(world.stored.pods[0].spec.as_ref().unwrap().host_users, Some(false));
+        world
+    };
+    // The node says itself that it has none.
+    let mut world = own();
+    bind(&mut world, "False");
+    world.own_users = Some(Some("its runtime has none"));
+    is_made_again(&mut world, "on node node, and is made again without one: its runtime has none");
+    // It has them by its own word, and nothing comes of it.
+    let mut world = own();
+    bind(&mut world, "False");
+    world.settle();
+    world.pass(59);
+    world.settle();
+    assert_eq!((world.phase(), world.stored.pods.len()), ("Scheduling", 1));
+    world.pass(2);
+    is_made_again(&mut world, "for 60 s");
+    // The runtime cannot start its container.
+    let mut world = own();
+    bind(&mut world, "True");
+    let ended = k8s_openapi::api::core::v1::ContainerStateTerminated {
+        reason: Some("StartError".into()),
+        message: Some("failed to set MOUNT_ATTR_IDMAP".into()),
+        exit_code: 128,
+        ..Default::default()
+    };
+    let state = ContainerState { terminated: Some(ended), ..ContainerState::default() };
+    world.stored.pods[0].status = Some(PodStatus { phase: Some("Failed".into()), ..container(state) });
+    is_made_again(&mut world, "StartError: failed to set MOUNT_ATTR_IDMAP");
+    // One that has begun is left alone, and one that runs in what its kubelet has made.
+    let mut world = own();
+    bind(&mut world, "True");
+    world.pass(300);
+    world.settle();
+    assert_eq!(world.phase(), "Scheduling");
+    world.stored.pods[0].status = None;
+    world.run_pod(0);
+    world.own_users = Some(Some("its runtime has none any more"));
+    world.settle();
+    assert_eq!((world.phase(), condition(&world, "UserNamespace")), ("Scheduled", None));
+    // Without users of its own a pod that waits goes on waiting.
+    let mut world = World::new(machine("Always"));
+    world.settle();
+    bind(&mut world, "False");
+    world.pass(300);
+    world.settle();
+    assert_eq!((world.phase(), world.stored.pods.len()), ("Scheduling", 1));
 }

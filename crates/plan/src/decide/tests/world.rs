@@ -20,6 +20,7 @@ use crate::decide::{
 };
 use crate::render::pod::pod_name;
 use crate::selinux::label::Mcs;
+use crate::user_namespace;
 
 /// The launcher's image.
 pub(super) const IMAGE: &str = "l:1";
@@ -46,6 +47,8 @@ pub(super) struct World {
     pub(super) refuse_pods: Option<Refused>,
     /// The launcher's image, as the controller renders it now.
     pub(super) renders: &'static str,
+    /// Pods have user namespaces where `userNamespaces` is Auto, and what keeps the node from giving them one.
+    pub(super) own_users: Option<Option<&'static str>>,
     counter: u64,
 }
 
@@ -115,6 +118,7 @@ impl World {
             taken: None,
             refuse_pods: None,
             renders: IMAGE,
+            own_users: None,
             counter: 0,
         };
         let mut vm = vm;
@@ -174,12 +178,21 @@ impl World {
         let pods: Vec<&Pod> = seen.pods.iter().collect();
         // Of the API server, and not of what a cache showed.
         let look = unrecorded(instance, &pods).and_then(|pod| self.look(pod));
+        let own_users = self.own_users;
+        let lack = |_: &str| own_users.flatten().map(str::to_owned);
+        let render = |vmi: &VirtualMachineInstance| {
+            let mut pod = launcher(vmi)?;
+            let own = own_users.is_some() && !user_namespace::gave_up(vmi);
+            pod.spec.get_or_insert_default().host_users = own.then_some(false);
+            Ok(pod)
+        };
         let snapshot = VmiSnapshot {
             vmi: instance,
             pods: &pods,
             claims: &self.claims,
             taken: self.taken.as_ref(),
-            launcher: &launcher,
+            launcher: &render,
+            lack: own_users.is_some().then_some(&lack),
             look: look.as_ref(),
         };
         let decision = vmi(&snapshot, self.now);
