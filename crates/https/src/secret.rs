@@ -73,16 +73,8 @@ impl Keeper {
         let mut complaint = String::new();
         let mut used = Vec::new();
         loop {
-            match self.round(&identity, &mut used).await {
-                Ok(()) => complaint.clear(),
-                Err(text) => {
-                    if text != complaint {
-                        tracing::warn!("{text}");
-                        complaint = text;
-                    }
-                }
-            }
-            tokio::time::sleep(LOOK).await;
+            let done = self.round(&identity, &mut used).await;
+            tokio::time::sleep(stored::next(done, LOOK, &mut complaint)).await;
         }
     }
 

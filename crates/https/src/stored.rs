@@ -4,9 +4,25 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
+use std::time::Duration;
 
 /// Who has made it, in its managed fields.
 const MANAGER: &str = "ferrovirt";
+/// When a round that failed is done again: somebody mends it, and waits.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// How long to wait for the next round, `look` after one that went well. What is wrong is logged when it is news.
+pub(crate) fn next(done: Result<(), String>, look: Duration, complaint: &mut String) -> Duration {
+    let Err(text) = done else {
+        complaint.clear();
+        return look;
+    };
+    if text != *complaint {
+        tracing::warn!("{text}");
+        *complaint = text;
+    }
+    AGAIN
+}
 
 /// A Secret, which is made again, without anything in it, where somebody has deleted it.
 ///

@@ -303,18 +303,25 @@ fn secrets_come_back(test: &Test) -> Result<()> {
         })
         .with_context(|| test.log())
     };
-    for name in SECRETS {
-        let before = delete(name)?;
-        let secret = comes_back(name, &before)?;
-        ensure!(secret["type"] == "Opaque", "{secret}");
+    // What is signed by the authority after it.
+    let (authority, rest) = ([SECRETS[1]], [SECRETS[0], SECRETS[2], SECRETS[3]]);
+    for names in [&authority[..], &rest] {
+        let before = names.iter().map(|name| delete(name)).collect::<Result<Vec<_>>>()?;
+        for (name, before) in names.iter().zip(&before) {
+            let secret = comes_back(name, before)?;
+            ensure!(secret["type"] == "Opaque", "{secret}");
+        }
     }
     registered_with_the_cluster(test)?;
-    // Each of the two verbs, of each Secret.
+    // Each of the two verbs, of each Secret. What is said of one names it and the verb, so that those that do not depend on each
+    // other lack it at the same time.
     let full = test.json(&format!("get role {ROLE} -n kubevirt"))?;
-    for (name, gone) in SECRETS.into_iter().flat_map(|name| ["create", "patch"].map(|verb| (name, verb))) {
+    let rounds =
+        [&authority[..], &rest].into_iter().flat_map(|names| ["create", "patch"].map(|verb| (names, verb)));
+    for (names, gone) in rounds {
         let mut lesser = full["rules"].clone();
         for rule in lesser.as_array_mut().into_iter().flatten() {
-            if rule["resourceNames"] == json!([name])
+            if names.iter().any(|name| rule["resourceNames"] == json!([name]))
                 && let Some(verbs) = rule["verbs"].as_array_mut()
             {
                 verbs.retain(|verb| *verb != gone);
@@ -325,16 +332,24 @@ fn secrets_come_back(test: &Test) -> Result<()> {
             test.cluster.output(&["patch", "role", ROLE, "-n", "kubevirt", "--type=merge", "-p", &patch])
         };
         rules(&lesser)?;
-        let before = delete(name)?;
-        let words = format!("the Secret {name} was deleted, and cannot be made again");
+        let before = names.iter().map(|name| delete(name)).collect::<Result<Vec<_>>>()?;
         let verb = format!("cannot {gone} resource \"secrets\"");
-        wait(&format!("{words}: {verb}"), TIMEOUT, || {
-            let log = test.log();
-            Ok(log.lines().any(|line| line.contains(&words) && line.contains(&verb)).then_some(()))
-        })
-        .with_context(|| test.log())?;
+        for name in names {
+            let words = format!("the Secret {name} was deleted, and cannot be made again");
+            let reported = |said: &str| said.contains(&words) && said.contains(&verb);
+            wait(&format!("{words}: {verb}"), TIMEOUT, || {
+                Ok(test.log().lines().flat_map(|line| line.split("; ")).any(reported).then_some(()))
+            })
+            .with_context(|| test.log())?;
+            ensure!(
+                test.json(&format!("get secret {name} -n kubevirt")).is_err(),
+                "{name} is there without {gone}"
+            );
+        }
         rules(&full["rules"])?;
-        comes_back(name, &before)?;
+        for (name, before) in names.iter().zip(&before) {
+            comes_back(name, before)?;
+        }
     }
     // By name alone, and no token.
     let secret = |name: &str, kind: &str| {

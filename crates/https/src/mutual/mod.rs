@@ -134,16 +134,8 @@ impl Pair {
         let secrets: Api<Secret> = Api::namespaced(client, &self.namespace);
         let (mut complaint, mut used) = (String::new(), None);
         loop {
-            match self.round(&secrets, &caller, &mut used).await {
-                Ok(()) => complaint.clear(),
-                Err(text) => {
-                    if text != complaint {
-                        tracing::warn!("{text}");
-                        complaint = text;
-                    }
-                }
-            }
-            tokio::time::sleep(LOOK).await;
+            let done = self.round(&secrets, &caller, &mut used).await;
+            tokio::time::sleep(stored::next(done, LOOK, &mut complaint)).await;
         }
     }
 
@@ -164,15 +156,22 @@ impl Pair {
                 signer(&written, now).ok_or("the authority that was made cannot be read")?
             }
         };
+        // Neither side waits for the other.
         let (name, dns) = &self.server;
-        self.leaf(secrets, (name, dns, Side::Server), &signer, now).await?;
+        let served = self.leaf(secrets, (name, dns, Side::Server), &signer, now).await.map(drop);
         let (name, dns) = &self.client;
-        let own = self.leaf(secrets, (name, dns, Side::Client), &signer, now).await?;
-        if *used != own.data {
-            caller.set(&own).map_err(|why| format!("the Secret {name}: {why}"))?;
-            *used = own.data;
+        let own = self.leaf(secrets, (name, dns, Side::Client), &signer, now).await;
+        let called = own.and_then(|own| {
+            if *used != own.data {
+                caller.set(&own).map_err(|why| format!("the Secret {name}: {why}"))?;
+                *used = own.data;
+            }
+            Ok(())
+        });
+        match (served, called) {
+            (Err(first), Err(second)) => Err(format!("{first}; {second}")),
+            (served, called) => served.and(called),
         }
-        Ok(())
     }
 
     /// The Secret of one side, with a certificate that can be used and the authorities of the other.
