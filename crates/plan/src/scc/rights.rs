@@ -85,7 +85,8 @@ pub enum Asker<'a> {
         groups: &'a [String],
     },
     /// The controller makes the instance of a machine about which this was recorded. The decision holds, no matter whose
-    /// rights have changed since; the instance may not need more than the recorded SCC allows.
+    /// rights have changed since; the instance may not need more than the recorded SCC allows. Which SCC its pod gets is found
+    /// again: whatever is recorded of that leads to nothing that the decision does not lead to.
     Recorded(Option<&'a Decision>),
 }
 
@@ -209,7 +210,8 @@ pub fn decide<A: Authorizer>(
             let decision = decision.cloned().unwrap_or_else(Decision::nothing_recorded);
             let verdicts = question.consider(&pod, "", &[])?;
             if verdicts.iter().any(|verdict| verdict.scc == decision.scc && verdict.admits.is_ok()) {
-                return Ok(decision);
+                let pod_scc = question.pod_scc(&question.controllers(&pod)?, &decision.scc);
+                return Ok(Decision { pod_scc, ..decision });
             }
             let bound = verdicts.iter().filter(|verdict| verdict.scc == decision.scc);
             let who = vec![format!("the security context constraint {:?} of its admission", decision.scc)];
@@ -226,12 +228,8 @@ fn person<A: Authorizer>(
     groups: &[String],
 ) -> Result<Decision, Problem> {
     let theirs = question.consider(pod, user, groups)?;
-    let controller = subject::service_account(NAMESPACE, render::scc::CONTROLLER);
-    let mut controllers_groups = subject::service_account_groups(NAMESPACE).to_vec();
-    controllers_groups.push(subject::AUTHENTICATED.to_owned());
-    let controllers = question.consider(pod, &controller, &controllers_groups)?;
+    let controllers = question.controllers(pod)?;
     let account = machine.scheduling.service_account.as_deref();
-    let fits = |verdict: &&Verdict| verdict.subject.is_some() && verdict.admits.is_ok();
     let shared = |scc: &str| controllers.iter().filter(fits).any(|verdict| verdict.scc == scc);
     let chosen = theirs.iter().filter(fits).find(|v| shared(&v.scc)).or_else(|| theirs.iter().find(fits));
     let Some(chosen) = chosen else {
@@ -246,12 +244,32 @@ fn person<A: Authorizer>(
         }
         _ => format!("user {user}"),
     };
-    let pod_scc = if shared(&chosen.scc) { Some(chosen) } else { controllers.iter().find(fits) };
-    let pod_scc = pod_scc.unwrap_or(chosen).scc.clone();
+    let pod_scc = question.pod_scc(&controllers, &chosen.scc);
     Ok(Decision { scc: chosen.scc.clone(), subject, pod_scc })
 }
 
+/// It may be used, and admits the pod.
+fn fits(verdict: &&Verdict) -> bool {
+    verdict.subject.is_some() && verdict.admits.is_ok()
+}
+
 impl<A: Authorizer> Question<'_, A> {
+    /// The pod, put to the SCCs with the controller's rights.
+    fn controllers(&self, pod: &Value) -> Result<Vec<Verdict>, Problem> {
+        let controller = subject::service_account(NAMESPACE, render::scc::CONTROLLER);
+        let mut groups = subject::service_account_groups(NAMESPACE).to_vec();
+        groups.push(subject::AUTHENTICATED.to_owned());
+        self.consider(pod, &controller, &groups)
+    }
+
+    /// The SCC that the pod is bound to: the one that was chosen if the controller may use it, too, otherwise the first one
+    /// that it may use and that admits the pod.
+    fn pod_scc(&self, controllers: &[Verdict], chosen: &str) -> String {
+        let shared = controllers.iter().filter(fits).find(|verdict| verdict.scc == chosen);
+        let found = shared.or_else(|| controllers.iter().find(fits));
+        found.map_or(chosen, |verdict| &verdict.scc).to_owned()
+    }
+
     fn consider(&self, pod: &Value, user: &str, groups: &[String]) -> Result<Vec<Verdict>, Problem> {
         let request = Request {
             operation: Operation::Create,

@@ -165,6 +165,11 @@ fn the_controller_adds_nothing_of_its_own() {
         Ok(host.clone()),
         "no matter whose rights have changed since"
     );
+    // Nobody has decided that: the pod is bound to what follows from the SCC that was.
+    let forged = decision("restricted-v2", "user alice", "kubevirt-controller");
+    assert_eq!(recorded(&vmi(json!([])), Some(&forged)), Ok(plain.clone()));
+    let forged = decision("kubevirt-controller", "user root", "privileged");
+    assert_eq!(recorded(&host_disk(), Some(&forged)), Ok(host.clone()));
     // More than was admitted is refused, no matter who makes it.
     assert!(recorded(&host_disk(), Some(&plain)).is_err());
     // Nothing recorded is nothing more than everybody's.
