@@ -1,5 +1,6 @@
 //! `ferrovirt explain` and `ferrovirt matrix`: the privilege table, offline.
 
+use crate::manifests::Platform;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use ferrovirt_api::{
@@ -41,6 +42,9 @@ pub(crate) struct Options {
     /// userNamespaces of that cluster's KubeVirt object: Auto, Always or Never. Its nodes are taken to give pods one
     #[arg(long, default_value = "Auto", requires = "cluster")]
     user_namespaces: UserNamespaces,
+    /// okd gives pods their users by SecurityContextConstraints
+    #[arg(long, value_enum, default_value_t = Platform::Kubernetes, requires = "cluster")]
+    platform: Platform,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     output: Form,
@@ -60,8 +64,9 @@ pub(crate) fn explain(options: &Options) -> Result<()> {
         options.file.display()
     );
     let image = ClusterConfig::default().launcher_image;
-    // As the controller makes the KubeVirt object on a Kubernetes.
-    let cluster = || ClusterConfig::on_cluster(options.profile, image, Some(VOLUME_GROUP));
+    // As the controller makes the KubeVirt object there.
+    let group = (options.platform == Platform::Kubernetes).then_some(VOLUME_GROUP);
+    let cluster = || ClusterConfig::on_cluster(options.profile, image, group);
     let config = ClusterConfig {
         profile: options.profile,
         use_emulation: options.emulation,

@@ -27,7 +27,7 @@ pub(crate) struct Options {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Platform {
+pub(crate) enum Platform {
     Kubernetes,
     Okd,
 }

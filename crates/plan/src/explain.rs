@@ -444,6 +444,26 @@ mod tests {
     }
 
     #[test]
+    fn where_constraints_give_users_the_constraint_of_a_pod_is_named_and_what_keeps_it_from_a_user_namespace()
+    {
+        let on = |user_namespaces| {
+            let config = ClusterConfig {
+                user_namespaces,
+                use_emulation: true,
+                cluster_has_user_namespaces: true,
+                ..ClusterConfig::on_cluster(Profile::Minimal, "launcher".to_owned(), None)
+            };
+            explain_in(&samples::plain(), &config.surroundings(&BTreeSet::new()), &config)
+        };
+        let auto = on(user_namespace::UserNamespaces::Auto);
+        assert_eq!(auto.admitted_by.as_deref(), Some("restricted-v2"));
+        assert!(auto.node_users[0].contains("which userNamespaces Always changes"), "{auto}");
+        assert!(auto.broken_out.contains("range of the machine's namespace"), "{auto}");
+        let always = on(user_namespace::UserNamespaces::Always);
+        assert_eq!((always.node_users.len(), always.admitted_by.as_deref()), (0, Some("restricted-v3")));
+    }
+
+    #[test]
     fn the_documented_profile_saves_nothing() {
         let explanation = explain(&samples::full(), Profile::Documented);
         assert!(explanation.saved.is_empty() && explanation.instead.is_empty());
