@@ -14,6 +14,7 @@ use ferrovirt_plan::config::{
     verbosity::{Program, verbosity},
 };
 use ferrovirt_sys::rights;
+use kube::api::GetParams;
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -111,13 +112,18 @@ async fn serve(options: Options, log: fn(Option<u32>)) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tells how much is to be logged, again and again: the account may read the KubeVirt object, and not follow it. Never ends.
+/// Tells how much is to be logged, again and again. Never ends.
+///
+/// There is no watch of the KubeVirt object here: the account may read the one object, and following it would take two verbs
+/// more on every node. The API server answers out of its memory.
 async fn follow_verbosity(client: kube::Client, node: String, log: fn(Option<u32>)) {
     let objects: kube::Api<KubeVirt> = kube::Api::namespaced(client, NAMESPACE);
     loop {
         // What was said last holds while nobody answers.
-        if let Ok(found) = objects.get_opt(KUBEVIRT).await {
-            log(found.and_then(|object| verbosity(&object, Program::Handler, &node)));
+        match objects.get_with(KUBEVIRT, &GetParams::any()).await {
+            Ok(object) => log(verbosity(&object, Program::Handler, &node)),
+            Err(kube::Error::Api(status)) if status.code == 404 => log(None),
+            Err(_) => {}
         }
         tokio::time::sleep(LOOK).await;
     }
