@@ -52,7 +52,7 @@ fn what_no_launcher_would_start_or_leads_elsewhere_is_refused_with_its_field() -
         ("/spec/domain/cpu/model", "host,+vmx,x=y".into(), "cpu.model"),
         ("/spec/domain/memory/guest", "1".into(), "memory"),
         ("/spec/volumes/0/cloudInitNoCloud/secretRef/name", "../beta/s".into(), "secretRef.name"),
-        ("/spec/volumes/1/containerDisk/path", "/disk/a\nb".into(), "containerDisk.path"),
+        ("/spec/volumes/1/containerDisk/path", "/disk/a\nb".into(), "containerDisk"),
         ("/spec/volumes/2/persistentVolumeClaim/claimName", "../beta/c".into(), "claimName"),
     ];
     for (number, (path, value, field)) in rows.into_iter().enumerate() {
