@@ -42,7 +42,7 @@ use ferrovirt_node::{
 };
 use ferrovirt_plan::{
     decide::accept::Step,
-    render::{order::DiskFacts, places::RESOURCE},
+    render::{order::DiskFacts, places::RESOURCE, seccomp},
 };
 use ferrovirt_qemu::protocol::Purpose;
 use ferrovirt_sys::netns;
@@ -385,7 +385,7 @@ fn contain(
         hostname: &facts::hostname(pod),
         granted,
         huge,
-        seccomp: ferrovirt_plan::render::seccomp::profile(),
+        seccomp: if ordinary { seccomp::profile_in_place() } else { seccomp::profile() },
     };
     let config =
         bundle::config(pod, container, identity, &prepared.mounts, &devices, &node).map_err(wrong)?;
