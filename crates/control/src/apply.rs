@@ -237,7 +237,7 @@ fn causes(status: &Status) -> impl Iterator<Item = (&str, &str)> {
     all.map(|cause| (cause.reason.as_str(), cause.field.as_str()))
 }
 
-fn json_patch(ops: &[Value]) -> Result<json_patch::Patch, Failure> {
+pub(crate) fn json_patch(ops: &[Value]) -> Result<json_patch::Patch, Failure> {
     serde_json::from_value(Value::Array(ops.to_vec())).map_err(Failure::Patch)
 }
 

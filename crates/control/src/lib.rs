@@ -63,11 +63,14 @@
 mod apply;
 mod caches;
 pub mod lease;
+mod leave;
 mod look;
 mod pending;
 mod queue;
 mod reconcile;
 mod recorder;
+
+pub use leave::leave;
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -204,9 +204,12 @@ impl Controller {
     /// Says what its end waits for.
     async fn uninstall(&self, api: &Api<KubeVirt>, cluster: &KubeVirt) -> Result<Option<String>, Failure> {
         let machines = self.caches.has_machines();
-        // Who goes with the namespace ends nothing any more.
-        let leaving = uninstall::is_ending(cluster) && machines && self.is_leaving().await?;
-        match uninstall::uninstall(cluster, machines, leaving) {
+        let mut decided = uninstall::uninstall(cluster, machines, false);
+        // Who goes with the namespace ends nothing any more, and leaves nothing that it would wait for.
+        if machines && decided != Uninstall::Nothing && is_leaving(&self.client).await? {
+            decided = uninstall::uninstall(cluster, machines, true);
+        }
+        match decided {
             Uninstall::Nothing => Ok(None),
             Uninstall::Patch(ops) => {
                 self.patch(api, KUBEVIRT, &ops).await?;
@@ -215,13 +218,6 @@ impl Controller {
             }
             Uninstall::EndMachines => self.end_machines().await.map(Some),
         }
-    }
-
-    /// Whether the namespace of the controllers is being deleted.
-    async fn is_leaving(&self) -> Result<bool, Failure> {
-        let own = Api::<Namespace>::all(self.client.clone()).get_opt(NAMESPACE).await;
-        let own = own.map_err(|why| Failure::Unavailable(Box::new(why)))?;
-        Ok(own.is_none_or(|own| own.metadata.deletion_timestamp.is_some()))
     }
 
     /// Deletes machines, owners first, so that nobody makes what was deleted; so many in a round. Those that are waited for, in
@@ -388,6 +384,13 @@ impl Controller {
             })
             .collect()
     }
+}
+
+/// Whether the namespace of the controllers is being deleted.
+pub(crate) async fn is_leaving(client: &Client) -> Result<bool, Failure> {
+    let own = Api::<Namespace>::all(client.clone()).get_opt(NAMESPACE).await;
+    let own = own.map_err(|why| Failure::Unavailable(Box::new(why)))?;
+    Ok(own.is_none_or(|own| own.metadata.deletion_timestamp.is_some()))
 }
 
 /// Whether CDI has a pod that fills the claim and has not ended well. Where it fills another volume first there is no such

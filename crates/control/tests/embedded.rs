@@ -8,7 +8,7 @@ mod common;
 use common::{Cluster, NAMESPACE, eventually, printable};
 use ferrovirt_api::kubevirt::{KubeVirt, LauncherPodRecord, VirtualMachine, VirtualMachineInstance};
 use ferrovirt_plan::decide::accept::digest;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::rbac::v1::{ClusterRole, RoleBinding};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
@@ -315,5 +315,32 @@ async fn the_configuration_is_kept_while_there_are_machines_or_ends_them_as_its_
     vms.patch("m", &PatchParams::default(), &Patch::Merge(free)).await.unwrap();
     eventually("the configuration's end", async || now().await.is_none().then_some(())).await;
     assert!(vms.get_opt("m").await.unwrap().is_none(), "the machine is still there");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_ends_with_the_namespace_leaves_nothing_that_it_would_wait_for() {
+    let cluster = Cluster::start_without_controllers().await;
+    let configurations: Api<KubeVirt> = Api::namespaced(cluster.admin.clone(), "kubevirt");
+    let waiting = json!({
+        "metadata": {"annotations": {"ferrovirt.io/machines": "true"}, "finalizers": ["ferrovirt.io/machines"]},
+        "spec": {"uninstallStrategy": "RemoveWorkloads"},
+    });
+    configurations.patch("kubevirt", &PatchParams::default(), &Patch::Merge(waiting)).await.unwrap();
+    // A replica that is started again leaves it.
+    ferrovirt_control::leave(&cluster.admin).await;
+    assert_eq!(configurations.get("kubevirt").await.unwrap().finalizers().len(), 1);
+    let namespaces: Api<Namespace> = Api::all(cluster.admin.clone());
+    namespaces.delete("kubevirt", &DeleteParams::default()).await.unwrap();
+    eventually("the deletion of what is in the namespace", async || {
+        let object = configurations.get("kubevirt").await.unwrap();
+        object.metadata.deletion_timestamp.map(drop)
+    })
+    .await;
+    ferrovirt_control::leave(&cluster.admin).await;
+    eventually("the end of the namespace", async || {
+        namespaces.get_opt("kubevirt").await.unwrap().is_none().then_some(())
+    })
+    .await;
     cluster.end().await;
 }

@@ -49,7 +49,10 @@ pub(super) async fn run(options: Options) -> Result<()> {
     let mut election = Election::new(client.clone(), identity(), Timing::default(), standing.clone());
     tokio::select! {
         () = election.acquire() => tracing::info!("this replica leads"),
-        stopped = stop() => return stopped,
+        stopped = stop() => {
+            ferrovirt_control::leave(&client).await;
+            return stopped;
+        }
     }
     let working = || {
         standing.send_replace(Standing::Working);
@@ -59,7 +62,7 @@ pub(super) async fn run(options: Options) -> Result<()> {
             standing.send_replace(Standing::Unknown);
             return Err(lost.into());
         }
-        ended = ferrovirt_control::run_and_tell(client, defaults, working) => match ended {
+        ended = ferrovirt_control::run_and_tell(client.clone(), defaults, working) => match ended {
             Err(error) => Err(error.into()),
             Ok(never) => match never {},
         },
@@ -67,6 +70,7 @@ pub(super) async fn run(options: Options) -> Result<()> {
     };
     // The controllers have ended with their future.
     election.release().await;
+    ferrovirt_control::leave(&client).await;
     health.abort();
     outcome
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The API server decides by the annotation without asking any part of ours ([`crate::render::uninstall`]). A finalizer there is
-//! by `RemoveWorkloads` alone: a namespace that is deleted loses its pods first, and then nobody would take it away.
+//! by `RemoveWorkloads` alone: a namespace that is deleted loses its pods first, and who ends with it takes the finalizer away.
 
 use ferrovirt_api::kubevirt::KubeVirt;
 use ferrovirt_kubernetes::{json, object};
@@ -52,7 +52,7 @@ pub fn uninstall(cluster: &KubeVirt, machines: bool, leaving: bool) -> Uninstall
         return Uninstall::EndMachines;
     }
     // An object that is being deleted gets no finalizer any more: the API server refuses that.
-    let wanted = machines && removes && !deleting;
+    let wanted = machines && removes && !deleting && !leaving;
     if (machines, wanted) == (marked, waits) {
         return Uninstall::Nothing;
     }
@@ -169,6 +169,14 @@ mod tests {
             // An object that has none must get none: the API server refuses that.
             let without = decided(&cluster(strategy, true, false, true), machines, leaving);
             assert_eq!(without, Some((machines, false)), "{strategy}");
+        }
+    }
+
+    #[test]
+    fn with_its_namespace_goes_who_could_take_the_finalizer_away_later() {
+        for waits in [false, true] {
+            let before = cluster(REMOVE, true, waits, false);
+            assert_eq!(decided(&before, true, true), Some((true, false)), "{waits}");
         }
     }
 
