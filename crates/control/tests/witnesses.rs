@@ -20,6 +20,9 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
+use tracing_subscriber::{
+    Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 const CONTROLLER: &str = "system:serviceaccount:kubevirt:kubevirt-controller";
 const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
@@ -42,11 +45,9 @@ fn refusals() -> &'static Mutex<Vec<u8>> {
                 Ok(())
             }
         }
-        tracing_subscriber::fmt()
-            .with_env_filter("ferrovirt_apiserver::server=debug")
-            .with_ansi(false)
-            .with_writer(|| Pipe)
-            .init();
+        let server = Targets::new().with_target("ferrovirt_apiserver::server", tracing::Level::DEBUG);
+        let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| Pipe);
+        tracing_subscriber::registry().with(lines.with_filter(server)).init();
         Mutex::default()
     })
 }

@@ -9,39 +9,54 @@ use std::{
 };
 use tracing::field::Field;
 use tracing_subscriber::{
-    EnvFilter,
+    Layer as _, Registry,
     field::MakeExt as _,
+    filter::{LevelFilter, Targets},
     fmt::{
         FormatFields, MakeWriter,
         format::{Writer, debug_fn},
     },
+    layer::SubscriberExt as _,
+    reload,
+    util::SubscriberInitExt as _,
 };
 
-/// Logs to standard error from now on: what `RUST_LOG` says, or `filter`, and then as much more as [`verbosity`] says.
+/// Logs to standard error from now on: what `RUST_LOG` says, or `filter`, and then as much more as [`verbosity`] says. Both are
+/// levels, and levels of targets, such as `info,kube=warn`. (Filters by spans and fields, as `EnvFilter` has them, would bring
+/// regular expressions into every program.)
 pub fn start(filter: &'static str) {
-    let given = EnvFilter::try_from_default_env().ok();
+    let given = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
+    let parsed = given.as_deref().map(|text| text.trim().parse::<Targets>());
+    let (unreadable, given) = match parsed {
+        Some(Ok(targets)) => (None, Some(targets)),
+        Some(Err(error)) => (Some(error), None),
+        None => (None, None),
+    };
     let changes = given.is_none();
-    let builder = tracing_subscriber::fmt()
+    let (targets, handle) = reload::Layer::new(given.unwrap_or_else(|| targets(filter, None)));
+    let lines = tracing_subscriber::fmt::layer()
         .fmt_fields(fields())
         .with_writer(stderr)
-        .with_env_filter(given.unwrap_or_else(|| filter.into()))
         .with_ansi(stderr().is_terminal())
         .with_target(false)
         // What cannot be written, to a file on a full disk for one, would be said by a panic.
-        .log_internal_errors(false)
-        .with_filter_reloading();
-    let reload = builder.reload_handle();
-    builder.init();
+        .log_internal_errors(false);
+    tracing_subscriber::registry().with(lines.with_filter(targets)).init();
     if changes {
         // A second start has ended with a panic above.
-        let _ = RELOAD.set(Reload { filter, change: Box::new(move |to| reload.reload(to).is_ok()) });
+        let _ = RELOAD.set(Reload { filter, handle });
+    }
+    if let Some(error) = unreadable {
+        tracing::warn!(
+            "RUST_LOG is not read ({error}): write levels such as `debug` or `info,kube=warn`; `{filter}` holds"
+        );
     }
 }
 
 /// How the filter of the program is changed.
 struct Reload {
     filter: &'static str,
-    change: Box<dyn Fn(EnvFilter) -> bool + Send + Sync>,
+    handle: reload::Handle<Targets, Registry>,
 }
 
 static RELOAD: OnceLock<Reload> = OnceLock::new();
@@ -57,7 +72,7 @@ pub fn verbosity(level: Option<u32>) {
         return;
     }
     *last = level;
-    if (reload.change)(filter(reload.filter, level).into()) {
+    if reload.handle.reload(targets(reload.filter, level)).is_ok() {
         tracing::info!(
             "the log has verbosity {}",
             level.map_or_else(|| "2".to_owned(), |level| level.to_string())
@@ -65,11 +80,13 @@ pub fn verbosity(level: Option<u32>) {
     }
 }
 
-fn filter(base: &str, level: Option<u32>) -> String {
+fn targets(base: &str, level: Option<u32>) -> Targets {
+    // Programs name what can be read.
+    let base = base.parse().unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
     match level {
-        None | Some(0..=2) => base.to_owned(),
+        None | Some(0..=2) => base,
         // The beginning of all of our crates' names.
-        Some(_) => format!("{base},ferrovirt=debug"),
+        Some(_) => base.with_target("ferrovirt", LevelFilter::DEBUG),
     }
 }
 
@@ -101,10 +118,9 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-    };
+    use super::*;
+    use std::{io, sync::Arc};
+    use tracing::Level;
 
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -120,15 +136,25 @@ mod tests {
         }
     }
 
+    /// What a program starts with is read: where it is not, it would say more than was meant.
+    #[test]
+    fn the_filters_of_our_programs_are_read() {
+        for (filter, kube) in [("info", LevelFilter::INFO), ("info,kube=warn", LevelFilter::WARN)] {
+            let targets = targets(filter, None);
+            assert_eq!(targets.default_level(), Some(LevelFilter::INFO), "{filter}");
+            assert_eq!(targets.would_enable("kube_client::client", &Level::INFO), kube == LevelFilter::INFO);
+            assert!(!targets.would_enable("ferrovirt_control", &Level::DEBUG));
+        }
+    }
+
     #[test]
     fn verbosity_is_that_of_our_own_parts() {
         let said = |level: Option<u32>| {
             let sink = Sink::default();
             let writer = sink.clone();
-            let subscriber = tracing_subscriber::fmt()
-                .with_writer(move || writer.clone())
-                .with_env_filter(super::filter("info,kube=warn", level))
-                .finish();
+            let lines = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+            let subscriber = tracing_subscriber::registry()
+                .with(lines.with_filter(super::targets("info,kube=warn", level)));
             tracing::subscriber::with_default(subscriber, || {
                 tracing::info!(target: "ferrovirt_control::queue", "a");
                 tracing::debug!(target: "ferrovirt_control::queue", "b");

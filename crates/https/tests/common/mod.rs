@@ -19,6 +19,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tracing_subscriber::{
+    Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// Far more than anything here takes; a test that waits so long has failed.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -44,7 +47,9 @@ impl Write for Pipe {
 pub(crate) fn log(filter: &'static str) -> &'static Mutex<Vec<u8>> {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(|| Pipe).init();
+        let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| Pipe);
+        let filter: Targets = filter.parse().unwrap();
+        tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     });
     &SAID
 }
