@@ -76,11 +76,12 @@ pub(crate) enum Problem {
 }
 
 /// Whether QEMU opens the disk for writing.
-fn writes(disk: &Disk) -> bool {
+pub(crate) fn writes(disk: &Disk) -> bool {
     !(disk.read_only || disk.cdrom || disk.overlay)
 }
 
-fn user() -> u32 {
+/// The user of this process.
+pub(crate) fn user() -> u32 {
     rustix::process::getuid().as_raw()
 }
 
@@ -211,26 +212,33 @@ impl Found<'_> {
         Ok(size)
     }
 
-    /// Gives an empty file its size. Anyone who is of the volume's group may use it later, as another user too. Where several
-    /// machines begin at once, one of them does it: to another the file is not empty any more, or it waits for the order
-    /// to be said again.
+    /// Gives an empty file its size. Anyone who is of the volume's group may use it later, as another user too.
     fn fill(&self, directory: &OwnedFd, file: &File, bytes: u64) -> Result<(), Problem> {
         let size = self.size(directory, bytes)?;
-        match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::AGAIN | Errno::ACCESS) => {
-                return Err(Problem::Busy { claim: self.claim.to_owned(), file: self.name.to_owned() });
+        match give_size(directory, file, size, 0o660) {
+            Err(Errno::AGAIN) => {
+                Err(Problem::Busy { claim: self.claim.to_owned(), file: self.name.to_owned() })
             }
-            other => other.map_err(|error| self.failed(self.name, error))?,
+            other => other.map_err(|error| self.failed(self.name, error)),
         }
-        let fill = || -> rustix::io::Result<()> {
-            if rustix::fs::fstat(file)?.st_size != 0 {
-                return Ok(());
-            }
-            rustix::fs::fchmod(file, Mode::from_raw_mode(0o660))?;
-            rustix::fs::ftruncate(file, size)?;
-            rustix::fs::fsync(file)?;
-            rustix::fs::fsync(directory)
-        };
-        fill().map_err(|error| self.failed(self.name, error))
     }
+}
+
+/// Gives a file that is still empty its size and mode. Where several machines begin at once, one of them does it: to another
+/// the file is not empty any more, or it waits for the order to be said again.
+///
+/// # Errors
+/// `EAGAIN` where another process is about to do it.
+pub(crate) fn give_size(directory: &OwnedFd, file: &File, size: u64, mode: u32) -> rustix::io::Result<()> {
+    match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::AGAIN | Errno::ACCESS) => return Err(Errno::AGAIN),
+        other => other?,
+    }
+    if rustix::fs::fstat(file)?.st_size != 0 {
+        return Ok(());
+    }
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
+    rustix::fs::ftruncate(file, size)?;
+    rustix::fs::fsync(file)?;
+    rustix::fs::fsync(directory)
 }

@@ -1,6 +1,6 @@
 //! The files of the guest before QEMU opens them: those that the launcher makes, and those of images, at which it looks.
 
-use crate::{claims, images, secrets, start::own_path};
+use crate::{claims, host_disks, images, secrets, start::own_path};
 use ferrovirt_qemu::{
     iso,
     order::{Disk, Image, Inline, Kernel, Mounted, Order, Prepare},
@@ -43,6 +43,9 @@ pub(crate) enum NotReady {
     /// Of a claim.
     #[error("disk {name:?}: {problem}")]
     Claim { name: String, problem: claims::Problem },
+    /// Of the node.
+    #[error("disk {name:?}: {problem}")]
+    HostDisk { name: String, problem: host_disks::Problem },
     /// In a secret.
     #[error("disk {name:?}: secret {secret}: {missing}")]
     Secret { name: String, secret: String, missing: secrets::Missing },
@@ -59,7 +62,7 @@ pub(crate) enum Problem {
 }
 
 /// Makes what the disks of an order need, of the files that came before it, and finds out what only images and claims say.
-/// What an earlier try has left is made again, but for the disks of claims.
+/// What an earlier try has left is made again, but for the disks of claims and of the node.
 pub(crate) fn prepare(order: &mut Order, files: &Files) -> Result<Opened, NotReady> {
     let mut opened = Opened::default();
     if let Some(kernel) = &order.kernel {
@@ -114,6 +117,8 @@ fn disk(disk: &mut Disk, files: &Files, opened: &mut Opened) -> Result<(), NotRe
         }
         Some(Prepare::ClaimFile { claim, bytes }) => claims::file(disk, claim, *bytes).map_err(claimed),
         Some(Prepare::ClaimDevice { claim }) => claims::device(disk, claim).map_err(claimed),
+        Some(Prepare::HostFile { path: on_node, bytes }) => host_disks::file(disk, on_node, *bytes)
+            .map_err(|problem| NotReady::HostDisk { name: name.clone(), problem }),
     }
 }
 

@@ -11,6 +11,7 @@ mod claims;
 mod dhcp;
 mod disks;
 mod files;
+mod host_disks;
 mod image_server;
 mod images;
 mod launcher;

@@ -279,3 +279,61 @@ fn a_seed_is_made_of_a_mounted_secret_and_of_nothing_that_its_links_name_elsewhe
     let has = |text: &str| image.windows(text.len()).any(|part| part == text.as_bytes());
     assert!(has("#cloud-config of the secret") && has("m.n") && !has("another's") && !has("sent"));
 }
+
+fn host(bytes: Option<u64>) -> Prepare {
+    Prepare::HostFile { path: "/srv/disks/data".into(), bytes }
+}
+
+#[test]
+fn a_disk_of_the_node_is_used_as_it_is_and_made_where_that_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("data");
+    let mut launcher = Launcher::new();
+    says(&not_ready(&mut launcher, order(&path, host(None))), &["no file /srv/disks/data", "DiskOrCreate"]);
+    // Nothing is made that the guest could not write.
+    let mut read_only = order(&path, host(Some(MIB)));
+    read_only.disks[0].read_only = true;
+    says(&not_ready(&mut launcher, read_only), &["no file /srv/disks/data"]);
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    symlink(elsewhere.path(), &path).unwrap();
+    says(
+        &not_ready(&mut launcher, order(&path, host(Some(MIB)))),
+        &["/srv/disks/data", "links do not count"],
+    );
+    assert_eq!(fs::metadata(elsewhere.path()).unwrap().len(), 0);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    says(&not_ready(&mut launcher, order(&path, host(None))), &["/srv/disks/data"]);
+    fs::remove_dir(&path).unwrap();
+    assert!(directory.path().read_dir().unwrap().next().is_none(), "nothing was made");
+
+    launcher.run(order(&path, host(Some(3 * MIB))));
+    launcher.send(&Request::Shutdown { grace_seconds: Some(0) });
+    assert_eq!(launcher.ended().0, Ending::Destroyed);
+    let made = fs::metadata(&path).unwrap();
+    assert_eq!((made.len(), made.permissions().mode() & 0o777), (3 * MIB, 0o600));
+    assert!(made.blocks() < 64, "{made:?}");
+    // What holds something stays, whatever size is asked for.
+    fs::write(&path, vec![7; 4096]).unwrap();
+    run_and_end(order(&path, host(Some(3 * MIB))));
+    assert_eq!(fs::read(&path).unwrap(), vec![7; 4096]);
+    // What an interrupted start leaves.
+    fs::write(&path, "").unwrap();
+    run_and_end(order(&path, host(Some(3 * MIB))));
+    assert_eq!(fs::metadata(&path).unwrap().len(), 3 * MIB);
+}
+
+#[test]
+fn a_disk_of_the_node_that_belongs_to_others_says_whom_to_give_it_to() {
+    let mut launcher = unprivileged();
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = directory.path().join("data");
+    let wanted =
+        ["/srv/disks/data", "may not be used by user 65534", "give the file to that user", "directory"];
+    says(&not_ready(&mut launcher, order(&path, host(Some(MIB)))), &wanted);
+    fs::write(&path, vec![1; 4096]).unwrap();
+    says(&not_ready(&mut launcher, order(&path, host(None))), &wanted);
+    std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+    launcher.run(order(&path, host(None)));
+}

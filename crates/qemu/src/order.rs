@@ -194,6 +194,21 @@ pub enum Prepare {
         /// Name of the claim, for messages.
         claim: String,
     },
+    /// Looks whether a file of the node is there and can be opened.
+    HostFile {
+        /// Its path on the node, for messages.
+        path: String,
+        /// Size of a new file where there is none. Where it is absent, no file is made.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
+    },
+}
+
+/// The size of a new raw disk: `bytes`, up to whole blocks of 4096, since QEMU refuses to open a file whose end lies within a
+/// block of its file system (`O_DIRECT`), as 10M would.
+pub fn whole_blocks(bytes: u64) -> u64 {
+    const BLOCK: u64 = 4096;
+    bytes.checked_next_multiple_of(BLOCK).unwrap_or(bytes)
 }
 
 /// A file of a seed.

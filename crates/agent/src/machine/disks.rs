@@ -11,7 +11,7 @@ use ferrovirt_node::{
     volumes::{Claim, Error, Objects, Places, io_error, lost, unsupported},
 };
 use ferrovirt_plan::{paths, render::order::DiskFacts};
-use ferrovirt_qemu::seed;
+use ferrovirt_qemu::{order::whole_blocks, seed};
 use k8s_openapi::api::core::v1::Secret;
 use rustix::fs::{Mode, OFlags};
 use std::{
@@ -138,7 +138,7 @@ impl Work<'_> {
         // Without a group of the pod's own, its group is every launcher's.
         let mode = if self.identity.fs_group.is_some() { 0o660 } else { 0o600 };
         let made = File::from(self.make(disk, path, mode)?);
-        made.set_len(size).map_err(|source| io_error(&disk.name, path.as_ref(), source))
+        made.set_len(whole_blocks(size)).map_err(|source| io_error(&disk.name, path.as_ref(), source))
     }
 
     /// A new file of the launcher's, never through a link.

@@ -223,7 +223,7 @@ fn disk(
                 Some(Prepare::SeedOf { files: seed::inline(machine, disk), mounted: seed::mounted(disk) })
             }
             Source::CloudInit { .. } => Some(Prepare::Seed),
-            Source::EmptyDisk { capacity } => Some(Prepare::Empty { bytes: capacity.0 }),
+            Source::EmptyDisk { capacity } => Some(Prepare::Empty { bytes: order::whole_blocks(capacity.0) }),
             Source::ContainerDisk { image, .. } => {
                 let (root, reference) = (paths::disk_root(disk, false), image.clone());
                 let image = Image { root, reference, served: served(config) };
@@ -236,6 +236,11 @@ fn disk(
                 // What the guest cannot write stays as it is.
                 let bytes = known.and_then(|facts| facts.bytes).filter(|_| !read_only && !overlay);
                 Some(Prepare::ClaimFile { claim: claim.clone(), bytes })
+            }
+            Source::HostDisk { path, create } if cluster => {
+                // What the guest cannot write is not made for it.
+                let bytes = create.filter(|_| !read_only).map(|capacity| order::whole_blocks(capacity.0));
+                Some(Prepare::HostFile { path: path.clone(), bytes })
             }
             Source::HostDisk { .. } | Source::Claim { .. } => None,
         },
@@ -297,6 +302,20 @@ mod tests {
     }
 
     #[test]
+    fn new_disks_end_with_a_block_since_qemu_refuses_others() {
+        let mut machine = samples::plain();
+        machine.disks = [1, 4096, 10_000_000, u64::MAX]
+            .map(|bytes| samples::disk("data", Source::EmptyDisk { capacity: ferrovirt_model::Bytes(bytes) }))
+            .into();
+        let order = order(&machine, &ClusterConfig::default(), &NodeFacts::new(Accelerator::Tcg)).unwrap();
+        let made = order.disks.iter().map(|disk| match disk.prepare {
+            Some(Prepare::Empty { bytes }) => bytes,
+            _ => panic!("{disk:?}"),
+        });
+        assert_eq!(made.collect::<Vec<_>>(), [4096, 4096, 10_002_432, u64::MAX]);
+    }
+
+    #[test]
     fn on_a_cluster_the_launcher_does_what_needs_a_look_at_files() {
         let config = ClusterConfig { world: World::Cluster, ..ClusterConfig::default() };
         let mut machine = samples::plain();
@@ -315,6 +334,9 @@ mod tests {
         let file = |bytes| Some(Prepare::ClaimFile { claim: "data".into(), bytes });
         assert_eq!(of("d4").prepare, file(Some(1 << 30)));
         assert_eq!([of("d5").prepare, of("d6").prepare], [file(None), file(None)], "read-only and overlay");
+        let host =
+            |name: &str, bytes| Some(Prepare::HostFile { path: format!("/srv/disks/{name}.img"), bytes });
+        assert_eq!([of("d1").prepare, of("d2").prepare], [host("a", None), host("b", Some(64 << 20))]);
         assert_eq!(of("d7").prepare, Some(Prepare::ClaimDevice { claim: "block".into() }));
         let Some(Prepare::SeedOf { files, mounted }) = of("d9").prepare else { panic!("{:?}", of("d9")) };
         let names: Vec<_> = files.iter().map(|file| file.name.as_str()).collect();
