@@ -6,7 +6,7 @@
 mod kubelet;
 
 use ferrovirt_handler::plug::{
-    KVM, MACHINE, MOUNT_POINT,
+    KVM, MACHINE, MOUNT_POINT, TUN,
     grpc::Channel,
     messages::{
         ALLOCATE, AllocateRequest, AllocateResponse, Container, ContainerDevices, ContainerRequest,
@@ -222,19 +222,22 @@ async fn every_call_of_the_program_is_granted_and_every_granted_one_has_its_use(
     let trace = node.path("trace");
     let strace = ["strace", "-f", "-qq", "-o", trace.to_str().unwrap()];
     let mut arguments = node.arguments();
-    arguments.extend(["--with-device=tun", "--offer-kvm"].map(str::to_owned));
+    arguments.extend(["--with-device=tun", "--offer=tun", "--offer=kvm", "--offer=kvm"].map(str::to_owned));
     let plug = Plug::start(&strace, &arguments);
     // Where there is no KVM, none is offered.
     let kvm = Path::new("/sys/class/misc/kvm").exists();
-    let mut offered = BTreeSet::from([kubelet.registered().await.resource_name]);
-    if kvm {
+    let wanted: BTreeSet<_> = [Some(MACHINE), Some(TUN), kvm.then_some(KVM)].into_iter().flatten().collect();
+    let mut offered = BTreeSet::new();
+    for _ in &wanted {
         offered.insert(kubelet.registered().await.resource_name);
     }
-    let wanted = [Some(MACHINE), kvm.then_some(KVM)].into_iter().flatten().map(str::to_owned).collect();
-    assert_eq!(offered, wanted);
-    if kvm {
-        let nodes = allocate(&node.path("own/sockets/kvm.sock"), &["0"]).await.unwrap().devices;
-        assert_eq!(nodes[0].host_path, "/dev/kvm");
+    assert_eq!(offered, wanted.into_iter().map(str::to_owned).collect());
+    for (socket, path) in
+        [Some(("tun.sock", "/dev/net/tun")), kvm.then_some(("kvm.sock", "/dev/kvm"))].into_iter().flatten()
+    {
+        let nodes = allocate(&node.path("own/sockets").join(socket), &["0"]).await.unwrap().devices;
+        let paths: Vec<_> = nodes.iter().map(|node| node.host_path.as_str()).collect();
+        assert_eq!(paths, [path]);
     }
     let machine = node.path("own/sockets/machine.sock");
     pods.list.lock().unwrap().pods.push(pod("a", "1"));

@@ -422,7 +422,7 @@ spec:
 
 /// Whatever somebody may do, pods with places are made for machines alone.
 fn places_are_for_machines(test: &Test) -> Result<()> {
-    const SAID: &str = "create a VirtualMachine, and its pod gets a place by itself";
+    const SAID: &str = "create a VirtualMachine, and its pod gets them by itself";
     test.kubectl("create rolebinding alice -n vms --clusterrole=admin --user=alice")?;
     let place = format!("{{{RESOURCE}: 1}}");
     for user in ["alice", "chief", "system:serviceaccount:kubevirt:kubevirt-handler"] {
@@ -432,7 +432,10 @@ fn places_are_for_machines(test: &Test) -> Result<()> {
         if user.contains(':') {
             test.kubectl(&format!("create rolebinding handler -n vms --clusterrole=admin --user={user}"))?;
         }
-        for manifest in [pod("own", "", &place), pod("own", &place, "{}")] {
+        let node = "{devices.kubevirt.io/tun: 1}";
+        for manifest in
+            [pod("own", "", &place), pod("own", &place, "{}"), pod("own", "", node), pod("own", node, "{}")]
+        {
             let Err(refused) = test.cluster.create_as(user, &manifest) else { bail!("{user}: {manifest}") };
             let refused = format!("{refused:#}");
             ensure!(refused.contains("Forbidden") && refused.contains(SAID), "{user}: {refused}");
@@ -513,7 +516,8 @@ fn places_are_not_added(test: &Test, name: &str) -> Result<()> {
         let path = format!("/api/v1/namespaces/vms/pods/{name}/ephemeralcontainers");
         test.cluster.output(&["replace", "--raw", &path, "-f", &file.path().to_string_lossy()])
     };
-    for more in [resize(RESOURCE, "2"), beside(json!({"limits": {RESOURCE: "1"}}))] {
+    let node = json!({"limits": {"devices.kubevirt.io/tun": "1"}});
+    for more in [resize(RESOURCE, "2"), beside(json!({"limits": {RESOURCE: "1"}})), beside(node)] {
         ensure!(more.is_err(), "{name}: {more:?}");
     }
     resize("cpu", "50m").with_context(|| name.to_owned())?;

@@ -46,7 +46,7 @@ fn plug() -> String {
     for argument in arguments.into_iter().flatten() {
         if argument == "--slots=110" {
             *argument = json!("--slots=5");
-        } else if argument == "--offer-kvm" {
+        } else if argument == "--offer=kvm" {
             *argument = json!("--keep-seconds=5");
         }
     }

@@ -27,5 +27,9 @@ pub use ferrovirt_kubelet_api::{grpc, messages};
 pub const MACHINE: &str = "devices.ferrovirt.io/machine";
 /// The device node of KVM alone, as upstream's launchers ask for it.
 pub const KVM: &str = "devices.kubevirt.io/kvm";
+/// The device node of which TAPs are made, as upstream's launchers and those of the documented profile ask for it.
+pub const TUN: &str = "devices.kubevirt.io/tun";
+/// The device node of vhost-net, as upstream's launchers ask for it.
+pub const VHOST_NET: &str = "devices.kubevirt.io/vhost-net";
 /// Where a container sees the directory of its slot.
 pub const MOUNT_POINT: &str = "/run/ferrovirt";

@@ -4,7 +4,7 @@
 //! hears the kubelet.
 
 use super::{
-    KVM, MACHINE, MOUNT_POINT, look,
+    KVM, MACHINE, MOUNT_POINT, TUN, VHOST_NET, look,
     messages::{ContainerResponse, DeviceSpec, Mount},
     plugin::{Plugin, Seen},
     registration::Entry,
@@ -61,16 +61,17 @@ struct Options {
     /// A device node that comes with each place; may be repeated
     #[arg(long = "with-device", value_enum)]
     devices: Vec<Node>,
-    /// Offer /dev/kvm as a resource of its own, where there is one
-    #[arg(long)]
-    offer_kvm: bool,
+    /// A device node that is offered as a resource of its own, `devices.kubevirt.io/NAME`; may be repeated. Of kvm only
+    /// where there is one
+    #[arg(long = "offer", value_enum)]
+    offers: Vec<Node>,
     /// Seconds for which a directory is kept after its pod was last seen
     #[arg(long, default_value_t = 120)]
     keep_seconds: u32,
 }
 
 /// A device node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Node {
     Kvm,
     Tun,
@@ -78,6 +79,15 @@ enum Node {
 }
 
 impl Node {
+    /// The resource of this node alone, as upstream's launchers ask for it, and its socket beside that of the places.
+    fn offer(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Kvm => (KVM, "kvm.sock"),
+            Self::Tun => (TUN, "tun.sock"),
+            Self::VhostNet => (VHOST_NET, "vhost-net.sock"),
+        }
+    }
+
     fn spec(self) -> DeviceSpec {
         let path = match self {
             Self::Kvm => "/dev/kvm",
@@ -107,8 +117,13 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::R
     for path in [&options.directory, &options.device_plugins, &options.pod_resources] {
         anyhow::ensure!(path.is_absolute(), "{} is no absolute path", path.display());
     }
+    // The modules of the others come when their node is opened.
     let kvm = has_kvm();
-    options.devices.retain(|device| *device != Node::Kvm || kvm);
+    for devices in [&mut options.devices, &mut options.offers] {
+        devices.retain(|device| *device != Node::Kvm || kvm);
+    }
+    options.offers.sort_unstable();
+    options.offers.dedup();
     let directory = &options.directory;
     let opened = open(directory).with_context(|| format!("opening {}", directory.display()))?;
     let Some(store) = opened else { return Ok(()) };
@@ -118,13 +133,14 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::R
     );
     table.restore(store.load().context("reading what was kept")?, Instant::now());
     let slots = listen(&options, "machine.sock")?;
-    let kvm = if options.offer_kvm && kvm { Some(listen(&options, "kvm.sock")?) } else { None };
+    let listen_for = |node: &Node| Ok((*node, listen(&options, node.offer().1)?));
+    let offers = options.offers.iter().map(listen_for).collect::<anyhow::Result<Vec<_>>>()?;
     // The kubelet is root, as everybody who may use its sockets.
     let user = rustix::process::geteuid().as_raw();
     confine(&store).context("giving up rights")?;
     let shared = Arc::new(Shared { state: Mutex::new((table, store)), changed: Notify::new() });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(options, shared, slots, kvm, user))
+    runtime.block_on(serve(options, shared, slots, offers, user))
 }
 
 /// Waits until no other process has it open; `None` when it is asked to end meanwhile.
@@ -294,7 +310,7 @@ async fn serve(
     options: Options,
     shared: Arc<Shared>,
     slots: (UnixListener, PathBuf),
-    kvm: Option<(UnixListener, PathBuf)>,
+    offers: Vec<(Node, (UnixListener, PathBuf))>,
     user: u32,
 ) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
@@ -307,20 +323,13 @@ async fn serve(
     let on = Arc::clone(&shared);
     let listens = move |cookie| on.listens(cookie);
     offer(&mut tasks, MACHINE, &kubelet, plugin, slots, seen, listens)?;
-    if let Some(socket) = kvm {
+    for (node, socket) in offers {
         let (events, seen) = mpsc::unbounded_channel();
-        let response = ContainerResponse { devices: vec![Node::Kvm.spec()], ..ContainerResponse::default() };
+        let response = ContainerResponse { devices: vec![node.spec()], ..ContainerResponse::default() };
         // One node serves any number; as many as there are places are offered.
         let allocate = Box::new(move |_: &[String]| Ok(response.clone()));
-        offer(
-            &mut tasks,
-            KVM,
-            &kubelet,
-            Plugin::new(options.slots, allocate, events, user),
-            socket,
-            seen,
-            |_| {},
-        )?;
+        let plugin = Plugin::new(options.slots, allocate, events, user);
+        offer(&mut tasks, node.offer().0, &kubelet, plugin, socket, seen, |_| {})?;
     }
     let own = options.pod_namespace.zip(options.pod_name);
     let own = own.map(|(namespace, pod)| look::Own { namespace, pod });

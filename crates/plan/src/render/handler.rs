@@ -84,7 +84,8 @@ pub fn plug_arguments(places: u32) -> Vec<String> {
 fn plug(image: &str) -> Value {
     let mut args = plug_arguments(SLOTS);
     args.extend(
-        ["--offer-kvm", "--pod-name=$(POD_NAME)", "--pod-namespace=$(POD_NAMESPACE)"].map(str::to_owned),
+        ["--offer=kvm", "--offer=tun", "--pod-name=$(POD_NAME)", "--pod-namespace=$(POD_NAMESPACE)"]
+            .map(str::to_owned),
     );
     json!({
         "name": "plug",

@@ -1,4 +1,4 @@
-//! Who may make pods that hold places for machines: the controller alone.
+//! Who may make pods that hold places for machines, or the device node of which TAPs are made: the controller alone.
 //!
 //! A place brings a directory of the handler's and a device node into whatever container names it, so that a pod of somebody
 //! else's would stand where a launcher is expected. The handler compares each pod with the controller's rendering; here the
@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 pub const NAME: &str = "kubevirt-machine-places";
 /// What a launcher's container asks the kubelet for: one place for a machine.
 pub const RESOURCE: &str = "devices.ferrovirt.io/machine";
+/// The device node of which launchers of the documented profile make TAPs, where the handler offers it.
+pub const TUN: &str = "devices.kubevirt.io/tun";
 
 /// The policy and its binding. Pods' status and bindings are other resources, so that neither the scheduler nor a kubelet is
 /// ever asked; a kubelet's mirror of a static pod is refused as any other pod.
@@ -21,8 +23,8 @@ pub fn policy() -> [Value; 2] {
     let rule = |operations: &[&str], resources: &[&str]| json!({"operations": operations, "apiGroups": [""], "apiVersions": ["v1"], "resources": resources, "scope": "Namespaced"});
     let account = subject::service_account(NAMESPACE, controller::NAME);
     let message = format!(
-        "only the controller of machines makes pods that ask for {RESOURCE}: create a VirtualMachine, and its pod gets a \
-         place by itself"
+        "only the controller of machines makes pods that ask for {RESOURCE} or {TUN}: create a VirtualMachine, and its pod \
+         gets them by itself"
     );
     bound(
         NAME,
@@ -47,12 +49,15 @@ pub fn policy() -> [Value; 2] {
     )
 }
 
-/// How many containers of a pod ask for a place, in the language of policies.
+/// How many containers of a pod ask for a place, and how many for the device node, together, in the language of policies.
 fn asking(pod: &str) -> String {
-    let named = |field: &str| format!("c.?resources.?{field}[?'{RESOURCE}'].hasValue()");
-    let names = format!("{} || {}", named("limits"), named("requests"));
-    let of = |list: &str| format!("{list}.filter(c, {names}).size()");
-    let optional = |field: &str| of(&format!("{pod}.spec.?{field}.orValue([])"));
-    [of(&format!("{pod}.spec.containers")), optional("initContainers"), optional("ephemeralContainers")]
-        .join(" + ")
+    let of = |list: &str, resource: &str| {
+        let named = |field: &str| format!("c.?resources.?{field}[?'{resource}'].hasValue()");
+        format!("{list}.filter(c, {} || {}).size()", named("limits"), named("requests"))
+    };
+    let optional = |field: &str| format!("{pod}.spec.?{field}.orValue([])");
+    let lists =
+        [format!("{pod}.spec.containers"), optional("initContainers"), optional("ephemeralContainers")];
+    let counts = lists.iter().flat_map(|list| [RESOURCE, TUN].map(|resource| of(list, resource)));
+    counts.collect::<Vec<_>>().join(" + ")
 }
