@@ -10,7 +10,7 @@ const CHAOS: u64 = 5;
 /// Tests of `tests/cluster` that need no Kubernetes.
 const WITHOUT_KUBERNETES: [&str; 1] = ["remains"];
 /// Those on a real Kubernetes, in the order in which they run.
-const ON_KUBERNETES: [&str; 10] = [
+const ON_KUBERNETES: [&str; 11] = [
     "lifecycle",
     "manifests",
     "slots",
@@ -18,6 +18,7 @@ const ON_KUBERNETES: [&str; 10] = [
     "machine",
     "volumes",
     "user_namespaces",
+    "examples",
     "machine_api",
     "subresources",
     "install",
