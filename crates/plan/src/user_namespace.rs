@@ -1,9 +1,8 @@
 //! Which launcher pods on a cluster have a user namespace of their own (`hostUsers: false`), and what keeps others from it.
 //!
-//! A pod that a node cannot start is worse than one without a user namespace. So with `Auto`, the default, a pod has one where
-//! all that its machine uses is known to work in one, the API server keeps it, and every node that takes machines gives pods
-//! one. A pod that does not start in one all the same is made again without. An administrator who knows more about the cluster
-//! says `Always`.
+//! With `Auto`, the default, a pod has one where all that its machine uses is known to work in one, the API server keeps it, and
+//! every node that takes machines gives pods one. A pod whose node or runtime says all the same that it has none is made again
+//! without; where nobody says so, it waits. An administrator who knows more about the cluster says `Always`.
 
 use crate::{
     config::{ClusterConfig, World},
@@ -27,10 +26,12 @@ const LINUX: (u32, u32) = (6, 3);
 const KUBELET: (u32, u32) = (1, 33);
 /// Nodes that a sentence names.
 const SHOWN: usize = 3;
-/// Condition of an instance whose pod did not start in a user namespace of its own, and is made again without.
+/// Condition of an instance whose pod cannot start in a user namespace of its own, and is made again without, or waits long.
 pub const CONDITION: &str = "UserNamespace";
-/// Its reason.
+/// Its reason where it is made again.
 pub const NOT_STARTED: &str = "NotStarted";
+/// Its reason where it waits: nobody says that it is the user namespace.
+pub const WAITING: &str = "Waiting";
 
 /// Which launcher pods have a user namespace of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -203,31 +203,35 @@ fn cluster_says(test: &Test, status: &str, reason: &str, words: &str) -> Result<
     .with_context(|| format!("{:#}", said().unwrap_or_default()))
 }
 
-/// A runtime that cannot make user namespaces, as where `user.max_user_namespaces` of the node is 0, and says nothing of it.
-fn break_runtime(test: &Test) -> Result<()> {
+/// A runtime that refuses containers of one kind (`sandbox`, `container`) that have a user namespace, and what it says then.
+fn break_runtime(test: &Test, kind: &str, words: &str) -> Result<()> {
     let runc = test.cluster.layout().path("bin/runc");
-    let real = fs::canonicalize(&runc)?;
-    fs::remove_file(&runc)?;
+    let kept = test.cluster.layout().path("bin/runc-as-it-was");
+    if !kept.exists() {
+        std::os::unix::fs::symlink(fs::canonicalize(&runc)?, &kept)?;
+    }
     let script = format!(
         "#!/bin/sh
 for word in \"$@\"; do
-  if [ \"$before\" = --bundle ] && grep -q '\"type\":\"user\"' \"$word/config.json\"; then
-    echo 'no user namespaces' >&2
+  if [ \"$before\" = --bundle ] && grep -q '\"type\":\"user\"' \"$word/config.json\" &&
+      grep -q '\"io.kubernetes.cri.container-type\":\"{kind}\"' \"$word/config.json\"; then
+    echo '{words}' >&2
     exit 1
   fi
   before=$word
 done
 exec {} \"$@\"
 ",
-        real.display()
+        fs::canonicalize(&kept)?.display()
     );
+    fs::remove_file(&runc)?;
     fs::write(&runc, script)?;
     Ok(fs::set_permissions(&runc, fs::Permissions::from_mode(0o755))?)
 }
 
-/// A pod that does not start in a user namespace is made again without one, and it is said.
+/// A pod whose runtime says that it cannot have a user namespace is made again without one, and it is said.
 fn falls_back(test: &Test) -> Result<()> {
-    break_runtime(test)?;
+    break_runtime(test, "container", "failed to set MOUNT_ATTR_IDMAP on /x: invalid argument")?;
     test.cluster.apply(&manifest(false))?;
     let (guest, pod) = runs(test)?;
     ensure!(pod["spec"]["hostUsers"].is_null() && user(&guest)? == USER, "{pod:#}");
@@ -240,6 +244,27 @@ fn falls_back(test: &Test) -> Result<()> {
     cluster_says(test, "False", "NotStarted", "vms/guest")?;
     test.kubectl("delete vm guest -n vms --wait=true --timeout=180s")?;
     cluster_says(test, "True", "Auto", "have a user namespace")
+}
+
+/// A pod for which nothing is made keeps its user namespace, and it is said what to look at.
+fn waits(test: &Test) -> Result<()> {
+    break_runtime(test, "sandbox", "no space left on device")?;
+    test.cluster.apply(&manifest(false))?;
+    let said = || -> Result<Value> { Ok(condition(&test.json("get vmi guest -n vms")?, "UserNamespace")) };
+    wait("UserNamespace=Unknown", TIMEOUT, || {
+        let said = said().unwrap_or_default();
+        Ok((said["status"] == "Unknown" && said["reason"] == "Waiting").then_some(()))
+    })
+    .with_context(|| format!("{:#}", said().unwrap_or_default()))?;
+    let pods = test.json("get pods -n vms -l kubevirt.io=virt-launcher")?;
+    let pod = &pods["items"][0];
+    ensure!(pod["spec"]["hostUsers"] == false && pod["metadata"]["deletionTimestamp"].is_null(), "{pods:#}");
+    // What keeps it is over, and it starts as the pod that it is.
+    break_runtime(test, "none", "")?;
+    let guest = has_own_users(test)?;
+    ensure!(said()?.is_null(), "{:#}", said()?);
+    test.kubectl("delete vm guest -n vms --wait=true --timeout=180s")?;
+    wait("the end of QEMU", TIMEOUT, || Ok((!guest.alive()).then_some(())))
 }
 
 fn restart(test: &Test, before: &Process) -> Result<()> {
@@ -337,5 +362,6 @@ fn a_guest_that_breaks_out_is_nobody_on_the_node_where_pods_have_users_of_their_
     ensure!(written.starts_with(b"written to vdd"), "{:?}", &written[..16]);
     test.kubectl("delete vm guest -n vms --wait=true --timeout=180s")?;
     configure(&test, "Auto")?;
+    waits(&test)?;
     falls_back(&test)
 }

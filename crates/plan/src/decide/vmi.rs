@@ -81,6 +81,8 @@ struct Step {
     release: bool,
     /// Why its pod is given up, and made again without a user namespace.
     given_up: Option<String>,
+    /// Why its pod waits in a user namespace, and what to look at.
+    waits: Option<String>,
     requeue_after: Option<Duration>,
     why: String,
 }
@@ -143,6 +145,9 @@ pub fn vmi(snapshot: &VmiSnapshot<'_>, now: Timestamp) -> Decision {
     }
     if let Some(why) = &step.given_up {
         vmi_status::give_up(&mut new, why, now);
+    }
+    if vmi_status::say_waits(&mut new, step.waits.as_deref(), now) {
+        step.events.extend(step.waits.clone().map(|why| Event::warning(user_namespace::WAITING, why)));
     }
     let unfit = snapshot.look.and_then(|look| record::note(&mut new, &own, look));
     step.trouble = step.trouble.or(unfit);
@@ -267,6 +272,7 @@ fn schedule(snapshot: &VmiSnapshot<'_>, pod: &Pod, now: Timestamp) -> Step {
         let actions = if pods::is_going(pod) { Vec::new() } else { vec![delete(pod, None)] };
         return Step { actions, ..Step::wait("waiting for the end of the pod that did not start") };
     }
+    let mut waits = None;
     let again = match snapshot.lack.filter(|_| !pods::is_up(pod)) {
         None => None,
         Some(lack) => match start_in_vain::judge(pod, lack, now) {
@@ -275,6 +281,10 @@ fn schedule(snapshot: &VmiSnapshot<'_>, pod: &Pod, now: Timestamp) -> Step {
                 let events = vec![Event::warning(user_namespace::NOT_STARTED, why.clone())];
                 let given_up = Some(why.clone());
                 return Step { events, given_up, ..Step::to("Pending", why) };
+            }
+            Verdict::Say(why) => {
+                waits = Some(why);
+                None
             }
         },
     };
@@ -292,7 +302,12 @@ fn schedule(snapshot: &VmiSnapshot<'_>, pod: &Pod, now: Timestamp) -> Step {
         return Step::to("Scheduled", "the launcher runs: handing over to the node agent");
     }
     let trouble = pods::image_trouble(pod).map(|(reason, message)| Trouble { reason, message });
-    Step { trouble, requeue_after: again, ..Step::to("Scheduling", "waiting for the launcher's container") }
+    Step {
+        trouble,
+        waits,
+        requeue_after: again,
+        ..Step::to("Scheduling", "waiting for the launcher's container")
+    }
 }
 
 /// The node agent owns the instance; only the end of the pod matters here.

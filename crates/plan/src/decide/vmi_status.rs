@@ -151,6 +151,29 @@ pub(super) fn give_up(vmi: &mut VirtualMachineInstance, why: &str, now: Timestam
     status.launcher_pod = None;
 }
 
+/// Writes down why the pod waits in its user namespace, or takes that away when it is over; whether it is said for the first
+/// time. What was said of a pod that was given up stays.
+pub(super) fn say_waits(vmi: &mut VirtualMachineInstance, why: Option<&str>, now: Timestamp) -> bool {
+    let is_it = |c: &VirtualMachineInstanceCondition| {
+        c.kind() == user_namespace::CONDITION && c.reason() == user_namespace::WAITING
+    };
+    let said = vmi.status.iter().flat_map(|status| &status.conditions).any(is_it);
+    match why {
+        Some(why) => {
+            let condition = VirtualMachineInstanceCondition::new(
+                user_namespace::CONDITION,
+                "Unknown",
+                user_namespace::WAITING,
+                why,
+            );
+            set(&mut vmi.status.get_or_insert_default().conditions, condition, now);
+        }
+        None if said => vmi.status.get_or_insert_default().conditions.retain(|c| !is_it(c)),
+        None => {}
+    }
+    why.is_some() && !said
+}
+
 /// The instance did not say so before.
 pub(super) fn is_news(before: &VirtualMachineInstance, after: &VirtualMachineInstance) -> bool {
     let said = |vmi: &VirtualMachineInstance| {

@@ -407,15 +407,6 @@ fn a_pod_that_does_not_start_in_a_user_namespace_is_made_again_without_one() {
     bind(&mut world, "False");
     world.own_users = Some(Some("its runtime has none"));
     is_made_again(&mut world, "on node node, and is made again without one: its runtime has none");
-    // It has them by its own word, and nothing comes of it.
-    let mut world = own();
-    bind(&mut world, "False");
-    world.settle();
-    world.pass(59);
-    world.settle();
-    assert_eq!((world.phase(), world.stored.pods.len()), ("Scheduling", 1));
-    world.pass(2);
-    is_made_again(&mut world, "for 60 s");
     // The runtime cannot start its container.
     let mut world = own();
     bind(&mut world, "True");
@@ -428,6 +419,64 @@ fn a_pod_that_does_not_start_in_a_user_namespace_is_made_again_without_one() {
     let state = ContainerState { terminated: Some(ended), ..ContainerState::default() };
     world.stored.pods[0].status = Some(PodStatus { phase: Some("Failed".into()), ..container(state) });
     is_made_again(&mut world, "StartError: failed to set MOUNT_ATTR_IDMAP");
+}
+
+#[test]
+fn a_pod_that_only_takes_long_keeps_its_user_namespace_and_says_what_to_look_at() {
+    let own = || {
+        let mut world = World::new(machine("Always"));
+        world.own_users = Some(None);
+        world.settle();
+        world
+    };
+    let mut world = own();
+    bind(&mut world, "False");
+    world.settle();
+    world.pass(59);
+    world.settle();
+    assert_eq!((world.phase(), condition(&world, "UserNamespace")), ("Scheduling", None));
+    world.pass(2);
+    world.settle();
+    let said = condition(&world, "UserNamespace").unwrap();
+    assert_eq!((said.status.as_str(), said.reason.as_deref()), ("Unknown", Some("Waiting")));
+    let (name, text) = (world.stored.pods[0].metadata.name.clone().unwrap(), said.message.clone().unwrap());
+    assert!(text.contains("on node node") && text.contains(&format!("describe pod {name} -n ")), "{text}");
+    // However long, and an event comes once.
+    world.pass(3600);
+    world.settle();
+    let pod = &world.stored.pods[0];
+    assert_eq!(pod.metadata.deletion_timestamp, None);
+    assert_eq!(pod.spec.as_ref().unwrap().host_users, Some(false));
+    assert_eq!(world.events.iter().filter(|reason| **reason == "Waiting").count(), 1);
+    // It is over when the launcher runs.
+    world.stored.pods[0].status = None;
+    world.run_pod(0);
+    world.settle();
+    assert_eq!((world.phase(), condition(&world, "UserNamespace")), ("Scheduled", None));
+    assert_eq!(world.created_for.len(), 1);
+    // A runtime that fails for another reason.
+    let mut world = own();
+    bind(&mut world, "True");
+    let waiting = k8s_openapi::api::core::v1::ContainerStateWaiting {
+        reason: Some("CreateContainerError".into()),
+        message: Some("context deadline exceeded".into()),
+    };
+    let state = ContainerState { waiting: Some(waiting), ..ContainerState::default() };
+    world.stored.pods[0].status = Some(PodStatus { phase: Some("Pending".into()), ..container(state) });
+    world.settle();
+    let said = condition(&world, "UserNamespace").unwrap();
+    assert!(said.status == "Unknown" && said.message.clone().unwrap().contains("context deadline exceeded"));
+    assert_eq!(world.stored.pods[0].metadata.deletion_timestamp, None);
+}
+
+#[test]
+fn a_pod_that_has_begun_or_has_users_of_the_node_is_left_alone() {
+    let own = || {
+        let mut world = World::new(machine("Always"));
+        world.own_users = Some(None);
+        world.settle();
+        world
+    };
     // One that has begun is left alone, and one that runs in what its kubelet has made.
     let mut world = own();
     bind(&mut world, "True");
