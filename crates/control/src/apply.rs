@@ -1,7 +1,6 @@
 //! Performing actions: one request each, no choices left.
 
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferrovirt_api::{
     kubevirt::{VirtualMachine, VirtualMachineInstance},
@@ -12,6 +11,7 @@ use ferrovirt_plan::decide::{self, Action, CREATED_BY_LABEL, Dropped, Event, Ref
 use ferrovirt_plan::user_namespace::UserNamespaces;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Status;
 use kube::{Api, Resource, ResourceExt};
@@ -90,7 +90,7 @@ impl Controller {
             Action::DeleteVmi { uid } => {
                 gone_is_fine(vmis.delete(name, &deletion(uid, None)).await.map(drop), "FailedDelete")
             }
-            Action::CreatePod(pod) => self.create_pod(&pods, &pod).await,
+            Action::CreatePod(pod) => self.create_pod(about, &pods, &pod).await,
             Action::DeletePod { name, uid, grace_seconds } => {
                 let grace = grace_seconds.and_then(|seconds| u32::try_from(seconds).ok());
                 gone_is_fine(pods.delete(&name, &deletion(uid, grace)).await.map(drop), "FailedDelete")
@@ -110,29 +110,33 @@ impl Controller {
         }
     }
 
-    /// Makes a launcher pod, whole or not at all. Of a pod with image volumes or a user namespace the API server is asked first
-    /// what it would make: one that was made without its disks would begin to run, and its end would count as the machine's.
-    /// Where it takes them out of it, the pod is decided again, with containers that give out what is in the images, or as one
-    /// with users of the node.
-    async fn create_pod(&self, pods: &Api<Pod>, pod: &Pod) -> Result<(), Failure> {
-        let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        let served = pod.spec.as_ref().is_some_and(|spec| spec.init_containers.is_some());
-        let images = served || volumes.any(|volume| volume.image.is_some());
-        let own_users = pod.spec.as_ref().is_some_and(|spec| spec.host_users == Some(false));
-        let unknown = |wanted: bool, keeps: &AtomicBool| wanted && !keeps.load(Ordering::Relaxed);
-        if unknown(images, &self.keeps_images) || unknown(own_users, &self.keeps_users) {
+    /// Makes a launcher pod, whole or not at all. Of a pod with image volumes, containers of images or a user namespace the API
+    /// server is asked first what it would make, until it has kept them once: one that was made without its disks would begin to
+    /// run, and its end would count as the machine's. Where it takes them out of it, the pod is decided again, with containers
+    /// that give out what is in the images, or as one with users of the node.
+    async fn create_pod(&self, about: &About<'_>, pods: &Api<Pod>, pod: &Pod) -> Result<(), Failure> {
+        let spec = pod.spec.as_ref();
+        let served = spec.is_some_and(|spec| spec.init_containers.is_some());
+        let images = spec
+            .into_iter()
+            .flat_map(|spec| spec.volumes.iter().flatten())
+            .any(|volume| volume.image.is_some());
+        let own_users = spec.is_some_and(|spec| spec.host_users == Some(false));
+        let unknown = |wanted: bool, kept: Option<bool>| wanted && kept != Some(true);
+        if served || unknown(images, self.kept.images()) || unknown(own_users, self.kept.users()) {
             let dry_run = PostParams { dry_run: true, ..PostParams::default() };
             match pods.create(&dry_run, pod).await {
                 Ok(made) => match decide::dropped(pod, &made) {
                     None => {
-                        self.keeps_images.fetch_or(images, Ordering::Relaxed);
-                        self.keeps_users.fetch_or(own_users, Ordering::Relaxed);
+                        if self.kept.has(images, own_users) {
+                            self.pending.send(Key::Cluster);
+                        }
                     }
-                    Some(dropped) => return Err(self.dropped(dropped)),
+                    Some(dropped) => return Err(self.dropped(about, dropped)),
                 },
                 Err(kube::Error::Api(status)) if status.code == 409 => return self.existing(pods, pod).await,
                 Err(kube::Error::Api(status)) if decide::misses_images(pod, causes(&status)) => {
-                    return Err(self.dropped(Dropped::Images));
+                    return Err(self.dropped(about, Dropped::Images));
                 }
                 Err(error) => return Err(create_failure(error)),
             }
@@ -142,12 +146,11 @@ impl Controller {
                 None => Ok(()),
                 Some(dropped) => {
                     // Another API server than the one that was asked, or one that was started with other features.
-                    self.keeps_images.store(false, Ordering::Relaxed);
-                    self.keeps_users.store(false, Ordering::Relaxed);
                     let params = deletion(made.uid().unwrap_or_default(), None);
                     let deleted = pods.delete(&made.name_any(), &params).await.map(drop);
+                    let failure = self.dropped(about, dropped);
                     gone_is_fine(deleted, "FailedDelete")?;
-                    Err(self.dropped(dropped))
+                    Err(failure)
                 }
             },
             Err(kube::Error::Api(status)) if status.code == 409 => self.existing(pods, pod).await,
@@ -155,15 +158,18 @@ impl Controller {
         }
     }
 
-    /// What follows from a pod without some of its volumes, or its user namespace.
-    fn dropped(&self, dropped: Dropped) -> Failure {
+    /// What follows from a pod without some of its volumes, or its user namespace: it holds for this instance, and the next pod
+    /// is asked about before it is made.
+    fn dropped(&self, about: &About<'_>, dropped: Dropped) -> Failure {
+        let uid = about.reference.uid.as_deref().unwrap_or_default();
+        let news = self.kept.lacks(uid, &dropped, Timestamp::now());
         match dropped {
             Dropped::Images => {
-                self.lacks(&self.serves_images, "NoImageVolumes", decide::NO_IMAGE_VOLUMES);
+                self.tell_lack(news, "NoImageVolumes", decide::NO_IMAGE_VOLUMES);
                 Failure::Overtaken
             }
             Dropped::UserNamespace => {
-                self.lacks(&self.drops_users, "NoUserNamespaces", decide::NO_USER_NAMESPACE);
+                self.tell_lack(news, "NoUserNamespaces", decide::NO_USER_NAMESPACE);
                 match self.config().map(|config| config.user_namespaces) {
                     Ok(UserNamespaces::Always) => {
                         let message = decide::NO_USER_NAMESPACE.to_owned();
@@ -176,10 +182,10 @@ impl Controller {
         }
     }
 
-    /// Notes that the cluster lacks something, and says it once: in an event of the KubeVirt object and, by a round about it, in
-    /// its conditions.
-    fn lacks(&self, flag: &AtomicBool, reason: &'static str, message: &str) {
-        if flag.swap(true, Ordering::Relaxed) {
+    /// Says that the cluster lacks something, where it was not the last answer: in an event of the KubeVirt object and, by a round
+    /// about it, in its conditions.
+    fn tell_lack(&self, news: bool, reason: &'static str, message: &str) {
+        if !news {
             return;
         }
         tracing::warn!("{message}");

@@ -62,6 +62,7 @@
 
 mod apply;
 mod caches;
+mod kept;
 pub mod lease;
 mod leave;
 mod look;
@@ -74,7 +75,6 @@ pub use leave::leave;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ferrovirt_plan::config::{ClusterConfig, World};
@@ -83,6 +83,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::caches::Caches;
+use crate::kept::Kept;
 use crate::pending::Pending;
 use crate::queue::{End, Queue};
 use crate::reconcile::Controller;
@@ -158,20 +159,9 @@ pub async fn run_and_tell(
             pending.send(Key::Cluster);
         });
     }
-    // Our own API server keeps them.
-    let keeps_images = AtomicBool::new(defaults.world == World::Machine);
-    let serves_images = AtomicBool::new(false);
-    let controller = Controller {
-        client,
-        caches,
-        recorder,
-        defaults,
-        keeps_images,
-        serves_images,
-        keeps_users: AtomicBool::new(false),
-        drops_users: AtomicBool::new(false),
-        pending: pending.clone(),
-    };
+    // Our own API server keeps images.
+    let kept = Kept::new(defaults.world == World::Machine);
+    let controller = Controller { client, caches, recorder, defaults, kept, pending: pending.clone() };
     let controller = Arc::new(controller);
     let mut queue: Queue<Key> = Queue::default();
     queue.add(Key::Cluster);

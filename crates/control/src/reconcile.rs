@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ferrovirt_api::kubevirt::{
@@ -27,6 +26,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::apply::{About, Failure};
 use crate::caches::{Caches, name_of, reference};
+use crate::kept::Kept;
 use crate::pending::Pending;
 use crate::queue::{End, jitter};
 use crate::recorder::Recorder;
@@ -47,14 +47,7 @@ pub(crate) struct Controller {
     pub(crate) caches: Caches,
     pub(crate) recorder: Recorder,
     pub(crate) defaults: ClusterConfig,
-    /// The cluster has made a pod with its image volumes, or with containers of images.
-    pub(crate) keeps_images: AtomicBool,
-    /// It has made one without them: from then on containers give out what is in images.
-    pub(crate) serves_images: AtomicBool,
-    /// It has made a pod with its user namespace.
-    pub(crate) keeps_users: AtomicBool,
-    /// It has made one without: from then on pods have none, unless an administrator wants it so.
-    pub(crate) drops_users: AtomicBool,
+    pub(crate) kept: Kept,
     pub(crate) pending: Pending<Key>,
 }
 
@@ -99,7 +92,7 @@ impl Controller {
         });
         let pods: Vec<&Pod> = pods.iter().map(|pod| &**pod).collect();
         let claims = self.claims(name, &vmi.spec);
-        let config = self.config();
+        let config = self.config_for(&vmi);
         let nodes = self.caches.nodes.state();
         let labelled =
             config.as_ref().is_ok_and(|config| config.labels_pods(nodes.iter().map(|node| &**node)));
@@ -320,10 +313,16 @@ impl Controller {
     /// The configuration in force, or what is wrong with it.
     pub(crate) fn config(&self) -> Result<ClusterConfig, String> {
         let config = ClusterConfig::in_force(self.kubevirt().as_deref(), &self.defaults)?;
-        let keeps_users = !self.drops_users.load(Ordering::Relaxed);
+        Ok(ClusterConfig { cluster_has_user_namespaces: self.nodes().may_have(), ..config })
+    }
+
+    /// The same for the pod of an instance, by what the API server has said of it.
+    fn config_for(&self, vmi: &VirtualMachineInstance) -> Result<ClusterConfig, String> {
+        let config = self.config()?;
+        let without = self.kept.without(vmi.metadata.uid.as_deref().unwrap_or_default(), Timestamp::now());
         Ok(ClusterConfig {
-            serves_images: self.serves_images.load(Ordering::Relaxed),
-            cluster_has_user_namespaces: keeps_users && self.nodes().may_have(),
+            serves_images: without.images,
+            cluster_has_user_namespaces: config.cluster_has_user_namespaces && !without.users,
             ..config
         })
     }
@@ -338,7 +337,6 @@ impl Controller {
         if config.world == World::Machine {
             return Vec::new();
         }
-        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
         let given_up = self.caches.vmis.state_filter(user_namespace::gave_up);
         let name = |vmi: &Arc<VirtualMachineInstance>| {
             let name = name_of(&**vmi);
@@ -346,8 +344,9 @@ impl Controller {
         };
         let mut names: Vec<_> = given_up.iter().map(name).collect();
         names.sort();
-        let users = user_namespace::condition(config, !is(&self.drops_users), &self.nodes(), &names);
-        let images = decide::images(is(&self.keeps_images), is(&self.serves_images));
+        let keeps_users = self.kept.users() != Some(false);
+        let users = user_namespace::condition(config, keeps_users, &self.nodes(), &names);
+        let images = decide::images(self.kept.images());
         images.into_iter().chain(users).collect()
     }
 

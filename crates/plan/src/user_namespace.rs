@@ -280,8 +280,9 @@ pub fn condition(
             return off("DocumentedProfile", why);
         }
         _ if !api_server_keeps => {
-            let why = "the API server takes hostUsers out of pods: switch its feature gate UserNamespacesSupport on (it is from \
-                       Kubernetes 1.33), and that of all kubelets, and start the controllers again";
+            let why = "the API server, or a webhook of it, took hostUsers out of the last launcher pod that was asked about: switch \
+                       the feature gate UserNamespacesSupport of API server and kubelets on (it is from Kubernetes 1.33), or look \
+                       for a mutating webhook that changes pods. Of every new pod it is asked again";
             return off("ApiServer", why);
         }
         UserNamespaces::Always => {

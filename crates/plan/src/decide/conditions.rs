@@ -231,17 +231,16 @@ fn name(deployment: &Deployment) -> &str {
 /// What the cluster lacks without image volumes, and what to change.
 pub const NO_IMAGE_VOLUMES: &str = "the API server takes image volumes out of pods: containers of the images, beside the launcher, \
     give out what is in them; to have volumes again switch the feature gate ImageVolume of API server and kubelets on (it is from \
-    Kubernetes 1.35) and start the controllers again";
+    Kubernetes 1.35). Of every new pod it is asked again";
 
-/// Whether the cluster mounts images into launcher pods: the KubeVirt object's condition `ImageVolumes`. Nothing before a pod
-/// needed one.
-pub fn images(keeps: bool, drops: bool) -> Option<KubeVirtCondition> {
+/// Whether the cluster mounts images into launcher pods: the KubeVirt object's condition `ImageVolumes`. By the last answer
+/// about a pod with one; nothing before there was one.
+pub fn images(kept: Option<bool>) -> Option<KubeVirtCondition> {
     let say = |status, reason, message| KubeVirtCondition::new("ImageVolumes", status, reason, message);
-    match (keeps, drops) {
-        (_, true) => Some(say("False", "ApiServer", NO_IMAGE_VOLUMES)),
-        (true, false) => Some(say("True", "Mounted", "the API server keeps image volumes in launcher pods")),
-        (false, false) => None,
-    }
+    Some(match kept? {
+        false => say("False", "ApiServer", NO_IMAGE_VOLUMES),
+        true => say("True", "Mounted", "the API server keeps image volumes in launcher pods"),
+    })
 }
 
 /// The patch of the status of the KubeVirt object that says whether machines can run, how far the installation is, and
