@@ -88,8 +88,12 @@ impl Worker {
         self.take_down(record, exit, life::outcome(None)).await;
     }
 
-    /// What the record of an earlier agent says of the end.
-    pub(super) fn report_known_end(&mut self) {
+    /// What the record of an earlier agent says of the end. That agent may have been ended before it had unmounted the volumes.
+    pub(super) async fn report_known_end(&mut self) {
+        let (shared, uid) = (self.shared.clone(), self.uid.clone());
+        if let Ok(Err(error)) = spawn_blocking(move || teardown::unmount(&shared, &uid)).await {
+            tracing::warn!(pod = self.name(), "taking down: {error}");
+        }
         if let Some(record) = &self.record
             && let Some(exit) = record.exit.clone()
         {

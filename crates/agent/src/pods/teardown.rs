@@ -9,8 +9,8 @@ use std::{thread, time::Duration};
 pub(super) const PAUSES: [Duration; 3] =
     [Duration::from_millis(50), Duration::from_millis(500), Duration::from_secs(2)];
 
-/// Ends the container and removes network, cgroups and mounts; the pod's directory with its log stays. Blocks for
-/// some 40 ms.
+/// Ends the container, removes network and cgroups, and unmounts the volumes, the secrets in memory among them; the pod's
+/// directory with its log stays. Blocks for some 40 ms.
 ///
 /// # Errors
 /// The first step that failed, for a person; the others are done all the same.
@@ -32,7 +32,16 @@ pub(super) fn down(shared: &Shared, uid: &str) -> Result<(), String> {
         }
         (container, network.join().unwrap_or_else(|_| Err("the network could not be taken down".to_owned())))
     });
-    container.and(network)
+    container.and(network).and(unmount(shared, uid))
+}
+
+/// Unmounts the volumes of a pod that has ended.
+///
+/// # Errors
+/// What the kernel says, for a person.
+pub(super) fn unmount(shared: &Shared, uid: &str) -> Result<(), String> {
+    let volumes = shared.pod_directory(uid).join(VOLUMES);
+    volumes::unmount_all(&volumes).map_err(|error| format!("volumes: {error}"))
 }
 
 /// Removes the pod's directory too.

@@ -271,7 +271,7 @@ impl Worker {
             Action::Trouble { message } => self.not_as_rendered(&message),
             Action::Reject { condition, reason, message } => self.reject(condition, reason, &message),
             Action::Lost => self.lost(),
-            Action::ReportEnd => self.report_known_end(),
+            Action::ReportEnd => self.report_known_end().await,
             Action::Runs { paused } => self.runs(paused),
             Action::RecordRan => self.record_ran(),
             Action::Tell(notice) => self.notice(notice),

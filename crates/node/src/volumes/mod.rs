@@ -402,19 +402,29 @@ pub fn refresh(pod: &Pod, directory: &Path, identity: &Identity, objects: &Objec
     Ok(())
 }
 
+/// Unmounts the volumes of a pod that has ended, as a kubelet does: its secrets are in no memory any more. What is on the disk
+/// stays. Fine where there are none.
+///
+/// # Errors
+/// What the kernel says of the first that failed; the others are unmounted all the same.
+pub fn unmount_all(directory: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    let mut all = Ok(());
+    for entry in entries {
+        all = all.and(entry.and_then(|entry| unmount(&entry.path())));
+    }
+    all
+}
+
 /// Removes the volumes of a pod: what is mounted there first.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn remove(directory: &Path) -> io::Result<()> {
-    match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => {
-            for entry in entries? {
-                unmount(&entry?.path())?;
-            }
-        }
-    }
+    unmount_all(directory)?;
     remove_tree(directory)
 }
 

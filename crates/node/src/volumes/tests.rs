@@ -132,6 +132,16 @@ fn secrets_become_files_in_memory_as_a_kubelet_makes_them_and_are_exchanged() {
     assert_eq!((names(&one), names(&all)), (vec!["none".to_owned()], vec!["none".to_owned()]));
     assert_eq!(fs::read_to_string(one.join("none")).unwrap(), "y");
     // Also where an attempt to start the pod has left it.
+    setup.prepare(volumes.clone(), mounts.clone()).unwrap();
+    // Of a pod that has ended nothing is kept, also while its object is there.
+    unmount_all(&directory).unwrap();
+    for volume in [&one, &all, &none] {
+        assert_ne!(rustix::fs::statfs(volume).unwrap().f_type, 0x0102_1994, "it is still in memory");
+        assert_eq!(fs::read_dir(volume).unwrap().count(), 0, "something is left below it");
+    }
+    refresh(&pod, &directory, &setup.identity, &setup.objects).unwrap();
+    assert_eq!(fs::read_dir(&one).unwrap().count(), 0, "it is written to the disk");
+    unmount_all(&directory.join("nowhere")).unwrap();
     setup.prepare(volumes, mounts).unwrap();
     remove(&directory).unwrap();
     assert!(!directory.exists());
