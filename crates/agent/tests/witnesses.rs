@@ -421,11 +421,19 @@ fn ownership() {
         file: directory.path().join("mark"),
         claim: Name { namespace: "n".to_owned(), name: "c".to_owned() },
     };
-    let claim =
-        Claim { mark, volume: "pv".to_owned(), path: claim, block: false, create: false, capacity: 1 };
+    let claim = Claim {
+        mark,
+        volume: "pv".to_owned(),
+        path: claim,
+        block: false,
+        create: false,
+        follows_group: true,
+        capacity: 1,
+    };
     let pod = Pod::default();
     let identity = Identity::of(&pod, &Container::default(), USER + 1).unwrap();
-    missed("node-ownership", "FOWNER", DENIED, || text(claim.hand_over("v", &identity)));
+    let identity = Identity { fs_group: Some(USER + 1), ..identity };
+    missed("node-ownership", "FOWNER", DENIED, || text(claim.hand_over("v", &pod, &identity)));
 
     let mut other = Command::new("sleep").arg("1000").uid(USER).gid(USER).spawn().unwrap();
     let pid = rustix::process::Pid::from_child(&other);

@@ -423,7 +423,7 @@ fn hand_over(pod: &Pod, identity: &Identity, fetched: &Accepted) -> Result<Vec<W
     for (volume, source) in sources.filter(|(_, source)| source.read_only != Some(true)) {
         let claim = fetched.objects.claims.get(&source.claim_name).filter(|claim| !claim.block);
         if let Some(claim) = claim {
-            written.push(claim.hand_over(&volume.name, identity).map_err(unusable)?);
+            written.push(claim.hand_over(&volume.name, pod, identity).map_err(unusable)?);
         }
     }
     Ok(written)

@@ -1,4 +1,7 @@
 //! Claims bound to volumes of this node.
+//!
+//! The path of a volume is its administrator's, and so are links in it: they are followed wherever the path is used, as a
+//! kubelet follows them. No link in a volume is.
 
 use super::{
     Error, group, io_error, lost,
@@ -6,7 +9,7 @@ use super::{
 };
 use crate::oci::identity::Identity;
 use ferrovirt_kubernetes::quantity::Amount;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
@@ -30,6 +33,9 @@ pub struct Claim {
     pub block: bool,
     /// The directory is made where it is missing (`DirectoryOrCreate`).
     pub create: bool,
+    /// Its volume follows the group of pods (`fsGroup`): `local` ones do, as with a kubelet, and what a `hostPath` names stays
+    /// whose it is.
+    pub follows_group: bool,
     /// Bytes of the volume.
     pub capacity: u64,
 }
@@ -69,6 +75,7 @@ impl Claim {
             volume: volume.metadata.name.clone().unwrap_or_default(),
             path: PathBuf::from(path),
             create,
+            follows_group: spec.host_path.is_none(),
             block: spec.volume_mode.as_deref() == Some("Block"),
             capacity: capacity.unwrap_or_default(),
         })
@@ -98,19 +105,21 @@ impl Written {
 }
 
 impl Claim {
-    /// Hands the claim's directory to a pod of this identity, which writes to it: to its group, or where the pod names
-    /// none for volumes, to that of its user.
+    /// Hands the claim's directory to a pod of this identity, which writes to it: to its `fsGroup`, where it has one and the
+    /// volume follows it.
     ///
     /// # Errors
     /// What was in it is gone, or what the file system says.
-    pub fn hand_over(&self, volume: &str, identity: &Identity) -> Result<Written, Error> {
+    pub fn hand_over(&self, volume: &str, pod: &Pod, identity: &Identity) -> Result<Written, Error> {
         let written = Written { directory: self.path.clone(), mark: self.mark.clone() };
         let failed = |source| io_error(volume, &self.path, source);
         if self.mark.exists() && is_empty(&self.path).map_err(failed)? {
             return Err(lost(volume, self, "the content"));
         }
         written.look().map_err(failed)?;
-        group::follow(&self.path, identity.fs_group.unwrap_or(identity.gid)).map_err(failed)?;
+        if let Some(group) = identity.fs_group.filter(|_| self.follows_group) {
+            group::follow(&self.path, group, group::Change::of(pod)).map_err(failed)?;
+        }
         Ok(written)
     }
 }
@@ -137,7 +146,11 @@ mod tests {
             let volume = json!({"spec": {"hostPath": {"path": "/data"}, "claimRef": reference}});
             Claim::of(&claim, &serde_json::from_value(volume).unwrap(), Path::new("/marks"))
         };
-        assert_eq!(of(json!({"name": "c", "uid": "mine"})).unwrap().path, PathBuf::from("/data"));
+        let own = of(json!({"name": "c", "uid": "mine"})).unwrap();
+        assert_eq!((own.path.as_path(), own.follows_group), (Path::new("/data"), false));
+        let local = json!({"spec": {"local": {"path": "/data"}, "claimRef": {"name": "c", "uid": "mine"}}});
+        let local = Claim::of(&claim, &serde_json::from_value(local).unwrap(), Path::new("/marks")).unwrap();
+        assert!(local.follows_group);
         assert_eq!(of(json!({"name": "c", "uid": "theirs"})), None);
         assert_eq!(of(json!({"name": "c"})), None);
         assert_eq!(of(json!(null)), None);

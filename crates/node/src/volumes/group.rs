@@ -1,9 +1,11 @@
 //! A volume follows the group of its pod, as with a kubelet (`fsGroup`, `pkg/volume/volume_linux.go`): what is in it belongs to
-//! the group, which may read and write it, and what comes into a directory belongs to it, too.
+//! the group, which may read and write it, and what comes into a directory belongs to it, too. A kubelet leaves a local volume
+//! alone that another pod has already; here who starts last has it.
 //!
 //! Another pod may have the volume at the same time and change it meanwhile. So what is changed is what an open descriptor
 //! names; no link is followed, and no other file system entered.
 
+use k8s_openapi::api::core::v1::Pod;
 use rustix::{
     fs::{
         AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, chmod, chownat, fstat, openat,
@@ -25,16 +27,35 @@ use std::{
 const DIRECTORIES: u32 = 0o2770;
 const FILES: u32 = 0o660;
 
-/// Gives a directory with everything in it to a group. One that has it already is taken to be done: it comes last.
+/// A pod's `fsGroupChangePolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Everything is looked at each time.
+    Always,
+    /// A volume whose own directory is the group's is taken to be done: that one comes last.
+    OnRootMismatch,
+}
+
+impl Change {
+    pub(super) fn of(pod: &Pod) -> Self {
+        let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+        match context.and_then(|context| context.fs_group_change_policy.as_deref()) {
+            Some("OnRootMismatch") => Self::OnRootMismatch,
+            _ => Self::Always,
+        }
+    }
+}
+
+/// Gives a directory with everything in it to a group.
 ///
 /// # Errors
 /// What the kernel says.
-pub(super) fn follow(volume: &Path, group: u32) -> io::Result<()> {
+pub(super) fn follow(volume: &Path, group: u32, change: Change) -> io::Result<()> {
     let group = Gid::from_raw(group);
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, volume, flags, Mode::empty())?;
     let found = fstat(&root)?;
-    if is_given(&found, group, DIRECTORIES) {
+    if change == Change::OnRootMismatch && is_given(&found, group, DIRECTORIES) {
         return Ok(());
     }
     let mut directories = vec![PathBuf::from(".")];
@@ -118,7 +139,7 @@ mod tests {
         let before = [&outside, &outside.join("file"), &outside.join("second")].map(|path| of(path));
         // Of another group before, and once more.
         for group in [4321, 1234, 1234] {
-            follow(&volume, group).unwrap();
+            follow(&volume, group, Change::Always).unwrap();
             assert_eq!(of(&volume), (group, 0o2775));
             assert_eq!(of(&volume.join("a/b")), (group, 0o2775));
             assert_eq!(of(&volume.join("a/b/file")), (group, 0o660));
@@ -129,12 +150,33 @@ mod tests {
 
     /// Needs root.
     #[test]
-    fn a_volume_that_has_its_group_is_left_alone() {
+    fn a_volume_that_has_its_group_is_left_alone_where_the_pod_says_so() {
         let directory = tempfile::tempdir().unwrap();
-        follow(directory.path(), 1234).unwrap();
-        fs::write(directory.path().join("file"), "").unwrap();
-        chmod(directory.path().join("file"), Mode::from_raw_mode(0o600)).unwrap();
-        follow(directory.path(), 1234).unwrap();
-        assert_eq!(of(&directory.path().join("file")), (1234, 0o600));
+        let (volume, link) = (directory.path().join("volume"), directory.path().join("link"));
+        fs::create_dir(&volume).unwrap();
+        // The way to a volume may be a link.
+        symlink(&volume, &link).unwrap();
+        follow(&link, 1234, Change::OnRootMismatch).unwrap();
+        assert_eq!(of(&volume), (1234, 0o2775));
+        let file = volume.join("file");
+        fs::write(&file, "").unwrap();
+        chmod(&file, Mode::from_raw_mode(0o600)).unwrap();
+        follow(&link, 1234, Change::OnRootMismatch).unwrap();
+        assert_eq!(of(&file), (1234, 0o600));
+        follow(&link, 1234, Change::Always).unwrap();
+        assert_eq!(of(&file), (1234, 0o660));
+    }
+
+    #[test]
+    fn a_pods_policy_is_always_unless_it_says_otherwise() {
+        for (said, change) in [
+            (None, Change::Always),
+            (Some("Always"), Change::Always),
+            (Some("OnRootMismatch"), Change::OnRootMismatch),
+        ] {
+            let context = serde_json::json!({"fsGroupChangePolicy": said});
+            let pod = serde_json::json!({"spec": {"containers": [], "securityContext": context}});
+            assert_eq!(Change::of(&serde_json::from_value(pod).unwrap()), change);
+        }
     }
 }

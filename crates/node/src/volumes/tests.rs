@@ -150,7 +150,7 @@ fn secrets_become_files_in_memory_as_a_kubelet_makes_them_and_are_exchanged() {
 
 /// Needs root.
 #[test]
-fn a_claim_that_is_handed_over_is_the_groups_and_its_loss_is_seen() {
+fn a_claim_that_is_handed_over_is_the_groups_where_a_kubelet_would_and_its_loss_is_seen() {
     let setup = Setup::new();
     let path = setup.directory.path().join("volume");
     fs::create_dir(&path).unwrap();
@@ -164,12 +164,22 @@ fn a_claim_that_is_handed_over_is_the_groups_and_its_loss_is_seen() {
         path: path.clone(),
         block: false,
         create: false,
+        follows_group: true,
         capacity: 1,
     };
-    let written = claim.hand_over("v", &setup.identity).unwrap();
-    assert_eq!(fs::metadata(&path).unwrap().gid(), 107, "without a group of the pod's own, its user's");
+    let pod = Pod::default();
+    let of = |path: &Path| {
+        let data = fs::metadata(path).unwrap();
+        (data.gid(), data.mode() & 0o7777)
+    };
+    let before = of(&path);
+    let written = claim.hand_over("v", &pod, &setup.identity).unwrap();
+    assert_eq!(of(&path), before, "the pod names no group for volumes");
     let grouped = Identity { fs_group: Some(1234), ..setup.identity.clone() };
-    claim.hand_over("v", &grouped).unwrap();
+    let host = Claim { follows_group: false, ..claim.clone() };
+    host.hand_over("v", &pod, &grouped).unwrap();
+    assert_eq!(of(&path), before, "it is a directory of the node");
+    claim.hand_over("v", &pod, &grouped).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().gid(), 1234);
     // What a new file system has is nothing.
     fs::create_dir(path.join("lost+found")).unwrap();
@@ -178,9 +188,9 @@ fn a_claim_that_is_handed_over_is_the_groups_and_its_loss_is_seen() {
     fs::write(path.join("file"), "").unwrap();
     written.look().unwrap();
     assert!(mark.exists());
-    claim.hand_over("v", &grouped).unwrap();
+    claim.hand_over("v", &pod, &grouped).unwrap();
     fs::remove_file(path.join("file")).unwrap();
-    let said = claim.hand_over("v", &grouped).unwrap_err().to_string();
+    let said = claim.hand_over("v", &pod, &grouped).unwrap_err().to_string();
     assert!(said.contains("the content of PersistentVolume pv is missing"), "{said}");
 }
 
@@ -197,6 +207,7 @@ fn a_claims_directory_is_made_once_and_its_loss_is_an_error_that_says_what_to_do
         path: path.clone(),
         block: false,
         create,
+        follows_group: true,
         capacity: 1,
     };
     let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
