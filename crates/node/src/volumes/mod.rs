@@ -282,7 +282,8 @@ impl Context<'_> {
             let files = secret::files(volume, source, self.objects)?;
             let path = self.directory.join(name);
             let readers = self.identity.into();
-            let written = secret::make(&path, readers).and_then(|()| secret::write(&path, &files, readers));
+            let written =
+                secret::make(&path, &files, readers).and_then(|()| secret::write(&path, &files, readers));
             written.map_err(|source| io_error(name, &path, source))?;
             return Ok(Backing::Directory { path, read_only: true });
         }

@@ -8,18 +8,22 @@
 //! ```
 
 use super::{Error, Objects, unsupported};
-use crate::{disk::unmount, oci::identity::Identity, selinux};
+use crate::{
+    disk::{remove_tree, unmount},
+    oci::identity::Identity,
+    selinux,
+};
 use k8s_openapi::{
     api::core::v1::{SecretVolumeSource, Volume},
     jiff::Timestamp,
 };
 use rustix::{
     io::Errno,
-    mount::{MountFlags, mount},
+    mount::{MountFlags, mount, mount_remount},
 };
 use std::{
     collections::BTreeMap,
-    ffi::{CStr, CString, OsString},
+    ffi::{CStr, CString, OsStr, OsString},
     fs, io,
     os::{
         fd::AsRawFd as _,
@@ -31,8 +35,15 @@ use std::{
     path::Path,
 };
 
-/// Memory of a volume: two versions of the largest secret, and room for the rest of their pages.
-const SIZE: &str = "size=4m,mode=0755";
+/// Most memory of the files of a volume. A secret has a mebibyte at most, but each file has pages of its own, and a key may be
+/// in a volume under many names.
+const MOST: u64 = 64 << 20;
+/// A page of x86-64, which each file begins.
+const PAGE: u64 = 4096;
+/// Memory of a volume beside its files: links whose targets are longer than what their inodes hold.
+const REST: u64 = 1 << 20;
+/// How it is mounted.
+const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 /// `TMPFS_MAGIC` of linux/magic.h.
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 /// The newest version, and the link that is about to take its place.
@@ -108,7 +119,21 @@ pub(super) fn files(volume: &Volume, source: &SecretVolumeSource, objects: &Obje
             }
         }
     }
+    if room(&files) > MOST {
+        let what = format!(
+            "its files need {} MiB of memory, and {} are the most: use fewer items or a smaller secret",
+            room(&files).div_ceil(1 << 20),
+            MOST >> 20
+        );
+        return Err(unsupported(&volume.name, &what));
+    }
     Ok(files)
+}
+
+/// Bytes of the pages of files.
+fn room(files: &Files) -> u64 {
+    let pages = files.values().map(|file| (file.bytes.len() as u64).div_ceil(PAGE));
+    pages.fold(0, |all, count| all.saturating_add(count.saturating_mul(PAGE)))
 }
 
 /// Names with two dots in the beginning are this module's own.
@@ -116,20 +141,36 @@ fn is_inside(path: &str) -> bool {
     !path.starts_with("..") && !path.split('/').any(|part| matches!(part, "" | "." | ".."))
 }
 
-/// Makes the volume, in memory that is never written to the disk where the kernel can promise that (6.4).
-pub(super) fn make(directory: &Path, readers: Readers<'_>) -> io::Result<()> {
+/// Makes the volume for these files, in memory that is never written to the disk where the kernel can promise that (6.4).
+pub(super) fn make(directory: &Path, files: &Files, readers: Readers<'_>) -> io::Result<()> {
     match fs::create_dir(directory) {
         // Of an attempt that was interrupted.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => unmount(directory)?,
         other => other?,
     }
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let tmpfs = |options: &CStr| mount("tmpfs", directory, "tmpfs", flags, Some(options));
-    match tmpfs(&CString::new(format!("{SIZE},noswap"))?) {
-        Err(Errno::INVAL) => tmpfs(&CString::new(SIZE)?)?,
+    let tmpfs = |options: &CStr| mount("tmpfs", directory, "tmpfs", FLAGS, Some(options));
+    let options = format!("size={},mode=0755", room(files) + REST);
+    match tmpfs(&CString::new(format!("{options},noswap"))?) {
+        Err(Errno::INVAL) => tmpfs(&CString::new(options)?)?,
         other => other?,
     }
     give(directory, readers)
+}
+
+/// Makes room for another version beside what a volume holds.
+fn widen(directory: &Path, files: &Files) -> io::Result<()> {
+    let found = rustix::fs::statfs(directory)?;
+    if found.f_type != TMPFS {
+        return Ok(());
+    }
+    let unit = u64::try_from(found.f_bsize).unwrap_or_default();
+    let used = found.f_blocks.saturating_sub(found.f_bfree).saturating_mul(unit);
+    let size = CString::new(format!("size={}", used + room(files) + REST))?;
+    match mount_remount(directory, FLAGS, &size) {
+        // It is no mount of its own, and has the room of what it is in.
+        Err(Errno::INVAL) => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// Gives a volume of a container that runs these files and no others. Whether anything has changed. Fine where there is no
@@ -154,15 +195,44 @@ pub(super) fn write(directory: &Path, files: &Files, readers: Readers<'_>) -> io
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    if before.is_some() && holds(&data, files)? {
+    if let Some(version) = &before
+        && holds(&data, files)?
+    {
+        // A writer may have ended just before its links were there.
+        shape(directory, files, version, readers)?;
         return Ok(false);
     }
+    // What a writer that was interrupted has left takes the room of this version.
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        if name.as_bytes().starts_with(b"..") && name != DATA && Some(&name) != before.as_ref() {
+            remove(&directory.join(name))?;
+        }
+    }
+    widen(directory, files)?;
     let now = Timestamp::now();
     let version = format!("..{}.{:09}", now.strftime("%Y_%m_%d_%H_%M_%S"), now.subsec_nanosecond());
     let made = directory.join(&version);
-    own_directory(&made, readers)?;
+    if let Err(error) = fill(&made, files, readers) {
+        // Half a version is nobody's, and would take the room of the next try.
+        let _first_counts = remove_tree(&made);
+        return Err(error);
+    }
+    let next = directory.join(NEXT);
+    match fs::remove_file(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => link(Path::new(&version), &next, readers)?,
+    }
+    fs::rename(&next, &data)?;
+    shape(directory, files, version.as_ref(), readers)?;
+    Ok(true)
+}
+
+/// Makes a version.
+fn fill(made: &Path, files: &Files, readers: Readers<'_>) -> io::Result<()> {
+    own_directory(made, readers)?;
     for (path, file) in files {
-        let mut parent = made.clone();
+        let mut parent = made.to_owned();
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
         for part in above.split('/').filter(|part| !part.is_empty()) {
             parent.push(part);
@@ -176,25 +246,23 @@ pub(super) fn write(directory: &Path, files: &Files, readers: Readers<'_>) -> io
         fs::set_permissions(&place, fs::Permissions::from_mode(file.mode | for_group))?;
         give(&place, readers)?;
     }
-    let next = directory.join(NEXT);
-    match fs::remove_file(&next) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => link(Path::new(&version), &next, readers)?,
-    }
-    fs::rename(&next, &data)?;
-    shape(directory, files, &version, readers)?;
-    Ok(true)
+    Ok(())
+}
+
+/// Removes a link, or a directory with what is in it.
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { remove_tree(path) } else { fs::remove_file(path) }
 }
 
 /// Has links to what there is now, and neither others nor an earlier version.
-fn shape(directory: &Path, files: &Files, version: &str, readers: Readers<'_>) -> io::Result<()> {
+fn shape(directory: &Path, files: &Files, version: &OsStr, readers: Readers<'_>) -> io::Result<()> {
     let tops = files.keys().filter_map(|path| path.split('/').next()).map(OsString::from);
     let mut missing: std::collections::BTreeSet<OsString> = tops.collect();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
         if name.as_bytes().starts_with(b"..") {
             if name != DATA && name != version {
-                fs::remove_dir_all(directory.join(name))?;
+                remove(&directory.join(name))?;
             }
         } else if !missing.remove(&name) {
             fs::remove_file(directory.join(name))?;
@@ -287,6 +355,67 @@ mod tests {
         }
         assert!(write(volume, &Files::new(), ALL).unwrap());
         assert_eq!(names(volume).len(), 2, "a secret that is gone leaves an empty version");
+    }
+
+    /// Needs root.
+    #[test]
+    fn a_version_that_does_not_fit_leaves_nothing_and_the_next_one_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let volume = directory.path().join("volume");
+        fs::create_dir(&volume).unwrap();
+        let options = CString::new("size=64k").unwrap();
+        mount("tmpfs", &volume, "tmpfs", FLAGS, Some(options.as_c_str())).unwrap();
+        let long = "x".repeat(100 << 10);
+        let fitting = files(&[("a", "1"), ("b", "1")]);
+        fill(&volume.join("..first"), &fitting, ALL).unwrap();
+        let failed = fill(&volume.join("..second"), &files(&[("a", "1"), ("b", &long)]), ALL).unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
+        // Whoever writes next has its room, and makes what it needs.
+        assert!(write(&volume, &files(&[("a", "2"), ("b", &long)]), ALL).unwrap());
+        assert_eq!(fs::read_to_string(volume.join("b")).unwrap(), long);
+        assert!(write(&volume, &fitting, ALL).unwrap());
+        assert_eq!(names(&volume).len(), 4, "{:?}", names(&volume));
+        // Links that are missing are made, though the version is there.
+        fs::remove_file(volume.join("a")).unwrap();
+        assert!(!write(&volume, &fitting, ALL).unwrap());
+        assert_eq!(fs::read_to_string(volume.join("a")).unwrap(), "1");
+        // A key that cannot be a file.
+        let bad = files(&[("a", "3"), (&"n".repeat(300), "3")]);
+        assert!(write(&volume, &bad, ALL).is_err());
+        assert_eq!(fs::read_to_string(volume.join("a")).unwrap(), "1");
+        assert_eq!(names(&volume).len(), 4, "half a version is left: {:?}", names(&volume));
+        unmount(&volume).unwrap();
+    }
+
+    /// Needs root.
+    #[test]
+    fn many_small_keys_have_a_page_each() {
+        let directory = tempfile::tempdir().unwrap();
+        let volume = directory.path().join("volume");
+        let of = |count: usize, bytes: &str| -> Files {
+            let all = (0..count).map(|n| (format!("key{n}"), File { bytes: bytes.into(), mode: 0o644 }));
+            all.collect()
+        };
+        let first = of(2000, "1");
+        assert_eq!(room(&first), 2000 * PAGE);
+        make(&volume, &first, ALL).unwrap();
+        assert!(write(&volume, &first, ALL).unwrap());
+        assert!(write(&volume, &of(3000, "2"), ALL).unwrap());
+        assert_eq!(fs::read_to_string(volume.join("key2999")).unwrap(), "2");
+        unmount(&volume).unwrap();
+    }
+
+    #[test]
+    fn what_needs_too_much_memory_is_refused_in_words() {
+        let secret = serde_json::json!({"metadata": {"name": "s"}, "data": {"k": "eA=="}});
+        let items: Vec<_> =
+            (0..20_000).map(|n| serde_json::json!({"key": "k", "path": format!("p{n}")})).collect();
+        let volume = serde_json::json!({"name": "v", "secret": {"secretName": "s", "items": items}});
+        let volume: Volume = serde_json::from_value(volume).unwrap();
+        let mut objects = Objects::default();
+        objects.secrets.insert("s".to_owned(), serde_json::from_value(secret).unwrap());
+        let said = super::files(&volume, volume.secret.as_ref().unwrap(), &objects).unwrap_err().to_string();
+        assert!(said.contains("79 MiB of memory, and 64 are the most"), "{said}");
     }
 
     #[test]
