@@ -8,11 +8,14 @@ use ferrovirt_handler::{
 };
 use ferrovirt_model::machine::{Binding, Interface};
 use ferrovirt_netlink::{Channel, mac::MacAddress};
-use ferrovirt_node::network::cni::{self, Attachment};
+use ferrovirt_node::{
+    network::cni::{self, Attachment},
+    oci::resolver,
+};
 use ferrovirt_qemu::dhcp::take_resolver;
 use ferrovirt_sys::{netlink::Protocol, netns, tap, udp};
 use std::{
-    fs, io,
+    io,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -95,7 +98,7 @@ pub fn wire(
         mtu: cni::MTU,
     };
     let mut wired = wired(interface, &pod, hostname);
-    take_resolver(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), &mut wired.lease);
+    take_resolver(&resolver::of_node_or_nothing(), &mut wired.lease);
     if interface.binding == Binding::Masquerade {
         enter(namespace)?.forward()?;
     } else {

@@ -63,8 +63,6 @@ use tracing::debug;
 
 /// How long the API server may take for everything that a pod is made of.
 const READ: Duration = Duration::from_secs(15);
-/// What the node knows of name servers.
-const RESOLVER: &str = "/etc/resolv.conf";
 
 /// Why a pod could not be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -369,7 +367,7 @@ fn contain(
         .map_err(|error| Failure::new("CreateContainerConfigError", error, false))?;
     let huge = shared.cgroups.huge_limit();
     let root = directory.join("rootfs");
-    let resolver = resolver::file(pod, &fs::read_to_string(RESOLVER).unwrap_or_default());
+    let resolver = resolver::file(pod, &resolver::of_node_or_nothing());
     let made = rootfs::prepare(&root, &resolver).and_then(|()| match identity.label {
         Some(_) => selinux::label_tree(&root, selinux::SHARED_FILES),
         None => Ok(()),

@@ -2,13 +2,40 @@
 //! (`pkg/kubelet/network/dns`) that knows no name server of the cluster's own.
 
 use k8s_openapi::api::core::v1::Pod;
-use std::fmt::Write as _;
+use std::{fmt::Write as _, fs, io, net::IpAddr, path::Path};
+
+/// What the node knows of name servers.
+const NODE: &str = "/etc/resolv.conf";
+/// The same where systemd-resolved runs, whose stub listens on the node's loopback addresses: no pod reaches it there. What
+/// kubeadm gives a kubelet then (`--resolv-conf`).
+const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
 
 /// Name servers that a C library asks.
 const MOST_SERVERS: usize = 3;
 /// Search domains, and characters of all of them.
 const MOST_SEARCHES: usize = 32;
 const MOST_CHARACTERS: usize = 2048;
+
+/// What the node knows of name servers that pods can ask, in the form of resolv.conf(5); nothing where it knows none. What
+/// cannot be read is logged: a pod without name servers is better than none.
+pub fn of_node_or_nothing() -> String {
+    let read = of_files(Path::new(NODE), Path::new(BEHIND_STUB));
+    read.inspect_err(|error| tracing::warn!("reading the node's name servers: {error}")).unwrap_or_default()
+}
+
+fn of_files(node: &Path, behind_stub: &Path) -> io::Result<String> {
+    let read = |path: &Path| match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    };
+    let own = read(node)?.unwrap_or_default();
+    let servers = || own.lines().filter_map(|line| line.trim_start().strip_prefix("nameserver"));
+    let is_near = |server: &str| server.trim().parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if servers().next().is_none() || !servers().all(is_near) {
+        return Ok(own);
+    }
+    Ok(read(behind_stub)?.unwrap_or(own))
+}
 
 /// The lines of a pod, of which `node` are the node's.
 pub fn file(pod: &Pod, node: &str) -> String {
@@ -101,6 +128,29 @@ mod tests {
              options ndots:5 edns0\n"
         );
         assert_eq!(of(json!({"dnsPolicy": "None"})), "");
+    }
+
+    #[test]
+    fn a_pod_asks_whom_the_stub_of_its_node_asks() {
+        let directory = tempfile::tempdir().unwrap();
+        let (node, behind) = (directory.path().join("node"), directory.path().join("behind"));
+        let read = |text: &str| {
+            fs::write(&node, text).unwrap();
+            of_files(&node, &behind).unwrap()
+        };
+        assert_eq!(of_files(&node, &behind).unwrap(), "");
+        let stub = "# stub\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch a.example\n";
+        assert_eq!(read(stub), stub, "nobody says whom it asks");
+        let servers = "nameserver 192.0.2.1\nsearch a.example\n";
+        fs::write(&behind, servers).unwrap();
+        for near in [stub, "nameserver 127.0.0.1\n", "nameserver ::1\nnameserver 127.0.0.53\n"] {
+            assert_eq!(read(near), servers);
+        }
+        for own in
+            ["nameserver 192.0.2.7\n", "nameserver 127.0.0.53\nnameserver 192.0.2.7\n", "search b.example\n"]
+        {
+            assert_eq!(read(own), own);
+        }
     }
 
     #[test]

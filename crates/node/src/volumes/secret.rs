@@ -370,7 +370,7 @@ mod tests {
         fill(&volume.join("..first"), &fitting, ALL).unwrap();
         let failed = fill(&volume.join("..second"), &files(&[("a", "1"), ("b", &long)]), ALL).unwrap_err();
         assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
-        // Whoever writes next has its room, and makes what it needs.
+        // Who writes next has its room, and makes what it needs.
         assert!(write(&volume, &files(&[("a", "2"), ("b", &long)]), ALL).unwrap());
         assert_eq!(fs::read_to_string(volume.join("b")).unwrap(), long);
         assert!(write(&volume, &fitting, ALL).unwrap());
