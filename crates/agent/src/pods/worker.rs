@@ -17,7 +17,7 @@ use ferrovirt_qemu::{
     protocol::{self, Purpose, Request},
     text,
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::Api;
 use std::{
     collections::{HashMap, VecDeque},
@@ -61,6 +61,30 @@ pub(super) struct Worker {
     ticket: u64,
     /// Zero of this pod's clock.
     zero: Instant,
+    /// The deletion that was last seen, and what of its grace was left then.
+    deletion: Option<(Deletion, i64)>,
+}
+
+/// What the API says of a pod's deletion: when the pod is to be gone, and the seconds that it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Deletion {
+    end: Timestamp,
+    grace: i64,
+}
+
+impl Deletion {
+    fn of(pod: &Pod) -> Option<Self> {
+        let data = &pod.metadata;
+        let end = data.deletion_timestamp.as_ref()?.0;
+        Some(Self { end, grace: data.deletion_grace_period_seconds.unwrap_or_default().max(0) })
+    }
+
+    /// Seconds that are left of the grace. It counts from the request, also where no agent ran meanwhile. Never more than was
+    /// given, where the clock was set back, and one is left where any was given: so long the container is asked.
+    fn left(self, now: Timestamp) -> i64 {
+        let left = self.end.duration_since(now).as_secs();
+        left.clamp(self.grace.min(1), self.grace)
+    }
 }
 
 /// A running container.
@@ -110,12 +134,14 @@ impl Worker {
             switches: HashMap::new(),
             ticket: 0,
             zero: Instant::now(),
+            deletion: None,
         }
     }
 
     /// Runs until the pod has left no trace on the node and in the API.
     pub(super) async fn run(mut self) {
-        let mut life = Life::new(self.phase(), self.deletion());
+        let deletion = self.deletion();
+        let mut life = Life::new(self.phase(), deletion);
         let mut answers = VecDeque::from([Event::Bound]);
         while !life.is_over() || !answers.is_empty() {
             let event = match answers.pop_front() {
@@ -134,9 +160,13 @@ impl Worker {
         PodPhase::of(self.pod.status.as_ref().and_then(|status| status.phase.as_deref()))
     }
 
-    fn deletion(&self) -> Option<i64> {
-        let data = &self.pod.metadata;
-        data.deletion_timestamp.as_ref().map(|_| data.deletion_grace_period_seconds.unwrap_or_default())
+    /// What was left of the pod's grace when its deletion was first seen as it is.
+    fn deletion(&mut self) -> Option<i64> {
+        let deletion = Deletion::of(&self.pod)?;
+        let known = self.deletion.filter(|(known, _)| *known == deletion);
+        let (_, left) =
+            *self.deletion.insert(known.unwrap_or_else(|| (deletion, deletion.left(Timestamp::now()))));
+        Some(left)
     }
 
     /// A time of the life's clock on tokio's.
@@ -221,14 +251,15 @@ impl Worker {
     }
 
     /// The pod as the watch has it, compared with what was accepted.
-    fn looked_at(&self) -> Event {
+    fn looked_at(&mut self) -> Event {
         let accepted = self.record.as_ref().and_then(|record| record.accepted.as_ref());
         let change = match accepted.filter(|_| self.container.is_some()) {
             None => Change::Unknown,
             Some(accepted) => accept::compare(&self.shared, &untyped(&self.pod), accepted)
                 .map_or(Change::Same, Change::Differs),
         };
-        Event::Pod { phase: self.phase(), deletion: self.deletion(), change }
+        let deletion = self.deletion();
+        Event::Pod { phase: self.phase(), deletion, change }
     }
 
     /// Does it; its answer, where it has one.
@@ -311,5 +342,35 @@ pub(super) async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_grace_of_a_deletion_counts_from_its_request() {
+        let of = |grace: i64| {
+            let data =
+                json!({"deletionTimestamp": "2026-12-01T10:00:30Z", "deletionGracePeriodSeconds": grace});
+            Deletion::of(&serde_json::from_value(json!({"metadata": data})).unwrap()).unwrap()
+        };
+        let at = |text: &str| text.parse().unwrap();
+        // Asked for at 10:00:00.
+        for (now, left) in [
+            ("2026-12-01T10:00:00Z", 30),
+            ("2026-12-01T10:00:20.5Z", 9),
+            // Its time is over.
+            ("2026-12-01T10:00:30Z", 1),
+            ("2026-12-01T11:00:00Z", 1),
+            // The clock was set back.
+            ("2026-12-01T09:00:00Z", 30),
+        ] {
+            assert_eq!(of(30).left(at(now)), left, "{now}");
+        }
+        assert_eq!(of(0).left(at("2026-12-01T10:00:00Z")), 0);
+        assert_eq!(Deletion::of(&Pod::default()), None);
     }
 }

@@ -11,7 +11,7 @@ pub enum Event {
     Pod {
         /// How far the API says that it got.
         phase: PodPhase,
-        /// Its deletion was asked for, with so many seconds of grace.
+        /// Its deletion was asked for, with so many seconds of grace, of which so many were left when that was first seen.
         deletion: Option<i64>,
         /// Whether it is still what was accepted.
         change: Change,

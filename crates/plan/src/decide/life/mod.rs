@@ -99,7 +99,7 @@ pub fn step(mut life: Life, event: Event, now: Duration) -> (Life, Vec<Action>) 
 }
 
 impl Life {
-    /// Of a pod that was just bound, or that is there when the agent starts.
+    /// Of a pod that was just bound, or that is there when the agent starts. `deletion` as in [`Event::Pod`].
     pub fn new(phase: PodPhase, deletion: Option<i64>) -> Self {
         Self { phase, deletion, gone: false, stage: Stage::Reading(Retry::NOW) }
     }
