@@ -95,6 +95,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("controller-kubevirts", Scenario::Api),
     ("controller-uninstall", Scenario::Api),
     ("controller-uninstall-finalizer", Scenario::Api),
+    ("controller-services-end", Scenario::Api),
     ("controller-configuration", Scenario::Cluster),
     ("controller-lease", Scenario::Replicas),
     ("controller-parts", Scenario::Cluster),

@@ -595,6 +595,22 @@ fn uninstall(test: &Test) -> Result<()> {
     })?;
     // Nothing to do is no error.
     ensure!(run(&[])?.status.success(), "there is nothing, and it complains");
+    namespace_goes(test)?;
+    ensure!(run(&[])?.status.success(), "what is left cannot be removed");
+    Ok(())
+}
+
+/// Who deletes the namespace alone waits for nothing of ours, and neither does any other namespace.
+fn namespace_goes(test: &Test) -> Result<()> {
+    test.kubectl(&format!("apply -f {}", test.file))?;
+    test.available()?;
+    for namespace in ["kubevirt", "vms"] {
+        test.kubectl(&format!("delete namespace {namespace} --timeout=180s")).with_context(|| {
+            test.kubectl(&format!("get namespace {namespace} -o yaml")).unwrap_or_default()
+        })?;
+    }
+    let left = left(test)?;
+    ensure!(!left.iter().any(|name| name.starts_with("apiservice")), "{left:?}");
     Ok(())
 }
 

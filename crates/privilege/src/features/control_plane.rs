@@ -182,6 +182,18 @@ const CONTROLLER: &[Grant] = &[
         "the conditions say whether machines can be started and entered through the cluster's API server",
         "controller-services",
     ),
+    Grant::new(
+        Subject::Controller,
+        Phase::Install,
+        named![
+            None;
+            "apiregistration.k8s.io" "apiservices" "v1.subresources.kubevirt.io": "delete",
+            "apiregistration.k8s.io" "apiservices" "v1alpha3.subresources.kubevirt.io": "delete",
+        ],
+        RBAC,
+        "where its namespace is deleted nobody answers for them any more, and no namespace of the cluster would end",
+        "controller-services-end",
+    ),
 ];
 
 const AGENT: &[Grant] = &[
