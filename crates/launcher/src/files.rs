@@ -117,7 +117,7 @@ fn disk(disk: &mut Disk, files: &Files, opened: &mut Opened) -> Result<(), NotRe
         }
         Some(Prepare::ClaimFile { claim, bytes }) => claims::file(disk, claim, *bytes).map_err(claimed),
         Some(Prepare::ClaimDevice { claim }) => claims::device(disk, claim).map_err(claimed),
-        Some(Prepare::HostFile { path: on_node, bytes }) => host_disks::file(disk, on_node, *bytes)
+        Some(Prepare::HostFile { bytes }) => host_disks::file(disk, *bytes)
             .map_err(|problem| NotReady::HostDisk { name: name.clone(), problem }),
     }
 }

@@ -9,47 +9,46 @@ use rustix::{
 };
 use std::{fs::File, io};
 
-/// What is wrong with a file of the node.
+/// What is wrong with a file of the node. Its path is not said, as no path of the node is: its user has written it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Problem {
     #[error(
-        "the node has no file {path}: make it there, or let hostDisk.type be DiskOrCreate with a capacity, where the guest \
-         writes to the disk"
+        "the node has no file of hostDisk.path: make it there, or let hostDisk.type be DiskOrCreate with a capacity, where \
+         the guest writes to the disk"
     )]
-    Missing { path: String },
+    Missing,
     #[error(
-        "{path} of the node is not a regular file (links do not count): name the raw disk itself, or put one in its place"
+        "what hostDisk.path names on the node is not a regular file (links do not count): name the raw disk itself, or put \
+         one in its place"
     )]
-    Strange { path: String },
+    Strange,
     #[error(
-        "{path} of the node may not be used by user {user}: give the file to that user on the node, and where it is to be \
-         made its directory"
+        "the node's file of hostDisk.path may not be used by user {user}: give the file to that user on the node, and where \
+         it is to be made its directory"
     )]
-    Denied { path: String, user: u32 },
+    Denied { user: u32 },
     #[error(
-        "{path} lies in a file system that is read-only, and the machine writes to it: make the disk read-only"
+        "the node's file of hostDisk.path lies in a file system that is read-only, and the machine writes to it: make the disk \
+         read-only"
     )]
-    ReadOnly { path: String },
+    ReadOnly,
     #[error(
-        "{path} of the node is empty, and another machine is about to give it its size: this one waits for that"
+        "the node's file of hostDisk.path is empty, and another machine is about to give it its size: this one waits for that"
     )]
-    Busy { path: String },
-    #[error("{path} of the node: {error}")]
-    System { path: String, error: io::Error },
+    Busy,
+    #[error("the node's file of hostDisk.path: {0}")]
+    System(io::Error),
 }
 
 /// The file is there and can be opened as the guest uses it, or is made with `bytes`.
-pub(crate) fn file(disk: &Disk, path: &str, bytes: Option<u64>) -> Result<(), Problem> {
-    let failed = |error: Errno| {
-        let path = path.to_owned();
-        match error {
-            Errno::NOENT => Problem::Missing { path },
-            Errno::LOOP => Problem::Strange { path },
-            Errno::ACCESS | Errno::PERM => Problem::Denied { path, user: user() },
-            Errno::ROFS => Problem::ReadOnly { path },
-            Errno::AGAIN => Problem::Busy { path },
-            error => Problem::System { path, error: error.into() },
-        }
+pub(crate) fn file(disk: &Disk, bytes: Option<u64>) -> Result<(), Problem> {
+    let failed = |error: Errno| match error {
+        Errno::NOENT => Problem::Missing,
+        Errno::LOOP | Errno::ISDIR => Problem::Strange,
+        Errno::ACCESS | Errno::PERM => Problem::Denied { user: user() },
+        Errno::ROFS => Problem::ReadOnly,
+        Errno::AGAIN => Problem::Busy,
+        error => Problem::System(error.into()),
     };
     let (directory, name) = disk.path.rsplit_once('/').ok_or_else(|| failed(Errno::NOENT))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -66,7 +65,7 @@ pub(crate) fn file(disk: &Disk, path: &str, bytes: Option<u64>) -> Result<(), Pr
     let opened = File::from(opened.map_err(failed)?);
     let stat = rustix::fs::fstat(&opened).map_err(failed)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Problem::Strange { path: path.to_owned() });
+        return Err(Problem::Strange);
     }
     match bytes {
         // New, or what an interrupted start has left: it holds nothing.

@@ -281,7 +281,7 @@ fn a_seed_is_made_of_a_mounted_secret_and_of_nothing_that_its_links_name_elsewhe
 }
 
 fn host(bytes: Option<u64>) -> Prepare {
-    Prepare::HostFile { path: "/srv/disks/data".into(), bytes }
+    Prepare::HostFile { bytes }
 }
 
 #[test]
@@ -289,21 +289,18 @@ fn a_disk_of_the_node_is_used_as_it_is_and_made_where_that_is_asked_for() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("data");
     let mut launcher = Launcher::new();
-    says(&not_ready(&mut launcher, order(&path, host(None))), &["no file /srv/disks/data", "DiskOrCreate"]);
+    says(&not_ready(&mut launcher, order(&path, host(None))), &["no file of hostDisk.path", "DiskOrCreate"]);
     // Nothing is made that the guest could not write.
     let mut read_only = order(&path, host(Some(MIB)));
     read_only.disks[0].read_only = true;
-    says(&not_ready(&mut launcher, read_only), &["no file /srv/disks/data"]);
+    says(&not_ready(&mut launcher, read_only), &["no file of hostDisk.path"]);
     let elsewhere = tempfile::NamedTempFile::new().unwrap();
     symlink(elsewhere.path(), &path).unwrap();
-    says(
-        &not_ready(&mut launcher, order(&path, host(Some(MIB)))),
-        &["/srv/disks/data", "links do not count"],
-    );
+    says(&not_ready(&mut launcher, order(&path, host(Some(MIB)))), &["hostDisk.path", "links do not count"]);
     assert_eq!(fs::metadata(elsewhere.path()).unwrap().len(), 0);
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
-    says(&not_ready(&mut launcher, order(&path, host(None))), &["/srv/disks/data"]);
+    says(&not_ready(&mut launcher, order(&path, host(None))), &["not a regular file"]);
     fs::remove_dir(&path).unwrap();
     assert!(directory.path().read_dir().unwrap().next().is_none(), "nothing was made");
 
@@ -330,7 +327,7 @@ fn a_disk_of_the_node_that_belongs_to_others_says_whom_to_give_it_to() {
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let path = directory.path().join("data");
     let wanted =
-        ["/srv/disks/data", "may not be used by user 65534", "give the file to that user", "directory"];
+        ["hostDisk.path", "may not be used by user 65534", "give the file to that user", "directory"];
     says(&not_ready(&mut launcher, order(&path, host(Some(MIB)))), &wanted);
     fs::write(&path, vec![1; 4096]).unwrap();
     says(&not_ready(&mut launcher, order(&path, host(None))), &wanted);

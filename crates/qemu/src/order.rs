@@ -196,8 +196,6 @@ pub enum Prepare {
     },
     /// Looks whether a file of the node is there and can be opened.
     HostFile {
-        /// Its path on the node, for messages.
-        path: String,
         /// Size of a new file where there is none. Where it is absent, no file is made.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bytes: Option<u64>,

@@ -172,8 +172,7 @@ impl Examples {
             return Ok(());
         }
         let said = self.trouble(name, namespace, "FilesNotReady")?;
-        for word in ["ferrovirt-disks/data.img", "may not be used by user 107", "give the file to that user"]
-        {
+        for word in ["hostDisk.path", "may not be used by user 107", "give the file to that user"] {
             ensure!(said.contains(word), "{word}: {said}");
         }
         Ok(chown(self.disks(), Some(USER), None)?)

@@ -237,10 +237,10 @@ fn disk(
                 let bytes = known.and_then(|facts| facts.bytes).filter(|_| !read_only && !overlay);
                 Some(Prepare::ClaimFile { claim: claim.clone(), bytes })
             }
-            Source::HostDisk { path, create } if cluster => {
+            Source::HostDisk { create, .. } if cluster => {
                 // What the guest cannot write is not made for it.
                 let bytes = create.filter(|_| !read_only).map(|capacity| order::whole_blocks(capacity.0));
-                Some(Prepare::HostFile { path: path.clone(), bytes })
+                Some(Prepare::HostFile { bytes })
             }
             Source::HostDisk { .. } | Source::Claim { .. } => None,
         },
@@ -334,9 +334,10 @@ mod tests {
         let file = |bytes| Some(Prepare::ClaimFile { claim: "data".into(), bytes });
         assert_eq!(of("d4").prepare, file(Some(1 << 30)));
         assert_eq!([of("d5").prepare, of("d6").prepare], [file(None), file(None)], "read-only and overlay");
-        let host =
-            |name: &str, bytes| Some(Prepare::HostFile { path: format!("/srv/disks/{name}.img"), bytes });
-        assert_eq!([of("d1").prepare, of("d2").prepare], [host("a", None), host("b", Some(64 << 20))]);
+        assert_eq!(
+            [of("d1").prepare, of("d2").prepare],
+            [None, Some(64 << 20)].map(|bytes| Some(Prepare::HostFile { bytes }))
+        );
         assert_eq!(of("d7").prepare, Some(Prepare::ClaimDevice { claim: "block".into() }));
         let Some(Prepare::SeedOf { files, mounted }) = of("d9").prepare else { panic!("{:?}", of("d9")) };
         let names: Vec<_> = files.iter().map(|file| file.name.as_str()).collect();
