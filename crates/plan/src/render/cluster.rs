@@ -56,7 +56,8 @@ pub fn image(prefix: &str, program: &str) -> String {
     format!("{prefix}/{program}:{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The manifests in the order of their application.
+/// The manifests in the order of their application. The policy of [`machine_rights`] is the first: definitions and roles, without
+/// which nobody stores a machine, come after it, so that no record is older than what looks at records.
 pub fn cluster(options: &Options) -> Vec<Value> {
     let Options { profile, image_prefix, platform } = options;
     let config = ClusterConfig { profile: *profile, world: World::Cluster, ..ClusterConfig::default() };
@@ -65,7 +66,8 @@ pub fn cluster(options: &Options) -> Vec<Value> {
         "SecurityContextConstraints" => *platform == Platform::Okd,
         _ => true,
     };
-    let mut out: Vec<Value> = install(&config).into_iter().filter(wanted).collect();
+    let mut out = Vec::from(machine_rights::policy());
+    out.extend(install(&config).into_iter().filter(wanted));
     for namespace in out.iter_mut().filter(|manifest| object::kind(manifest) == "Namespace") {
         // The handler's pods see directories of the node. Everything else there would pass as restricted.
         let labels = json!({"kubevirt.io": "", "pod-security.kubernetes.io/enforce": "privileged"});
@@ -82,7 +84,6 @@ pub fn cluster(options: &Options) -> Vec<Value> {
     out.extend(own_node::policy());
     out.extend(run_alone::policy());
     out.extend(uninstall::policy());
-    out.extend(machine_rights::policy());
     out.extend(own_secrets::policy());
     out.extend([
         controller::lease(),

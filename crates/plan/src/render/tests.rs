@@ -156,6 +156,18 @@ fn installation_has_one_object_of_a_name() {
 }
 
 #[test]
+fn records_are_looked_at_before_any_machine_can_be_stored() {
+    for platform in [cluster::Platform::Kubernetes, cluster::Platform::Okd] {
+        let all = cluster(&cluster::Options { platform, ..cluster::Options::default() });
+        let kinds: Vec<&str> = all.iter().map(ferrovirt_kubernetes::object::kind).collect();
+        assert_eq!(kinds[..2], ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]);
+        assert!(all[..2].iter().all(|policy| policy["metadata"]["name"] == machine_rights::NAME));
+        let names = all.iter().filter(|manifest| manifest["metadata"]["name"] == machine_rights::NAME);
+        assert_eq!(names.count(), 2, "it is there once");
+    }
+}
+
+#[test]
 fn a_pod_is_bound_to_what_was_decided_about_its_machine() {
     let mut owner = VirtualMachineInstance::default();
     let recorded = |owner: &VirtualMachineInstance, world| {
