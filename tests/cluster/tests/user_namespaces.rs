@@ -203,7 +203,8 @@ fn cluster_says(test: &Test, status: &str, reason: &str, words: &str) -> Result<
     .with_context(|| format!("{:#}", said().unwrap_or_default()))
 }
 
-/// A runtime that refuses containers of one kind (`sandbox`, `container`) that have a user namespace, and what it says then.
+/// A runtime that refuses containers of one kind (`sandbox`, `container`) that have a user namespace, and what it says then, in
+/// its log, as runc does.
 fn break_runtime(test: &Test, kind: &str, words: &str) -> Result<()> {
     let runc = test.cluster.layout().path("bin/runc");
     let kept = test.cluster.layout().path("bin/runc-as-it-was");
@@ -213,9 +214,10 @@ fn break_runtime(test: &Test, kind: &str, words: &str) -> Result<()> {
     let script = format!(
         "#!/bin/sh
 for word in \"$@\"; do
+  if [ \"$before\" = --log ]; then log=$word; fi
   if [ \"$before\" = --bundle ] && grep -q '\"type\":\"user\"' \"$word/config.json\" &&
       grep -q '\"io.kubernetes.cri.container-type\":\"{kind}\"' \"$word/config.json\"; then
-    echo '{words}' >&2
+    echo '{{\"level\":\"error\",\"msg\":\"{words}\"}}' > \"$log\"
     exit 1
   fi
   before=$word
