@@ -95,6 +95,11 @@ pub(super) fn start_trouble(pod: &Pod) -> Option<String> {
     Some(format!("{reason}: {}", plain(message.as_deref().unwrap_or_default(), LONGEST)))
 }
 
+/// Whether the launcher's container waits for another try. One that has ended is not tried again: its pod ends with it.
+pub(super) fn is_tried_again(pod: &Pod) -> bool {
+    compute(pod).and_then(|status| status.state.as_ref()).is_some_and(|state| state.waiting.is_some())
+}
+
 /// Since when the pod is bound and its kubelet has made nothing for its containers to run in (kubelets from 1.29 say so).
 pub(super) fn waits_for_sandbox(pod: &Pod) -> Option<Timestamp> {
     let find = |kind: &str| {

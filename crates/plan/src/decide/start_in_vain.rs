@@ -55,7 +55,7 @@ pub(super) fn judge(pod: &Pod, lack: &NodeLack<'_>, now: Timestamp) -> Verdict {
     }
     match pods::start_trouble(pod) {
         Some(why) if blames_user_namespace(&why) => return give_up(&why),
-        Some(why) if !pods::is_down(pod) => {
+        Some(why) if pods::is_tried_again(pod) => {
             return Verdict::Say(waits(
                 pod,
                 node,

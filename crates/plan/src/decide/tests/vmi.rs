@@ -467,6 +467,19 @@ fn a_pod_that_only_takes_long_keeps_its_user_namespace_and_says_what_to_look_at(
     let said = condition(&world, "UserNamespace").unwrap();
     assert!(said.status == "Unknown" && said.message.clone().unwrap().contains("context deadline exceeded"));
     assert_eq!(world.stored.pods[0].metadata.deletion_timestamp, None);
+    // One that has ended waits for nothing, also before its pod says so.
+    let mut world = own();
+    bind(&mut world, "True");
+    let ended = k8s_openapi::api::core::v1::ContainerStateTerminated {
+        reason: Some("StartError".into()),
+        message: Some("no such file or directory".into()),
+        exit_code: 128,
+        ..Default::default()
+    };
+    let state = ContainerState { terminated: Some(ended), ..ContainerState::default() };
+    world.stored.pods[0].status = Some(PodStatus { phase: Some("Pending".into()), ..container(state) });
+    world.settle();
+    assert_eq!(condition(&world, "UserNamespace"), None);
 }
 
 #[test]
