@@ -59,7 +59,15 @@ mod tests {
         fs::copy("/usr/bin/sleep", &source).unwrap();
         put(&source, dist.path()).unwrap();
         let placed = dist.path().join("program");
-        let mut running = Command::new(&placed).arg("60").spawn().unwrap();
+        let mut running = loop {
+            match Command::new(&placed).arg("60").spawn() {
+                // A process that another test has just started has it open for writing until it runs its own program.
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::yield_now()
+                }
+                started => break started.unwrap(),
+            }
+        };
         fs::copy("/usr/bin/true", &source).unwrap();
         let replaced = put(&source, dist.path());
         let alive = running.try_wait().unwrap().is_none();

@@ -383,7 +383,9 @@ async fn each_right_is_missed() {
     let somebody = ["setpriv", "--reuid", "65532", "--regid", "65532", "--clear-groups"];
     // The way to the program may be closed to others.
     let program = node.path("virt-handler");
-    fs::copy(env!("CARGO_BIN_EXE_virt-handler"), &program).unwrap();
+    // By another process: one that this one starts meanwhile would have the file open for writing, and it could not be run.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_virt-handler")).arg(&program).status().await;
+    assert!(copied.unwrap().success());
     let mut plug = Plug::start_program(&program, &somebody, &node.arguments());
     let said = plug.says("registering devices.ferrovirt.io/machine").await;
     assert!(said.contains("Permission denied"), "{said}");

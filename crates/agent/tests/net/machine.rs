@@ -165,7 +165,9 @@ fn a_launcher_in_a_user_namespace_of_its_own_runs_a_guest() {
             fs::create_dir(path(made)).unwrap();
             std::os::unix::fs::chown(path(made), Some(user), Some(user)).unwrap();
         }
-        fs::copy(&program, path("virt-launcher")).unwrap();
+        // By another process: one that this one starts meanwhile would have the file open for writing, and it could not be run.
+        let copied = Command::new("cp").arg(&program).arg(path("virt-launcher")).status();
+        assert!(copied.unwrap().success());
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", POD_WITH_USERS]);
         command.env("SLOT", node.socket(&slot).parent().unwrap()).env("DIR", directory.path());

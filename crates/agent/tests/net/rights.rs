@@ -200,7 +200,9 @@ fn each_right_is_missed() {
         String::from_utf8(out.stderr).unwrap()
     };
     let program = directory.path().join("virt-handler");
-    fs::copy(env!("CARGO_BIN_EXE_virt-handler"), &program).unwrap();
+    // By another process: one that this one starts meanwhile would have the file open for writing, and it could not be run.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_virt-handler")).arg(&program).status();
+    assert!(copied.unwrap().success());
     let program = program.to_str().unwrap();
     let without = said(&[program]);
     assert!(without.contains("No such file or directory"), "{without}");
